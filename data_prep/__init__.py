@@ -1,0 +1,1 @@
+"""From price files to cleaned bars, features, windows and datasets."""

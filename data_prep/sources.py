@@ -1,0 +1,237 @@
+"""Price files to one frame of bars.
+
+Design choices:
+- One function, `read_bars`, and one shape of result: `timestamp, ticker, open, high, low, close, volume`.
+- Reading is not cleaning: nothing is sorted, filled, dropped or repaired, so that a defect stays visible to the
+  cleaning report and to the processor, which names the row.
+- Only CSV (plain or gzip) and parquet. A pickle can run code when it is opened, so it is refused.
+- CSV cells are read as text and converted here: a bad cell is reported with its row, tickers such as `NA` or
+  `000001` stay as written.
+- A row number in a message counts data rows from 1; the header is not counted.
+"""
+
+import re
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+SAMPLE = "sample"
+SAMPLE_FILE = Path(__file__).parent / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"
+
+PRICES = ["open", "high", "low", "close"]
+COLUMNS = ["timestamp", "ticker", *PRICES, "volume"]
+EXTENSIONS = (".csv", ".csv.gz", ".parquet")
+
+# Names in use elsewhere, as `_plain_name` writes them, best first.
+ALIASES = {
+    "timestamp": ("timestamp", "datetime", "date", "time", "tradedate"),
+    "ticker": ("ticker", "symbol", "tic"),
+    "open": ("open", "openprice"),
+    "high": ("high", "highprice"),
+    "low": ("low", "lowprice"),
+    "close": ("close", "closeprice"),
+    "adj_close": ("adjclose", "adjustedclose", "adjustedcloseprice", "closeadj"),
+    "volume": ("volume", "vol"),
+}
+MISSING_NUMBERS = {"", "-", "na", "n/a", "nan", "none", "null", "#n/a", "<na>"}
+
+
+def read_bars(source: str | Path | list, tickers: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read bars with split- and dividend-adjusted prices.
+
+    `source` is `"sample"` (the embedded daily prices), a `.csv`, `.csv.gz` or `.parquet` file, a folder that is
+    searched for such files, or a list of these. Column names are matched whatever their case and punctuation
+    (`Adj Close`, `adj_close`, `5. adjusted close`). Without a ticker column the ticker comes from the path:
+    `AAPL.csv`, `AAPL_yahoo_20260118.csv`, `AAPL/daily.csv`.
+
+    With an adjusted close, `open, high, low, close` are multiplied by `adj_close / close` and the volume is divided
+    by it, so that a split moves neither the returns nor the traded value (price times volume). Back-adjustment looks
+    into the future only through one factor common to all bars up to t, which scale-free features cancel; so it leaks
+    nothing into them. A ticker without any adjusted close keeps its prices as they are. A ticker with some gets NaN
+    where its own is missing: raw prices between adjusted ones would look like jumps.
+
+    Returns `timestamp` (datetime64 without zone; zoned times are converted to UTC), `ticker` (str) and
+    `open, high, low, close, volume` (float64; volume is NaN where the file has none). Rows keep the order of the
+    file within each ticker, tickers the order of their first row.
+
+    Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
+    remedy.
+    """
+    files = _list_files(source)
+    stems = Counter(file.name for file in files)
+    bars = pd.concat([_read_file(file, shared_name=stems[file.name] > 1) for file in files], ignore_index=True)
+    if tickers is not None:
+        bars = _select(bars, [tickers] if isinstance(tickers, str) else list(tickers))
+    by_first_row = np.argsort(pd.factorize(bars["ticker"])[0], kind="stable")
+    return bars.iloc[by_first_row].reset_index(drop=True)
+
+
+def _list_files(source: str | Path | list) -> list[Path]:
+    if isinstance(source, list | tuple):
+        if not source:
+            raise ValueError("The list of price files is empty; name at least one file or folder.")
+        return [file for part in source for file in _list_files(part)]
+    if source == SAMPLE:
+        return [SAMPLE_FILE]
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and _is_supported(file))
+        if not files:
+            raise ValueError(f"{path} holds no price files; expected {', '.join(EXTENSIONS)} files in it.")
+        return files
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; name a file, a folder, or '{SAMPLE}' for the embedded data.")
+    if path.suffix.lower() in {".pkl", ".pickle"}:
+        raise ValueError(f"{path} is a pickle, which can run code when opened; save it as parquet or CSV instead.")
+    if not _is_supported(path):
+        raise ValueError(f"{path} has an extension that is not read here; convert it to {' or '.join(EXTENSIONS)}.")
+    return [path]
+
+
+def _is_supported(path: Path) -> bool:
+    return path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".")
+
+
+def _read_file(path: Path, *, shared_name: bool) -> pd.DataFrame:
+    raw = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    if raw.empty:
+        raise ValueError(f"{path} has no rows; download or export it again.")
+    column = _match_columns(raw, path)
+    bars = pd.DataFrame({"timestamp": _to_timestamps(raw[column["timestamp"]], path)})
+    if "ticker" in column:
+        bars["ticker"] = _to_tickers(raw[column["ticker"]], path)
+    else:
+        bars["ticker"] = _ticker_of(path, shared_name=shared_name)
+    for name in [*PRICES, "volume"]:
+        bars[name] = _to_numbers(raw[column[name]], path) if name in column else np.nan
+    if "adj_close" in column:
+        _adjust(bars, _to_numbers(raw[column["adj_close"]], path))
+    return bars[COLUMNS]
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings():
+            # Rows longer than the header: pandas would cut them, or take the first column for an index.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{path} is empty; download or export it again.") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeError) as error:
+        raise ValueError(
+            f"{path} is not a comma-separated UTF-8 file ({_first_line(error)}); export it again."
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({_first_line(error)}); download or export it again.") from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+        raise ValueError(f"{path} cannot be read ({_first_line(error)}); download or export it again.") from error
+    if isinstance(frame.index, pd.DatetimeIndex):
+        frame.index.name = frame.index.name or "timestamp"
+    return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _plain_name(name: object) -> str:
+    """Lower case, letters and digits only, no leading number.
+
+    >>> _plain_name("Adj Close"), _plain_name("5. adjusted close"), _plain_name("adj_close")
+    ('adjclose', 'adjustedclose', 'adjclose')
+    """
+    return re.sub(r"[\W_]+", "", str(name).lower()).lstrip("0123456789")
+
+
+def _match_columns(raw: pd.DataFrame, path: Path) -> dict[str, object]:
+    found = {_plain_name(name): name for name in reversed(raw.columns)}
+    column = {}
+    for ours, aliases in ALIASES.items():
+        names = [found[alias] for alias in aliases if alias in found]
+        if names:
+            column[ours] = names[0]
+    missing = [name for name in ["timestamp", *PRICES] if name not in column]
+    if missing:
+        raise ValueError(
+            f"{path} has no column for {', '.join(missing)}; found: {', '.join(map(str, raw.columns))}. "
+            "Rename its columns to timestamp, [ticker,] open, high, low, close, [adj_close, volume]."
+        )
+    return column
+
+
+def _to_timestamps(column: pd.Series, path: Path) -> pd.Series:
+    if not pd.api.types.is_datetime64_any_dtype(column):
+        column = column.astype(str)  # a bare number would be read as nanoseconds
+    times = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
+    if pd.isna(times.iloc[0]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no format fits the first row: then its row is reported
+            times = pd.to_datetime(column, errors="coerce", utc=True)
+    bad = np.flatnonzero(times.isna())
+    if bad.size:
+        raise ValueError(
+            f"{path}, row {bad[0] + 1}: column '{column.name}' holds '{column.iloc[bad[0]]}', which is not a date; "
+            "write every date in one format, such as 2024-01-31 or 2024-01-31 15:30."
+        )
+    return times.dt.tz_localize(None).astype("datetime64[us]")
+
+
+def _to_tickers(column: pd.Series, path: Path) -> pd.Series:
+    tickers = column.astype(object).where(column.notna(), "").astype(str).str.strip()
+    bad = np.flatnonzero(tickers == "")
+    if bad.size:
+        raise ValueError(f"{path}, row {bad[0] + 1}: column '{column.name}' is empty; give every row its ticker.")
+    return tickers
+
+
+def _ticker_of(path: Path, *, shared_name: bool) -> str:
+    """`AAPL.csv`, `AAPL_yahoo_20260118.csv`, `AAPL/AAPL-daily.csv`, and `AAPL/daily.csv` beside `MSFT/daily.csv`."""
+    stem, parent = path.name.split(".csv")[0].removesuffix(".parquet"), path.resolve().parent.name
+    if shared_name or re.match(rf"{re.escape(parent)}([_-]|$)", stem):
+        return parent
+    return re.sub(r"_[A-Za-z]+_\d{8}$", "", stem)
+
+
+def _to_numbers(column: pd.Series, path: Path) -> pd.Series:
+    if pd.api.types.is_numeric_dtype(column):
+        return column.astype("float64")
+    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    text = column.astype(object).where(column.notna(), "").astype(str).str.strip()
+    bad = np.flatnonzero(numbers.isna() & ~text.str.lower().isin(MISSING_NUMBERS))
+    if bad.size:
+        raise ValueError(
+            f"{path}, row {bad[0] + 1}: column '{column.name}' holds '{text.iloc[bad[0]]}', which is not a number; "
+            "write plain numbers without currency signs or thousands separators, and leave missing cells empty."
+        )
+    return numbers
+
+
+def _adjust(bars: pd.DataFrame, adj_close: pd.Series) -> None:
+    """Multiply prices by `adj_close / close` and divide the volume by it, in place; see `read_bars`.
+
+    All four prices get the same factor, the close too: rounding then cannot lift the close above the high. A close
+    that is not positive has no such factor; its row stays as it is for the processor to report.
+    """
+    adj_close = adj_close.where(np.isfinite(adj_close))
+    is_adjusted = adj_close.notna().groupby(bars["ticker"]).transform("any")
+    ratio = (adj_close / bars["close"]).where(is_adjusted & ~(bars["close"] <= 0), 1.0)
+    bars[PRICES] = bars[PRICES].mul(ratio, axis=0)
+    bars["volume"] = bars["volume"] / ratio
+
+
+def _select(bars: pd.DataFrame, tickers: list[str]) -> pd.DataFrame:
+    known = list(bars["ticker"].unique())
+    unknown = [ticker for ticker in tickers if ticker not in known]
+    if unknown:
+        raise ValueError(f"Unknown ticker {', '.join(unknown)}; the data holds {', '.join(known)}.")
+    return bars[bars["ticker"].isin(tickers)]

@@ -1,0 +1,1 @@
+"""Baselines, metrics, walk-forward evaluation, calibration, backtest and report."""

@@ -1,0 +1,737 @@
+"""TSF-LLM: a decoder-only language model over market bars.
+
+Design choices:
+* A bar enters as continuous features, a future step leaves as a *return token*. The sequence is `T` bar placeholders
+  followed by up to `P` return tokens, so transformers' `generate`, `Trainer`, trl and PEFT work unchanged.
+* Multi-head latent attention caches one latent and one rotary key per token. Prefill expands them for SDPA/flash;
+  decoding is *absorbed*: queries move into the latent space and the cache is read as it is.
+* Experts are stacked tensors, dispatched by transformers' experts interface. Their router is learned: softmax, top-k.
+* Every bar position is trained to name the next return, so a window of `T` bars gives `T` lessons.
+
+Shapes: B batch, T bars, S sequence (bars and tokens), F features, D hidden, H heads, R latent rank, N nope and
+r rotary part of a head, v value part, E experts, K experts per token, V vocabulary, P prediction steps, Q quantiles.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.integrations import use_experts_implementation
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import ModelOutput, cached_file, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
+
+CODE_FILES = (
+    "configuration_tsf_llm.py",
+    "modeling_tsf_llm.py",
+    "processing_tsf_llm.py",
+    "indicators_tsf_llm.py",
+    "pipeline_tsf_llm.py",
+)
+
+
+@dataclass
+class TsfLlmPredictionOutput(ModelOutput):
+    """Output of `TsfLlmForPrediction`.
+
+    Args:
+        loss: scalar, when labels were given (in training with the load-balancing loss added).
+        prediction: `[B,P]` values, `[B,P,Q]` increasing quantiles or `[B,P,3]` probabilities of down, flat, up.
+        logits: what `prediction` is made from: the same values, the same quantiles, or `[B,P,3]` class logits.
+        last_hidden_state: `[B,T,D]`, after the final norm.
+        past_key_values, hidden_states, attentions, router_logits: as elsewhere in transformers.
+        aux_loss: scalar load-balancing loss, 1 when the experts are used evenly.
+    """
+
+    loss: torch.Tensor | None = None
+    prediction: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
+    aux_loss: torch.Tensor | None = None
+
+
+class TsfLlmRMSNorm(nn.Module):
+    """x / rms(x) * weight, in float32 inside. Zhang and Sennrich 2019."""
+
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        normed = F.rms_norm(hidden_states.float(), self.weight.shape, self.weight.float(), self.eps)
+        return normed.to(hidden_states.dtype)
+
+
+class TsfLlmBatchNorm(nn.Module):
+    """Normalises each channel over batch and time. In training, positions that `token_mask` hides are left out."""
+
+    def __init__(self, hidden_size: int, eps: float, momentum: float = 0.1):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+        self.running_mean = nn.Buffer(torch.zeros(hidden_size))
+        self.running_var = nn.Buffer(torch.ones(hidden_size))
+        self.eps, self.momentum = eps, momentum
+
+    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        x_BSD = hidden_states.float()
+        mean, var = self.running_mean.float(), self.running_var.float()
+        if self.training:
+            keep_BS = x_BSD.new_ones(x_BSD.shape[:2]) if token_mask is None else token_mask.to(x_BSD.dtype)
+            count = keep_BS.sum().clamp(min=1)
+            mean = torch.einsum("bsd,bs->d", x_BSD, keep_BS) / count
+            var = torch.einsum("bsd,bs->d", (x_BSD - mean).square(), keep_BS) / count
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                unbiased = var * count / (count - 1).clamp(min=1)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        normed = (x_BSD - mean) * torch.rsqrt(var + self.eps) * self.weight.float() + self.bias.float()
+        return normed.to(hidden_states.dtype)
+
+
+class TsfLlmDynamicTanh(nn.Module):
+    """tanh(alpha * x) * weight + bias, a norm without statistics. Zhu et al. 2025."""
+
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), 0.5))
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.tanh(self.alpha * hidden_states) * self.weight + self.bias
+
+
+NORMS = {"rmsnorm": TsfLlmRMSNorm, "batch_norm": TsfLlmBatchNorm, "dynamic_tanh": TsfLlmDynamicTanh}
+
+
+class TsfLlmRotaryEmbedding(nn.Module):
+    """Cosines and sines `[B,S,r]` of rotary positions, for every `rope_type` that transformers knows. Su et al. 2021."""
+
+    def __init__(self, config: TsfLlmConfig):
+        super().__init__()
+        self.config = config
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = config.rope_parameters["rope_type"]
+        rope_init = self.compute_default_rope_parameters if self.rope_type == "default" else ROPE_INIT_FUNCTIONS[self.rope_type]
+        inv_freq, self.attention_scaling = rope_init(config)
+        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
+        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: TsfLlmConfig, device=None, **kwargs) -> tuple[torch.Tensor, float]:
+        exponent = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float, device=device) / config.qk_rope_head_dim
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponent, 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angle_BSr = (position_ids[..., None].float() * self.inv_freq.float()).repeat(1, 1, 2)
+        scaling = self.attention_scaling
+        return (angle_BSr.cos() * scaling).to(x.dtype), (angle_BSr.sin() * scaling).to(x.dtype)
+
+
+def rotate(x_BHSr: torch.Tensor, cos_BSr: torch.Tensor, sin_BSr: torch.Tensor) -> torch.Tensor:
+    """Rotates the pairs (i, i + r/2) of the last axis."""
+    first, second = x_BHSr.chunk(2, dim=-1)
+    return x_BHSr * cos_BSr[:, None] + torch.cat((-second, first), dim=-1) * sin_BSr[:, None]
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The reference that sdpa and flash are compared with; also the one that returns its weights."""
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores_BHSS = torch.einsum("bhsn,bhtn->bhst", query, key) * scaling
+    if attention_mask is not None:
+        scores_BHSS = scores_BHSS + attention_mask
+    weights_BHSS = F.softmax(scores_BHSS, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights_BHSS = F.dropout(weights_BHSS, p=dropout, training=module.training)
+    return torch.einsum("bhst,bhtv->bshv", weights_BHSS, value), weights_BHSS
+
+
+def yarn_scaling(config: TsfLlmConfig) -> float:
+    """DeepSeek's extra softmax scale under `rope_type="yarn"` with `mscale_all_dim`; 1 otherwise."""
+    rope = config.rope_parameters
+    mscale = rope.get("mscale_all_dim", 0) if rope["rope_type"] == "yarn" and rope["factor"] > 1 else 0
+    return (0.1 * mscale * torch.tensor(float(rope["factor"])).log().item() + 1.0) ** 2 if mscale else 1.0
+
+
+class TsfLlmAttention(nn.Module):
+    """What latent and grouped attention share: the call of the attention interface and the output projection."""
+
+    def __init__(self, config: TsfLlmConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = True
+        self.qk_head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
+        self.scaling = self.qk_head_dim**-0.5 * yarn_scaling(config)
+        self.o_proj = nn.Linear(config.num_attention_heads * config.v_head_dim, config.hidden_size, bias=False)
+
+    def attend(self, query, key, value, attention_mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`[B,H,S,*]` queries on `[B,KV,S',*]` keys and values -> `[B,S,H,*]`, and weights when eager."""
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        return attention(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+
+
+class TsfLlmLatentAttention(TsfLlmAttention):
+    """Multi-head latent attention with a decoupled rotary key. DeepSeek-V2, section 2.1."""
+
+    num_key_value_groups = 1
+
+    def __init__(self, config: TsfLlmConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        D, H, R = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
+        if config.q_lora_rank is None:
+            self.q_proj = nn.Linear(D, H * self.qk_head_dim, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(D, config.q_lora_rank, bias=False)
+            self.q_a_layernorm = TsfLlmRMSNorm(config.q_lora_rank, config.norm_eps)
+            self.q_b_proj = nn.Linear(config.q_lora_rank, H * self.qk_head_dim, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(D, R + config.qk_rope_head_dim, bias=False)
+        self.kv_a_layernorm = TsfLlmRMSNorm(R, config.norm_eps)
+        self.kv_b_proj = nn.Linear(R, H * (config.qk_nope_head_dim + config.v_head_dim), bias=False)
+
+    def queries(self, x_BSD: torch.Tensor) -> torch.Tensor:
+        if self.config.q_lora_rank is None:
+            return self.q_proj(x_BSD)
+        return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BSD)))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        c, (B, S, _) = self.config, hidden_states.shape
+        H, N, v = c.num_attention_heads, c.qk_nope_head_dim, c.v_head_dim
+        q_BHSn = self.queries(hidden_states).view(B, S, H, self.qk_head_dim).transpose(1, 2)
+        q_nope, q_rope = q_BHSn.split([N, c.qk_rope_head_dim], dim=-1)
+        latent, k_rope = self.kv_a_proj_with_mqa(hidden_states).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
+        latent, k_rope = self.kv_a_layernorm(latent)[:, None], k_rope[:, None]  # [B,1,S,R], [B,1,S,r]
+        q_rope, k_rope = rotate(q_rope, *position_embeddings), rotate(k_rope, *position_embeddings)
+        if past_key_values is not None:
+            latent, k_rope = past_key_values.update(latent, k_rope, self.layer_idx)
+
+        # An adapter (PEFT) wraps the projection and its `weight` lacks the adapter's share: then expand instead.
+        absorb = latent.shape[2] > S and type(self.kv_b_proj) is nn.Linear
+        if absorb:
+            w_k, w_v = self.kv_b_proj.weight.view(H, N + v, c.kv_lora_rank).split([N, v], dim=1)
+            query = torch.cat((torch.einsum("bhsn,hnr->bhsr", q_nope, w_k), q_rope), dim=-1)
+            key = torch.cat((latent, k_rope), dim=-1).expand(-1, H, -1, -1)
+            value = latent.expand(-1, H, -1, -1)
+        else:
+            kv = self.kv_b_proj(latent).view(B, -1, H, N + v).transpose(1, 2)  # [B,H,S',N+v]
+            k_nope, value = kv.split([N, v], dim=-1)
+            query = torch.cat((q_nope, q_rope), dim=-1)
+            key = torch.cat((k_nope, k_rope.expand(-1, H, -1, -1)), dim=-1)
+        context, weights = self.attend(query, key, value, attention_mask, **kwargs)
+        if absorb:
+            context = torch.einsum("bshr,hvr->bshv", context, w_v)
+        return self.o_proj(context.reshape(B, S, H * v)), weights
+
+
+class TsfLlmGroupedAttention(TsfLlmAttention):
+    """Grouped-query attention, and multi-head attention when every head has its own keys. Ainslie et al. 2023.
+
+    Only the last `qk_rope_head_dim` parts of a head are rotated, as in the latent form."""
+
+    def __init__(self, config: TsfLlmConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        D, H, KV = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+        self.num_key_value_groups = H // KV
+        self.q_proj = nn.Linear(D, H * self.qk_head_dim, bias=False)
+        self.k_proj = nn.Linear(D, KV * self.qk_head_dim, bias=False)
+        self.v_proj = nn.Linear(D, KV * config.v_head_dim, bias=False)
+
+    def rotate_part(self, x_BHSn: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        nope, rope = x_BHSn.split([self.config.qk_nope_head_dim, self.config.qk_rope_head_dim], dim=-1)
+        return torch.cat((nope, rotate(rope, *position_embeddings)), dim=-1)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        B, S, _ = hidden_states.shape
+        query = self.q_proj(hidden_states).view(B, S, -1, self.qk_head_dim).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(B, S, -1, self.qk_head_dim).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(B, S, -1, self.config.v_head_dim).transpose(1, 2)
+        query, key = self.rotate_part(query, position_embeddings), self.rotate_part(key, position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        context, weights = self.attend(query, key, value, attention_mask, **kwargs)
+        return self.o_proj(context.reshape(B, S, -1)), weights
+
+
+class TsfLlmMLP(nn.Module):
+    """SwiGLU: down(act(gate x) * up x). Shazeer 2020."""
+
+    def __init__(self, config: TsfLlmConfig, intermediate_size: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, config.hidden_size, bias=False)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class TsfLlmTopKRouter(nn.Module):
+    """Softmax over all experts in float32, then the best `K`. Returns logits `[N,E]`, weights and indices `[N,K]`."""
+
+    def __init__(self, config: TsfLlmConfig):
+        super().__init__()
+        self.top_k, self.norm_topk_prob = config.num_experts_per_tok, config.norm_topk_prob
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+
+    def forward(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        with torch.autocast(x_ND.device.type, enabled=False):  # bf16 would let near-equal experts swap
+            logits_NE = F.linear(x_ND.float(), self.weight.float())
+        weights_NK, index_NK = logits_NE.softmax(dim=-1).topk(self.top_k, dim=-1)
+        if self.norm_topk_prob:
+            weights_NK = weights_NK / weights_NK.sum(dim=-1, keepdim=True)
+        return logits_NE, weights_NK.to(x_ND.dtype), index_NK
+
+
+@use_experts_implementation
+class TsfLlmExperts(nn.Module):
+    """`E` SwiGLU experts as stacked tensors. `forward` is the eager reference; the hot path is transformers' own."""
+
+    def __init__(self, config: TsfLlmConfig):
+        super().__init__()
+        E, D, inner = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        self.num_experts, self.hidden_dim, self.intermediate_dim = E, D, inner
+        self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * inner, D))
+        self.down_proj = nn.Parameter(torch.empty(E, D, inner))
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
+        out_ND = torch.zeros_like(hidden_states)
+        for expert in range(self.num_experts):
+            token, slot = torch.where(top_k_index == expert)
+            gate, up = F.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
+            expert_out = F.linear(self.act_fn(gate) * up, self.down_proj[expert])
+            out_ND.index_add_(0, token, (expert_out * top_k_weights[token, slot, None]).to(out_ND.dtype))
+        return out_ND
+
+
+class TsfLlmMoE(nn.Module):
+    """Routed experts plus the shared expert that every token passes."""
+
+    def __init__(self, config: TsfLlmConfig):
+        super().__init__()
+        self.gate = TsfLlmTopKRouter(config)
+        self.experts = TsfLlmExperts(config)
+        self.shared_experts = TsfLlmMLP(config, config.shared_expert_intermediate_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        x_ND = hidden_states.reshape(-1, hidden_states.shape[-1])
+        _, weights_NK, index_NK = self.gate(x_ND)
+        return self.experts(x_ND, index_NK, weights_NK).view_as(hidden_states) + self.shared_experts(hidden_states)
+
+
+def load_balancing_loss(router_logits: tuple[torch.Tensor, ...], top_k: int, token_mask: torch.Tensor | None) -> torch.Tensor:
+    """E * sum_e(share of choices of e * mean probability of e), mean over layers; 1 when balanced.
+
+    Switch Transformer (Fedus et al. 2021), equation 4, for top-k. `router_logits`: per layer `[B*S,E]`;
+    `token_mask` `[B,S]` hides padding.
+    """
+    logits_LNE = torch.stack([layer.float() for layer in router_logits])
+    if token_mask is not None:
+        logits_LNE = logits_LNE[:, token_mask.reshape(-1).bool()]
+    probs_LNE = logits_LNE.softmax(dim=-1)
+    chosen_LNE = torch.zeros_like(probs_LNE).scatter_(-1, probs_LNE.topk(top_k, dim=-1).indices, 1.0 / top_k)
+    return logits_LNE.shape[-1] * (chosen_LNE.mean(1) * probs_LNE.mean(1)).sum(-1).mean()
+
+
+class TsfLlmDecoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config: TsfLlmConfig, layer_idx: int):
+        super().__init__()
+        attention = TsfLlmLatentAttention if config.attention_type == "mla" else TsfLlmGroupedAttention
+        self.input_layernorm = NORMS[config.norm_type](config.hidden_size, config.norm_eps)
+        self.self_attn = attention(config, layer_idx)
+        self.post_attention_layernorm = NORMS[config.norm_type](config.hidden_size, config.norm_eps)
+        self.mlp = TsfLlmMoE(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states, token_mask), **kwargs)
+        hidden_states = hidden_states + self.dropout(attended)
+        mixed = self.mlp(self.post_attention_layernorm(hidden_states, token_mask))
+        return hidden_states + self.dropout(mixed)
+
+
+class TsfLlmPreTrainedModel(PreTrainedModel):
+    config: TsfLlmConfig
+    base_model_prefix = "model"
+    main_input_name = "past_values"
+    input_modalities = ("time",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["TsfLlmDecoderLayer"]  # noqa: RUF012 (declared by the base class)
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^head\.", r"embed_tokens\."]  # noqa: RUF012 (other heads)
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": TsfLlmDecoderLayer,
+        "attentions": OutputRecorder(TsfLlmAttention, index=1),
+        "router_logits": OutputRecorder(TsfLlmTopKRouter, index=0),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, TsfLlmTopKRouter):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, TsfLlmExperts):
+            init.normal_(module.gate_up_proj, mean=0.0, std=std)
+            init.normal_(module.down_proj, mean=0.0, std=std)
+        elif isinstance(module, TsfLlmBatchNorm | TsfLlmDynamicTanh):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            if isinstance(module, TsfLlmDynamicTanh):
+                init.constant_(module.alpha, 0.5)
+            else:
+                init.zeros_(module.running_mean)
+                init.ones_(module.running_var)
+
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """transformers' own, plus all code files and a config that names them: the folder stands on its own.
+
+        `AutoModel` leads to the class that was saved, except that a causal LM opens as its base model."""
+        own_class = type(self).__name__
+        auto_model = "TsfLlmForPrediction" if own_class == "TsfLlmForPrediction" else "TsfLlmModel"
+        auto_pipeline = "AutoModelForTimeSeriesPrediction" if own_class == "TsfLlmForPrediction" else "AutoModelForCausalLM"
+        self.config.auto_map = {**AUTO_MAP, "AutoModel": f"modeling_tsf_llm.{auto_model}"}
+        for task in self.config.custom_pipelines.values():
+            task["pt"] = [auto_pipeline]
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for name in CODE_FILES:
+            source = Path(__file__).with_name(name)
+            if not source.exists():  # loaded as remote code, which fetches only what it imports
+                source = cached_file(self.config.name_or_path, name, _raise_exceptions_for_missing_entries=False)
+            if source is not None and not (Path(save_directory) / name).exists():
+                shutil.copyfile(source, Path(save_directory) / name)
+
+
+class TsfLlmModel(TsfLlmPreTrainedModel):
+    """Decoder without a head. `token_embedding=False` leaves the table of return tokens out (bars only)."""
+
+    def __init__(self, config: TsfLlmConfig, token_embedding: bool = True):
+        super().__init__(config)
+        self.input_projection = nn.Linear(config.num_features, config.hidden_size)
+        if token_embedding:
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(TsfLlmDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = NORMS[config.norm_type](config.hidden_size, config.norm_eps)
+        self.rotary_emb = TsfLlmRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return getattr(self, "embed_tokens", self.input_projection)
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        setattr(self, "embed_tokens" if hasattr(self, "embed_tokens") else "input_projection", value)
+
+    def embed(self, past_values: torch.Tensor | None, input_ids: torch.Tensor | None) -> torch.Tensor:
+        """Bars `[B,T,F]` and tokens `[B,S]` -> `[B,S,D]`. Bars fill the `<bar>` places of `input_ids` in order.
+
+        Raises:
+            ValueError: if neither is given, features differ from the config, or bars and places differ in number.
+        """
+        if past_values is None and input_ids is None:
+            raise ValueError("give past_values [B,T,F], input_ids [B,S] or inputs_embeds [B,S,D]")
+        if past_values is not None and past_values.shape[-1] != self.config.num_features:
+            raise ValueError(
+                f"past_values has {past_values.shape[-1]} features, the model expects {self.config.num_features}: "
+                "use the processor that was saved with it"
+            )
+        if past_values is not None:
+            bars_BTD = self.input_projection(past_values.to(self.input_projection.weight.dtype))
+        if input_ids is None:
+            return bars_BTD
+        tokens_BSD = self.embed_tokens(input_ids)
+        places_BS = input_ids == self.config.bar_token_id
+        n_bars = 0 if past_values is None else past_values.shape[0] * past_values.shape[1]
+        if places_BS.sum() != n_bars:
+            raise ValueError(f"input_ids has {places_BS.sum()} <bar> places for {n_bars} bars: give one place to each bar")
+        return tokens_BSD if n_bars == 0 else tokens_BSD.masked_scatter(places_BS[..., None], bars_BTD.to(tokens_BSD.dtype))
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        past_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> MoeModelOutputWithPast:
+        """
+        Args:
+            past_values: features of the bars, `[B,T,F]`.
+            attention_mask: `[B,S]`, 1 where a bar or token counts; padding belongs on the left.
+            input_ids: `[B,S]`: one `<bar>` for each bar, then return tokens; may be left out for bars alone.
+            position_ids: `[B,S]`; by default counted over the observed positions.
+            past_key_values: cache of what came before; new bars or tokens continue it.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(past_values, input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        S, flat_mask = inputs_embeds.shape[1], attention_mask if attention_mask is not None and attention_mask.ndim == 2 else None
+        if position_ids is None and flat_mask is not None:
+            position_ids = (flat_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -S:]
+        elif position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(past, past + S, device=inputs_embeds.device)[None]
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        token_mask = None if flat_mask is None else flat_mask[:, -S:]
+        position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
+        hidden_states = inputs_embeds
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                token_mask,
+                position_embeddings=position_embeddings,
+                attention_mask=causal_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return MoeModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states, token_mask),
+            past_key_values=past_key_values if use_cache else None,
+        )
+
+
+class TsfLlmHead(TsfLlmPreTrainedModel):
+    """What both heads share: running the decoder and charging for unbalanced experts."""
+
+    def decode(
+        self, *, attention_mask: torch.Tensor | None, training_loss: bool, output_router_logits: bool | None, **kwargs
+    ) -> tuple[MoeModelOutputWithPast, torch.Tensor | None]:
+        kwargs = {key: value for key, value in kwargs.items() if key not in PROCESSOR_EXTRAS}
+        wanted = self.config.output_router_logits if output_router_logits is None else output_router_logits
+        outputs = self.model(attention_mask=attention_mask, output_router_logits=wanted or training_loss, **kwargs)
+        aux_loss = None
+        if training_loss:  # never while generating, where no labels are given
+            aux_loss = load_balancing_loss(outputs.router_logits, self.config.num_experts_per_tok, attention_mask)
+        if not wanted:
+            outputs.router_logits = None
+        return outputs, aux_loss
+
+    def total_loss(self, loss: torch.Tensor, aux_loss: torch.Tensor) -> torch.Tensor:
+        return loss + self.config.router_aux_loss_coef * aux_loss if self.training else loss
+
+
+class TsfLlmForPrediction(TsfLlmHead):
+    """All `P` steps from one pass: a value, increasing quantiles or three classes per step, read at the last bar.
+
+    Labels are `[B,P]`: the cumulative return from the origin to each step in units of the origin's sigma
+    (`regression`, `quantile`; NaN where unknown), or classes 0, 1, 2 = down, flat, up (-100 where unknown)."""
+
+    accepts_loss_kwargs = False  # losses are means: Trainer must divide by the accumulation steps itself
+
+    def __init__(self, config: TsfLlmConfig):
+        super().__init__(config)
+        self.model = TsfLlmModel(config, token_embedding=False)
+        width = {"regression": 1, "quantile": len(config.quantiles), "classification": 3}[config.prediction_type]
+        self.head = nn.Linear(config.hidden_size, config.prediction_length * width)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        past_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> TsfLlmPredictionOutput:
+        outputs, aux_loss = self.decode(
+            past_values=past_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            training_loss=labels is not None,
+            output_router_logits=output_router_logits,
+            **kwargs,
+        )
+        raw = self.head(outputs.last_hidden_state[:, -1]).float()
+        logits = raw.unflatten(-1, (self.config.prediction_length, -1))  # [B,P,1|Q|3]
+        kind = self.config.prediction_type
+        if kind == "quantile":
+            logits = increasing(logits)
+        elif kind == "regression":
+            logits = logits.squeeze(-1)
+        return TsfLlmPredictionOutput(
+            loss=None if labels is None else self.total_loss(self.task_loss(logits, labels), aux_loss),
+            prediction=logits.softmax(-1) if kind == "classification" else logits,
+            logits=logits,
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
+            aux_loss=aux_loss,
+        )
+
+    def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean squared error, pinball or cross-entropy over the known labels `[B,P]`."""
+        if self.config.prediction_type == "classification":
+            return F.cross_entropy(logits.flatten(0, 1), labels.flatten().long())
+        known = ~labels.isnan()
+        if self.config.prediction_type == "regression":
+            return F.mse_loss(logits[known], labels[known].float())
+        levels = logits.new_tensor(self.config.quantiles)
+        error = labels[known].float()[:, None] - logits[known]  # [n,Q]
+        return torch.maximum(levels * error, (levels - 1) * error).mean() * 2  # twice: comparable with the CRPS
+
+
+def increasing(raw_BPQ: torch.Tensor) -> torch.Tensor:
+    """Free numbers -> strictly increasing ones along the last axis: the first, then softplus steps."""
+    first, steps = raw_BPQ[..., :1], F.softplus(raw_BPQ[..., 1:])
+    return torch.cat((first, first + steps.cumsum(dim=-1)), dim=-1)
+
+
+class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
+    """The language model: next-return tokens at every bar and at every return token.
+
+    `labels` `[B,S]` are aligned with the sequence and shifted inside, as everywhere in transformers: the label of a
+    bar is the return token *of that bar*, so the bar before learns to name it; -100 where unknown."""
+
+    main_input_name = "input_ids"
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (declared by the base class)
+
+    def __init__(self, config: TsfLlmConfig):
+        super().__init__(config)
+        self.model = TsfLlmModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+        self.generation_config.suppress_tokens = sorted((config.pad_token_id, config.bar_token_id))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        past_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> MoeCausalLMOutputWithPast:
+        loss_kwargs = {k: kwargs.pop(k) for k in ("num_items_in_batch", "shift_labels") if k in kwargs}
+        outputs, aux_loss = self.decode(
+            input_ids=input_ids,
+            past_values=past_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            training_loss=labels is not None,
+            output_router_logits=output_router_logits,
+            **kwargs,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
+            loss = self.total_loss(loss, aux_loss)
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            aux_loss=aux_loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
+        )
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        super()._validate_model_kwargs({key: value for key, value in model_kwargs.items() if key not in PROCESSOR_EXTRAS})
+
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, past_values=None, **kwargs) -> dict[str, Any]:
+        """Hands over only the bars that the cache does not hold yet."""
+        kwargs = {key: value for key, value in kwargs.items() if key not in PROCESSOR_EXTRAS}
+        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if past_values is not None and past_values.shape[1] > seen:
+            inputs["past_values"] = past_values[:, seen:]
+        return inputs
+
+
+TsfLlmModel.register_for_auto_class("AutoModel")
+TsfLlmForPrediction.register_for_auto_class("AutoModelForTimeSeriesPrediction")
+TsfLlmForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+
+__all__ = [
+    "TsfLlmForCausalLM",
+    "TsfLlmForPrediction",
+    "TsfLlmModel",
+    "TsfLlmPreTrainedModel",
+    "TsfLlmPredictionOutput",
+]

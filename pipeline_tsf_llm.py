@@ -1,0 +1,194 @@
+"""The one inference path: a DataFrame of bars in, a DataFrame of price forecasts out.
+
+Design choices:
+* The command line, the evaluation and `pipeline("time-series-forecasting", ...)` all forecast through this class.
+* The context is read once; its cache is then shared by all sampled paths, which `generate` continues.
+* Every path has its own uniform numbers, drawn from (seed, ticker, origin): a forecast can be reproduced, and does not
+  depend on which other tickers share its batch.
+
+Shapes: B origins, K sampled paths, P steps, Q quantiles, V vocabulary.
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.generation import LogitsProcessor, LogitsProcessorList
+from transformers.pipelines.base import Pipeline
+from transformers.utils import logging
+
+from .processing_tsf_llm import FORECAST_COLUMNS, TsfLlmProcessor
+
+logger = logging.get_logger(__name__)
+ROWS_AT_ONCE = 8192  # paths decoded together: bounds memory, not results
+
+
+class TsfLlmPipeline(Pipeline):
+    """`pipe(bars, horizon=5)` -> one row per ticker and step, in price units.
+
+    Args of a call:
+        bars: DataFrame `timestamp, [ticker,] open, high, low, close, volume`, or a list of them for a list of answers.
+        horizon: steps ahead; by default the model's `prediction_length`.
+        samples: paths per ticker.
+        seed: of the paths.
+        as_of: forecast as if nothing after this date were known; by default from the last bar.
+
+    Raises:
+        ValueError: for bars that the processor refuses, or a horizon that the model cannot reach.
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_image_processor = False
+
+    def __init__(self, model: Any, processor: TsfLlmProcessor, **kwargs: Any):
+        super().__init__(model=model, processor=processor, **kwargs)
+        expected, given = model.config.num_features, len(processor.feature_extractor.names)
+        if expected != given:
+            raise ValueError(f"the processor gives {given} features, the model wants {expected}: load both from one folder")
+        self.model.eval()
+
+    def _sanitize_parameters(
+        self, horizon: int | None = None, samples: int = 256, seed: int = 0, as_of: Any = None, **kwargs: Any
+    ) -> tuple[dict, dict, dict]:
+        if kwargs:
+            raise ValueError(f"unknown argument(s) {sorted(kwargs)}: use horizon, samples, seed or as_of")
+        if horizon is not None and horizon < 1 or samples < 1:
+            raise ValueError(f"horizon={horizon}, samples={samples}: both must be 1 or more")
+        return {"as_of": as_of}, {"horizon": horizon, "samples": samples, "seed": seed}, {}
+
+    def preprocess(self, bars: pd.DataFrame, as_of: Any = None) -> Any:
+        batch = self.processor(bars, as_of=as_of)
+        cutoff = self.model.config.trained_through
+        if cutoff is not None and min(batch["origin"]) <= pd.Timestamp(cutoff):
+            logger.warning_once(
+                f"A forecast from {min(batch['origin'])} is not out of sample: the model has seen prices through {cutoff}."
+            )
+        return batch
+
+    def _forward(self, batch: Any, horizon: int | None = None, samples: int = 256, seed: int = 0) -> dict[str, Any]:
+        horizon = horizon or self.model.config.prediction_length
+        if self.samples_paths:
+            return {"batch": batch, "paths": self.sample(batch, horizon=horizon, samples=samples, seed=seed)}
+        return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
+
+    def postprocess(self, outputs: dict[str, Any]) -> pd.DataFrame:
+        if "paths" in outputs:
+            return self.processor.decode(outputs["paths"], outputs["batch"])
+        prediction = outputs["prediction"]
+        paths = prediction[:, None] if prediction.ndim == 2 else np.zeros((len(prediction), 1, prediction.shape[1]))
+        frame = self.processor.decode(paths, outputs["batch"])
+        frame[[c for c in FORECAST_COLUMNS if c[0] == "q"]] = np.nan  # one number is no distribution
+        if prediction.ndim == 2:
+            frame["p_up"] = np.nan
+        else:
+            frame["mean"], frame["p_up"] = np.nan, (prediction[..., 2] + prediction[..., 1] / 2).ravel()
+        return frame
+
+    @property
+    def samples_paths(self) -> bool:
+        """Whether the model gives a distribution (token paths or quantiles), not a single number or classes."""
+        return self.model.can_generate() or self.model.config.prediction_type == "quantile"
+
+    def sample(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> np.ndarray:
+        """Cumulative log returns of sampled paths, float64 `[B,K,P]`; see `processor.batch` for many origins at once.
+
+        For a quantile model the `K` values of a step are its evenly spaced quantiles: they have no path order."""
+        if not self.model.can_generate():
+            return self._spread_quantiles(self.predict_head(batch, horizon), batch, samples)
+        chunk = max(1, ROWS_AT_ONCE // samples)
+        tokens = [self._sample_tokens(_rows(batch, i, i + chunk), horizon, samples, seed) for i in range(0, len(batch["ticker"]), chunk)]
+        return self.processor.path_returns(np.concatenate(tokens), batch)
+
+    @torch.inference_mode()
+    def _sample_tokens(self, batch: Any, horizon: int, samples: int, seed: int) -> np.ndarray:
+        """Return tokens `[B,K,P]`: the first step from the prefill's own logits, the others by `generate`."""
+        batch = batch.to(self.model.device)
+        B, T = batch["input_ids"].shape
+        out = self.model(**batch, use_cache=horizon > 1, logits_to_keep=1)
+        sampler = InverseCdfSampler(
+            path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed), self.model.generation_config.suppress_tokens
+        )
+        first = sampler.pick(out.logits[:, 0].repeat_interleave(samples, 0), step=0)
+        if horizon == 1:
+            return first.view(B, samples, 1).cpu().numpy()
+        out.past_key_values.batch_repeat_interleave(samples)
+        mask = batch["attention_mask"].repeat_interleave(samples, 0)
+        paths = self.model.generate(
+            input_ids=torch.cat((batch["input_ids"].repeat_interleave(samples, 0), first[:, None]), dim=1),
+            attention_mask=torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1),
+            past_key_values=out.past_key_values,
+            max_new_tokens=horizon - 1,
+            do_sample=False,
+            logits_processor=LogitsProcessorList([sampler.after(T)]),
+        )
+        return paths[:, T:].view(B, samples, horizon).cpu().numpy()
+
+    @torch.inference_mode()
+    def predict_head(self, batch: Any, horizon: int) -> np.ndarray:
+        """The prediction head's answer for `horizon` steps: cumulative log returns `[B,P]`, `[B,P,Q]`, or classes `[B,P,3]`."""
+        if horizon > self.model.config.prediction_length:
+            raise ValueError(
+                f"horizon={horizon}, but this model was trained for {self.model.config.prediction_length} step(s): "
+                "ask for fewer, or use a causal LM, which can go on"
+            )
+        inputs = {key: batch[key].to(self.model.device) for key in ("past_values", "attention_mask")}
+        prediction = self.model(**inputs).prediction[:, :horizon].float().cpu().numpy().astype(float)
+        if self.model.config.prediction_type == "classification":
+            return prediction
+        return prediction * np.asarray(batch["scale"], dtype=float).reshape(-1, *[1] * (prediction.ndim - 1))
+
+    def _spread_quantiles(self, quantiles_BPQ: np.ndarray, batch: Any, samples: int) -> np.ndarray:
+        """Quantiles `[B,P,Q]` -> `K` evenly spaced ones `[B,K,P]`, linear in the normal score and beyond its ends."""
+        levels, wanted = (
+            torch.special.ndtri(torch.tensor(p, dtype=torch.float64)).numpy()
+            for p in (list(self.model.config.quantiles), (np.arange(samples) + 0.5) / samples)
+        )
+        left = np.clip(np.searchsorted(levels, wanted) - 1, 0, max(len(levels) - 2, 0))
+        right = np.minimum(left + 1, len(levels) - 1)
+        weight = (wanted - levels[left]) / np.maximum(levels[right] - levels[left], 1e-12)
+        spread_BPK = quantiles_BPQ[..., left] * (1 - weight) + quantiles_BPQ[..., right] * weight
+        return spread_BPK.transpose(0, 2, 1)
+
+
+class InverseCdfSampler(LogitsProcessor):
+    """Sampling with numbers of our own: leaves only the token at which the cumulative probability passes `u`.
+
+    Greedy decoding then takes it. `uniforms` is float64 `[B*K,P]` in [0, 1)."""
+
+    def __init__(self, uniforms: torch.Tensor, suppress: Sequence[int]):
+        self.uniforms, self.suppress, self.start = uniforms, list(suppress), 0
+
+    def after(self, length: int) -> "InverseCdfSampler":
+        self.start = length
+        return self
+
+    def pick(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """Tokens `[B*K]` from logits `[B*K,V]`."""
+        logits = logits.double().index_fill(1, torch.tensor(self.suppress, device=logits.device), -torch.inf)
+        cdf = logits.softmax(-1).cumsum(-1)
+        u = self.uniforms[:, step, None].to(cdf.device) * cdf[:, -1:]
+        return torch.searchsorted(cdf, u, right=True).squeeze(-1).clamp(max=cdf.shape[-1] - 1)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        token = self.pick(scores, step=input_ids.shape[1] - self.start)
+        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
+
+
+def path_uniforms(tickers: Sequence[str], origins: Sequence[pd.Timestamp], samples: int, horizon: int, seed: int) -> torch.Tensor:
+    """Uniform numbers `[B*K,P]`; a row's numbers depend on the seed, its ticker and its origin alone."""
+    keys = (zlib.crc32(f"{ticker} {origin.isoformat()}".encode()) for ticker, origin in zip(tickers, origins, strict=True))
+    return torch.from_numpy(np.concatenate([np.random.default_rng([seed, key]).random((samples, horizon)) for key in keys]))
+
+
+def _rows(batch: Any, start: int, stop: int) -> BatchFeature:
+    """Rows [start, stop) of every field of a batch."""
+    return BatchFeature({key: value[start:stop] for key, value in batch.items()})
+
+
+__all__ = ["TsfLlmPipeline"]

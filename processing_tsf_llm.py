@@ -1,0 +1,657 @@
+"""The processor: bars -> tensors -> bars. No leak is possible past it, and `audit` proves so on the user's own data.
+
+Design choices:
+* `TsfLlmProcessor` = `TsfLlmFeatureExtractor` (features, scalers, volatility) + `TsfLlmTokenizer` (return bins), so that
+  AutoProcessor, Trainer and trl find what they ask for. All fitted state is plain JSON beside the weights.
+* `fit(bars, through=...)` reads no bar after the fence. A row's features, volatility and token read no later row.
+* A return token is the bin of `log(close[t] / close[t-1]) / sigma[t-1]`: what is left of a return once the
+  volatility known before it is divided out.
+* Missing is NaN at the boundary, zero and a mask inside. A gap is a gap: nothing is filled.
+
+Shapes: N bars of one ticker, B windows, T bars of a window, F features, K sampled paths, P steps, Q quantiles.
+"""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+from transformers.tokenization_utils import PreTrainedTokenizer
+
+from .indicators_tsf_llm import FEATURES, compute_features, feature_names
+
+PRICES = ["open", "high", "low", "close"]
+COLUMNS = ["timestamp", *PRICES, "volume"]
+MIN_BARS = 21  # observed bars before the first volatility is known
+FORECAST_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+FORECAST_COLUMNS = [
+    "ticker",
+    "origin",
+    "step",
+    "timestamp",
+    "mean",
+    *(f"q{round(100 * q):02d}" for q in FORECAST_QUANTILES),
+    "p_up",
+]
+
+
+# --- bars in -------------------------------------------------------------------------------------------------------
+
+
+def split_tickers(bars: pd.DataFrame | Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Bars of any number of tickers -> one checked frame per ticker, in order of appearance.
+
+    Raises:
+        ValueError: names the ticker, the row and the remedy for every kind of bar that has no honest reading.
+    """
+    frames = [bars] if isinstance(bars, pd.DataFrame) else list(bars)
+    if not frames:
+        raise ValueError("no bars were given: pass a DataFrame or a list of them")
+    tickers: dict[str, pd.DataFrame] = {}
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, pd.DataFrame):
+            raise ValueError(f"bars must be DataFrames, got {type(frame).__name__}: build one with columns {COLUMNS}")
+        if "ticker" in frame:
+            parts: Iterable = ((str(name), part) for name, part in frame.groupby("ticker", sort=False, dropna=False))
+        else:
+            parts = [("series" if len(frames) == 1 else f"series_{number}", frame)]
+        for name, part in parts:
+            if name in tickers:
+                raise ValueError(f"{name}: given in more than one frame; join its bars into one")
+            tickers[name] = check_bars(part, name)
+    if not tickers:
+        raise ValueError("the frame has no rows: load some bars first")
+    return tickers
+
+
+def check_bars(bars: pd.DataFrame, ticker: str) -> pd.DataFrame:
+    """One ticker's bars as a new frame with clean types and a fresh index, or a `ValueError`.
+
+    A row whose prices are missing stays, as a missing bar.
+    """
+    missing = [c for c in COLUMNS if c not in bars]
+    if missing:
+        raise ValueError(f"{ticker}: column(s) {missing} missing from {list(bars.columns)}: rename or add them")
+    bars = bars[COLUMNS].reset_index(drop=True)
+    bars["timestamp"] = _timestamps(bars["timestamp"], ticker)
+    for column in COLUMNS[1:]:
+        bars[column] = _numbers(bars[column], ticker, column)
+
+    def refuse(rows: pd.Series, what: str, remedy: str) -> None:
+        if rows.any():
+            row = int(rows.to_numpy().argmax())
+            day = bars["timestamp"].iloc[row]
+            count = f" (and {rows.sum() - 1} more)" if rows.sum() > 1 else ""
+            raise ValueError(f"{ticker}, row {row}, {day}{count}: {what}; {remedy}")
+
+    step = bars["timestamp"].diff()
+    refuse(bars["timestamp"].isna(), "timestamp is empty", "drop the row or give its date")
+    refuse(step < pd.Timedelta(0), "timestamp goes backwards", "sort the bars by timestamp")
+    refuse(step == pd.Timedelta(0), "timestamp is repeated", "keep one bar per timestamp")
+    refuse(np.isinf(bars[COLUMNS[1:]]).any(axis=1), "infinite value", "replace it by NaN or the true number")
+    refuse((bars[PRICES] <= 0).any(axis=1), "price <= 0", "mask it with NaN, or correct it")
+    refuse(bars["volume"] < 0, "negative volume", "mask it with NaN, or correct it")
+    refuse(bars["high"] < bars["low"] * (1 - 1e-9), "high is below low", "swap or correct them")
+    partial = bars[PRICES].isna().any(axis=1)
+    bars.loc[partial, COLUMNS[1:]] = np.nan  # three prices out of four are no bar
+    return bars
+
+
+def _timestamps(values: pd.Series, ticker: str) -> pd.Series:
+    if pd.api.types.is_numeric_dtype(values):
+        raise ValueError(f"{ticker}: timestamp is a number ({values.iloc[0]}): convert it with pandas.to_datetime(..., unit=)")
+    try:
+        stamps = pd.to_datetime(values, utc=bool(getattr(values.dtype, "tz", None)))
+    except (ValueError, TypeError) as error:
+        bad = pd.to_datetime(values, errors="coerce", utc=True).isna().to_numpy().argmax()
+        raise ValueError(f"{ticker}, row {bad}: timestamp {values.iloc[bad]!r} is no date; use ISO 8601") from error
+    return stamps.dt.tz_localize(None).astype("datetime64[ns]")
+
+
+def _numbers(values: pd.Series, ticker: str, column: str) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce")
+    text = numbers.isna() & values.notna()
+    if text.any():
+        row = int(text.to_numpy().argmax())
+        raise ValueError(f"{ticker}, row {row}: {column} is {values.iloc[row]!r}, not a number; correct it or leave it empty")
+    return numbers.astype("float64")
+
+
+def bar_spacing(timestamps: np.ndarray) -> float:
+    """Median seconds between bars; NaN for fewer than two."""
+    return float(np.median(np.diff(timestamps) / np.timedelta64(1, "s"))) if len(timestamps) > 1 else float("nan")
+
+
+def day_end(moment: Any) -> pd.Timestamp:
+    """The last instant that a fence or an as-of includes: a bare date stands for the whole day."""
+    stamp = pd.Timestamp(moment)
+    return stamp + pd.Timedelta(days=1) - pd.Timedelta(1, "ns") if stamp == stamp.normalize() else stamp
+
+
+def next_timestamps(timestamps: np.ndarray, horizon: int) -> pd.DatetimeIndex:
+    """The next `horizon` bar times. A market whose past bars skip week-ends skips them in the future too."""
+    last, step = pd.Timestamp(timestamps[-1]), pd.Timedelta(seconds=bar_spacing(timestamps))
+    stamps = pd.DatetimeIndex(timestamps)
+    if (stamps.dayofweek >= 5).any() or step > pd.Timedelta(days=1):
+        return pd.date_range(last + step, periods=horizon, freq=step)
+    ahead = pd.date_range(last + step, periods=3 * horizon + 2 * 86400 // max(int(step.total_seconds()), 1) + 3, freq=step)
+    return ahead[ahead.dayofweek < 5][:horizon]
+
+
+# --- features ------------------------------------------------------------------------------------------------------
+
+
+def bars_through(bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any) -> dict[str, pd.DataFrame]:
+    """Observed bars up to the fence, of the tickers that have enough of them by then.
+
+    Raises:
+        ValueError: if no ticker has.
+    """
+    frames = {}
+    for ticker, frame in split_tickers(bars).items():
+        inside = frame["close"].notna()
+        if through is not None:
+            inside &= frame["timestamp"] <= day_end(through)
+        if inside.sum() >= MIN_BARS:
+            frames[ticker] = frame[inside].reset_index(drop=True)
+    if not frames:
+        raise ValueError(f"no ticker has {MIN_BARS} bars up to {through}: give more history or a later fence")
+    return frames
+
+
+def standard_return(log_return: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """log_return[t] / sigma[t-1], `[N]`."""
+    return log_return / np.concatenate(([np.nan], sigma[:-1]))
+
+
+@dataclass(frozen=True)
+class EncodedSeries:
+    """One ticker after feature extraction; row t is a function of bars <= t."""
+
+    ticker: str
+    timestamp: np.ndarray  # datetime64[ns] [N]
+    features: np.ndarray  # float32 [N,F], scaled, 0 where unknown
+    observed: np.ndarray  # bool [N], False for a missing bar
+    close: np.ndarray  # float64 [N], NaN for a missing bar
+    log_return: np.ndarray  # float64 [N], NaN where this bar or the one before is missing
+    sigma: np.ndarray  # float64 [N], volatility known at t; NaN until MIN_BARS bars were seen
+
+    def standard_return(self) -> np.ndarray:
+        """log_return[t] / sigma[t-1], `[N]`; NaN where either is unknown."""
+        return standard_return(self.log_return, self.sigma)
+
+    def origins(self, start: Any = None, end: Any = None) -> np.ndarray:
+        """Rows in [start, end] from which a forecast can be made."""
+        usable = self.observed & ~np.isnan(self.sigma)
+        if start is not None:
+            usable &= self.timestamp >= np.datetime64(pd.Timestamp(start))
+        if end is not None:
+            usable &= self.timestamp <= np.datetime64(day_end(end))
+        return np.flatnonzero(usable)
+
+
+class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
+    """Bars -> scaled features and volatility.
+
+    Args:
+        feature_groups: groups of `indicators_tsf_llm` to use; all by default. Ignored when `names` is given.
+        names: the exact features, in order (what `feature_groups` resolves to).
+        scaling: `robust` (median, interquartile range), `standard` (mean, deviation) or `minmax` (to [-1, 1]).
+        per_ticker: scale each ticker of the fit by itself; a ticker that was not there gets the common scale.
+        context_length: most bars of one window, `T`.
+        sigma_decay: lambda of the exponentially weighted volatility (RiskMetrics 1996 uses 0.94 for daily bars).
+        sigma_floor: smallest volatility, so that a halted price does not divide by zero.
+        clip: scaled features are cut to [-clip, clip].
+        center, scale, bar_seconds, fitted_through: fitted state; `fit` sets them.
+    """
+
+    model_input_names = ["past_values", "attention_mask"]  # noqa: RUF012 (declared by the base class)
+
+    def __init__(
+        self,
+        feature_groups: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+        scaling: Literal["robust", "standard", "minmax"] = "robust",
+        per_ticker: bool = False,
+        context_length: int = 128,
+        sigma_decay: float = 0.94,
+        sigma_floor: float = 1e-4,
+        clip: float = 10.0,
+        center: dict[str, list[float]] | None = None,
+        scale: dict[str, list[float]] | None = None,
+        bar_seconds: float | None = None,
+        fitted_through: str | None = None,
+        **kwargs: Any,
+    ):
+        if scaling not in ("robust", "standard", "minmax"):
+            raise ValueError(f"scaling={scaling!r}: choose robust, standard or minmax")
+        if not 0 < sigma_decay < 1:
+            raise ValueError(f"sigma_decay={sigma_decay}: must lie between 0 and 1, e.g. 0.94")
+        self.names = list(names) if names is not None else feature_names(feature_groups)
+        self.feature_groups = None if feature_groups is None else list(feature_groups)
+        self.scaling, self.per_ticker, self.context_length = scaling, per_ticker, context_length
+        self.sigma_decay, self.sigma_floor, self.clip = sigma_decay, sigma_floor, clip
+        self.center, self.scale = center, scale
+        self.bar_seconds, self.fitted_through = bar_seconds, fitted_through
+        for known in ("feature_size", "sampling_rate", "padding_value"):
+            kwargs.pop(known, None)
+        super().__init__(feature_size=len(self.names), sampling_rate=1, padding_value=0.0, **kwargs)
+
+    def fit(self, bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any = None) -> "TsfLlmFeatureExtractor":
+        """Learns scalers and bar spacing from the bars up to and including `through`; all of them by default."""
+        frames = bars_through(bars, through)
+        parts = {ticker: compute_features(frame, self.names).to_numpy() for ticker, frame in frames.items()}
+        pooled = {"*": np.concatenate(list(parts.values())), **(parts if self.per_ticker else {})}
+        fitted = {ticker: _center_and_scale(values, self.scaling) for ticker, values in pooled.items()}
+        self.center = {ticker: center.tolist() for ticker, (center, _) in fitted.items()}
+        self.scale = {ticker: scale.tolist() for ticker, (_, scale) in fitted.items()}
+        self.bar_seconds = float(np.median([bar_spacing(frame["timestamp"].to_numpy()) for frame in frames.values()]))
+        fence = through if through is not None else max(frame["timestamp"].iloc[-1] for frame in frames.values())
+        stamp = pd.Timestamp(fence)
+        self.fitted_through = str(stamp.date() if stamp == stamp.normalize() else stamp)
+        return self
+
+    def volatility(self, close: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log returns and the exponentially weighted volatility known at each bar, both `[N]`.
+
+        sigma[t]^2 = sum_k decay^k r[t-k]^2 / sum_k decay^k, over known returns. RiskMetrics 1996, section 5.2.
+        """
+        log_return = np.diff(np.log(close), prepend=np.nan)
+        squares = pd.Series(log_return**2)
+        variance = squares.ewm(alpha=1 - self.sigma_decay, ignore_na=True, min_periods=MIN_BARS - 1).mean()
+        return log_return, np.maximum(np.sqrt(variance.to_numpy()), self.sigma_floor)
+
+    def encode(self, bars: pd.DataFrame | Sequence[pd.DataFrame]) -> list[EncodedSeries]:
+        """Every bar of every ticker, once. Windows are slices of the result.
+
+        Raises:
+            ValueError: if not fitted, or for bars that `check_bars` refuses, too few or of another frequency.
+        """
+        if self.center is None:
+            raise ValueError("the processor is not fitted: call processor.fit(bars, through=...) first")
+        return [self._encode(ticker, frame) for ticker, frame in split_tickers(bars).items()]
+
+    def _encode(self, ticker: str, bars: pd.DataFrame) -> EncodedSeries:
+        observed = bars["close"].notna().to_numpy()
+        if observed.sum() < MIN_BARS:
+            raise ValueError(f"{ticker}: {observed.sum()} bars, at least {MIN_BARS} are needed: give more history")
+        timestamp = bars["timestamp"].to_numpy()
+        spacing = bar_spacing(timestamp)
+        if not 0.5 < spacing / self.bar_seconds < 2:
+            raise ValueError(
+                f"{ticker}: a bar every {pd.Timedelta(seconds=spacing)}, the processor was fitted on "
+                f"{pd.Timedelta(seconds=self.bar_seconds)}: resample the bars or fit a processor on these"
+            )
+        center, scale = (np.array(state.get(ticker, state["*"])) for state in (self.center, self.scale))
+        scaled = (compute_features(bars, self.names).to_numpy() - center) / scale
+        close = bars["close"].to_numpy()
+        log_return, sigma = self.volatility(close)
+        return EncodedSeries(
+            ticker=ticker,
+            timestamp=timestamp,
+            features=np.nan_to_num(np.clip(scaled, -self.clip, self.clip)).astype(np.float32),
+            observed=observed,
+            close=close,
+            log_return=log_return,
+            sigma=sigma,
+        )
+
+    def windows(self, series: EncodedSeries, origins: np.ndarray, length: int | None = None) -> dict[str, np.ndarray]:
+        """The `T` bars that end at each origin, left-padded: `past_values [B,T,F]`, `attention_mask [B,T]`."""
+        length = min(self.context_length, int(origins.max()) + 1) if length is None else length
+        rows = origins[:, None] - np.arange(length)[::-1]  # [B,T]
+        inside = rows >= 0
+        rows = np.where(inside, rows, 0)
+        mask = inside & series.observed[rows]
+        return {
+            "past_values": np.where(mask[..., None], series.features[rows], np.float32(0)),
+            "attention_mask": mask.astype(np.int64),
+        }
+
+
+def _center_and_scale(values_NF: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]:
+    """Per feature, NaN left out; a constant feature gets scale 1, an unknown one center 0."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of columns that are all NaN
+        if scaling == "robust":
+            low, center, high = np.nanpercentile(values_NF, (25, 50, 75), axis=0)
+            scale = high - low
+        elif scaling == "standard":
+            center, scale = np.nanmean(values_NF, axis=0), np.nanstd(values_NF, axis=0)
+        else:
+            low, high = np.nanmin(values_NF, axis=0), np.nanmax(values_NF, axis=0)
+            center, scale = (low + high) / 2, (high - low) / 2
+    scale = np.where(scale > 1e-12, scale, 1.0)
+    return np.nan_to_num(center), np.nan_to_num(scale, nan=1.0)
+
+
+# --- return tokens -------------------------------------------------------------------------------------------------
+
+
+class TsfLlmTokenizer(PreTrainedTokenizer):
+    """Standardised returns <-> bins `0..n_bins-1`; then come `<pad>` and `<bar>`.
+
+    Args:
+        n_bins: number of bins, tails included; even, so that zero can be an edge.
+        bin_edges: fitted state, `n_bins + 1` increasing numbers; `fit` sets them.
+    """
+
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 (declared by the base class)
+    vocab_files_names: dict[str, str] = {}  # noqa: RUF012
+    TAIL_SHARE = 0.005  # of the data, beyond which bins are as wide as the tail needs
+    TAIL_BINS = 8  # on each side
+
+    def __init__(self, n_bins: int = 256, bin_edges: Sequence[float] | None = None, **kwargs: Any):
+        if n_bins < 4 * self.TAIL_BINS or n_bins % 2:
+            raise ValueError(f"n_bins={n_bins}: use an even number of at least {4 * self.TAIL_BINS}")
+        if bin_edges is not None and (len(bin_edges) != n_bins + 1 or (np.diff(bin_edges) <= 0).any()):
+            raise ValueError(f"bin_edges must be {n_bins + 1} increasing numbers, got {len(bin_edges)}: fit it again")
+        self.n_bins = n_bins
+        self.bin_edges = None if bin_edges is None else [float(edge) for edge in bin_edges]
+        self._names = [f"r{i}" for i in range(n_bins)] + ["<pad>", "<bar>"]
+        self._ids = {token: i for i, token in enumerate(self._names)}
+        kwargs = {"pad_token": "<pad>", "extra_special_tokens": ["<bar>"], "padding_side": "left", **kwargs}
+        super().__init__(n_bins=n_bins, bin_edges=self.bin_edges, **kwargs)
+
+    def fit(self, standard_returns: np.ndarray) -> "TsfLlmTokenizer":
+        """Edges from the data: equal shares in the body, geometric widths in both tails, and an edge at zero.
+
+        Raises:
+            ValueError: for too few returns to place the edges.
+        """
+        z = np.sort(standard_returns[np.isfinite(standard_returns)])
+        if len(z) < self.n_bins:
+            raise ValueError(f"{len(z)} returns for {self.n_bins} bins: fit on more bars or use fewer bins")
+        body = np.quantile(z, np.linspace(self.TAIL_SHARE, 1 - self.TAIL_SHARE, self.n_bins - 2 * self.TAIL_BINS + 1))
+        left, right = body[0] - _tail(body[0] - z[0], self.TAIL_BINS)[::-1], body[-1] + _tail(z[-1] - body[-1], self.TAIL_BINS)
+        edges = np.concatenate((left, body, right))
+        inner = slice(1, -1)
+        edges[inner][np.abs(edges[inner]).argmin()] = 0.0
+        edges = np.maximum.accumulate(edges) + 1e-9 * (np.arange(len(edges)) - np.flatnonzero(edges == 0)[0])
+        self.bin_edges = self.init_kwargs["bin_edges"] = edges.tolist()  # ties in the data would leave bins empty of width
+        return self
+
+    @property
+    def bin_centers(self) -> np.ndarray:
+        """Middles of the bins, `[n_bins]`."""
+        if self.bin_edges is None:
+            raise ValueError("the return bins are not fitted: call processor.fit(bars, through=...) first")
+        edges = np.asarray(self.bin_edges)
+        return (edges[1:] + edges[:-1]) / 2
+
+    def encode_returns(self, standard_returns: np.ndarray, unknown: int = -100) -> np.ndarray:
+        """Bin of every standardised return, int64; `unknown` for NaN. Beyond the outer edges the outer bin."""
+        self.bin_centers  # noqa: B018 (raises when not fitted)
+        bins = np.searchsorted(self.bin_edges[1:-1], np.nan_to_num(standard_returns), side="right")
+        return np.where(np.isnan(standard_returns), unknown, bins)
+
+    def decode_returns(self, ids: np.ndarray) -> np.ndarray:
+        """Bin centers of the ids, NaN for special tokens."""
+        return np.append(self.bin_centers, [np.nan, np.nan])[ids]
+
+    @property
+    def bar_token_id(self) -> int:
+        return self.n_bins + 1
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._names)
+
+    def get_vocab(self) -> dict[str, int]:
+        return dict(self._ids)
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        return text.split()
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self._ids.get(token, self._ids["<pad>"])
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self._names[index]
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        return ()  # the edges are part of tokenizer_config.json
+
+
+def _tail(width: float, bins: int) -> np.ndarray:
+    """Distances of `bins` outer edges from the body, growing to `width`; at least a little where the tail is empty."""
+    return max(width, 1e-6) * np.geomspace(1 / 2**bins, 1, bins)
+
+
+# --- the processor -------------------------------------------------------------------------------------------------
+
+
+class TsfLlmProcessor(ProcessorMixin):
+    """Bars in, tensors out; samples in, price forecasts out.
+
+    >>> processor = TsfLlmProcessor().fit(bars, through="2018-12-31")  # doctest: +SKIP
+    >>> batch = processor(bars, as_of="2020-06-30")  # doctest: +SKIP
+    >>> paths = model.generate(**batch, max_new_tokens=5, do_sample=True, num_return_sequences=100)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, feature_extractor: TsfLlmFeatureExtractor | None = None, tokenizer: TsfLlmTokenizer | None = None, **kwargs: Any
+    ):
+        super().__init__(feature_extractor or TsfLlmFeatureExtractor(), tokenizer or TsfLlmTokenizer(), **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs: Any) -> "TsfLlmProcessor":
+        """Both parts with this module's own classes: no Auto class, hence no remote code, is needed."""
+        return cls(
+            TsfLlmFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            TsfLlmTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
+        )
+
+    @property
+    def fitted_through(self) -> str | None:
+        """The fence (ISO date): no later bar shaped the scalers or the bins."""
+        return self.feature_extractor.fitted_through
+
+    def fit(self, bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any = None) -> "TsfLlmProcessor":
+        """Learns scalers and return bins from the bars up to and including `through`, by default all of them.
+
+        Raises:
+            ValueError: for bars without an honest reading, or too few before the fence.
+        """
+        self.feature_extractor.fit(bars, through)
+        closes = [frame["close"].to_numpy() for frame in bars_through(bars, through).values()]
+        self.tokenizer.fit(np.concatenate([standard_return(*self.feature_extractor.volatility(c)) for c in closes]))
+        return self
+
+    def __call__(
+        self,
+        bars: pd.DataFrame | Sequence[pd.DataFrame],
+        as_of: Any = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """The last window of every ticker, up to and including `as_of`.
+
+        Returns:
+            `past_values [B,T,F]`, `attention_mask [B,T]`, `input_ids [B,T]` (bar placeholders) for the model, and
+            `scale [B]` (sigma at the origin), `last_close [B]`, `ticker`, `origin` and `bar_times` (lists) for `decode`.
+
+        Raises:
+            ValueError: not fitted, bars without an honest reading, or too few of them.
+        """
+        tickers = split_tickers(bars)
+        if as_of is not None:
+            tickers = {name: frame[frame["timestamp"] <= day_end(as_of)] for name, frame in tickers.items()}
+        encoded = self.feature_extractor.encode([frame.assign(ticker=name) for name, frame in tickers.items()])
+        return self.batch([(series, series.origins()[-1:]) for series in encoded], return_tensors=return_tensors)
+
+    def batch(
+        self, requests: Sequence[tuple[EncodedSeries, np.ndarray]], return_tensors: str | None = "pt"
+    ) -> BatchFeature:
+        """Windows of encoded series at given origins; the fields are those of `__call__`."""
+        requests = [(series, np.asarray(origins)) for series, origins in requests if len(origins)]
+        if not requests:
+            raise ValueError("no origin to forecast from: give more history or other dates")
+        longest = max(int(origins.max()) + 1 for _, origins in requests)
+        length = min(self.feature_extractor.context_length, longest)
+        parts = [self.feature_extractor.windows(series, origins, length) for series, origins in requests]
+        arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        arrays["input_ids"] = np.full(arrays["attention_mask"].shape, self.tokenizer.bar_token_id)
+        arrays["scale"] = np.concatenate([series.sigma[origins] for series, origins in requests])
+        arrays["last_close"] = np.concatenate([series.close[origins] for series, origins in requests])
+        batch = BatchFeature(arrays, tensor_type=return_tensors)
+        batch["ticker"] = [series.ticker for series, origins in requests for _ in origins]
+        batch["origin"] = [pd.Timestamp(stamp) for series, origins in requests for stamp in series.timestamp[origins]]
+        batch["bar_times"] = [series.timestamp[: row + 1][-256:] for series, origins in requests for row in origins]
+        return batch
+
+    # --- prices out
+
+    def path_returns(self, tokens: np.ndarray | torch.Tensor, batch: BatchFeature) -> np.ndarray:
+        """Sampled return tokens `[B,K,P]` -> cumulative log returns from the origin, float64 `[B,K,P]`."""
+        standard = self.tokenizer.decode_returns(np.asarray(tokens))
+        return np.cumsum(standard, axis=-1) * np.asarray(batch["scale"], dtype=float)[:, None, None]
+
+    def inverse_transform(self, values: np.ndarray | torch.Tensor, batch: BatchFeature) -> np.ndarray:
+        """Cumulative returns in units of sigma `[B,P]` or `[B,P,Q]` -> prices of the same shape."""
+        values = np.asarray(values, dtype=float)
+        shape = (-1, *[1] * (values.ndim - 1))
+        scale, last_close = (np.asarray(batch[key], dtype=float).reshape(shape) for key in ("scale", "last_close"))
+        return last_close * np.exp(values * scale)
+
+    def decode(self, cumulative: np.ndarray, batch: BatchFeature) -> pd.DataFrame:
+        """Sampled cumulative log returns `[B,K,P]` -> one row per origin and step, in price units.
+
+        Columns: ticker, origin, step, timestamp, mean, q05, q10, q25, q50, q75, q90, q95, p_up, where `p_up` is the
+        share of paths above the last close, ties counted half.
+        """
+        last_close = np.asarray(batch["last_close"], dtype=float)[:, None, None]
+        prices_BKP = last_close * np.exp(cumulative)
+        frame = self._empty_forecast(batch, cumulative.shape[-1])
+        frame["mean"] = prices_BKP.mean(axis=1).ravel()
+        quantiles_QBP = np.quantile(prices_BKP, FORECAST_QUANTILES, axis=1, method="weibull")  # unbiased coverage
+        for level, values in zip(FORECAST_QUANTILES, quantiles_QBP, strict=True):
+            frame[f"q{round(100 * level):02d}"] = values.ravel()
+        frame["p_up"] = ((cumulative > 0).mean(axis=1) + 0.5 * (cumulative == 0).mean(axis=1)).ravel()
+        return frame
+
+    def _empty_forecast(self, batch: BatchFeature, horizon: int) -> pd.DataFrame:
+        B = len(batch["ticker"])
+        stamps = [next_timestamps(times, horizon) for times in batch["bar_times"]]
+        frame = pd.DataFrame(index=range(B * horizon), columns=FORECAST_COLUMNS, dtype=float)
+        frame["ticker"] = np.repeat(batch["ticker"], horizon)
+        frame["origin"] = pd.DatetimeIndex(batch["origin"]).repeat(horizon)
+        frame["step"] = np.tile(np.arange(1, horizon + 1), B)
+        frame["timestamp"] = stamps[0].append(stamps[1:])
+        return frame
+
+    # --- the proof
+
+    def audit(self, bars: pd.DataFrame | Sequence[pd.DataFrame], seed: int = 0) -> dict[str, Any]:
+        """Prefix invariance of every feature of this processor on these bars, and two canaries; see `audit_features`."""
+        return audit_features(bars, self.feature_extractor.names, seed=seed)
+
+
+def audit_features(
+    bars: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[str] | None = None, seed: int = 0, cuts: int = 6
+) -> dict[str, Any]:
+    """Tests features for knowledge of the future.
+
+    * Prefix invariance: history is cut at several bars, and once more its future is replaced by noise. No value up to
+      the cut may change by a single bit.
+    * Random-walk canary: on bars that no one can predict, a ridge regression on the features must not find direction.
+    * Shuffled-label canary: on the given bars with shuffled next returns it must not either. (This one watches the
+      canary itself: a test harness that leaks would sing here.)
+
+    Returns:
+        `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON.
+    """
+    names = list(FEATURES) if names is None else list(names)
+    rng = np.random.default_rng(seed)
+    tickers = split_tickers(bars)
+    leaks = [leak for ticker, frame in tickers.items() for leak in _prefix_leaks(ticker, frame, names, rng, cuts)]
+    walk = _canary(_random_walk_bars(rng), names, rng, shuffle=False)
+    longest = max(tickers.values(), key=len)
+    shuffled = _canary(longest, names, rng, shuffle=True)
+    return {
+        "passed": not leaks and walk["passed"] and shuffled["passed"],
+        "features": len(names),
+        "tickers": len(tickers),
+        "bars": sum(len(frame) for frame in tickers.values()),
+        "prefix_invariance": {"passed": not leaks, "cuts_per_ticker": cuts, "leaks": leaks},
+        "random_walk": walk,
+        "shuffled_labels": shuffled,
+    }
+
+
+def _prefix_leaks(ticker: str, bars: pd.DataFrame, names: list[str], rng: np.random.Generator, cuts: int) -> list[dict]:
+    """One entry per leaking feature, with the first bar that its future changed."""
+    whole = compute_features(bars, names).to_numpy()
+    found: dict[str, dict] = {}
+    for cut in np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[1:]):
+        noise = bars.copy()
+        noise.loc[cut:, COLUMNS[1:]] *= np.exp(rng.normal(0, 0.1, (len(bars) - cut, 1)))
+        for other in (bars.iloc[:cut], noise):
+            part = compute_features(other, names).to_numpy()[:cut]
+            differs = (part != whole[:cut]) & ~(np.isnan(part) & np.isnan(whole[:cut]))
+            for column in np.flatnonzero(differs.any(axis=0)):
+                row = int(differs[:, column].argmax())
+                bars_ahead = int(cut - row)
+                entry = {"feature": names[column], "ticker": ticker, "bar": str(bars["timestamp"].iloc[row])}
+                found.setdefault(names[column], {**entry, "reads_up_to_bars_ahead": bars_ahead})
+    return list(found.values())
+
+
+def _canary(bars: pd.DataFrame, names: list[str], rng: np.random.Generator, shuffle: bool) -> dict[str, Any]:
+    """Ridge regression of the next return on the features: first half fits, second half is scored for direction.
+
+    The interval is 99.9 % wide: a lone canary must not cry on one honest run out of twenty."""
+    features = compute_features(bars, names).to_numpy()
+    target = np.append(np.diff(np.log(bars["close"].to_numpy())), np.nan)
+    known = np.isfinite(target) & (target != 0)
+    features, target = features[known], target[known]
+    if shuffle:
+        target = rng.permutation(target)
+    half = len(target) // 2
+    if half < 2 * MIN_BARS:
+        return {"passed": True, "bars": 0, "note": f"skipped: {len(target)} bars are too few to tell"}
+    center, scale = _center_and_scale(features[:half], "standard")
+    x = np.nan_to_num(np.clip((features - center) / scale, -5, 5))
+    x, y = np.column_stack((x, np.ones(len(x)))), target / target[:half].std()
+    weights = np.linalg.solve(x[:half].T @ x[:half] + 10 * np.eye(x.shape[1]), x[:half].T @ y[:half])
+    hits = np.sign(x[half:] @ weights) == np.sign(y[half:])
+    accuracy, n = hits.mean(), len(hits)
+    base = max((y[half:] > 0).mean(), (y[half:] < 0).mean())
+    margin = 3.29 * 0.5 / np.sqrt(n)
+    return {
+        "passed": bool(accuracy <= base + margin),
+        "direction_accuracy": round(float(accuracy), 4),
+        "base_rate": round(float(base), 4),
+        "limit": round(float(base + margin), 4),
+        "bars": n,
+    }
+
+
+def _random_walk_bars(rng: np.random.Generator, n: int = 4000) -> pd.DataFrame:
+    """Prices without any pattern: Gaussian log returns, honest highs and lows around them."""
+    steps = rng.normal(0, 0.005, (n, 4)).cumsum(axis=1)
+    close = 100 * np.exp(steps[:, -1].cumsum())
+    start = np.concatenate(([100.0], close[:-1]))
+    inside = start[:, None] * np.exp(np.column_stack((np.zeros(n), steps)))
+    return pd.DataFrame(
+        {
+            "timestamp": pd.bdate_range("2000-01-03", periods=n),
+            "open": inside[:, 0],
+            "high": inside.max(axis=1),
+            "low": inside.min(axis=1),
+            "close": inside[:, -1],
+            "volume": rng.lognormal(12, 0.5, n),
+        }
+    )
+
+
+TsfLlmFeatureExtractor.register_for_auto_class()
+TsfLlmTokenizer.register_for_auto_class()
+TsfLlmProcessor.register_for_auto_class()
+
+__all__ = ["EncodedSeries", "TsfLlmFeatureExtractor", "TsfLlmProcessor", "TsfLlmTokenizer", "audit_features"]

@@ -1,0 +1,1 @@
+"""Command line, HTTP API, page, streaming and plots."""

@@ -1,0 +1,208 @@
+"""Pictures of forecasts and scores, each written as one PNG.
+
+* Only matplotlib's object interface: no pyplot, so no global figure, no display, and threads do not meet.
+* A picture appears whole or not at all: it is written beside its target under another name, then moved over it.
+* Colours are Okabe and Ito's, told apart by colour-blind readers too.
+"""
+
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy import stats
+
+BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
+# Central interval in percent, its two columns, its tint of the blue.
+BANDS = ((90, "q05", "q95", "#D9EAF3"), (80, "q10", "q90", "#A9CFE4"), (50, "q25", "q75", "#6FB0D3"))
+HISTORY_BARS = 60
+
+
+def _new_figure(title: str, subtitle: str, *, rows: int = 1, height: float = 4.8) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(9, height), dpi=150, layout="constrained", facecolor="white")
+    all_axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(GREY)
+        axes.tick_params(colors=BLACK, labelsize=9)
+        axes.grid(color="#E6E6E6", linewidth=0.8)
+        axes.set_axisbelow(True)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=BLACK)
+    all_axes[0].set_title(subtitle, loc="left", fontsize=9, color="#555555", pad=10)
+    return figure, all_axes
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        figure.savefig(unfinished, format="png")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def _below(note: str) -> str:
+    return f"\n{note}" if note else ""
+
+
+def _day(timestamp: pd.Timestamp) -> str:
+    return f"{timestamp:%Y-%m-%d}" if timestamp == timestamp.normalize() else f"{timestamp:%Y-%m-%d %H:%M}"
+
+
+def _label_dates(axes: Axes) -> None:
+    """Few labels that each stand alone; the year of daily bars is left to the titles."""
+    locator = AutoDateLocator(minticks=4, maxticks=9)
+    day, minute = "%d %b", "%H:%M"
+    formats = ["%Y", "%b %Y", day, minute, minute, "%S"]  # years, months, days, hours, minutes, seconds
+    at_zero = ["", "%b %Y", day, day, minute, minute]  # first of the month, midnight, ...
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(
+        ConciseDateFormatter(locator, formats=formats, zero_formats=at_zero, show_offset=False)
+    )
+
+
+def fan_chart(
+    history: pd.DataFrame,
+    forecast: pd.DataFrame,
+    path: str | Path,
+    *,
+    realised: pd.DataFrame | None = None,
+    note: str = "",
+) -> Path:
+    """The last 60 closes, the forecast's 50, 80 and 90 % bands and median, the last close, and what happened.
+
+    history and realised are that ticker's bars (timestamp, close); forecast is one origin of the forecast table
+    (ticker, origin, step, timestamp, mean, q05 ... q95, p_up), in price units. `note` is a second line of subtitle.
+    """
+    which = forecast[["ticker", "origin"]].drop_duplicates()
+    if len(which) != 1:
+        raise ValueError(f"the forecast has {len(which)} pairs of ticker and origin: pass the rows of exactly one")
+    ticker, origin = which["ticker"].iloc[0], pd.Timestamp(which["origin"].iloc[0])
+    history = history[history["timestamp"] <= origin].dropna(subset="close").tail(HISTORY_BARS)
+    if history.empty:
+        raise ValueError(f"no close of {ticker} at or before {origin}: pass the bars that the forecast was made from")
+    forecast = forecast.sort_values("step")
+    start, last_close = history["timestamp"].iloc[-1], history["close"].iloc[-1]
+    times = pd.concat([history["timestamp"].tail(1), forecast["timestamp"]])
+
+    def from_origin(column: str) -> np.ndarray:
+        return np.concatenate([[last_close], forecast[column]])
+
+    figure, [axes] = _new_figure(
+        f"{ticker}: forecast of {len(forecast)} bars from {_day(origin)}",
+        f"closes from {_day(history['timestamp'].iloc[0])}; bands hold 50, 80 and 90 % of the forecast;"
+        f" P(up) at the last bar {forecast['p_up'].iloc[-1]:.2f}{_below(note)}",
+    )
+    axes.plot(history["timestamp"], history["close"], color=BLACK, linewidth=1.4, label="close")
+    for level, low, high, tint in BANDS:
+        axes.fill_between(times, from_origin(low), from_origin(high), color=tint, linewidth=0, label=f"{level} %")
+    axes.plot(times, from_origin("q50"), color=BLUE, linewidth=1.8, label="median")
+    axes.hlines(last_close, start, times.iloc[-1], color=BLACK, linestyle="--", linewidth=1, label="random walk")
+    if realised is not None:
+        happened = realised[(realised["timestamp"] > origin) & (realised["timestamp"] <= times.iloc[-1])]
+        path_taken = pd.concat([history.tail(1), happened])
+        axes.plot(path_taken["timestamp"], path_taken["close"], ".-", color=ORANGE, linewidth=1.6, label="realised")
+    axes.set_ylabel("close (price units)", fontsize=9)
+    axes.margins(x=0.02)
+    _label_dates(axes)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+    return _save(figure, path)
+
+
+def loss_curve(log_history: list[dict], path: str | Path) -> Path:
+    """Training and validation loss by optimiser step, from a transformers Trainer's `state.log_history`."""
+    train = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
+    validation = [(entry["step"], entry["eval_loss"]) for entry in log_history if "eval_loss" in entry]
+    if not train and not validation:
+        raise ValueError("the log has neither 'loss' nor 'eval_loss': train with a smaller logging_steps")
+    subtitle = f"{max(step for step, _ in train + validation):,} steps"
+    if epochs := [entry["epoch"] for entry in log_history if entry.get("epoch")]:
+        subtitle += f", {max(epochs):.3g} epochs"
+    if validation:
+        best_step, best_loss = min(validation, key=lambda point: point[1])
+        subtitle += f"; best validation loss {best_loss:.4g} at step {best_step:,}"
+    figure, [axes] = _new_figure("Training and validation loss", subtitle)
+    if train:
+        axes.plot(*zip(*train, strict=True), color=BLUE, linewidth=1.4, label="training")
+    if validation:
+        axes.plot(*zip(*validation, strict=True), color=ORANGE, linewidth=1.8, marker="o", label="validation")
+        axes.plot(best_step, best_loss, "o", markersize=12, fillstyle="none", color=BLACK, label="best")
+    axes.set_xlabel("optimiser step", fontsize=9)
+    axes.set_ylabel("loss", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=9)
+    return _save(figure, path)
+
+
+def pit_histogram(pit: np.ndarray, path: str | Path, *, name: str, bins: int = 10, note: str = "") -> Path:
+    """Histogram of PIT values with the uniform line and where 95 % of a calibrated forecast's bars would fall.
+
+    The band is binomial, for independent outcomes. Overlapping horizons and tickers that move together leave fewer
+    independent outcomes, so the true band is wider: a bar just outside it is no proof.
+
+    `note` is a second line of subtitle.
+    """
+    pit = np.asarray(pit)
+    if not len(pit):
+        raise ValueError("no PIT values: score at least one forecast first")
+    distance = np.abs(pit - 0.5)
+    coverage = ", ".join(f"{100 * np.mean(distance <= level / 200):.1f}" for level in (50, 80, 90))
+    subtitle = f"{len(pit):,} outcomes, {coverage} % of them in the 50, 80, 90 % bands{_below(note)}"
+    figure, [axes] = _new_figure(f"Calibration of {name}", subtitle)
+    counts, edges = np.histogram(pit, bins=bins, range=(0.0, 1.0))
+    axes.bar(edges[:-1], counts / len(pit), 1 / bins, align="edge", color=BLUE, alpha=0.75, edgecolor="white")
+    low, high = stats.binom.interval(0.95, len(pit), 1 / bins)
+    axes.axhspan(low / len(pit), high / len(pit), color=GREY, alpha=0.3, linewidth=0, label="95 % if calibrated")
+    axes.axhline(1 / bins, color=BLACK, linestyle="--", linewidth=1.2, label="uniform")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("probability that the forecast gave to less than what happened (PIT)", fontsize=9)
+    axes.set_ylabel("share of outcomes", fontsize=9)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+    return _save(figure, path)
+
+
+def score_bars(rows: list[dict], path: str | Path, *, highlight: str | None = None, note: str = "") -> Path:
+    """CRPS of every model with its 95 % interval, best on top, one panel per horizon.
+
+    rows are those of `results.json`: model, horizon, crps, crps_ci95 (or None), n. `highlight` names the model that
+    the others are there to be compared with; `note` is a second line of subtitle (period, tickers, source).
+    """
+    if not rows:
+        raise ValueError("no rows of results: evaluate at least one model first")
+    horizons = sorted({row["horizon"] for row in rows})
+    figure, all_axes = _new_figure(
+        "CRPS of the cumulative log return (lower is better)",
+        f"whiskers: 95 % interval of each model alone; overlap does not mean that two are equal{_below(note)}",
+        rows=len(horizons),
+        height=0.9 + 0.36 * len(rows) + 0.9 * len(horizons),
+    )
+    for axes, horizon in zip(all_axes, horizons, strict=True):
+        _score_panel(axes, [row for row in rows if row["horizon"] == horizon], highlight)
+    return _save(figure, path)
+
+
+def _score_panel(axes: Axes, rows: list[dict], highlight: str | None) -> None:
+    rows = sorted(rows, key=lambda row: row["crps"], reverse=True)
+    for place, row in enumerate(rows):
+        crps = 100 * row["crps"]
+        axes.barh(place, crps, height=0.62, color=BLUE if row["model"] == highlight else GREY, alpha=0.8)
+        right = crps
+        if row["crps_ci95"]:
+            low, right = (100 * bound for bound in row["crps_ci95"])
+            axes.errorbar(crps, place, xerr=[[crps - low], [right - crps]], color=BLACK, capsize=3, linewidth=1.2)
+        axes.annotate(f"{crps:.3f}", (right, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [row["model"] for row in rows])
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    bars = "bar" if rows[0]["horizon"] == 1 else "bars"
+    axes.set_xlabel(f"CRPS {rows[0]['horizon']} {bars} ahead (% log return), n = {rows[0]['n']:,}", fontsize=9)

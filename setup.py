@@ -1,0 +1,92 @@
+"""Packaging of TSF-LLM; nothing here runs at import time of the library.
+
+The repository root is two things at once: a Hugging Face model repository, whose modules must lie flat in the root,
+and the Python package `tsf_llm`. `package_dir={"tsf_llm": "."}` makes the root that package, so the same
+`from .configuration_tsf_llm import ...` works on the Hub, in tests, in a wheel and in an editable install.
+There is no `__init__.py` in the root: it would make pytest collect the root itself.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+
+README = Path(__file__).parent / "README.md"
+
+# Lower bounds are the lowest releases that this code can work with. Tested versions are in constraints.txt.
+CORE = [
+    "torch>=2.9",  # nn.functional.grouped_mm, which the mixture of experts is dispatched to
+    "transformers>=5.20",  # strict configs, experts interface, output capturing, conversion mapping
+    "accelerate>=1.10",
+    "safetensors>=0.6",
+    "huggingface_hub>=2.0",
+    "datasets>=4.0",
+    "peft>=0.20",  # target_parameters on fused experts, for transformers 5
+    "trl>=1.0",  # DPOTrainer with processing_class, for transformers 5
+    "numpy>=2.0",
+    "pandas>=2.2",
+    "pyarrow>=17",
+    "pandas-ta-classic>=0.8",  # pandas-ta on PyPI needs Python 3.12 and pins numba
+    "scoringrules>=0.9",
+    "arch>=7.2",  # first release built for numpy 2
+    "matplotlib>=3.9",
+    "typer>=0.15",
+    "rich>=13.9",
+    "pyyaml>=6.0.2",
+]
+DATA = ["yfinance>=1.0", "exchange_calendars>=4.5", "tenacity>=9.0"]
+TRAIN = ["tensorboard>=2.19", "trackio>=0.24"]  # first trackio without gradio
+SERVE = ["fastapi>=0.115", "uvicorn>=0.34"]
+RAY = ["ray[data]>=2.50"]
+DEV = [
+    *DATA,
+    *TRAIN,
+    *SERVE,
+    "build>=1.2",
+    "hypothesis>=6.130",
+    "mypy>=1.16",
+    "pre-commit>=4.0",
+    "pre-commit-hooks>=5.0",
+    "pytest>=8.3",
+    "pytest-xdist>=3.6",
+    "ruff>=0.12",
+    "scikit-learn>=1.6",
+    "setuptools>=77",  # for wheels built without isolation in the tests
+]
+
+setup(
+    script_name="setup.py",  # keeps this file out of the wheel: build frontends run it under another name
+    name="tsf-llm",
+    version="0.1.0",
+    description="A decoder-only language model over market bars, native to the Hugging Face tools",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    author="TSF-LLM contributors",
+    license="MIT",
+    license_files=["LICENSE", "NOTICE"],
+    keywords=["time series", "forecasting", "language model", "transformers", "finance"],
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    package_dir={"tsf_llm": "."},
+    packages=[
+        "tsf_llm",
+        "tsf_llm.data_prep",
+        "tsf_llm.train_scripts",
+        "tsf_llm.evaluation",
+        "tsf_llm.serving",
+        "tsf_llm.benchmarks",
+    ],
+    package_data={
+        "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
+        "tsf_llm.train_scripts": ["configs/*.yaml"],
+    },
+    python_requires=">=3.11,<3.14",
+    install_requires=CORE,
+    extras_require={"data": DATA, "train": TRAIN, "serve": SERVE, "ray": RAY, "dev": DEV},
+    entry_points={"console_scripts": ["tsf-llm=tsf_llm.serving.cli:main"]},
+)

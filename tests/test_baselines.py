@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from tsf_llm.evaluation.baselines import baseline_forecasts, naive_scale
+
+
+@pytest.fixture
+def close():
+    return 50 * np.exp(np.cumsum(0.001 + 0.02 * np.random.default_rng(0).standard_normal(300)))
+
+
+ORIGINS = np.array([20, 57, 120, 299])
+
+
+@pytest.mark.parametrize("horizon", [1, 5])
+def test_baselines_agree_with_a_loop_over_origins(close, horizon):
+    forecasts = baseline_forecasts(close, ORIGINS, horizon)
+    for i, origin in enumerate(ORIGINS):
+        returns = np.diff(np.log(close[: origin + 1]))
+        expected = {
+            "random_walk": (0.0, np.sqrt(np.mean(returns**2))),
+            "drift": (returns.mean() * horizon, returns.std(ddof=1)),
+            "historical_volatility_20": (0.0, returns[-20:].std(ddof=1)),
+        }
+        assert forecasts.keys() == expected.keys()
+        for name, (mean, step_std) in expected.items():
+            assert_allclose(forecasts[name].mean[i], mean, atol=1e-14)
+            assert_allclose(forecasts[name].std[i], step_std * np.sqrt(horizon), rtol=1e-10)
+        multi_step = np.log(close[horizon : origin + 1] / close[: origin + 1 - horizon])
+        assert_allclose(naive_scale(close, ORIGINS, horizon)[i], np.abs(multi_step).mean(), rtol=1e-12)
+
+
+def test_the_future_never_changes_a_forecast(close):
+    origins = np.arange(20, 121)
+    perturbed = close.copy()
+    perturbed[121:] = 1e6 * np.random.default_rng(1).random(len(close) - 121)
+    missing = np.where(np.arange(len(close)) > 120, np.nan, close)
+    original = baseline_forecasts(close, origins, 3)
+    for future in (close[:121], perturbed, missing):
+        for name, forecast in baseline_forecasts(future, origins, 3).items():
+            assert_array_equal(forecast.mean, original[name].mean)
+            assert_array_equal(forecast.std, original[name].std)
+        assert_array_equal(naive_scale(future, origins, 3), naive_scale(close, origins, 3))
+
+
+def test_the_past_does_change_a_forecast(close):
+    earlier = close.copy()
+    earlier[115] *= 1.1
+    for name, forecast in baseline_forecasts(earlier, np.array([120]), 3).items():
+        assert forecast.std[0] != baseline_forecasts(close, np.array([120]), 3)[name].std[0]
+
+
+def test_returns_over_a_gap_use_the_last_known_close(close):
+    gapped = close.copy()
+    gapped[[0, 1, 60, 61, 200]] = np.nan
+    known = np.isfinite(gapped)
+    shifted = np.cumsum(known) - 1  # where each bar's last known close lies once the gaps are closed
+    origins = np.array([100, 200, 250])  # bar 200 is itself missing
+    for name, forecast in baseline_forecasts(gapped, origins, 2).items():
+        closed_up = baseline_forecasts(gapped[known], shifted[origins], 2)[name]
+        assert_array_equal(forecast.mean, closed_up.mean)
+        assert_array_equal(forecast.std, closed_up.std)
+    assert_array_equal(naive_scale(gapped, origins, 2), naive_scale(gapped[known], shifted[origins], 2))
+
+
+def test_spread_covers_a_random_walk():
+    steps = 0.02 * np.random.default_rng(2).standard_normal(6_000)
+    log_close = np.cumsum(steps)
+    origins = np.arange(100, 5_990)
+    forecast = baseline_forecasts(np.exp(log_close), origins, 4)["random_walk"]
+    low, high = forecast.quantile([0.1, 0.9]).T
+    realised = log_close[origins + 4] - log_close[origins]
+    assert abs(np.mean((low <= realised) & (realised <= high)) - 0.8) < 0.03
+
+
+def test_a_ticker_that_never_moved_has_no_spread():
+    for forecast in baseline_forecasts(np.full(40, 7.0), np.array([30]), 1).values():
+        assert_allclose(forecast.crps(np.array([0.01])), 0.01, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("change", "origins", "horizon", "message"),
+    [
+        (None, [19, 50], 1, "origin 19 has 19 returns .* 20 are needed: start at a later origin"),
+        (None, [50, 300], 1, "origins run from 50 to 300"),
+        (None, [-1], 1, "origins run from -1"),
+        (None, [50], 0, "horizon is 0"),
+        ((7, 0.0), [50], 1, "close at bar 7 is 0.0"),
+    ],
+)
+def test_unusable_input_is_refused_with_a_remedy(close, change, origins, horizon, message):
+    if change:
+        close[change[0]] = change[1]
+    with pytest.raises(ValueError, match=message):
+        baseline_forecasts(close, np.array(origins), horizon)

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import scoringrules
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from tsf_llm.evaluation.distributions import Gaussian, Samples
+
+
+@pytest.fixture
+def gaussian():
+    return Gaussian(mean=np.array([0.0, 0.01, -0.3]), std=np.array([1.0, 0.02, 0.5]))
+
+
+@pytest.fixture
+def samples():
+    return Samples(np.random.default_rng(0).standard_normal((5, 40)) * 0.02)
+
+
+def test_gaussian_crps_is_the_integral_of_its_definition(gaussian):
+    y = np.array([0.4, -0.01, -0.3])
+    grid = np.linspace(-8, 8, 800_001)
+    for i, (mean, std) in enumerate(zip(gaussian.mean, gaussian.std, strict=True)):
+        squares = (stats.norm.cdf(grid, mean, std) - (grid >= y[i])) ** 2
+        assert_allclose(gaussian.crps(y)[i], np.trapezoid(squares, grid), atol=2e-5)
+
+
+def test_gaussian_agrees_with_scipy(gaussian):
+    levels, y = [0.05, 0.5, 0.9], np.array([0.1, 0.0, -1.0])
+    for i, (mean, std) in enumerate(zip(gaussian.mean, gaussian.std, strict=True)):
+        assert_allclose(gaussian.quantile(levels)[i], stats.norm.ppf(levels, mean, std))
+        assert_allclose(gaussian.cdf(y)[i], stats.norm.cdf(y[i], mean, std))
+        assert_allclose(gaussian.p_up[i], stats.norm.sf(0, mean, std))
+    assert_allclose(gaussian.point, gaussian.mean)
+    assert_allclose(gaussian.median, gaussian.quantile([0.5])[:, 0], atol=1e-15)
+
+
+def test_gaussian_without_spread_is_a_point_mass():
+    flat = Gaussian(mean=np.array([0.0, 0.1]), std=np.zeros(2))
+    assert_allclose(flat.crps(np.array([0.03, 0.1])), [0.03, 0.0], atol=1e-11)
+    assert_allclose(flat.p_up, [0.5, 1.0])
+    assert_allclose(flat.quantile([0.1, 0.9]), [[0, 0], [0.1, 0.1]], atol=1e-11)
+
+
+def test_samples_crps_is_the_fair_estimate(samples):
+    y = np.array([0.0, 0.01, -0.02, 0.2, 0.005])
+    pairs = np.abs(samples.values[:, :, None] - samples.values[:, None, :]).sum(axis=(1, 2))
+    expected = np.abs(samples.values - y[:, None]).mean(axis=1) - pairs / (2 * 40 * 39)
+    assert_allclose(samples.crps(y), expected)
+    assert_allclose(samples.crps(y), scoringrules.crps_ensemble(y, samples.values, estimator="fair", backend="numpy"))
+
+
+def test_samples_crps_does_not_depend_on_the_number_of_samples():
+    rng = np.random.default_rng(1)
+    y = rng.standard_normal(20_000)
+    exact = Gaussian(np.zeros(20_000), np.ones(20_000)).crps(y).mean()
+    few = Samples(rng.standard_normal((20_000, 4))).crps(y).mean()
+    assert abs(few - exact) < 0.015  # the biased estimate would be 0.14 above
+
+
+def test_samples_count_ties_half():
+    tied = Samples(np.array([[-1.0, 0.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0]]))
+    assert_allclose(tied.cdf(np.array([0.0, 1.0])), [0.5, 0.5])
+    assert_allclose(tied.p_up, [0.5, 1.0])
+
+
+def test_samples_summaries_agree_with_numpy(samples):
+    assert_allclose(samples.point, np.mean(samples.values, axis=1))
+    assert_allclose(samples.median, np.median(samples.values, axis=1))
+    assert_allclose(samples.median, samples.quantile([0.5])[:, 0])
+    assert_allclose(samples.p_up, np.mean(samples.values > 0, axis=1))
+
+
+def test_quantiles_never_cross(samples, gaussian):
+    levels = np.linspace(0.01, 0.99, 33)
+    for forecast in (samples, gaussian):
+        assert forecast.quantile(levels).shape == (len(forecast.point), 33)
+        assert (np.diff(forecast.quantile(levels), axis=1) >= 0).all()
+
+
+def test_interval_of_few_samples_covers_its_nominal_level():
+    rng = np.random.default_rng(2)
+    forecast, y = Samples(rng.standard_normal((40_000, 19))), rng.standard_normal(40_000)
+    low, high = forecast.quantile([0.1, 0.9]).T
+    assert abs(np.mean((low <= y) & (y <= high)) - 0.8) < 0.008
+
+
+def test_pit_of_exchangeable_samples_is_uniform_and_seeded():
+    rng = np.random.default_rng(3)
+    forecast, y = Samples(rng.standard_normal((5_000, 7))), rng.standard_normal(5_000)
+    assert stats.kstest(forecast.pit(y), "uniform").pvalue > 0.01
+    assert stats.kstest(forecast.cdf(y), "uniform").pvalue < 0.01  # eight steps: not uniform without the spreading
+    assert_allclose(forecast.pit(y, seed=4), forecast.pit(y, seed=4), rtol=0)
+    assert not np.array_equal(forecast.pit(y, seed=4), forecast.pit(y, seed=5))
+
+
+@pytest.mark.parametrize("values", [np.zeros(3), np.zeros((3, 1))])
+def test_samples_without_a_spread_are_refused(values):
+    with pytest.raises(ValueError, match=r"K >= 2"):
+        Samples(values)

@@ -1,0 +1,273 @@
+"""Files in, bars out: layouts, adjustment, order, and one clear error per kind of bad file."""
+
+import gzip
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tsf_llm.data_prep.sources import COLUMNS, SAMPLE, SAMPLE_FILE, read_bars
+
+HEADER = "date,ticker,open,high,low,close,volume\n"
+ROWS = "2024-01-02,AAPL,10,12,9,11,100\n2024-01-03,AAPL,11,13,10,12,200\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write text to a file below `tmp_path` and return its path."""
+
+    def _write(text, name="prices.csv"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return _write
+
+
+# The embedded sample
+
+
+def test_sample_has_the_documented_columns_and_types():
+    bars = read_bars(SAMPLE)
+    assert list(bars.columns) == COLUMNS
+    assert bars["ticker"].unique().tolist() == ["AAPL", "FB", "GOOG", "IBM", "MSFT"]
+    assert len(bars) == 12_154
+    assert bars["timestamp"].dt.tz is None
+    assert pd.api.types.is_datetime64_dtype(bars["timestamp"])
+    assert all(isinstance(ticker, str) for ticker in bars["ticker"].unique())
+    assert (bars.dtypes[["open", "high", "low", "close", "volume"]] == "float64").all()
+    assert not bars.isna().any().any()
+
+
+def test_sample_is_adjusted_for_splits():
+    raw = pd.read_csv(SAMPLE_FILE).query("ticker == 'AAPL'").reset_index(drop=True)
+    bars = read_bars(SAMPLE, ["AAPL"])
+    np.testing.assert_allclose(bars["close"], raw["adj_close"], rtol=1e-12)
+    assert raw["close"].pct_change().min() < -0.5  # the splits of 2000 and 2005
+    worst = bars.loc[bars["close"].pct_change().idxmin()]
+    assert worst["timestamp"] == pd.Timestamp("2000-09-29")  # a real fall, not a split
+    np.testing.assert_allclose(bars["close"] * bars["volume"], raw["close"] * raw["volume"], rtol=1e-12)
+
+
+def test_tickers_select():
+    assert read_bars(SAMPLE, ["MSFT", "AAPL"])["ticker"].unique().tolist() == ["AAPL", "MSFT"]
+    assert read_bars(SAMPLE, "FB")["ticker"].unique().tolist() == ["FB"]
+
+
+def test_unknown_ticker_lists_the_known():
+    with pytest.raises(ValueError, match="Unknown ticker TSLA; the data holds AAPL, FB, GOOG, IBM, MSFT"):
+        read_bars(SAMPLE, ["AAPL", "TSLA"])
+
+
+# Layouts
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Date,Symbol,Open,High,Low,Close,Volume",
+        "Datetime,TICKER,OPEN,HIGH,LOW,CLOSE,VOLUME",
+        "timestamp,ticker,1. open,2. high,3. low,4. close,6. volume",
+        "\ufeffTime, Ticker , Open , High,Low,Close,Vol",
+    ],
+)
+def test_column_names_of_common_layouts(write, header):
+    expected = read_bars(write(HEADER + ROWS, "expected.csv"))
+    pd.testing.assert_frame_equal(read_bars(write(header + "\n" + ROWS)), expected)
+
+
+@pytest.mark.parametrize("name", ["Adj Close", "adj_close", "Adjusted Close", "5. adjusted close", "adjClose"])
+def test_adjusted_close_under_its_common_names(write, name):
+    path = write(f"Date,Open,High,Low,Close,{name},Volume\n2024-01-02,10,12,8,10,5,100\n")
+    assert read_bars(path)[["open", "high", "low", "close", "volume"]].iloc[0].tolist() == [5, 6, 4, 5, 200]
+
+
+def test_csv_gzip_and_parquet_give_the_same_bars(write, tmp_path):
+    plain = read_bars(write(HEADER + ROWS))
+    zipped = read_bars(write(gzip.compress((HEADER + ROWS).encode()), "prices.csv.gz"))
+    plain.to_parquet(tmp_path / "prices.parquet")
+    plain.set_index("timestamp").to_parquet(tmp_path / "indexed.parquet")
+    plain.set_index("timestamp").rename_axis(None).to_parquet(tmp_path / "unnamed.parquet")
+    pd.testing.assert_frame_equal(zipped, plain)
+    for name in ["prices", "indexed", "unnamed"]:
+        pd.testing.assert_frame_equal(read_bars(tmp_path / f"{name}.parquet"), plain)
+
+
+def test_missing_volume_and_missing_cells_become_nan(write):
+    bars = read_bars(write("date,ticker,open,high,low,close\n2024-01-02,A,1,2,,nan\n2024-01-03,A,1,2,N/A,1.5\n"))
+    assert bars["volume"].isna().all()
+    assert bars["low"].isna().all()
+    assert bars["close"].isna().tolist() == [True, False]
+
+
+def test_zoned_timestamps_become_naive_utc(write):
+    path = write(HEADER + "2024-01-02 16:00:00-05:00,A,1,2,1,2,3\n2024-07-02 16:00:00-04:00,A,1,2,1,2,3\n")
+    assert read_bars(path)["timestamp"].astype(str).tolist() == ["2024-01-02 21:00:00", "2024-07-02 20:00:00"]
+
+
+def test_zoned_parquet_becomes_naive_utc(tmp_path, write):
+    bars = read_bars(write(HEADER + ROWS))
+    zoned = bars.assign(timestamp=bars["timestamp"].dt.tz_localize("America/New_York"))
+    zoned.to_parquet(tmp_path / "zoned.parquet")
+    expected = bars["timestamp"] + pd.Timedelta(hours=5)
+    pd.testing.assert_series_equal(read_bars(tmp_path / "zoned.parquet")["timestamp"], expected)
+
+
+@pytest.mark.parametrize("date", ["2024-01-31", "20240131", "01/31/2024", "Jan 31, 2024", "2024-01-31T00:00:00Z"])
+def test_date_formats(write, date):
+    path = write(f'date,ticker,open,high,low,close\n"{date}",A,1,2,1,2\n')
+    assert read_bars(path)["timestamp"].iloc[0] == pd.Timestamp("2024-01-31")
+
+
+def test_tickers_that_look_like_missing_values_or_numbers_stay(write):
+    path = write(HEADER + "2024-01-02,NA,1,2,1,2,3\n2024-01-02,000001,1,2,1,2,3\n2024-01-02,TRUE,1,2,1,2,3\n")
+    assert read_bars(path)["ticker"].tolist() == ["NA", "000001", "TRUE"]
+
+
+# Tickers from paths
+
+BARE = "Date,Close,High,Low,Open,Volume\n2024-01-02,11,12,9,10,100\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "ticker"),
+    [
+        ("AAPL.csv", "AAPL"),
+        ("BRK_B.csv", "BRK_B"),
+        ("AAPL_yahoo_20260118.csv", "AAPL"),
+        ("BRK_B_yahoo_20260118.csv", "BRK_B"),
+        ("AAPL/AAPL_yahoo_20260118.csv", "AAPL"),
+        ("BRK-B/BRK-B_daily.csv", "BRK-B"),
+        ("^GSPC/^GSPC.csv", "^GSPC"),
+    ],
+)
+def test_ticker_from_the_path(write, name, ticker):
+    assert read_bars(write(BARE, name))["ticker"].tolist() == [ticker]
+
+
+def test_file_names_shared_by_several_folders_take_the_folder(write, tmp_path):
+    write(BARE, "AAPL/daily.csv")
+    write(BARE, "MSFT/daily.csv")
+    assert read_bars(tmp_path)["ticker"].tolist() == ["AAPL", "MSFT"]
+
+
+def test_folder_is_read_recursively_and_ignores_other_files(write, tmp_path):
+    write(BARE, "raw/price_history/MSFT/MSFT_yahoo_20260118.csv")
+    write(BARE, "raw/AAPL.csv")
+    write("{}", "cleaning.json")
+    write("", ".hidden.csv")
+    assert read_bars(tmp_path)["ticker"].tolist() == ["AAPL", "MSFT"]
+
+
+def test_list_of_files_keeps_its_order(write):
+    files = [write(BARE, "MSFT.csv"), str(write(BARE, "AAPL.csv"))]
+    assert read_bars(files)["ticker"].tolist() == ["MSFT", "AAPL"]
+
+
+# Adjustment
+
+
+def test_partly_missing_adjusted_close_is_missing_not_raw(write):
+    path = write(
+        "date,ticker,open,high,low,close,adj_close,volume\n"
+        "2024-01-02,A,10,12,8,10,5,100\n2024-01-03,A,10,12,8,10,,100\n"
+        "2024-01-02,B,10,12,8,10,,100\n2024-01-03,B,10,12,8,10,nan,100\n"
+    )
+    bars = read_bars(path)
+    assert bars["close"].tolist()[:1] == [5]
+    assert bars.loc[1, ["open", "high", "low", "close", "volume"]].isna().all()
+    assert bars.loc[bars["ticker"] == "B", "close"].tolist() == [10, 10]  # none at all: prices stay as they are
+    assert bars.loc[bars["ticker"] == "B", "volume"].tolist() == [100, 100]
+
+
+def test_adjustment_keeps_high_above_close(write):
+    rng = np.random.default_rng(0)
+    close, adjusted = rng.uniform(1, 100, 500), rng.uniform(1, 100, 500)
+    days = pd.date_range("2020-01-01", periods=500)
+    prices = dict.fromkeys(["open", "high", "low", "close"], close)
+    bars = read_bars(write(pd.DataFrame({"date": days, **prices, "adj_close": adjusted}).to_csv(index=False), "A.csv"))
+    assert (bars["high"] == bars["close"]).all()
+
+
+def test_defective_close_is_left_to_be_reported(write):
+    path = write(HEADER.replace("close", "close,adj_close") + "2024-01-02,A,10,12,8,0,5,100\n")
+    assert read_bars(path)[["open", "high", "low", "close", "volume"]].iloc[0].tolist() == [10, 12, 8, 0, 100]
+
+
+# Order
+
+
+def test_rows_keep_file_order_and_tickers_their_first_appearance(write):
+    path = write(
+        HEADER + "2024-01-05,B,1,2,1,2,3\n2024-01-04,A,1,2,1,2,3\n2024-01-03,B,1,2,1,2,3\n2024-01-03,B,1,2,1,2,3\n"
+    )
+    bars = read_bars(path)
+    assert bars["ticker"].tolist() == ["B", "B", "B", "A"]
+    assert bars["timestamp"].dt.day.tolist() == [5, 3, 3, 4]  # unsorted and repeated rows stay
+    assert bars.index.tolist() == [0, 1, 2, 3]
+
+
+# Errors
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.csv does not exist; name a file"):
+        read_bars(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", "", "p.csv is empty"),
+        ("p.csv.gz", gzip.compress(b""), "p.csv.gz is empty"),
+        ("p.csv", HEADER, "p.csv has no rows"),
+        ("p.csv", "day,px\n2024-01-02,1\n", "no column for timestamp, open, high, low, close; found: day, px"),
+        ("p.csv", HEADER.replace(",low", "") + ROWS, "is not a comma-separated"),
+        ("p.csv", HEADER + "2024-01-02,A,1,2,1,2,3,4,5\n", "is not a comma-separated"),
+        ("p.csv", HEADER + ROWS + "2024-01-04,A,1,2,1,2,3,4,5\n", "is not a comma-separated"),
+        ("p.csv", b"\xff\xfe\x00\x01", "is not a comma-separated UTF-8 file"),
+        ("p.csv", HEADER + ROWS + "2024-13-45,A,1,2,1,2,3\n", "row 3: column 'date' holds '2024-13-45'"),
+        ("p.csv", HEADER + ROWS + ",A,1,2,1,2,3\n", "row 3: column 'date' holds ''"),
+        ("p.csv", HEADER + "1704412800,A,1,2,1,2,3\n", "row 1: column 'date' holds '1704412800'"),
+        ("p.csv", HEADER + ROWS + "2024-01-04,A,1,2,1,abc,3\n", "row 3: column 'close' holds 'abc'"),
+        ("p.csv", HEADER + '2024-01-04,A,1,2,1,2,"1,000"\n', "row 1: column 'volume' holds '1,000'"),
+        ("p.csv", HEADER + ROWS + "2024-01-04,,1,2,1,2,3\n", "row 3: column 'ticker' is empty"),
+        ("p.csv.gz", b"not gzip", "p.csv.gz cannot be read"),
+        ("p.csv.gz", gzip.compress((HEADER + ROWS * 50).encode())[:-20], "p.csv.gz cannot be read"),
+        ("p.parquet", b"not parquet", "p.parquet cannot be read"),
+        ("p.parquet", b"", "p.parquet cannot be read"),
+        ("p.pkl", pickle.dumps([]), "p.pkl is a pickle, which can run code"),
+        ("p.xlsx", b"", "p.xlsx has an extension that is not read here; convert it to .csv or .csv.gz or .parquet"),
+    ],
+)
+def test_bad_file(write, name, content, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_bars(write(content, name))
+    assert name in str(caught.value)
+
+
+def test_folder_without_price_files(tmp_path, write):
+    write("{}", "notes.json")
+    with pytest.raises(ValueError, match=r"holds no price files; expected \.csv, \.csv\.gz, \.parquet"):
+        read_bars(tmp_path)
+
+
+def test_empty_list():
+    with pytest.raises(ValueError, match="list of price files is empty"):
+        read_bars([])
+
+
+@pytest.mark.parametrize("dtype", ["int64", "Int64"])
+def test_numeric_dates_are_not_read_as_nanoseconds(tmp_path, dtype):
+    frame = pd.DataFrame({"date": [20240102, 20240103], "open": 1.0, "high": 2.0, "low": 1.0, "close": 2.0})
+    frame.astype({"date": dtype}).to_parquet(tmp_path / "A.parquet")
+    assert read_bars(tmp_path / "A.parquet")["timestamp"].dt.day.tolist() == [2, 3]
+
+
+def test_text_in_a_parquet_price_column(tmp_path):
+    frame = pd.DataFrame({"date": ["2024-01-02"], "open": ["one"], "high": 2.0, "low": 1.0, "close": 2.0})
+    frame.to_parquet(tmp_path / "A.parquet")
+    with pytest.raises(ValueError, match="row 1: column 'open' holds 'one', which is not a number"):
+        read_bars(tmp_path / "A.parquet")

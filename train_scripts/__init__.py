@@ -1,0 +1,1 @@
+"""Training entry points; each file only wires model, data and Trainer."""
