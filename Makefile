@@ -17,7 +17,7 @@ quickstart: $(RUN_STAMP)  ## Train, forecast, evaluate and plot on the embedded 
 	@$(BIN)/tsf-llm quickstart --out quickstart
 
 test: $(DEV_STAMP)  ## Run the tests, all but the slow ones.
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: $(DEV_STAMP)  ## Run the slow tests.
 	@$(BIN)/pytest -q -m "slow and not gpu"

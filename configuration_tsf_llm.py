@@ -63,14 +63,14 @@ class TsfLlmConfig(PreTrainedConfig):
     """
 
     model_type = "tsf_llm"
-    keys_to_ignore_at_inference = (
+    keys_to_ignore_at_inference = [  # noqa: RUF012 (Trainer wants a list)
         "past_key_values",
         "router_logits",
         "aux_loss",
         "hidden_states",
         "attentions",
         "last_hidden_state",
-    )
+    ]
     attribute_map = {  # noqa: RUF012 (the base class declares it as a ClassVar)
         "num_experts": "n_routed_experts",
         "num_local_experts": "n_routed_experts",
@@ -96,7 +96,7 @@ class TsfLlmConfig(PreTrainedConfig):
     shared_expert_intermediate_size: int | None = 384
     norm_topk_prob: bool = True
     output_router_logits: bool = False
-    router_aux_loss_coef: float = 0.01
+    router_aux_loss_coef: float | int = 0.01
     hidden_act: str = "silu"
     norm_type: Literal["rmsnorm", "batch_norm", "dynamic_tanh"] = "rmsnorm"
     norm_eps: float = 1e-6
@@ -142,7 +142,7 @@ class TsfLlmConfig(PreTrainedConfig):
         """Every size is at least 1, every probability lies in [0, 1)."""
         for name in (
             "num_features hidden_size num_hidden_layers num_attention_heads num_key_value_heads kv_lora_rank "
-            "qk_nope_head_dim v_head_dim n_routed_experts num_experts_per_tok moe_intermediate_size "
+            "qk_nope_head_dim v_head_dim n_routed_experts num_experts_per_tok n_shared_experts moe_intermediate_size "
             "shared_expert_intermediate_size max_position_embeddings prediction_length"
         ).split():
             if getattr(self, name) < 1:
@@ -153,6 +153,7 @@ class TsfLlmConfig(PreTrainedConfig):
 
     def validate_attention(self):
         """Heads divide evenly; the rotated part is even; the latent rank is sensible."""
+        self.validate_sizes()  # validators run in alphabetical order, and the next lines divide by a size
         if self.qk_rope_head_dim < 2 or self.qk_rope_head_dim % 2:
             raise ValueError(f"qk_rope_head_dim={self.qk_rope_head_dim}: rotation works on pairs; use an even number >= 2")
         if self.num_attention_heads % self.num_key_value_heads:

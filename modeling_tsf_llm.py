@@ -13,7 +13,6 @@ r rotary part of a head, v value part, E experts, K experts per token, V vocabul
 """
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,10 +97,11 @@ class TsfLlmBatchNorm(nn.Module):
         x_BSD = hidden_states.float()
         mean, var = self.running_mean.float(), self.running_var.float()
         if self.training:
-            keep_BS = x_BSD.new_ones(x_BSD.shape[:2]) if token_mask is None else token_mask.to(x_BSD.dtype)
-            count = keep_BS.sum().clamp(min=1)
-            mean = torch.einsum("bsd,bs->d", x_BSD, keep_BS) / count
-            var = torch.einsum("bsd,bs->d", (x_BSD - mean).square(), keep_BS) / count
+            keep_BS = torch.ones_like(x_BSD[..., 0]) if token_mask is None else token_mask
+            keep_BS1 = keep_BS[..., None].to(x_BSD.dtype)
+            count = keep_BS1.sum().clamp(min=1)
+            mean = (x_BSD * keep_BS1).sum(dim=(0, 1)) / count  # no einsum: autocast would sum in bf16
+            var = ((x_BSD - mean).square() * keep_BS1).sum(dim=(0, 1)) / count
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
                 unbiased = var * count / (count - 1).clamp(min=1)
@@ -246,22 +246,31 @@ class TsfLlmLatentAttention(TsfLlmAttention):
         if past_key_values is not None:
             latent, k_rope = past_key_values.update(latent, k_rope, self.layer_idx)
 
-        # An adapter (PEFT) wraps the projection and its `weight` lacks the adapter's share: then expand instead.
-        absorb = latent.shape[2] > S and type(self.kv_b_proj) is nn.Linear
-        if absorb:
-            w_k, w_v = self.kv_b_proj.weight.view(H, N + v, c.kv_lora_rank).split([N, v], dim=1)
-            query = torch.cat((torch.einsum("bhsn,hnr->bhsr", q_nope, w_k), q_rope), dim=-1)
-            key = torch.cat((latent, k_rope), dim=-1).expand(-1, H, -1, -1)
-            value = latent.expand(-1, H, -1, -1)
+        # Flash and flex attention tie their masks to one query per token. An adapter (PEFT) wraps the projection, whose
+        # `weight` lacks the adapter's share. Both expand instead.
+        absorbs = self.config._attn_implementation in ("eager", "sdpa") and type(self.kv_b_proj) is nn.Linear
+        if S == 1 and past_key_values is not None and absorbs:
+            context, weights = self.absorbed(q_nope, q_rope, latent, k_rope, attention_mask, **kwargs)
         else:
             kv = self.kv_b_proj(latent).view(B, -1, H, N + v).transpose(1, 2)  # [B,H,S',N+v]
             k_nope, value = kv.split([N, v], dim=-1)
             query = torch.cat((q_nope, q_rope), dim=-1)
             key = torch.cat((k_nope, k_rope.expand(-1, H, -1, -1)), dim=-1)
-        context, weights = self.attend(query, key, value, attention_mask, **kwargs)
-        if absorb:
-            context = torch.einsum("bshr,hvr->bshv", context, w_v)
+            context, weights = self.attend(query, key, value, attention_mask, **kwargs)
         return self.o_proj(context.reshape(B, S, H * v)), weights
+
+    def absorbed(self, q_nope, q_rope, latent, k_rope, attention_mask, **kwargs):
+        """One new token straight on the latent cache `[B,1,S',R]`: nothing is expanded to heads.
+
+        The heads take the place of the sequence, one key serves them all, and it serves as value too: its first `R`
+        numbers are the latent. Equal sizes of key and value keep the fused kernels in play."""
+        H, N, R = self.config.num_attention_heads, self.config.qk_nope_head_dim, self.config.kv_lora_rank
+        w_k, w_v = self.kv_b_proj.weight.view(H, -1, R).split([N, self.config.v_head_dim], dim=1)
+        query = torch.cat((torch.einsum("bhsn,hnr->bshr", q_nope, w_k), q_rope.transpose(1, 2)), dim=-1)  # [B,1,H,R+r]
+        key = torch.cat((latent, k_rope), dim=-1)
+        context, weights = self.attend(query, key, key, attention_mask, is_causal=False, **kwargs)  # [B,H,1,R+r]
+        context = torch.einsum("bhsr,hvr->bshv", context[..., :R], w_v)
+        return context, None if weights is None else weights.transpose(1, 2)
 
 
 class TsfLlmGroupedAttention(TsfLlmAttention):
@@ -382,6 +391,11 @@ def load_balancing_loss(router_logits: tuple[torch.Tensor, ...], top_k: int, tok
     return logits_LNE.shape[-1] * (chosen_LNE.mean(1) * probs_LNE.mean(1)).sum(-1).mean()
 
 
+def last_columns(attention_mask: torch.Tensor | None, length: int) -> torch.Tensor | None:
+    """A mask `[B,S']` over cache and input -> `[B,length]` over the input; None for no mask or one of another rank."""
+    return attention_mask[:, -length:] if attention_mask is not None and attention_mask.ndim == 2 else None
+
+
 class TsfLlmDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: TsfLlmConfig, layer_idx: int):
         super().__init__()
@@ -494,10 +508,10 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             return bars_BTD
         tokens_BSD = self.embed_tokens(input_ids)
         places_BS = input_ids == self.config.bar_token_id
-        n_bars = 0 if past_values is None else past_values.shape[0] * past_values.shape[1]
-        if places_BS.sum() != n_bars:
-            raise ValueError(f"input_ids has {places_BS.sum()} <bar> places for {n_bars} bars: give one place to each bar")
-        return tokens_BSD if n_bars == 0 else tokens_BSD.masked_scatter(places_BS[..., None], bars_BTD.to(tokens_BSD.dtype))
+        places_B, T = places_BS.sum(dim=1), 0 if past_values is None else past_values.shape[1]
+        if (places_B != T).any():
+            raise ValueError(f"rows have {places_B.tolist()} <bar> places for {T} bars: give one place to each bar")
+        return tokens_BSD if T == 0 else tokens_BSD.masked_scatter(places_BS[..., None], bars_BTD.to(tokens_BSD.dtype))
 
     @merge_with_config_defaults
     @capture_outputs
@@ -524,9 +538,10 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             inputs_embeds = self.embed(past_values, input_ids)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        S, flat_mask = inputs_embeds.shape[1], attention_mask if attention_mask is not None and attention_mask.ndim == 2 else None
-        if position_ids is None and flat_mask is not None:
-            position_ids = (flat_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -S:]
+        S = inputs_embeds.shape[1]
+        token_mask = last_columns(attention_mask, S)
+        if position_ids is None and token_mask is not None:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -S:]
         elif position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(past, past + S, device=inputs_embeds.device)[None]
@@ -537,7 +552,6 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
-        token_mask = None if flat_mask is None else flat_mask[:, -S:]
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
         hidden_states = inputs_embeds
         for layer in self.layers:
@@ -566,7 +580,8 @@ class TsfLlmHead(TsfLlmPreTrainedModel):
         outputs = self.model(attention_mask=attention_mask, output_router_logits=wanted or training_loss, **kwargs)
         aux_loss = None
         if training_loss:  # never while generating, where no labels are given
-            aux_loss = load_balancing_loss(outputs.router_logits, self.config.num_experts_per_tok, attention_mask)
+            token_mask = last_columns(attention_mask, outputs.last_hidden_state.shape[1])
+            aux_loss = load_balancing_loss(outputs.router_logits, self.config.num_experts_per_tok, token_mask)
         if not wanted:
             outputs.router_logits = None
         return outputs, aux_loss
@@ -700,7 +715,9 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
-            loss = self.total_loss(loss, aux_loss)
+            total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
+            share = 1.0 if total is None else (labels[:, 1:] != -100).sum() / total
+            loss = self.total_loss(loss, share * aux_loss)
         return MoeCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,

@@ -21,10 +21,10 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.pipelines.base import Pipeline
 from transformers.utils import logging
 
-from .processing_tsf_llm import FORECAST_COLUMNS, TsfLlmProcessor
+from .processing_tsf_llm import FORECAST_COLUMNS, TsfLlmProcessor, day_end
 
 logger = logging.get_logger(__name__)
-ROWS_AT_ONCE = 8192  # paths decoded together: bounds memory, not results
+ROWS_AT_ONCE = 2048  # paths decoded together: bounds memory, not results
 
 
 class TsfLlmPipeline(Pipeline):
@@ -41,43 +41,56 @@ class TsfLlmPipeline(Pipeline):
         ValueError: for bars that the processor refuses, or a horizon that the model cannot reach.
     """
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_feature_extractor = False
-    _load_image_processor = False
+    model: Any  # TsfLlmForCausalLM or TsfLlmForPrediction
+    processor: TsfLlmProcessor
+    _load_processor: Any = True
+    _load_tokenizer: Any = False
+    _load_feature_extractor: Any = False
+    _load_image_processor: Any = False
 
     def __init__(self, model: Any, processor: TsfLlmProcessor, **kwargs: Any):
         super().__init__(model=model, processor=processor, **kwargs)
         expected, given = model.config.num_features, len(processor.feature_extractor.names)
         if expected != given:
-            raise ValueError(f"the processor gives {given} features, the model wants {expected}: load both from one folder")
+            raise ValueError(
+                f"the processor gives {given} features, the model wants {expected}: load both from one folder"
+            )
+        if model.can_generate() and model.config.vocab_size != processor.tokenizer.vocab_size:
+            raise ValueError(
+                f"the processor has {processor.tokenizer.vocab_size} tokens, the model {model.config.vocab_size}: "
+                "load both from one folder"
+            )
         self.model.eval()
 
-    def _sanitize_parameters(
-        self, horizon: int | None = None, samples: int = 256, seed: int = 0, as_of: Any = None, **kwargs: Any
-    ) -> tuple[dict, dict, dict]:
-        if kwargs:
-            raise ValueError(f"unknown argument(s) {sorted(kwargs)}: use horizon, samples, seed or as_of")
-        if horizon is not None and horizon < 1 or samples < 1:
-            raise ValueError(f"horizon={horizon}, samples={samples}: both must be 1 or more")
-        return {"as_of": as_of}, {"horizon": horizon, "samples": samples, "seed": seed}, {}
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        """Only what is given here: a call's arguments go over those of the constructor."""
+        unknown = sorted(kwargs.keys() - {"horizon", "samples", "seed", "as_of"})
+        if unknown:
+            raise ValueError(f"unknown argument(s) {unknown}: use horizon, samples, seed or as_of")
+        for name in ("horizon", "samples"):
+            if kwargs.get(name) is not None and kwargs[name] < 1:
+                raise ValueError(f"{name}={kwargs[name]}: must be 1 or more")
+        as_of = {"as_of": kwargs.pop("as_of")} if "as_of" in kwargs else {}
+        return as_of, kwargs, {}
 
-    def preprocess(self, bars: pd.DataFrame, as_of: Any = None) -> Any:
+    def preprocess(self, bars: pd.DataFrame, as_of: Any = None) -> Any:  # type: ignore[override]
         batch = self.processor(bars, as_of=as_of)
         cutoff = self.model.config.trained_through
-        if cutoff is not None and min(batch["origin"]) <= pd.Timestamp(cutoff):
+        if cutoff is not None and min(batch["origin"]) <= day_end(cutoff):
             logger.warning_once(
-                f"A forecast from {min(batch['origin'])} is not out of sample: the model has seen prices through {cutoff}."
+                f"Forecasts from {cutoff} or earlier are not out of sample: the model has seen prices up to then."
             )
         return batch
 
-    def _forward(self, batch: Any, horizon: int | None = None, samples: int = 256, seed: int = 0) -> dict[str, Any]:
+    def _forward(  # type: ignore[override]
+        self, batch: Any, horizon: int | None = None, samples: int = 256, seed: int = 0
+    ) -> dict[str, Any]:
         horizon = horizon or self.model.config.prediction_length
         if self.samples_paths:
             return {"batch": batch, "paths": self.sample(batch, horizon=horizon, samples=samples, seed=seed)}
         return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
 
-    def postprocess(self, outputs: dict[str, Any]) -> pd.DataFrame:
+    def postprocess(self, outputs: dict[str, Any]) -> pd.DataFrame:  # type: ignore[override]
         if "paths" in outputs:
             return self.processor.decode(outputs["paths"], outputs["batch"])
         prediction = outputs["prediction"]
@@ -102,7 +115,8 @@ class TsfLlmPipeline(Pipeline):
         if not self.model.can_generate():
             return self._spread_quantiles(self.predict_head(batch, horizon), batch, samples)
         chunk = max(1, ROWS_AT_ONCE // samples)
-        tokens = [self._sample_tokens(_rows(batch, i, i + chunk), horizon, samples, seed) for i in range(0, len(batch["ticker"]), chunk)]
+        starts = range(0, len(batch["ticker"]), chunk)
+        tokens = [self._sample_tokens(_rows(batch, i, i + chunk), horizon, samples, seed) for i in starts]
         return self.processor.path_returns(np.concatenate(tokens), batch)
 
     @torch.inference_mode()
@@ -111,9 +125,8 @@ class TsfLlmPipeline(Pipeline):
         batch = batch.to(self.model.device)
         B, T = batch["input_ids"].shape
         out = self.model(**batch, use_cache=horizon > 1, logits_to_keep=1)
-        sampler = InverseCdfSampler(
-            path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed), self.model.generation_config.suppress_tokens
-        )
+        uniforms = path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed)
+        sampler = InverseCdfSampler(uniforms, self.model.generation_config.suppress_tokens)
         first = sampler.pick(out.logits[:, 0].repeat_interleave(samples, 0), step=0)
         if horizon == 1:
             return first.view(B, samples, 1).cpu().numpy()
@@ -131,7 +144,7 @@ class TsfLlmPipeline(Pipeline):
 
     @torch.inference_mode()
     def predict_head(self, batch: Any, horizon: int) -> np.ndarray:
-        """The prediction head's answer for `horizon` steps: cumulative log returns `[B,P]`, `[B,P,Q]`, or classes `[B,P,3]`."""
+        """The head's answer for `horizon` steps: cumulative log returns `[B,P]`, `[B,P,Q]`, or classes `[B,P,3]`."""
         if horizon > self.model.config.prediction_length:
             raise ValueError(
                 f"horizon={horizon}, but this model was trained for {self.model.config.prediction_length} step(s): "
@@ -144,14 +157,18 @@ class TsfLlmPipeline(Pipeline):
         return prediction * np.asarray(batch["scale"], dtype=float).reshape(-1, *[1] * (prediction.ndim - 1))
 
     def _spread_quantiles(self, quantiles_BPQ: np.ndarray, batch: Any, samples: int) -> np.ndarray:
-        """Quantiles `[B,P,Q]` -> `K` evenly spaced ones `[B,K,P]`, linear in the normal score and beyond its ends."""
+        """Quantiles `[B,P,Q]` -> `K` evenly spaced ones `[B,K,P]`, linear in the normal score and beyond its ends.
+
+        At levels k / (K + 1), where the Weibull quantiles of `processor.decode` find the model's own again."""
+        if quantiles_BPQ.shape[-1] == 1:
+            return quantiles_BPQ.transpose(0, 2, 1).repeat(samples, axis=1)
         levels, wanted = (
             torch.special.ndtri(torch.tensor(p, dtype=torch.float64)).numpy()
-            for p in (list(self.model.config.quantiles), (np.arange(samples) + 0.5) / samples)
+            for p in (list(self.model.config.quantiles), np.arange(1, samples + 1) / (samples + 1))
         )
-        left = np.clip(np.searchsorted(levels, wanted) - 1, 0, max(len(levels) - 2, 0))
-        right = np.minimum(left + 1, len(levels) - 1)
-        weight = (wanted - levels[left]) / np.maximum(levels[right] - levels[left], 1e-12)
+        left = np.clip(np.searchsorted(levels, wanted) - 1, 0, len(levels) - 2)
+        right = left + 1
+        weight = (wanted - levels[left]) / (levels[right] - levels[left])
         spread_BPK = quantiles_BPQ[..., left] * (1 - weight) + quantiles_BPQ[..., right] * weight
         return spread_BPK.transpose(0, 2, 1)
 
@@ -175,15 +192,20 @@ class InverseCdfSampler(LogitsProcessor):
         u = self.uniforms[:, step, None].to(cdf.device) * cdf[:, -1:]
         return torch.searchsorted(cdf, u, right=True).squeeze(-1).clamp(max=cdf.shape[-1] - 1)
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         token = self.pick(scores, step=input_ids.shape[1] - self.start)
         return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
 
 
-def path_uniforms(tickers: Sequence[str], origins: Sequence[pd.Timestamp], samples: int, horizon: int, seed: int) -> torch.Tensor:
-    """Uniform numbers `[B*K,P]`; a row's numbers depend on the seed, its ticker and its origin alone."""
-    keys = (zlib.crc32(f"{ticker} {origin.isoformat()}".encode()) for ticker, origin in zip(tickers, origins, strict=True))
-    return torch.from_numpy(np.concatenate([np.random.default_rng([seed, key]).random((samples, horizon)) for key in keys]))
+def path_uniforms(
+    tickers: Sequence[str], origins: Sequence[pd.Timestamp], samples: int, horizon: int, seed: int
+) -> torch.Tensor:
+    """Uniform numbers `[B*K,P]` in [0, 1).
+
+    A row's numbers depend on the seed, its ticker and its origin alone, and the first steps not on the horizon."""
+    names = (f"{ticker} {origin.isoformat()}" for ticker, origin in zip(tickers, origins, strict=True))
+    generators = [np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in names]
+    return torch.from_numpy(np.concatenate([rng.random((horizon, samples)).T for rng in generators]))
 
 
 def _rows(batch: Any, start: int, stop: int) -> BatchFeature:

@@ -1,8 +1,8 @@
 """The processor: bars -> tensors -> bars. No leak is possible past it, and `audit` proves so on the user's own data.
 
 Design choices:
-* `TsfLlmProcessor` = `TsfLlmFeatureExtractor` (features, scalers, volatility) + `TsfLlmTokenizer` (return bins), so that
-  AutoProcessor, Trainer and trl find what they ask for. All fitted state is plain JSON beside the weights.
+* `TsfLlmProcessor` = `TsfLlmFeatureExtractor` (features, scalers, volatility) + `TsfLlmTokenizer` (return bins), so
+  that AutoProcessor, Trainer and trl find what they ask for. All fitted state is plain JSON beside the weights.
 * `fit(bars, through=...)` reads no bar after the fence. A row's features, volatility and token read no later row.
 * A return token is the bin of `log(close[t] / close[t-1]) / sigma[t-1]`: what is left of a return once the
   volatility known before it is divided out.
@@ -79,6 +79,9 @@ def check_bars(bars: pd.DataFrame, ticker: str) -> pd.DataFrame:
     if missing:
         raise ValueError(f"{ticker}: column(s) {missing} missing from {list(bars.columns)}: rename or add them")
     bars = bars[COLUMNS].reset_index(drop=True)
+    if not bars.columns.is_unique:
+        twice = sorted(bars.columns[bars.columns.duplicated()])
+        raise ValueError(f"{ticker}: column(s) {twice} appear more than once: keep one of each")
     bars["timestamp"] = _timestamps(bars["timestamp"], ticker)
     for column in COLUMNS[1:]:
         bars[column] = _numbers(bars[column], ticker, column)
@@ -104,13 +107,20 @@ def check_bars(bars: pd.DataFrame, ticker: str) -> pd.DataFrame:
 
 
 def _timestamps(values: pd.Series, ticker: str) -> pd.Series:
+    """Times without a zone. Zoned ones turn into UTC, unless all are midnights: these are dates, and stay so."""
     if pd.api.types.is_numeric_dtype(values):
-        raise ValueError(f"{ticker}: timestamp is a number ({values.iloc[0]}): convert it with pandas.to_datetime(..., unit=)")
-    try:
-        stamps = pd.to_datetime(values, utc=bool(getattr(values.dtype, "tz", None)))
-    except (ValueError, TypeError) as error:
-        bad = pd.to_datetime(values, errors="coerce", utc=True).isna().to_numpy().argmax()
-        raise ValueError(f"{ticker}, row {bad}: timestamp {values.iloc[bad]!r} is no date; use ISO 8601") from error
+        given = f" ({values.iloc[0]})" if len(values) else ""
+        raise ValueError(f"{ticker}: timestamp is a number{given}: convert it with pandas.to_datetime(..., unit=)")
+    stamps = pd.to_datetime(values, errors="coerce", utc=True)
+    bad = (stamps.isna() & values.notna()).to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"{ticker}, row {row}: timestamp {values.iloc[row]!r} is no date; use ISO 8601")
+    known = values.dropna()
+    if len(known) and pd.Timestamp(known.iloc[0]).tz is not None:
+        local = known.map(lambda moment: pd.Timestamp(moment).tz_localize(None))
+        if (local == local.dt.normalize()).all():
+            stamps = local.reindex(values.index)
     return stamps.dt.tz_localize(None).astype("datetime64[ns]")
 
 
@@ -119,7 +129,9 @@ def _numbers(values: pd.Series, ticker: str, column: str) -> pd.Series:
     text = numbers.isna() & values.notna()
     if text.any():
         row = int(text.to_numpy().argmax())
-        raise ValueError(f"{ticker}, row {row}: {column} is {values.iloc[row]!r}, not a number; correct it or leave it empty")
+        raise ValueError(
+            f"{ticker}, row {row}: {column} is {values.iloc[row]!r}, not a number; correct it or leave it empty"
+        )
     return numbers.astype("float64")
 
 
@@ -129,37 +141,49 @@ def bar_spacing(timestamps: np.ndarray) -> float:
 
 
 def day_end(moment: Any) -> pd.Timestamp:
-    """The last instant that a fence or an as-of includes: a bare date stands for the whole day."""
+    """The last instant that a fence or an as-of includes: a bare date stands for the whole day.
+
+    A date has no clock time: `"2020-06-30"` or a `datetime.date`. A `Timestamp` at midnight is an instant, else a
+    forecast as of an intraday bar at midnight would read the day that follows.
+    """
     stamp = pd.Timestamp(moment)
-    return stamp + pd.Timedelta(days=1) - pd.Timedelta(1, "ns") if stamp == stamp.normalize() else stamp
+    if ":" not in str(moment):
+        return stamp + pd.Timedelta(days=1) - pd.Timedelta(1, "ns")
+    return stamp if stamp.tz is None else stamp.tz_convert("UTC").tz_localize(None)
 
 
 def next_timestamps(timestamps: np.ndarray, horizon: int) -> pd.DatetimeIndex:
-    """The next `horizon` bar times. A market whose past bars skip week-ends skips them in the future too."""
-    last, step = pd.Timestamp(timestamps[-1]), pd.Timedelta(seconds=bar_spacing(timestamps))
-    stamps = pd.DatetimeIndex(timestamps)
-    if (stamps.dayofweek >= 5).any() or step > pd.Timedelta(days=1):
+    """The next `horizon` bar times: week-ends and nights are skipped where the past bars skip them."""
+    past, day = pd.DatetimeIndex(timestamps), pd.Timedelta(days=1)
+    last, step = past[-1], pd.Timedelta(seconds=bar_spacing(timestamps))
+    if step > day:
         return pd.date_range(last + step, periods=horizon, freq=step)
-    ahead = pd.date_range(last + step, periods=3 * horizon + 2 * 86400 // max(int(step.total_seconds()), 1) + 3, freq=step)
-    return ahead[ahead.dayofweek < 5][:horizon]
+    seen = (past - past.normalize()).value_counts()
+    if step == day or seen.max() < 3:  # the past is too short to tell the hours of a session
+        ahead = pd.date_range(last + step, periods=3 * horizon + int(2 * day / step) + 3, freq=step)
+    else:
+        hours = seen.index[2 * seen.to_numpy() >= seen.max()].sort_values()
+        days = pd.date_range(last.normalize(), periods=2 * (horizon // len(hours)) + 7)
+        ahead = pd.DatetimeIndex((days.to_numpy()[:, None] + hours.to_numpy()).ravel())
+        ahead = ahead[ahead > last + step / 2]
+    weekend = (past.day_of_week >= 5).any()
+    return ahead[weekend | (ahead.day_of_week < 5)][:horizon]
 
 
 # --- features ------------------------------------------------------------------------------------------------------
 
 
 def bars_through(bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any) -> dict[str, pd.DataFrame]:
-    """Observed bars up to the fence, of the tickers that have enough of them by then.
+    """Bars up to the fence, of the tickers that have enough of them by then.
 
     Raises:
         ValueError: if no ticker has.
     """
     frames = {}
     for ticker, frame in split_tickers(bars).items():
-        inside = frame["close"].notna()
-        if through is not None:
-            inside &= frame["timestamp"] <= day_end(through)
-        if inside.sum() >= MIN_BARS:
-            frames[ticker] = frame[inside].reset_index(drop=True)
+        inside = frame if through is None else frame[frame["timestamp"] <= day_end(through)]
+        if inside["close"].notna().sum() >= MIN_BARS:
+            frames[ticker] = inside
     if not frames:
         raise ValueError(f"no ticker has {MIN_BARS} bars up to {through}: give more history or a later fence")
     return frames
@@ -190,9 +214,9 @@ class EncodedSeries:
         """Rows in [start, end] from which a forecast can be made."""
         usable = self.observed & ~np.isnan(self.sigma)
         if start is not None:
-            usable &= self.timestamp >= np.datetime64(pd.Timestamp(start))
+            usable &= self.timestamp >= pd.Timestamp(start).to_datetime64()
         if end is not None:
-            usable &= self.timestamp <= np.datetime64(day_end(end))
+            usable &= self.timestamp <= day_end(end).to_datetime64()
         return np.flatnonzero(usable)
 
 
@@ -239,9 +263,11 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self.sigma_decay, self.sigma_floor, self.clip = sigma_decay, sigma_floor, clip
         self.center, self.scale = center, scale
         self.bar_seconds, self.fitted_through = bar_seconds, fitted_through
-        for known in ("feature_size", "sampling_rate", "padding_value"):
+        for known in ("feature_size", "sampling_rate", "padding_value", "padding_side"):
             kwargs.pop(known, None)
-        super().__init__(feature_size=len(self.names), sampling_rate=1, padding_value=0.0, **kwargs)
+        super().__init__(
+            feature_size=len(self.names), sampling_rate=1, padding_value=0.0, padding_side="left", **kwargs
+        )
 
     def fit(self, bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any = None) -> "TsfLlmFeatureExtractor":
         """Learns scalers and bar spacing from the bars up to and including `through`; all of them by default."""
@@ -267,20 +293,28 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         variance = squares.ewm(alpha=1 - self.sigma_decay, ignore_na=True, min_periods=MIN_BARS - 1).mean()
         return log_return, np.maximum(np.sqrt(variance.to_numpy()), self.sigma_floor)
 
-    def encode(self, bars: pd.DataFrame | Sequence[pd.DataFrame]) -> list[EncodedSeries]:
-        """Every bar of every ticker, once. Windows are slices of the result.
+    def encode(self, bars: pd.DataFrame | Sequence[pd.DataFrame], as_of: Any = None) -> list[EncodedSeries]:
+        """Every bar of every ticker, up to and including `as_of`, once. Windows are slices of the result.
 
         Raises:
             ValueError: if not fitted, or for bars that `check_bars` refuses, too few or of another frequency.
         """
-        if self.center is None:
-            raise ValueError("the processor is not fitted: call processor.fit(bars, through=...) first")
-        return [self._encode(ticker, frame) for ticker, frame in split_tickers(bars).items()]
+        tickers = split_tickers(bars)
+        if as_of is not None:
+            tickers = {ticker: frame[frame["timestamp"] <= day_end(as_of)] for ticker, frame in tickers.items()}
+        for ticker, frame in tickers.items():
+            if (known := frame["close"].notna().sum()) < MIN_BARS:
+                upto = "" if as_of is None else f" up to {as_of}"
+                raise ValueError(
+                    f"{ticker}: {known} observed bars{upto}, at least {MIN_BARS} are needed: "
+                    "give more history or leave the ticker out"
+                )
+        return [self._encode(ticker, frame) for ticker, frame in tickers.items()]
 
     def _encode(self, ticker: str, bars: pd.DataFrame) -> EncodedSeries:
+        if self.center is None or self.scale is None or self.bar_seconds is None:
+            raise ValueError("the processor is not fitted: call processor.fit(bars, through=...) first")
         observed = bars["close"].notna().to_numpy()
-        if observed.sum() < MIN_BARS:
-            raise ValueError(f"{ticker}: {observed.sum()} bars, at least {MIN_BARS} are needed: give more history")
         timestamp = bars["timestamp"].to_numpy()
         spacing = bar_spacing(timestamp)
         if not 0.5 < spacing / self.bar_seconds < 2:
@@ -369,31 +403,38 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
         if len(z) < self.n_bins:
             raise ValueError(f"{len(z)} returns for {self.n_bins} bins: fit on more bars or use fewer bins")
         body = np.quantile(z, np.linspace(self.TAIL_SHARE, 1 - self.TAIL_SHARE, self.n_bins - 2 * self.TAIL_BINS + 1))
-        left, right = body[0] - _tail(body[0] - z[0], self.TAIL_BINS)[::-1], body[-1] + _tail(z[-1] - body[-1], self.TAIL_BINS)
+        low, high = min(z[0], -1e-6), max(z[-1], 1e-6)  # zero lies inside, even for prices that only rise
+        left = body[0] - _tail(body[0] - low, self.TAIL_BINS)[::-1]
+        right = body[-1] + _tail(high - body[-1], self.TAIL_BINS)
         edges = np.concatenate((left, body, right))
         inner = slice(1, -1)
         edges[inner][np.abs(edges[inner]).argmin()] = 0.0
-        edges = np.maximum.accumulate(edges) + 1e-9 * (np.arange(len(edges)) - np.flatnonzero(edges == 0)[0])
-        self.bin_edges = self.init_kwargs["bin_edges"] = edges.tolist()  # ties in the data would leave bins empty of width
+        edges = np.maximum.accumulate(edges)
+        edges += 1e-9 * (np.arange(len(edges)) - np.flatnonzero(edges == 0)[0])  # ties would give bins without width
+        self.bin_edges = self.init_kwargs["bin_edges"] = edges.tolist()
         return self
+
+    @property
+    def fitted_edges(self) -> np.ndarray:
+        """`bin_edges`, or a `ValueError` before `fit`."""
+        if self.bin_edges is None:
+            raise ValueError("the return bins are not fitted: call processor.fit(bars, through=...) first")
+        return np.asarray(self.bin_edges)
 
     @property
     def bin_centers(self) -> np.ndarray:
         """Middles of the bins, `[n_bins]`."""
-        if self.bin_edges is None:
-            raise ValueError("the return bins are not fitted: call processor.fit(bars, through=...) first")
-        edges = np.asarray(self.bin_edges)
+        edges = self.fitted_edges
         return (edges[1:] + edges[:-1]) / 2
 
     def encode_returns(self, standard_returns: np.ndarray, unknown: int = -100) -> np.ndarray:
         """Bin of every standardised return, int64; `unknown` for NaN. Beyond the outer edges the outer bin."""
-        self.bin_centers  # noqa: B018 (raises when not fitted)
-        bins = np.searchsorted(self.bin_edges[1:-1], np.nan_to_num(standard_returns), side="right")
+        bins = np.searchsorted(self.fitted_edges[1:-1], np.nan_to_num(standard_returns), side="right")
         return np.where(np.isnan(standard_returns), unknown, bins)
 
     def decode_returns(self, ids: np.ndarray) -> np.ndarray:
-        """Bin centers of the ids, NaN for special tokens."""
-        return np.append(self.bin_centers, [np.nan, np.nan])[ids]
+        """Bin centers of the ids, NaN for special tokens and for -100."""
+        return np.append(self.bin_centers, [np.nan, np.nan])[np.maximum(ids, -1)]
 
     @property
     def bar_token_id(self) -> int:
@@ -435,13 +476,19 @@ class TsfLlmProcessor(ProcessorMixin):
     >>> paths = model.generate(**batch, max_new_tokens=5, do_sample=True, num_return_sequences=100)  # doctest: +SKIP
     """
 
+    feature_extractor: TsfLlmFeatureExtractor
+    tokenizer: TsfLlmTokenizer
+
     def __init__(
-        self, feature_extractor: TsfLlmFeatureExtractor | None = None, tokenizer: TsfLlmTokenizer | None = None, **kwargs: Any
+        self,
+        feature_extractor: TsfLlmFeatureExtractor | None = None,
+        tokenizer: TsfLlmTokenizer | None = None,
+        **kwargs: Any,
     ):
         super().__init__(feature_extractor or TsfLlmFeatureExtractor(), tokenizer or TsfLlmTokenizer(), **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs: Any) -> "TsfLlmProcessor":
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "TsfLlmProcessor":  # type: ignore[override]
         """Both parts with this module's own classes: no Auto class, hence no remote code, is needed."""
         return cls(
             TsfLlmFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs),
@@ -474,15 +521,17 @@ class TsfLlmProcessor(ProcessorMixin):
 
         Returns:
             `past_values [B,T,F]`, `attention_mask [B,T]`, `input_ids [B,T]` (bar placeholders) for the model, and
-            `scale [B]` (sigma at the origin), `last_close [B]`, `ticker`, `origin` and `bar_times` (lists) for `decode`.
+            `scale [B]` (sigma at the origin), `last_close [B]`, `ticker`, `origin`, `bar_times` (lists) for `decode`.
 
         Raises:
             ValueError: not fitted, bars without an honest reading, or too few of them.
         """
-        tickers = split_tickers(bars)
-        if as_of is not None:
-            tickers = {name: frame[frame["timestamp"] <= day_end(as_of)] for name, frame in tickers.items()}
-        encoded = self.feature_extractor.encode([frame.assign(ticker=name) for name, frame in tickers.items()])
+        encoded = self.feature_extractor.encode(bars, as_of)
+        for series in encoded:
+            if not len(series.origins()):
+                raise ValueError(
+                    f"{series.ticker}: fewer than {MIN_BARS - 1} returns are known, gaps have none: give more history"
+                )
         return self.batch([(series, series.origins()[-1:]) for series in encoded], return_tensors=return_tensors)
 
     def batch(
@@ -548,7 +597,7 @@ class TsfLlmProcessor(ProcessorMixin):
     # --- the proof
 
     def audit(self, bars: pd.DataFrame | Sequence[pd.DataFrame], seed: int = 0) -> dict[str, Any]:
-        """Prefix invariance of every feature of this processor on these bars, and two canaries; see `audit_features`."""
+        """Prefix invariance of every feature of this processor, and two canaries; see `audit_features`."""
         return audit_features(bars, self.feature_extractor.names, seed=seed)
 
 
@@ -558,7 +607,7 @@ def audit_features(
     """Tests features for knowledge of the future.
 
     * Prefix invariance: history is cut at several bars, and once more its future is replaced by noise. No value up to
-      the cut may change by a single bit.
+      the cut may change by a single bit. Some cuts lie within the first bars, where values filled from later show.
     * Random-walk canary: on bars that no one can predict, a ridge regression on the features must not find direction.
     * Shuffled-label canary: on the given bars with shuffled next returns it must not either. (This one watches the
       canary itself: a test harness that leaks would sing here.)
@@ -584,14 +633,21 @@ def audit_features(
     }
 
 
-def _prefix_leaks(ticker: str, bars: pd.DataFrame, names: list[str], rng: np.random.Generator, cuts: int) -> list[dict]:
+def _prefix_leaks(
+    ticker: str, bars: pd.DataFrame, names: list[str], rng: np.random.Generator, cuts: int
+) -> list[dict]:
     """One entry per leaking feature, with the first bar that its future changed."""
     whole = compute_features(bars, names).to_numpy()
     found: dict[str, dict] = {}
-    for cut in np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[1:]):
-        noise = bars.copy()
-        noise.loc[cut:, COLUMNS[1:]] *= np.exp(rng.normal(0, 0.1, (len(bars) - cut, 1)))
-        for other in (bars.iloc[:cut], noise):
+    even = np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[1:])
+    first = [cut for cut in (1, 2, 5, 15, 40) if cut < even[0]]
+    for cut in [*first, *even]:
+        others = [bars.iloc[:cut]]
+        if cut in even:
+            noise = bars.copy()
+            noise.loc[cut:, COLUMNS[1:]] *= np.exp(rng.normal(0, 0.1, (len(bars) - cut, 1)))
+            others.append(noise)
+        for other in others:
             part = compute_features(other, names).to_numpy()[:cut]
             differs = (part != whole[:cut]) & ~(np.isnan(part) & np.isnan(whole[:cut]))
             for column in np.flatnonzero(differs.any(axis=0)):

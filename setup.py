@@ -12,20 +12,20 @@ from setuptools import setup
 
 README = Path(__file__).parent / "README.md"
 
-# Lower bounds are the lowest releases that this code can work with. Tested versions are in constraints.txt.
+# Lower bounds are the lowest releases that have what this code calls; constraints.txt has the tested versions.
 CORE = [
-    "torch>=2.9",  # nn.functional.grouped_mm, which the mixture of experts is dispatched to
+    "torch>=2.6",  # the minimum of transformers
     "transformers>=5.20",  # strict configs, experts interface, output capturing, conversion mapping
     "accelerate>=1.10",
-    "safetensors>=0.6",
-    "huggingface_hub>=2.0",
-    "datasets>=4.0",
-    "peft>=0.20",  # target_parameters on fused experts, for transformers 5
-    "trl>=1.0",  # DPOTrainer with processing_class, for transformers 5
+    "safetensors>=0.8",  # the minimum of transformers
+    "huggingface_hub>=1.31",  # the minimum of transformers
+    "datasets>=4.7",  # the minimum of trl
+    "peft>=0.20",  # the minimum of transformers
+    "trl>=1.8",  # DPOTrainer in its present form
     "numpy>=2.0",
     "pandas>=2.2",
-    "pyarrow>=17",
-    "pandas-ta-classic>=0.8",  # pandas-ta on PyPI needs Python 3.12 and pins numba
+    "pyarrow>=21",  # the minimum of datasets
+    "pandas-ta-classic>=0.8.32",  # its namesake pandas-ta has no release for Python 3.11
     "scoringrules>=0.9",
     "arch>=7.2",  # first release built for numpy 2
     "matplotlib>=3.9",

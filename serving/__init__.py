@@ -1,1 +1,1 @@
-"""Command line, HTTP API, page, streaming and plots."""
+"""What users run: the command line and the quick start."""

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from tsf_llm.serving import plots
+from tsf_llm.evaluation import plots
 
 QUANTILES = {"q05": -1.64, "q10": -1.28, "q25": -0.67, "q50": 0.0, "q75": 0.67, "q90": 1.28, "q95": 1.64}
 
@@ -110,7 +110,7 @@ def test_threads_draw_the_same_picture(tmp_path):
 
 
 def test_no_global_figure_is_created():
-    code = "import sys, tsf_llm.serving.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, tsf_llm.evaluation.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -111,8 +111,8 @@ def test_zoned_parquet_becomes_naive_utc(tmp_path, write):
     bars = read_bars(write(HEADER + ROWS))
     zoned = bars.assign(timestamp=bars["timestamp"].dt.tz_localize("America/New_York"))
     zoned.to_parquet(tmp_path / "zoned.parquet")
-    expected = bars["timestamp"] + pd.Timedelta(hours=5)
-    pd.testing.assert_series_equal(read_bars(tmp_path / "zoned.parquet")["timestamp"], expected)
+    times = read_bars(tmp_path / "zoned.parquet")["timestamp"]
+    assert times.astype(str).tolist() == ["2024-01-02 05:00:00", "2024-01-03 05:00:00"]
 
 
 @pytest.mark.parametrize("date", ["2024-01-31", "20240131", "01/31/2024", "Jan 31, 2024", "2024-01-31T00:00:00Z"])

@@ -1,0 +1,173 @@
+"""Walk-forward scores: what the model said on past days, beside what naive forecasts said on the same days.
+
+Design choices:
+* Origins are every `stride`-th bar time of the period, the same for all tickers. At each, the model sees the bars up to
+  it and nothing else; so do the baselines.
+* Everything is scored on the cumulative log return to each step. The row of a model is its score at the last step.
+* Outcomes that are not in the data yet, or fall on a missing bar, are left out for all models alike.
+
+Shapes: n forecasts (origins of all tickers), K samples, P steps.
+"""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..processing_tsf_llm import EncodedSeries, day_end
+from .baselines import VOLATILITY_WINDOW, baseline_forecasts, naive_scale
+from .distributions import Forecast, Gaussian, Samples
+from .metrics import paired_difference, score, skill, verdict
+
+ORIGINS_AT_ONCE = 32
+STEP_KEYS = ("crps", "coverage_80", "direction_accuracy")
+
+
+@dataclass
+class WalkForward:
+    """Forecasts and outcomes of one period: `steps[p][model]` are n forecasts for step p + 1."""
+
+    ticker: np.ndarray  # [n]
+    origin: np.ndarray  # [n] datetime64
+    realised: np.ndarray  # [n,P] cumulative log returns
+    scale: np.ndarray  # [n,P] MASE denominators
+    steps: list[dict[str, Forecast]] = field(default_factory=list)
+
+    def rows(self, seed: int = 0) -> list[dict[str, Any]]:
+        """One row per model: scores at the last step, CRPS and coverage at every step, and CRPS differences."""
+        horizon = len(self.steps)
+        scores = [
+            {name: self._score(forecast, step, seed) for name, forecast in forecasts.items()}
+            for step, forecasts in enumerate(self.steps)
+        ]
+        rows = []
+        for name, last in scores[-1].items():
+            by_step = {f"{key}_by_step": [one[name][key] for one in scores] for key in STEP_KEYS}
+            rows.append({"model": name, **last, "horizon": horizon, **by_step})
+        return rows
+
+    def verdicts(self, seed: int = 0) -> dict[str, dict[str, Any]]:
+        """The model's CRPS against each baseline at the last step, paired by origin, in numbers and in words."""
+        realised, horizon = self.realised[:, -1], len(self.steps)
+        losses = {name: forecast.crps(realised) for name, forecast in self.steps[-1].items()}
+        answers = {}
+        for name in list(losses)[1:]:
+            difference = paired_difference(losses["model"], losses[name], self.origin, horizon, seed=seed)
+            saved = skill({"crps": float(losses["model"].mean())}, {"crps": float(losses[name].mean())})
+            answers[name] = {**difference, "skill": saved, "verdict": verdict(difference, name)}
+        return answers
+
+    def pit(self, model: str = "model") -> np.ndarray:
+        """Probability integral transform at the last step, `[n]`."""
+        return self.steps[-1][model].pit(self.realised[:, -1])
+
+    def _score(self, forecast: Forecast, step: int, seed: int) -> dict[str, Any]:
+        row = score(forecast, self.realised[:, step], self.origin, self.scale[:, step], horizon=step + 1, seed=seed)
+        if isinstance(forecast, Samples) and (forecast.values == forecast.values[:, :1]).all():
+            row |= {key: None for key in row if key.startswith("coverage")}  # one number has no interval
+        return row
+
+
+def pick_origins(series: Sequence[EncodedSeries], start: Any, end: Any, horizon: int, stride: int) -> list[np.ndarray]:
+    """Rows of each ticker that lie on every `stride`-th bar time of [start, end] and whose outcomes are known.
+
+    Raises:
+        ValueError: if there is none, with the dates that the data offers.
+    """
+    found = [one.origins(start, end) for one in series]
+    for i, one in enumerate(series):
+        rows = found[i]
+        rows = rows[(rows >= VOLATILITY_WINDOW) & (rows + horizon < len(one.close))]
+        found[i] = rows[np.isfinite(one.close[rows[:, None] + np.arange(1, horizon + 1)]).all(axis=1)]
+    times = np.unique(np.concatenate([one.timestamp[rows] for one, rows in zip(series, found, strict=True)]))
+    if not len(times):
+        first, last = min(one.timestamp[0] for one in series), max(one.timestamp[-1] for one in series)
+        raise ValueError(
+            f"no forecast of {horizon} step(s) can be scored between {start} and {end}: the bars run from "
+            f"{pd.Timestamp(first)} to {pd.Timestamp(last)} and the outcomes must be among them"
+        )
+    return [rows[np.isin(one.timestamp[rows], times[::stride])] for one, rows in zip(series, found, strict=True)]
+
+
+def walk_forward(
+    pipe: TsfLlmPipeline,
+    bars: pd.DataFrame,
+    *,
+    start: Any,
+    end: Any,
+    horizon: int,
+    stride: int | None = None,
+    samples: int = 256,
+    seed: int = 0,
+    progress: bool = True,
+) -> WalkForward:
+    """Forecasts of the model and of every baseline from every `stride`-th bar of [start, end].
+
+    `stride` defaults to the horizon, so that outcomes do not overlap.
+
+    Raises:
+        ValueError: for bars that the processor refuses, a model without numbers (classes), or an empty period.
+    """
+    if pipe.model.config.prediction_type == "classification" and not pipe.model.can_generate():
+        raise ValueError("a classification model has no return to score: evaluate a causal LM, quantile or regression model")
+    series = pipe.processor.feature_extractor.encode(bars)
+    origins = pick_origins(series, start, day_end(end), horizon, stride or horizon)
+    kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
+    chunks = [
+        (one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)
+    ]
+    bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=not progress, leave=False)
+    paths = np.concatenate([_forecast(pipe, chunk, horizon, samples, seed) for chunk in bar])  # [n,K,P]
+
+    def joined(function) -> np.ndarray:
+        return np.concatenate([function(one, rows) for one, rows in kept])
+
+    result = WalkForward(
+        ticker=joined(lambda one, rows: np.repeat(one.ticker, len(rows))),
+        origin=joined(lambda one, rows: one.timestamp[rows]),
+        realised=joined(
+            lambda one, rows: np.log(one.close[rows[:, None] + np.arange(1, horizon + 1)] / one.close[rows, None])
+        ),
+        scale=np.stack(
+            [joined(lambda one, rows, h=h: naive_scale(one.close, rows, h)) for h in range(1, horizon + 1)], axis=1
+        ),
+    )
+    for step in range(horizon):
+        baselines = [baseline_forecasts(one.close, rows, step + 1) for one, rows in kept]
+        joined_baselines = {
+            name: Gaussian(*(np.concatenate([getattr(b[name], part) for b in baselines]) for part in ("mean", "std")))
+            for name in baselines[0]
+        }
+        result.steps.append({"model": Samples(paths[..., step]), **joined_baselines})
+    return result
+
+
+def _forecast(
+    pipe: TsfLlmPipeline, chunk: tuple[EncodedSeries, np.ndarray], horizon: int, samples: int, seed: int
+) -> np.ndarray:
+    """Cumulative log returns `[B,K,P]`; a regression model's single number stands twice, as K = 2 equal samples."""
+    batch = pipe.processor.batch([chunk])
+    if pipe.samples_paths:
+        return pipe.sample(batch, horizon=horizon, samples=samples, seed=seed)
+    return np.repeat(pipe.predict_head(batch, horizon)[:, None], 2, axis=1)
+
+
+def provenance(root: Path | None = None) -> dict[str, str | None]:
+    """Package version and, in a git checkout, the commit that made the numbers."""
+    try:
+        release = version("tsf-llm")
+    except PackageNotFoundError:
+        release = None
+    try:
+        command = ["git", "-C", str(root or Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = None
+    return {"version": release, "commit": commit}

@@ -1,0 +1,93 @@
+"""What several test files share: a tiny random model, its inputs, made-up bars, and a comparison."""
+
+import functools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tsf_llm.configuration_tsf_llm import TsfLlmConfig
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
+
+TINY = {
+    "num_features": 5,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "kv_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 8,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,  # ten times the default: attention and routing must matter
+    "prediction_length": 3,
+    "vocab_size": 20,
+    "pad_token_id": 18,
+    "bar_token_id": 19,
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """`tiny_config(**overrides)` -> a config whose model has a few thousand weights."""
+    return lambda **overrides: TsfLlmConfig(**{**TINY, **overrides})
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config):
+    """`tiny_model(cls, seed=, **overrides)` -> a random model in eval mode."""
+
+    def build(cls=TsfLlmForCausalLM, *, seed=0, **overrides):
+        torch.manual_seed(seed)
+        return cls(tiny_config(**overrides)).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_batch():
+    """`tiny_batch(bars=, tokens=, rows=)` -> bars, then return tokens; the second row starts with two paddings."""
+
+    def build(*, bars=6, tokens=3, rows=2, padding=2, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        input_ids = torch.randint(0, 18, (rows, bars + tokens), generator=generator)
+        input_ids[:, :bars] = 19
+        attention_mask = torch.ones_like(input_ids)
+        attention_mask[1:2, :padding] = 0
+        past_values = torch.randn(rows, bars, 5, generator=generator)
+        return {"input_ids": input_ids, "past_values": past_values, "attention_mask": attention_mask}
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def close():
+    """`torch.testing.assert_close` to float32 noise."""
+    return functools.partial(torch.testing.assert_close, atol=2e-5, rtol=2e-5)
+
+
+@pytest.fixture(scope="session")
+def make_bars():
+    """`make_bars(rows, ticker=, seed=, freq=, start=)` -> random-walk bars of one ticker."""
+
+    def build(rows=300, *, ticker="AAA", seed=0, freq="B", start="2015-01-01"):
+        rng = np.random.default_rng(seed)
+        close = 50 * np.exp(rng.normal(0, 0.012, rows).cumsum())
+        open_ = close * np.exp(rng.normal(0, 0.005, rows))
+        up, down = np.exp(np.abs(rng.normal(0, 0.004, (2, rows))))
+        prices = {"open": open_, "high": np.maximum(open_, close) * up, "low": np.minimum(open_, close) / down}
+        times = pd.date_range(start, periods=rows, freq=freq)
+        volume = rng.lognormal(10, 0.6, rows)
+        return pd.DataFrame({"timestamp": times, "ticker": ticker, **prices, "close": close, "volume": volume})
+
+    return build

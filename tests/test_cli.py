@@ -1,0 +1,174 @@
+"""The command line: the quick start for real, what each command writes, and how each refuses bad input."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS
+from tsf_llm.serving import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run(*words)` -> exit code, stdout, stderr."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["tsf-llm", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tsf-llm", "quickstart", "--ticker", "IBM", "--out", str(out)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert not end.value.code
+    return out
+
+
+@pytest.fixture
+def model(quickstart):
+    return quickstart / "model"
+
+
+def test_quickstart_leaves_calibrated_results(quickstart):
+    results = json.loads((quickstart / "results.json").read_text())
+    rows = {row["model"]: row for row in results["rows"]}
+    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20"]
+    assert 0.70 <= rows["model"]["coverage_80"] <= 0.90
+    assert rows["model"]["crps"] < 1.05 * rows["historical_volatility_20"]["crps"]
+    assert results["out_of_sample"] is True
+    assert results["trained_through"] < results["start"] < results["end"]
+    assert json.loads((quickstart / "audit.json").read_text())["passed"] is True
+
+
+def test_quickstart_writes_everything_the_readme_names(quickstart):
+    names = {path.name for path in quickstart.iterdir()}
+    plots = {"forecast.png", "hindsight.png", "scores.png", "pit.png"}
+    assert names == {"model", "forecast.csv", "results.json", "audit.json", *plots}
+    for picture in [*(quickstart / name for name in plots), quickstart / "model" / "loss.png"]:
+        assert Image.open(picture).size[0] > 900
+    assert not [path for path in quickstart.rglob("*") if path.suffix in (".bin", ".pt", ".pkl") or path.name[0] == "."]
+    frame = pd.read_csv(quickstart / "forecast.csv")
+    assert list(frame.columns) == FORECAST_COLUMNS
+    assert frame["ticker"].unique().tolist() == ["IBM"]
+
+
+def test_forecast_writes_the_contract(run, model, tmp_path):
+    out, plot = tmp_path / "deep" / "forecast.csv", tmp_path / "fan.png"
+    options = ["--model", model, "--data", "sample", "--ticker", "AAPL", "--horizon", 3, "--out", out]
+    code, _, _ = run("forecast", *options, "--as-of", "2012-06-29", "--plot", plot, "--samples", 64)
+    frame = pd.read_csv(out, parse_dates=["origin", "timestamp"])
+    assert code == 0
+    assert list(frame.columns) == FORECAST_COLUMNS
+    assert frame["step"].tolist() == [1, 2, 3]
+    assert (frame["origin"] == "2012-06-29").all()
+    assert frame["timestamp"].dt.strftime("%F").tolist() == ["2012-07-02", "2012-07-03", "2012-07-04"]
+    quantiles = frame[[name for name in FORECAST_COLUMNS if name[0] == "q"]].to_numpy()
+    assert (np.diff(quantiles) > 0).all()
+    assert frame["p_up"].between(0, 1).all()
+    assert plot.exists()
+    first = out.read_bytes()
+    run("forecast", *options, "--as-of", "2012-06-29", "--samples", 64)
+    assert out.read_bytes() == first
+
+
+def test_evaluate_writes_rows_and_plots(run, model, tmp_path):
+    period = ["--start", "2012-06-01", "--end", "2012-12-31", "--horizon", 5, "--samples", 64]
+    code, text, _ = run("evaluate", "--model", model, "--data", "sample", *period, "--out", tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "scores.png", "pit.png"}
+    for key in ("model", "horizon", "crps", "mase", "mae", "rmse", "coverage_80", "direction_accuracy"):
+        assert all(key in row for row in results["rows"]), key
+    for key in ("direction_ci95", "direction_base_rate", "rank_ic"):
+        assert results["rows"][0][key] is not None, key
+    assert "random_walk" in text
+
+
+def test_evaluate_says_when_the_model_has_seen_the_period(run, model, tmp_path):
+    period = ["--start", "2009-06-01", "--end", "2009-12-31", "--horizon", 5, "--samples", 16]
+    code, text, _ = run("evaluate", "--model", model, "--data", "sample", *period, "--out", tmp_path)
+    assert code == 0
+    assert json.loads((tmp_path / "results.json").read_text())["out_of_sample"] is False
+    assert "Not out of sample" in text
+
+
+def test_audit_passes_on_the_sample(run, model):
+    code, text, _ = run("audit", "--data", "sample", "--ticker", "IBM,FB")
+    report = json.loads(text)
+    assert (code, report["passed"], report["features"]) == (0, True, 64)
+    code, text, _ = run("audit", "--data", "sample", "--ticker", "IBM", "--model", model)
+    assert (code, json.loads(text)["passed"]) == (0, True)
+
+
+def test_audit_fails_on_tomorrows_close(run, tmp_path):
+    from tsf_llm.indicators_tsf_llm import FEATURES
+
+    leak = tmp_path / "my_features.py"
+    leak.write_text(
+        "from tsf_llm.indicators_tsf_llm import feature\n\n"
+        "@feature(group='mine', lookback=0, formula='tomorrow')\n"
+        "def tomorrow(bars):\n    return bars.close.shift(-1) / bars.close\n"
+    )
+    try:
+        code, text, error = run("audit", "--data", "sample", "--ticker", "IBM", "--features", leak)
+    finally:
+        FEATURES.pop("tomorrow", None)
+    assert code == 1
+    assert [found["feature"] for found in json.loads(text)["prefix_invariance"]["leaks"]] == ["tomorrow"]
+    assert json.loads(text)["random_walk"]["passed"] is False
+    assert "tomorrow" in error
+
+
+SAMPLE = ["--data", "sample"]
+FORECAST = ["forecast", "--horizon", 5, "--out", "forecast.csv"]
+EVALUATE = ["evaluate", "--horizon", 5, "--out", "evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([*FORECAST, "--model", "nowhere", *SAMPLE], ["nowhere"]),
+        ([*FORECAST, "--model", "{model}", "--data", "nowhere.csv"], ["nowhere.csv", "does not exist"]),
+        ([*FORECAST, "--model", "{model}", *SAMPLE, "--ticker", "ZZZ"], ["ZZZ", "AAPL"]),
+        ([*FORECAST, "--model", "{model}", *SAMPLE, "--as-of", "someday"], ["someday"]),
+        ([*FORECAST, "--model", "{model}", *SAMPLE, "--as-of", "1999-01-01"], ["1999"]),
+        ([*FORECAST, "--model", "{model}", *SAMPLE, "--plot", "fan.png"], ["--ticker"]),
+        ([*EVALUATE, "--model", "{model}", *SAMPLE, "--start", "2012-06-01", "--end", "2012-01-01"], ["swap"]),
+        ([*EVALUATE, "--model", "{model}", *SAMPLE, "--start", "2031-01-01", "--end", "2032-01-01"], ["2013-03-01"]),
+        ([*EVALUATE, "--model", "{model}", "--data", "{bad}", "--start", "2012-01-01", "--end", "2013-01-01"], ["row"]),
+        (["audit", "--data", "sample", "--features", "nowhere.py"], ["nowhere.py"]),
+        (["audit", "--data", "sample", "--model", "nowhere"], ["nowhere"]),
+        (["quickstart", "--ticker", "ZZZ", "--out", "q"], ["ZZZ", "AAPL"]),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(run, model, tmp_path, monkeypatch, words, says):
+    bad = tmp_path / "bad.csv"
+    bad.write_text("date,open,high,low,close,volume\n2012-01-03,1,2,3,oops,5\n")
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(*(str(word).format(model=model, bad=bad) for word in words))
+    assert code == 2
+    assert len(error.strip().splitlines()) == 1
+    assert "Traceback" not in error
+    assert all(word in error for word in says), error
+    assert {path.name for path in tmp_path.iterdir()} == {"bad.csv"}  # nothing half-written
+
+
+def test_help_teaches(run):
+    code, text, _ = run("--help")
+    assert code == 0
+    assert all(name in text for name in ("quickstart", "forecast", "evaluate", "audit"))
+    for command in ("quickstart", "forecast", "evaluate", "audit"):
+        assert "Example: tsf-llm" in run(command, "--help")[1]

@@ -1,0 +1,195 @@
+"""The config refuses what no model can be built from, says what to do instead, and survives its own JSON."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+
+from tsf_llm.configuration_tsf_llm import AUTO_MAP, CLASS_LABELS, TsfLlmConfig
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
+
+FROM_TRANSFORMERS = {  # keys of `to_dict` that the base class adds
+    "_name_or_path",
+    "architectures",
+    "chunk_size_feed_forward",
+    "dtype",
+    "id2label",
+    "is_encoder_decoder",
+    "label2id",
+    "model_type",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+    "transformers_version",
+}
+DERIVED = {"head_dim"}
+
+WRONG_TYPES = {
+    "num_features": "64",
+    "hidden_size": 2.5,
+    "num_hidden_layers": True,
+    "attention_type": "flash",
+    "num_key_value_heads": "2",
+    "q_lora_rank": 1.5,
+    "norm_topk_prob": 1,
+    "router_aux_loss_coef": "0.01",
+    "hidden_act": None,
+    "norm_type": "layernorm",
+    "rope_parameters": 10000.0,
+    "attention_dropout": None,
+    "use_cache": "yes",
+    "prediction_type": "points",
+    "quantiles": 0.5,
+    "trained_through": 2018,
+    "auto_map": "modeling_tsf_llm",
+}
+
+AT_LEAST_ONE = [
+    "num_features",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "kv_lora_rank",
+    "qk_nope_head_dim",
+    "v_head_dim",
+    "n_routed_experts",
+    "num_experts_per_tok",
+    "n_shared_experts",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "max_position_embeddings",
+    "prediction_length",
+]
+
+IMPOSSIBLE = [  # fields, what the message must name, and its remedy
+    ({"attention_dropout": 1.0}, "attention_dropout=1.0", r"\[0, 1\)"),
+    ({"hidden_dropout": -0.1}, "hidden_dropout=-0.1", r"\[0, 1\)"),
+    ({"qk_rope_head_dim": 3}, "qk_rope_head_dim=3", "even number"),
+    ({"qk_rope_head_dim": 0}, "qk_rope_head_dim=0", "even number"),
+    ({"attention_type": "gqa", "num_key_value_heads": 3}, "num_key_value_heads=3", "divisor"),
+    ({"attention_type": "mha", "num_key_value_heads": 2}, "num_key_value_heads=2", "set attention_type='gqa'"),
+    ({"attention_type": "mla", "num_key_value_heads": 2}, "num_key_value_heads=2", "set attention_type='gqa'"),
+    ({"attention_type": "gqa", "q_lora_rank": 8}, "q_lora_rank=8", "leave it out"),
+    ({"q_lora_rank": 0}, "q_lora_rank=0", "leave it out"),
+    ({"num_experts_per_tok": 9}, "num_experts_per_tok=9 exceeds n_routed_experts=8", "lower the first or raise"),
+    ({"router_aux_loss_coef": -0.01}, "router_aux_loss_coef=-0.01", "0 switches it off"),
+    ({"quantiles": []}, r"quantiles=\[\]", "strictly increasing levels"),
+    ({"quantiles": [0.5, 0.1]}, r"quantiles=\[0.5, 0.1\]", "strictly increasing levels"),
+    ({"quantiles": [0.5, 0.5]}, r"quantiles=\[0.5, 0.5\]", "strictly increasing levels"),
+    ({"quantiles": [0.0, 0.5]}, r"quantiles=\[0.0, 0.5\]", "between 0 and 1"),
+    ({"quantiles": [0.5, 1.0]}, r"quantiles=\[0.5, 1.0\]", "between 0 and 1"),
+    ({"pad_token_id": 258}, "pad_token_id=258", "vocabulary of 258"),
+    ({"bar_token_id": -1}, "bar_token_id=-1", "vocabulary of 258"),
+    ({"pad_token_id": 257}, "pad_token_id and bar_token_id are both 257", "must differ"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_TYPES.items())
+def test_wrong_type_names_the_field(name, value):
+    with pytest.raises(StrictDataclassFieldValidationError, match=f"(?i){name}'(.|\n)*expected"):
+        TsfLlmConfig(**{name: value})
+
+
+def test_wrong_type_is_refused_after_construction_too():
+    config = TsfLlmConfig()
+    with pytest.raises(StrictDataclassFieldValidationError, match="hidden_size"):
+        config.hidden_size = "256"
+
+
+@pytest.mark.parametrize("name", AT_LEAST_ONE)
+def test_sizes_are_at_least_one(name):
+    with pytest.raises(StrictDataclassClassValidationError, match=f"{name}=0: must be 1 or more"):
+        TsfLlmConfig(**{name: 0})
+
+
+@pytest.mark.parametrize(("fields", "named", "remedy"), IMPOSSIBLE, ids=lambda value: str(value)[:40])
+def test_impossible_combination_names_field_and_remedy(fields, named, remedy):
+    with pytest.raises(StrictDataclassClassValidationError, match=f"{named}.*{remedy}"):
+        TsfLlmConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"router_aux_loss_coef": 0},
+        {"attention_dropout": 0},
+        {"quantiles": [0.5]},
+        {"quantiles": (0.1, 0.9)},
+        {"num_experts_per_tok": 8},
+        {"attention_type": "gqa", "num_key_value_heads": 1},
+        {"q_lora_rank": 8},
+    ],
+    ids=str,
+)
+def test_limits_are_allowed(fields):
+    config = TsfLlmConfig(**fields)
+    assert all(getattr(config, name) == value for name, value in fields.items())
+
+
+def test_derived_values():
+    config = TsfLlmConfig(num_attention_heads=8, shared_expert_intermediate_size=None, n_shared_experts=3)
+    assert config.num_key_value_heads == 8
+    assert config.shared_expert_intermediate_size == 3 * config.moe_intermediate_size
+    assert config.head_dim == config.qk_rope_head_dim
+
+
+@pytest.mark.parametrize(("alias", "name"), TsfLlmConfig.attribute_map.items())
+def test_aliases_read_and_write_one_field(alias, name):
+    config = TsfLlmConfig(**{alias: 6})
+    assert getattr(config, alias) == getattr(config, name) == 6
+    setattr(config, alias, 7)
+    assert getattr(config, name) == 7
+    assert alias not in config.to_dict()
+
+
+def test_to_dict_holds_known_keys_alone():
+    fields = {field.name for field in dataclasses.fields(TsfLlmConfig)}
+    assert set(TsfLlmConfig().to_dict()) <= fields | FROM_TRANSFORMERS | DERIVED
+    own = {name for name in TsfLlmConfig.__annotations__ if name not in TsfLlmConfig.attribute_map}
+    assert own <= set(TsfLlmConfig().to_dict())
+
+
+def test_round_trip_through_json(tmp_path):
+    config = TsfLlmConfig(
+        attention_type="gqa",
+        num_key_value_heads=2,
+        quantiles=(0.1, 0.5, 0.9),
+        prediction_type="quantile",
+        rope_parameters={"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0},
+        trained_through="2018-12-31",
+        trained_on="the embedded sample",
+    )
+    config.save_pretrained(tmp_path)
+    loaded = TsfLlmConfig.from_pretrained(tmp_path)
+    as_json = [json.loads(c.to_json_string(use_diff=False)) for c in (config, loaded)]
+    for each in as_json:
+        each.pop("_name_or_path", None)
+    assert as_json[0] == as_json[1]
+    assert loaded.auto_map == AUTO_MAP
+    assert (loaded.trained_through, loaded.num_key_value_heads) == ("2018-12-31", 2)
+
+
+def test_auto_map_is_not_shared_between_configs():
+    config, other = TsfLlmConfig(), TsfLlmConfig()
+    assert config.auto_map == AUTO_MAP
+    assert config.auto_map is not AUTO_MAP
+    assert config.auto_map is not other.auto_map
+
+
+def test_default_config_is_the_27m_shape():
+    with torch.device("meta"):
+        model = TsfLlmForCausalLM(TsfLlmConfig())
+    parameters = sum(p.numel() for p in model.parameters())
+    assert abs(parameters - 27e6) <= 1e6
+
+
+def test_classification_names_its_classes():
+    config = TsfLlmConfig(prediction_type="classification")
+    assert config.id2label == CLASS_LABELS == {0: "down", 1: "flat", 2: "up"}
+    assert config.label2id == {"down": 0, "flat": 1, "up": 2}
+    assert config.num_labels == 3
+    assert TsfLlmConfig.from_dict(config.to_dict()).id2label == CLASS_LABELS

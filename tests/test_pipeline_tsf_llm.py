@@ -1,0 +1,383 @@
+"""The inference path: its frame, its sampling, and that only the bars, the model and the seed decide the answer."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers.generation import LogitsProcessorList
+
+from tsf_llm import pipeline_tsf_llm
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.pipeline_tsf_llm import InverseCdfSampler, TsfLlmPipeline, path_uniforms
+from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS, TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+
+QUANTILES = FORECAST_COLUMNS[5:-1]
+BINS, PAD, BAR = 32, 32, 33
+SIZES = {"vocab_size": 34, "pad_token_id": PAD, "bar_token_id": BAR}
+
+
+@pytest.fixture(scope="module")
+def bars(make_bars) -> pd.DataFrame:
+    """Three tickers of different lengths; one is shorter than the context."""
+    return pd.concat([make_bars(n, ticker=name, seed=n) for name, n in (("AAA", 300), ("BBB", 28), ("CCC", 90))])
+
+
+@pytest.fixture(scope="module")
+def processor(make_bars) -> TsfLlmProcessor:
+    extractor = TsfLlmFeatureExtractor(feature_groups=["bar"], context_length=36)
+    return TsfLlmProcessor(extractor, TsfLlmTokenizer(BINS)).fit(make_bars(400, seed=7))
+
+
+@pytest.fixture(scope="module")
+def pipe(processor, tiny_model) -> TsfLlmPipeline:
+    """A causal LM whose weights are random but large: its answers depend on the bars."""
+    return TsfLlmPipeline(model=tiny_model(TsfLlmForCausalLM, **SIZES), processor=processor)
+
+
+@pytest.fixture(scope="module")
+def head(processor, tiny_model):
+    """`head(prediction_type)` -> the pipeline of such a model, three steps long."""
+
+    def build(prediction_type: str, **overrides) -> TsfLlmPipeline:
+        model = tiny_model(TsfLlmForPrediction, prediction_type=prediction_type, **overrides)
+        return TsfLlmPipeline(model=model, processor=processor)
+
+    return build
+
+
+def values(frame: pd.DataFrame) -> np.ndarray:
+    return frame[[*QUANTILES, "mean", "p_up"]].to_numpy()
+
+
+# The frame
+
+
+@pytest.mark.parametrize("horizon", [1, 5])
+def test_the_frame(pipe, bars, horizon):
+    frame = pipe(bars, horizon=horizon, samples=50)
+    assert list(frame.columns) == FORECAST_COLUMNS
+    assert frame["ticker"].tolist() == [name for name in ("AAA", "BBB", "CCC") for _ in range(horizon)]
+    assert frame["step"].tolist() == [*range(1, horizon + 1)] * 3
+    last = bars.groupby("ticker", sort=False)["timestamp"].last()
+    assert (frame["origin"].to_numpy() == last[frame["ticker"]].to_numpy()).all()
+    assert (frame["timestamp"] > frame["origin"]).all()
+    assert (frame["timestamp"].dt.day_of_week < 5).all()
+    assert not frame.isna().any().any()
+    assert (np.diff(frame[QUANTILES], axis=1) >= 0).all()
+    assert (frame[QUANTILES].to_numpy() > 0).all()
+    assert frame["p_up"].between(0, 1).all()
+    assert frame["mean"].between(frame["q05"], frame["q95"]).all()
+    if horizon > 1:
+        width = np.log(frame["q95"] / frame["q05"]).to_numpy().reshape(3, horizon)
+        assert (width[:, -1] > 1.5 * width[:, 0]).all()  # five steps wander further than one
+
+
+def test_the_horizon_defaults_to_the_models(pipe, bars):
+    assert len(pipe(bars, samples=4)) == 3 * pipe.model.config.prediction_length == 9
+
+
+def test_a_list_gives_a_list(pipe, bars, make_bars):
+    other = make_bars(50, ticker="DDD")
+    answers = pipe([bars, other], horizon=2, samples=8)
+    assert len(answers) == 2
+    for answer, frame in zip(answers, (bars, other), strict=True):
+        pd.testing.assert_frame_equal(answer, pipe(frame, horizon=2, samples=8))
+
+
+def test_arguments_of_the_constructor_hold_until_a_call_says_otherwise(pipe, processor, bars):
+    fixed = TsfLlmPipeline(model=pipe.model, processor=processor, horizon=2, samples=8, seed=3, as_of="2015-06-30")
+    pd.testing.assert_frame_equal(
+        fixed(bars[bars["ticker"] == "AAA"]),
+        pipe(bars[bars["ticker"] == "AAA"], horizon=2, samples=8, seed=3, as_of="2015-06-30"),
+    )
+    assert len(fixed(bars, horizon=4, as_of=None)) == 12
+
+
+# What the answer depends on
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_the_seed_decides(pipe, bars, horizon):
+    first, again = (pipe(bars, horizon=horizon, samples=40, seed=1) for _ in range(2))
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+    other = pipe(bars, horizon=horizon, samples=40, seed=2)
+    assert (values(other)[:, :-1] != values(first)[:, :-1]).any(axis=1).all()
+
+
+def test_the_first_steps_do_not_depend_on_the_horizon(pipe, bars):
+    batch = pipe.processor(bars)
+    short, long = (pipe.sample(batch, horizon=horizon, samples=40) for horizon in (2, 5))
+    np.testing.assert_allclose(short, long[..., :2], rtol=1e-12)
+
+
+@pytest.mark.parametrize("prediction_type", [None, "quantile", "regression", "classification"])
+def test_other_tickers_do_not_matter(pipe, head, bars, prediction_type):
+    pipe = pipe if prediction_type is None else head(prediction_type)
+    together = pipe(bars, horizon=3, samples=40)
+    for ticker, rows in bars.groupby("ticker"):
+        alone = pipe(rows, horizon=3, samples=40)
+        expected = together[together["ticker"] == ticker].reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 40, 80, 81])
+def test_chunks_do_not_matter(pipe, bars, monkeypatch, rows_at_once):
+    whole = pipe(bars, horizon=3, samples=40)
+    calls = []
+    forward = TsfLlmPipeline._sample_tokens
+    monkeypatch.setattr(
+        TsfLlmPipeline,
+        "_sample_tokens",
+        lambda self, batch, *a: calls.append(len(batch["ticker"])) or forward(self, batch, *a),
+    )
+    monkeypatch.setattr(pipeline_tsf_llm, "ROWS_AT_ONCE", rows_at_once)
+    chunked = pipe(bars, horizon=3, samples=40)
+    assert calls == ([2, 1] if rows_at_once >= 80 else [1, 1, 1])
+    pd.testing.assert_frame_equal(chunked, whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prediction_type", [None, "quantile", "regression", "classification"])
+def test_as_of_equals_truncated_bars(pipe, head, make_bars, prediction_type):
+    pipe, bars = pipe if prediction_type is None else head(prediction_type), make_bars(200)
+    cut = bars["timestamp"].iloc[120]
+    past = pipe(bars[bars["timestamp"] <= cut], horizon=3, samples=40)
+    future = bars["timestamp"] > cut
+    bars.loc[future, ["open", "high", "low", "close"]] *= 2.0
+    pd.testing.assert_frame_equal(pipe(bars, horizon=3, samples=40, as_of=cut), past, check_exact=True)
+    assert not pipe(bars, horizon=3, samples=40).equals(past)
+
+
+@pytest.mark.parametrize("prediction_type", [None, "quantile"])
+def test_the_unit_of_price_is_the_unit_of_the_forecast(pipe, head, make_bars, prediction_type):
+    pipe, bars = pipe if prediction_type is None else head(prediction_type), make_bars(100)
+    dear = bars.assign(**{name: 7.3 * bars[name] for name in ("open", "high", "low", "close")})
+    forecast, dear_forecast = (pipe(frame, horizon=3, samples=100) for frame in (bars, dear))
+    np.testing.assert_allclose(dear_forecast[["mean", *QUANTILES]], 7.3 * forecast[["mean", *QUANTILES]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_no_global_state_is_touched(pipe, bars, horizon):
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002 (the global state is what is tested)
+    before, before_numpy = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    pipe(bars, horizon=horizon, samples=8)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], before_numpy)  # noqa: NPY002
+    assert torch.is_grad_enabled()
+
+
+def test_the_model_is_put_into_eval_mode(processor, tiny_model, bars):
+    model = tiny_model(TsfLlmForCausalLM, **SIZES, hidden_dropout=0.5).train()
+    pipe = TsfLlmPipeline(model=model, processor=processor)
+    pd.testing.assert_frame_equal(pipe(bars, horizon=2, samples=8), pipe(bars, horizon=2, samples=8))
+
+
+# Sampling
+
+
+def test_first_step_frequencies_are_the_models_own(pipe, make_bars):
+    n = 20_000
+    batch = pipe.processor(make_bars(100))
+    with torch.inference_mode():
+        logits = pipe.model(**batch, use_cache=False).logits[0, -1].double()
+    expected = logits[:BINS].softmax(-1).numpy()  # pad and bar are left out
+    assert logits.softmax(-1)[BINS:].min() > 0.001  # else nothing would have to be left out
+    tokens = pipe._sample_tokens(batch, 1, n, 0)
+    counts = np.bincount(tokens.ravel(), minlength=34)
+    assert not counts[BINS:].any()
+    chi_square = ((counts[:BINS] - n * expected) ** 2 / (n * expected)).sum()
+    assert chi_square < 31 + 4 * np.sqrt(2 * 31)  # mean and deviation of 31 degrees of freedom
+    uniform = ((counts[:BINS] - n / BINS) ** 2 / (n / BINS)).sum()
+    assert uniform > 200  # this many samples tell it from another distribution
+
+
+@pytest.mark.parametrize("attention_type", ["mla", "gqa", "mha"])
+def test_paths_equal_a_plain_loop_without_cache(processor, tiny_model, bars, attention_type):
+    """Oracle: the whole sequence anew for every path and step, the same uniforms, one row at a time."""
+    pipe = TsfLlmPipeline(
+        model=tiny_model(TsfLlmForCausalLM, attention_type=attention_type, **SIZES), processor=processor
+    )
+    batch, samples, horizon, seed = processor(bars), 12, 4, 9
+    tokens = pipe._sample_tokens(batch, horizon, samples, seed)
+    assert tokens.shape == (3, samples, horizon)
+    uniforms = (
+        path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed).view(3, samples, horizon).numpy()
+    )
+    for row in range(3):
+        mask = batch["attention_mask"][row : row + 1].repeat(samples, 1)
+        bars_BTF = batch["past_values"][row : row + 1].repeat(samples, 1, 1)
+        ids = batch["input_ids"][row : row + 1].repeat(samples, 1)
+        for step in range(horizon):
+            with torch.inference_mode():
+                out = pipe.model(input_ids=ids, past_values=bars_BTF, attention_mask=mask, use_cache=False)
+            cdf = out.logits[:, -1, :BINS].double().softmax(-1).cumsum(-1).numpy()
+            chosen = [
+                np.searchsorted(c, u * c[-1], side="right") for c, u in zip(cdf, uniforms[row, :, step], strict=True)
+            ]
+            assert tokens[row, :, step].tolist() == chosen
+            ids = torch.cat((ids, torch.tensor(chosen)[:, None]), dim=1)
+            mask = torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1)
+
+
+def test_sharing_the_cache_changes_nothing(pipe, bars):
+    """Oracle: `generate` from scratch, one full prompt per path."""
+    batch, samples, horizon = pipe.processor(bars), 16, 4
+    shared = pipe._sample_tokens(batch, horizon, samples, 0)
+    uniforms = path_uniforms(batch["ticker"], batch["origin"], samples, horizon, 0)
+    T = batch["input_ids"].shape[1]
+    repeated = {
+        key: batch[key].repeat_interleave(samples, 0) for key in ("input_ids", "past_values", "attention_mask")
+    }
+    sampler = InverseCdfSampler(uniforms, [PAD, BAR]).after(T)
+    paths = pipe.model.generate(
+        **repeated, max_new_tokens=horizon, do_sample=False, logits_processor=LogitsProcessorList([sampler])
+    )
+    assert np.array_equal(paths[:, T:].view(3, samples, horizon).numpy(), shared)
+
+
+def test_later_steps_depend_on_earlier_ones(pipe, make_bars):
+    batch = pipe.processor(make_bars(100))
+    tokens = pipe._sample_tokens(batch, 2, 4000, 0)[0]
+    low, high = (tokens[side, 1].mean() for side in (tokens[:, 0] < 12, tokens[:, 0] >= 20))
+    assert abs(low - high) > 0.5  # deviation of a mean is about 0.25
+    assert not np.array_equal(tokens[:, 0], tokens[:, 1])
+
+
+def test_the_sampler_inverts_the_distribution_function():
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4, 50.0]).log().repeat(6, 1)
+    uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.5999, 0.6001, 1 - 2**-53], dtype=torch.float64)[:, None]
+    assert InverseCdfSampler(uniforms, [4]).pick(logits, 0).tolist() == [0, 0, 1, 2, 3, 3]
+    assert InverseCdfSampler(uniforms, [0, 4]).pick(logits, 0).tolist()[0] == 1  # never one without probability
+
+
+def test_uniforms_belong_to_ticker_origin_and_seed():
+    days = [pd.Timestamp("2020-01-01"), pd.Timestamp("2020-01-02")]
+    base = path_uniforms(["A", "B"], [days[0], days[0]], 50, 4, 0).view(2, 50, 4)
+    assert torch.equal(path_uniforms(["B"], days[:1], 50, 4, 0), base[1])
+    assert torch.equal(path_uniforms(["A"], days[:1], 50, 2, 0), base[0, :, :2])
+    others = [base[1], *(path_uniforms(["A"], [day], 50, 4, seed) for day, seed in ((days[1], 0), (days[0], 1)))]
+    assert all((base[0] != other).all() for other in others)
+    many = path_uniforms(["A"], days[:1], 20_000, 2, 0)
+    assert (many >= 0).all()
+    assert (many < 1).all()
+    np.testing.assert_allclose(many.mean(0), 0.5, atol=0.01)
+
+
+# Models with a head
+
+
+def test_quantile_model(head, make_bars):
+    pipe, bars = head("quantile"), make_bars(100)
+    frame = pipe(bars, horizon=3, samples=499)
+    batch = pipe.processor(bars)
+    with torch.inference_mode():
+        own = pipe.model(past_values=batch["past_values"], attention_mask=batch["attention_mask"]).prediction[0]
+    prices = pipe.processor.inverse_transform(own[None], batch)[0]
+    np.testing.assert_allclose(frame[QUANTILES], prices, rtol=1e-4)
+    np.testing.assert_allclose(frame["q50"], prices[:, 3], rtol=1e-6)
+    assert frame["mean"].between(frame["q05"], frame["q95"]).all()
+    assert frame["p_up"].between(0, 1).all()
+    up = (frame["q25"] > batch["last_close"].item()).to_numpy()
+    assert (frame["p_up"].to_numpy()[up] > 0.75).all()
+
+
+def test_spread_quantiles_pass_through_the_models_own(head):
+    pipe = head("quantile", quantiles=[0.1, 0.5, 0.9])
+    own = np.array([[[-1.2815515655446004, 0.0, 1.2815515655446004], [2.0, 3.0, 3.5]]])  # the first is standard normal
+    spread = pipe._spread_quantiles(own, None, 99)
+    assert spread.shape == (1, 99, 2)
+    np.testing.assert_allclose(spread[0, [9, 49, 89]], own[0].T, rtol=1e-9, atol=1e-9)
+    assert (np.diff(spread, axis=1) > 0).all()
+    np.testing.assert_allclose(spread[0, [0, 24, 98], 0], [-2.3263478740, -0.6744897502, 2.3263478740], rtol=1e-8)
+
+
+def test_a_single_quantile_stays_itself(head, make_bars):
+    pipe = head("quantile", quantiles=[0.5])
+    paths = pipe.sample(pipe.processor(make_bars(60)), horizon=2, samples=5)
+    assert paths.shape == (1, 5, 2)
+    assert (paths == paths[:, :1]).all()
+    assert paths[0, 0, 0] != paths[0, 0, 1]
+
+
+def test_regression_model_claims_no_distribution(head, make_bars):
+    pipe, bars = head("regression"), make_bars(100)
+    frame, batch = pipe(bars, horizon=3), pipe.processor(bars)
+    with torch.inference_mode():
+        own = (
+            pipe.model(past_values=batch["past_values"], attention_mask=batch["attention_mask"]).prediction[0].numpy()
+        )
+    expected = batch["last_close"].item() * np.exp(own.astype(float) * batch["scale"].item())
+    np.testing.assert_allclose(frame["mean"], expected, rtol=1e-12)
+    assert frame[[*QUANTILES, "p_up"]].isna().all().all()
+    assert list(frame.columns) == FORECAST_COLUMNS
+
+
+def test_classification_model_gives_p_up_alone(head, make_bars):
+    pipe, bars = head("classification"), make_bars(100)
+    frame, batch = pipe(bars, horizon=3), pipe.processor(bars)
+    with torch.inference_mode():
+        own = (
+            pipe.model(past_values=batch["past_values"], attention_mask=batch["attention_mask"]).prediction[0].numpy()
+        )
+    np.testing.assert_allclose(frame["p_up"], own[:, 2] + own[:, 1] / 2, rtol=1e-6)
+    assert frame["p_up"].nunique() == 3
+    assert frame[["mean", *QUANTILES]].isna().all().all()
+
+
+@pytest.mark.parametrize("prediction_type", ["quantile", "regression", "classification"])
+def test_a_head_cannot_go_beyond_its_length(head, make_bars, prediction_type):
+    pipe = head(prediction_type)
+    assert len(pipe(make_bars(60), horizon=2)) == 2
+    with pytest.raises(ValueError, match=r"horizon=4, but this model was trained for 3 step.*causal LM"):
+        pipe(make_bars(60), horizon=4)
+
+
+# Errors and warnings
+
+
+def test_a_processor_of_another_model_is_refused(processor, tiny_model):
+    with pytest.raises(
+        ValueError, match="the processor gives 5 features, the model wants 7: load both from one folder"
+    ):
+        TsfLlmPipeline(model=tiny_model(TsfLlmForCausalLM, num_features=7, **SIZES), processor=processor)
+    with pytest.raises(ValueError, match="the processor has 34 tokens, the model 20: load both from one folder"):
+        TsfLlmPipeline(model=tiny_model(TsfLlmForCausalLM), processor=processor)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"horizon": 0}, "horizon=0: must be 1 or more"),
+        ({"samples": 0}, "samples=0: must be 1 or more"),
+        ({"steps": 3, "epochs": 2}, r"unknown argument\(s\) \['epochs', 'steps'\]: use horizon"),
+        ({"as_of": "2001-01-01"}, "AAA: 0 observed bars"),
+    ],
+)
+def test_wrong_arguments_are_refused(pipe, bars, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        pipe(bars, **arguments)
+
+
+def test_bad_bars_are_refused(pipe, bars):
+    with pytest.raises(ValueError, match=r"AAA, row 0.*price <= 0"):
+        pipe(bars.assign(close=-1.0))
+
+
+def test_forecasts_within_the_training_period_warn_once(processor, tiny_model, make_bars, caplog):
+    bars = make_bars(100, freq="h", start="2015-05-01")
+    hourly = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_groups=["bar"]), TsfLlmTokenizer(BINS)).fit(bars)
+    model = tiny_model(TsfLlmForCausalLM, **SIZES, trained_through="2015-05-03")
+    pipe = TsfLlmPipeline(model=model, processor=hourly)
+
+    def warned(as_of: str) -> list[str]:
+        caplog.clear()
+        pipe(bars, as_of=as_of, horizon=1, samples=2)
+        return [record.message for record in caplog.records if "not out of sample" in record.message]
+
+    with caplog.at_level(logging.WARNING):
+        assert warned("2015-05-04 00:00") == []
+        (message,) = warned("2015-05-03 23:00")  # a bar of the last day that the model has seen
+        assert "2015-05-03" in message
+        assert warned("2015-05-03 23:00") == warned("2015-05-02") == []

@@ -1,0 +1,185 @@
+"""sft.py: what it writes, that it reproduces and resumes, and how it refuses."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.serving.loading import load_pipeline
+from tsf_llm.train_scripts import sft
+
+SMALL_MODEL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "n_routed_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+OPTIONS = {
+    "context_length": 16,
+    "horizon": 2,
+    "stride": 2,
+    "n_bins": 32,
+    "report_samples": 0,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 32,
+    "logging_steps": 2,
+    "disable_tqdm": True,
+    "model_config": json.dumps(SMALL_MODEL),
+}
+
+
+@pytest.fixture(scope="module")
+def prices(make_bars, tmp_path_factory):
+    path = tmp_path_factory.mktemp("prices") / "prices.csv"
+    pd.concat([make_bars(400, ticker="AAA", seed=1), make_bars(400, ticker="BBB", seed=2)]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def train(prices):
+    """`train(output_dir, **options)` -> the report."""
+
+    def run(output_dir, **options):
+        chosen = {**OPTIONS, "data": prices, "output_dir": output_dir, **options}
+        flat = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+        return sft.main(*sft.parse(flat))
+
+    return run
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_leaves_a_model_its_processor_and_a_report(train, tmp_path):
+    report = train(tmp_path, report_samples=16)
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+    for part in ("before", "after"):
+        assert 0 < report[part]["crps"] < 1
+        assert 0 <= report[part]["coverage_80"] <= 1
+    assert report["before"]["crps"] != report["after"]["crps"]
+    assert set(report["baselines"]) == set(report["verdicts"]) == {"random_walk", "drift", "historical_volatility_20"}
+    assert report["train_through"] < report["valid_through"]
+    assert not list(tmp_path.glob("*.bin"))  # nothing pickled beside the weights
+    pipe = load_pipeline(tmp_path)
+    assert isinstance(pipe.model, TsfLlmForCausalLM)
+    assert pipe.model.config.trained_through == report["valid_through"]
+    assert pipe.processor.fitted_through == report["train_through"]
+    assert (tmp_path / "loss.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("head", ["regression", "quantile", "classification"])
+def test_trains_every_head(train, tmp_path, head):
+    report = train(tmp_path, head=head, num_train_epochs=1, report_samples=8)
+    model = TsfLlmForPrediction.from_pretrained(tmp_path)
+    assert (model.config.prediction_type, model.config.prediction_length) == (head, 2)
+    assert math.isfinite(report["valid_loss"])
+    if head != "classification":
+        assert report["after"]["crps"] > 0
+    assert (report["after"].get("coverage_80") is not None) == (head == "quantile")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(train, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        train(tmp_path / name, seed=seed)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert same(a, b)
+    assert not same(a, c)
+
+
+def test_resumed_equals_uninterrupted(train, tmp_path):
+    options = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 5, "eval_steps": 5, "save_total_limit": 9}
+    train(tmp_path, **options)
+    whole = weights(tmp_path)
+    checkpoints = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert len(checkpoints) >= 3
+    (tmp_path / "model.safetensors").unlink()
+    train(tmp_path, **options, resume_from_checkpoint=checkpoints[0])
+    assert same(weights(tmp_path), whole)
+
+
+def test_resume_true_means_the_last_checkpoint(train, tmp_path):
+    [*_, arguments] = sft.parse(["--output_dir", str(tmp_path), "--resume_from_checkpoint", "true"])
+    assert arguments.checkpoint_to_resume() is None  # a first run has none, and starts
+    train(tmp_path)
+    assert "checkpoint-" in arguments.checkpoint_to_resume()
+
+
+def test_checkpoints_load_as_they_are(train, tmp_path):
+    train(tmp_path, num_train_epochs=1)
+    [checkpoint, *_] = tmp_path.glob("checkpoint-*")
+    TsfLlmForCausalLM.from_pretrained(checkpoint)
+    assert TsfLlmProcessor.from_pretrained(checkpoint).fitted_through is not None
+
+
+def test_fine_tuning_goes_on_from_the_folder_with_its_processor(train, tmp_path):
+    train(tmp_path / "base")
+    train(tmp_path / "more", model_name_or_path=tmp_path / "base", num_train_epochs=1, learning_rate=1e-5)
+    base, more = weights(tmp_path / "base"), weights(tmp_path / "more")
+    assert not same(base, more)
+    assert all((base[key] - more[key]).abs().max() < 1e-2 for key in base)
+    before, after = (TsfLlmProcessor.from_pretrained(tmp_path / name) for name in ("base", "more"))
+    assert before.tokenizer.bin_edges == after.tokenizer.bin_edges
+
+
+def test_one_epoch_moves_every_parameter_and_logs_the_balance_of_the_experts(train, tmp_path):
+    train(tmp_path, num_train_epochs=1, save_strategy="steps", eval_strategy="steps", save_steps=1, eval_steps=1)
+    steps = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    first, last = weights(steps[0]), weights(steps[-1])
+    assert [key for key in first if torch.equal(first[key], last[key])] == []
+    state = json.loads((steps[-1] / "trainer_state.json").read_text())
+    balances = [entry["aux_loss"] for entry in state["log_history"] if "aux_loss" in entry]
+    assert balances
+    assert all(0.9 < balance < 2 for balance in balances)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"data": "nowhere.csv"}, ["nowhere.csv", "does not exist"]),
+        ({"train_through": "2030-01-01"}, ["must increase", "inside the data"]),
+        ({"model_config": '{"hidden_sise": 3}'}, ["hidden_sise", "TsfLlmConfig"]),
+        ({"horizon": 500}, ["window of 500 steps", "more history"]),
+        ({"tickers": "ZZZ"}, ["ZZZ", "AAA"]),
+        ({"feature_groups": "magic"}, ["magic", "returns"]),
+        ({"n_bins": 7}, ["n_bins=7"]),
+    ],
+)
+def test_bad_input_is_refused_with_a_remedy(train, tmp_path, options, words):
+    with pytest.raises((ValueError, FileNotFoundError)) as refused:
+        train(tmp_path / "out", **options)
+    assert all(word in str(refused.value) for word in words)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_unknown_keys_fail(tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text("learning_rat: 0.1\n")
+    with pytest.raises(ValueError, match="learning_rat"):
+        sft.parse(["--config", str(config)])
+    with pytest.raises(SystemExit, match="2"):
+        sft.parse(["--learning_rate", "fast"])
+    assert "fast" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_yaml_and_command_line_meet(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("horizon: 7\nlearning_rate: 5.0e-4\nmodel_config:\n  hidden_size: 24\n")
+    data, model, training = sft.parse(["--config", str(config), "--horizon", "9"])
+    assert (data.horizon, training.learning_rate, model.model_config) == (9, 5e-4, {"hidden_size": 24})

@@ -1,0 +1,153 @@
+"""Windows: the fences hold, labels are what they claim, batches equal single items."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tsf_llm.data_prep.windows import FLAT_SIGMAS, Split, WindowDataset
+from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+
+HORIZON = 3
+FENCE = "2016-01-29"
+
+
+@pytest.fixture(scope="module")
+def bars(make_bars):
+    return pd.concat([make_bars(400, ticker="AAA", seed=1), make_bars(350, ticker="BBB", seed=2, start="2015-04-01")])
+
+
+@pytest.fixture(scope="module")
+def processor(bars):
+    extractor = TsfLlmFeatureExtractor(feature_groups=["returns", "bar"], context_length=16)
+    return TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, through=FENCE)
+
+
+def dataset(processor, bars, objective="causal_lm", **options):
+    series = processor.feature_extractor.encode(bars)
+    return WindowDataset(processor, series, objective=objective, horizon=HORIZON, **options)
+
+
+def stamps_of(data, processor, bars):
+    return np.concatenate([one.timestamp for one in processor.feature_extractor.encode(bars)])
+
+
+def test_training_windows_know_nothing_behind_the_fence(processor, bars):
+    rng = np.random.default_rng(0)
+    other = bars.copy()
+    after = (other["timestamp"] > FENCE).to_numpy()
+    noise = np.exp(rng.normal(0, 0.1, after.sum()))
+    for column in ("open", "high", "low", "close"):
+        other.loc[after, column] *= noise
+    ours, theirs = (dataset(processor, frame, through=FENCE) for frame in (bars, other))
+    assert len(ours) == len(theirs) > 400
+    everything = np.arange(len(ours))
+    for key, value in ours.__getitems__(everything).items():
+        assert torch.equal(value, theirs.__getitems__(everything)[key]), key
+
+
+def test_a_window_more_would_cross_the_fence(processor, bars):
+    data = dataset(processor, bars, through=FENCE)
+    stamps = stamps_of(data, processor, bars)
+    last_label = stamps[data.origins + HORIZON]
+    assert last_label.max() <= np.datetime64(FENCE)
+    assert (last_label == np.datetime64(FENCE)).sum() == 2  # each ticker uses the last day it may
+
+
+def test_validation_labels_lie_behind_fence_and_embargo(processor, bars):
+    data = dataset(processor, bars, after=FENCE, embargo=HORIZON)
+    stamps = stamps_of(data, processor, bars)
+    business_day = np.busday_count(np.datetime64(FENCE), stamps[data.origins + 1].min().astype("datetime64[D]"))
+    assert business_day == HORIZON + 1
+    batch = data.__getitems__(np.arange(len(data)))
+    rows = data.origins[:, None] - np.arange(16)[::-1]
+    labelled = batch["labels"][:, :16].numpy() != -100
+    assert labelled.any()
+    assert (stamps[rows[labelled]] > np.datetime64(FENCE)).all()
+
+
+def test_token_labels_are_the_standardised_returns(processor, bars):
+    data = dataset(processor, bars)
+    [one] = [s for s in processor.feature_extractor.encode(bars) if s.ticker == "AAA"]
+    index = 200
+    origin = data.origins[index]
+    item = data[index]
+    expected = processor.tokenizer.encode_returns(one.log_return[origin - 14 : origin + 1] / one.sigma[origin - 15 : origin])
+    assert item["labels"][0] == -100  # nothing in the window predicts the first bar
+    np.testing.assert_array_equal(item["labels"][1:16], expected)
+    ahead = processor.tokenizer.encode_returns(np.diff(np.log(one.close[origin : origin + HORIZON + 1])) / one.sigma[origin])
+    np.testing.assert_array_equal(item["labels"][16:], ahead)
+    np.testing.assert_array_equal(item["input_ids"][16:], ahead)
+    assert (item["input_ids"][:16] == processor.tokenizer.bar_token_id).all()
+
+
+@pytest.mark.parametrize("objective", ["regression", "quantile", "classification"])
+def test_head_labels_are_cumulative(processor, bars, objective):
+    data = dataset(processor, bars, objective)
+    [one] = [s for s in processor.feature_extractor.encode(bars) if s.ticker == "AAA"]
+    origin = data.origins[100]
+    z = np.log(one.close[origin + 1 : origin + HORIZON + 1] / one.close[origin]) / one.sigma[origin]
+    labels = data[100]["labels"].numpy()
+    if objective == "classification":
+        edge = FLAT_SIGMAS * np.sqrt([1, 2, 3])
+        np.testing.assert_array_equal(labels, np.where(z > edge, 2, np.where(z < -edge, 0, 1)))
+        shares = np.bincount(data.__getitems__(np.arange(len(data)))["labels"].flatten(), minlength=3) / (3 * len(data))
+        assert (np.abs(shares - 1 / 3) < 0.1).all()
+    else:
+        np.testing.assert_allclose(labels, z, rtol=1e-5)
+
+
+def test_a_missing_bar_is_masked_and_its_neighbours_labels_unknown(processor, bars):
+    holed = bars.reset_index(drop=True)
+    holed.loc[200, ["open", "high", "low", "close"]] = np.nan
+    data = dataset(processor, holed)
+    index = int(np.flatnonzero(data.origins == 205)[0])
+    item = data[index]
+    place = 15 - 5
+    assert item["attention_mask"][place] == 0
+    assert (item["past_values"][place] == 0).all()
+    assert item["labels"][[place, place + 1]].tolist() == [-100, -100]
+    assert (item["labels"][[place - 1, place + 2]] >= 0).all()
+    assert 200 not in data.origins
+
+
+def test_a_path_ends_at_its_first_unknown_return(processor, bars):
+    holed = bars.reset_index(drop=True)
+    holed.loc[200, ["open", "high", "low", "close"]] = np.nan
+    data = dataset(processor, holed)
+    item = data[int(np.flatnonzero(data.origins == 198)[0])]
+    assert item["labels"][16:].tolist()[1:] == [-100, -100]
+    assert item["labels"][16] >= 0
+    assert item["attention_mask"][16:].tolist() == [1, 0, 0]
+
+
+def test_early_windows_are_padded_on_the_left_and_never_reach_into_another_ticker(bars, make_bars):
+    extractor = TsfLlmFeatureExtractor(feature_groups=["returns", "bar"], context_length=64)
+    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars)
+    data = dataset(processor, bars)
+    first_of_b = int(np.flatnonzero(data.start_of[data.origins] > 0)[0])
+    bars_seen = data.origins[first_of_b] - data.start_of[data.origins[first_of_b]] + 1
+    mask = data[first_of_b]["attention_mask"][:64]
+    assert mask.sum() == bars_seen < 64
+    assert mask[-bars_seen:].all()
+
+
+def test_batches_equal_items(processor, bars):
+    data = dataset(processor, bars, stride=7)
+    batch = data.__getitems__([3, 11, 5])
+    for row, index in enumerate([3, 11, 5]):
+        for key, value in data[index].items():
+            assert torch.equal(batch[key][row], value)
+
+
+def test_split_by_date(bars):
+    split = Split.of(bars)
+    stamps = np.unique(bars["timestamp"])
+    assert (stamps <= split.train_through).mean() == pytest.approx(0.8, abs=0.01)
+    assert (stamps <= split.valid_through).mean() == pytest.approx(0.9, abs=0.01)
+    given = Split.of(bars, "2016-01-01", "2016-03-01")
+    assert given.train_through.date().isoformat() == "2016-01-01"
+    with pytest.raises(ValueError, match="must increase"):
+        Split.of(bars, "2016-03-01", "2016-01-01")
+    with pytest.raises(ValueError, match="lie inside the data"):
+        Split.of(bars, "2016-03-01", "2030-01-01")

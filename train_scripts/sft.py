@@ -1,0 +1,185 @@
+"""Supervised training of TSF-LLM: a causal LM over return tokens, or a head that predicts all steps at once.
+
+A small run on the embedded prices, in about a minute on two cores:
+    python -m tsf_llm.train_scripts.sft --config train_scripts/configs/debug_sft.yaml --output_dir outputs/debug
+
+The 27M model on your own prices (CSV or parquet: timestamp, ticker, open, high, low, close, volume):
+    python -m tsf_llm.train_scripts.sft --config train_scripts/configs/27m.yaml --data prices.parquet \
+        --train_through 2018-12-31 --valid_through 2019-12-31 --output_dir outputs/27m
+
+Go on after a crash, or fine-tune a finished model on other prices:
+    python -m tsf_llm.train_scripts.sft --config ... --output_dir outputs/27m --resume_from_checkpoint true
+    python -m tsf_llm.train_scripts.sft --model_name_or_path outputs/27m --data more.csv --output_dir outputs/more
+
+The output folder then holds the model with its processor (`from_pretrained` loads it), `report.json` with the scores
+on dates after validation, before and after training, beside naive baselines, and `loss.png`.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import EarlyStoppingCallback, set_seed
+
+from ..configuration_tsf_llm import TsfLlmConfig
+from ..data_prep.errors import one_line_errors
+from ..data_prep.files import write_json
+from ..data_prep.sources import read_bars
+from ..data_prep.windows import Split, WindowDataset, identity
+from ..evaluation.plots import loss_curve
+from ..evaluation.walk_forward import provenance, walk_forward
+from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from .arguments import DataArguments, ModelArguments, Parser, SftArguments
+from .trainer import TsfLlmTrainer
+
+
+def main(data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments) -> dict[str, Any]:
+    """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
+    started = time.perf_counter()
+    set_seed(training_args.seed)
+    bars = read_bars(data_args.data, data_args.tickers)
+    split = Split.of(bars, data_args.train_through, data_args.valid_through)
+    processor = load_or_fit_processor(data_args, model_args, bars, split)
+    model = load_or_make_model(data_args, model_args, processor)
+    model.config.trained_through = str(split.valid_through.date())
+    model.config.trained_on = describe(data_args.data, bars)
+    train, valid = windows(processor, bars, split, data_args, model_args.head)
+
+    report: dict[str, Any] = {
+        **provenance(),
+        "head": model_args.head,
+        "parameters": model.num_parameters(),
+        "data": model.config.trained_on,
+        "train_through": str(split.train_through.date()),
+        "valid_through": str(split.valid_through.date()),
+        "windows": {"train": len(train), "valid": len(valid)},
+        "seed": training_args.seed,
+    }
+    trainer = TsfLlmTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train,
+        eval_dataset=valid,
+        data_collator=identity,
+        processing_class=processor,
+        callbacks=early_stopping(training_args),
+    )
+    report["before"] = test_scores(model, processor, bars, split, data_args, training_args)["model"]
+    trainer.train(resume_from_checkpoint=training_args.checkpoint_to_resume())
+    history = list(trainer.state.log_history)  # without the evaluation of the best weights that follows
+    report["valid_loss"] = trainer.evaluate()["eval_loss"]
+    trainer.save_model()
+    (Path(training_args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle; report.json says it all
+    scores = test_scores(model, processor, bars, split, data_args, training_args)
+    report |= {"after": scores.pop("model"), "verdicts": scores.pop("verdicts", None), "baselines": scores}
+    report |= {"steps": trainer.state.global_step, "seconds": round(time.perf_counter() - started, 1)}
+    if trainer.is_world_process_zero():
+        write_json(report, Path(training_args.output_dir) / "report.json")
+        loss_curve(history, Path(training_args.output_dir) / "loss.png")
+    return report
+
+
+def load_or_fit_processor(
+    data_args: DataArguments, model_args: ModelArguments, bars: pd.DataFrame, split: Split
+) -> TsfLlmProcessor:
+    """A model to go on from brings its processor; a new one is fitted on the training dates alone."""
+    if model_args.model_name_or_path is not None:
+        return TsfLlmProcessor.from_pretrained(model_args.model_name_or_path)
+    features = TsfLlmFeatureExtractor(
+        feature_groups=data_args.feature_groups,
+        scaling=data_args.scaling,
+        per_ticker=data_args.per_ticker,
+        context_length=data_args.context_length,
+    )
+    return TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=data_args.n_bins)).fit(bars, through=split.train_through)
+
+
+def load_or_make_model(
+    data_args: DataArguments, model_args: ModelArguments, processor: TsfLlmProcessor
+) -> TsfLlmForCausalLM | TsfLlmForPrediction:
+    """The model of `head`, new or from a folder; sizes that the processor fixes come from the processor."""
+    model_class = TsfLlmForCausalLM if model_args.head == "causal_lm" else TsfLlmForPrediction
+    if model_args.model_name_or_path is not None:
+        return model_class.from_pretrained(model_args.model_name_or_path)
+    fields = dict(model_args.model_config or {})
+    unknown = sorted(set(fields) - set(TsfLlmConfig.__dataclass_fields__))
+    if unknown:
+        raise ValueError(f"model_config has no field {unknown}: the fields are those of TsfLlmConfig")
+    if model_args.head != "causal_lm":
+        fields["prediction_type"] = model_args.head
+    config = TsfLlmConfig(
+        num_features=len(processor.feature_extractor.names),
+        prediction_length=data_args.horizon,
+        vocab_size=len(processor.tokenizer),
+        pad_token_id=processor.tokenizer.pad_token_id,
+        bar_token_id=processor.tokenizer.bar_token_id,
+        **fields,
+    )
+    return model_class(config)
+
+
+def windows(
+    processor: TsfLlmProcessor, bars: pd.DataFrame, split: Split, data_args: DataArguments, head: str
+) -> tuple[WindowDataset, WindowDataset]:
+    """Training and validation windows, an embargo of one horizon between their labels."""
+    series = processor.feature_extractor.encode(bars)
+    common = {"objective": head, "horizon": data_args.horizon, "stride": data_args.stride}
+    train = WindowDataset(processor, series, through=split.train_through, **common)
+    valid = WindowDataset(
+        processor, series, after=split.train_through, through=split.valid_through, embargo=data_args.horizon, **common
+    )
+    for name, part in (("training", train), ("validation", valid)):
+        if len(part) == 0:
+            raise ValueError(f"no {name} window of {data_args.horizon} steps fits: move the fences or give more history")
+    return train, valid
+
+
+def early_stopping(training_args: SftArguments) -> list[EarlyStoppingCallback]:
+    patience = training_args.early_stopping_patience
+    return [EarlyStoppingCallback(patience)] if patience and training_args.load_best_model_at_end else []
+
+
+def test_scores(
+    model: Any,
+    processor: TsfLlmProcessor,
+    bars: pd.DataFrame,
+    split: Split,
+    data_args: DataArguments,
+    training_args: SftArguments,
+) -> dict[str, Any]:
+    """One row per model and baseline, by name, on the dates after validation; `verdicts` beside them."""
+    if data_args.report_samples == 0 or model.config.prediction_type == "classification":
+        return {"model": {}}
+    training = model.training
+    result = walk_forward(
+        TsfLlmPipeline(model=model, processor=processor, device=model.device),
+        bars,
+        start=split.valid_through + pd.Timedelta(1, "ns"),
+        end=bars["timestamp"].max(),
+        horizon=data_args.horizon,
+        samples=data_args.report_samples,
+        seed=training_args.seed,
+    )
+    model.train(training)
+    rows = {row["model"]: row for row in result.rows(seed=training_args.seed)}
+    return {**rows, "verdicts": {name: one["verdict"] for name, one in result.verdicts().items()}}
+
+
+def describe(data: str, bars: pd.DataFrame) -> str:
+    """What the weights were trained on, in words, without a path of this machine."""
+    tickers = list(bars["ticker"].unique())
+    listed = ", ".join(tickers[:8]) + (f" and {len(tickers) - 8} more" if len(tickers) > 8 else "")
+    return f"{Path(data).name}: {listed}, from {bars['timestamp'].min().date()}"
+
+
+def parse(arguments: list[str] | None = None) -> tuple[DataArguments, ModelArguments, SftArguments]:
+    parser = Parser((DataArguments, ModelArguments, SftArguments), prog="sft", description=__doc__)
+    return parser.parse_args_and_config(arguments)
+
+
+if __name__ == "__main__":
+    with one_line_errors("sft"):
+        main(*parse())
