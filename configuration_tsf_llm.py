@@ -26,6 +26,25 @@ PROCESSOR_EXTRAS = ("scale", "last_close", "ticker", "origin", "bar_times")  # f
 CLASS_LABELS = {0: "down", 1: "flat", 2: "up"}
 
 
+SIZES = (
+    "num_features",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "kv_lora_rank",
+    "qk_nope_head_dim",
+    "v_head_dim",
+    "n_routed_experts",
+    "num_experts_per_tok",
+    "n_shared_experts",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "max_position_embeddings",
+    "prediction_length",
+)
+
+
 @strict
 class TsfLlmConfig(PreTrainedConfig):
     r"""
@@ -140,11 +159,7 @@ class TsfLlmConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Every size is at least 1, every probability lies in [0, 1)."""
-        for name in (
-            "num_features hidden_size num_hidden_layers num_attention_heads num_key_value_heads kv_lora_rank "
-            "qk_nope_head_dim v_head_dim n_routed_experts num_experts_per_tok n_shared_experts moe_intermediate_size "
-            "shared_expert_intermediate_size max_position_embeddings prediction_length"
-        ).split():
+        for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
         for name in ("attention_dropout", "hidden_dropout"):
@@ -155,8 +170,10 @@ class TsfLlmConfig(PreTrainedConfig):
         """Heads divide evenly; the rotated part is even; the latent rank is sensible."""
         self.validate_sizes()  # validators run in alphabetical order, and the next lines divide by a size
         if self.qk_rope_head_dim < 2 or self.qk_rope_head_dim % 2:
-            raise ValueError(f"qk_rope_head_dim={self.qk_rope_head_dim}: rotation works on pairs; use an even number >= 2")
-        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"qk_rope_head_dim={self.qk_rope_head_dim}: rotation works on pairs; use an even number >= 2"
+            )
+        if self.num_attention_heads % (self.num_key_value_heads or 1):
             raise ValueError(
                 f"num_key_value_heads={self.num_key_value_heads} does not divide "
                 f"num_attention_heads={self.num_attention_heads}: choose a divisor"
@@ -180,19 +197,25 @@ class TsfLlmConfig(PreTrainedConfig):
                 "lower the first or raise the second"
             )
         if self.router_aux_loss_coef < 0:
-            raise ValueError(f"router_aux_loss_coef={self.router_aux_loss_coef}: must not be negative; 0 switches it off")
+            raise ValueError(
+                f"router_aux_loss_coef={self.router_aux_loss_coef}: must not be negative; 0 switches it off"
+            )
 
     def validate_quantiles(self):
         """Levels increase strictly inside (0, 1)."""
         levels = list(self.quantiles)
         if not levels or sorted(set(levels)) != levels or levels[0] <= 0 or levels[-1] >= 1:
-            raise ValueError(f"quantiles={levels}: give strictly increasing levels between 0 and 1, e.g. [0.1, 0.5, 0.9]")
+            raise ValueError(
+                f"quantiles={levels}: give strictly increasing levels between 0 and 1, e.g. [0.1, 0.5, 0.9]"
+            )
 
     def validate_tokens(self):
         """Special tokens are distinct ids of the vocabulary that leave room for return bins."""
         for name in ("pad_token_id", "bar_token_id"):
             if not 0 <= getattr(self, name) < self.vocab_size:
-                raise ValueError(f"{name}={getattr(self, name)} lies outside the vocabulary of {self.vocab_size} tokens")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} lies outside the vocabulary of {self.vocab_size} tokens"
+                )
         if self.pad_token_id == self.bar_token_id:
             raise ValueError(f"pad_token_id and bar_token_id are both {self.bar_token_id}: they must differ")
 

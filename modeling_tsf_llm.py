@@ -12,6 +12,7 @@ Shapes: B batch, T bars, S sequence (bars and tokens), F features, D hidden, H h
 r rotary part of a head, v value part, E experts, K experts per token, V vocabulary, P prediction steps, Q quantiles.
 """
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,23 +127,29 @@ class TsfLlmDynamicTanh(nn.Module):
 NORMS = {"rmsnorm": TsfLlmRMSNorm, "batch_norm": TsfLlmBatchNorm, "dynamic_tanh": TsfLlmDynamicTanh}
 
 
+def rope(config: TsfLlmConfig) -> dict[str, Any]:
+    """The rope dictionary, which transformers fills in when a config is made."""
+    return dict(config.rope_parameters or {})
+
+
 class TsfLlmRotaryEmbedding(nn.Module):
-    """Cosines and sines `[B,S,r]` of rotary positions, for every `rope_type` that transformers knows. Su et al. 2021."""
+    """Cosines and sines `[B,S,r]` of rotary positions, for every `rope_type` of transformers. Su et al. 2021."""
 
     def __init__(self, config: TsfLlmConfig):
         super().__init__()
         self.config = config
         self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = config.rope_parameters["rope_type"]
-        rope_init = self.compute_default_rope_parameters if self.rope_type == "default" else ROPE_INIT_FUNCTIONS[self.rope_type]
-        inv_freq, self.attention_scaling = rope_init(config)
+        self.rope_type = rope(config)["rope_type"]
+        known = {**ROPE_INIT_FUNCTIONS, "default": self.compute_default_rope_parameters}
+        inv_freq, self.attention_scaling = known[self.rope_type](config)
         self.inv_freq = nn.Buffer(inv_freq, persistent=False)
         self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
 
     @staticmethod
     def compute_default_rope_parameters(config: TsfLlmConfig, device=None, **kwargs) -> tuple[torch.Tensor, float]:
-        exponent = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float, device=device) / config.qk_rope_head_dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponent, 1.0
+        width = config.qk_rope_head_dim
+        exponent = torch.arange(0, width, 2, dtype=torch.float, device=device) / width
+        return 1.0 / rope(config)["rope_theta"] ** exponent, 1.0
 
     @torch.no_grad()
     @dynamic_rope_update
@@ -159,7 +166,7 @@ def rotate(x_BHSr: torch.Tensor, cos_BSr: torch.Tensor, sin_BSr: torch.Tensor) -
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "TsfLlmAttention",
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -181,13 +188,16 @@ def eager_attention_forward(
 
 def yarn_scaling(config: TsfLlmConfig) -> float:
     """DeepSeek's extra softmax scale under `rope_type="yarn"` with `mscale_all_dim`; 1 otherwise."""
-    rope = config.rope_parameters
-    mscale = rope.get("mscale_all_dim", 0) if rope["rope_type"] == "yarn" and rope["factor"] > 1 else 0
-    return (0.1 * mscale * torch.tensor(float(rope["factor"])).log().item() + 1.0) ** 2 if mscale else 1.0
+    parameters = rope(config)
+    if parameters["rope_type"] != "yarn" or parameters["factor"] <= 1:
+        return 1.0
+    return (0.1 * parameters.get("mscale_all_dim", 0) * math.log(parameters["factor"]) + 1.0) ** 2
 
 
 class TsfLlmAttention(nn.Module):
     """What latent and grouped attention share: the call of the attention interface and the output projection."""
+
+    num_key_value_groups: int  # heads that share one key; the attention interface reads it
 
     def __init__(self, config: TsfLlmConfig, layer_idx: int):
         super().__init__()
@@ -246,8 +256,8 @@ class TsfLlmLatentAttention(TsfLlmAttention):
         if past_key_values is not None:
             latent, k_rope = past_key_values.update(latent, k_rope, self.layer_idx)
 
-        # Flash and flex attention tie their masks to one query per token. An adapter (PEFT) wraps the projection, whose
-        # `weight` lacks the adapter's share. Both expand instead.
+        # Flash and flex attention tie their masks to one query per token. An adapter (PEFT) wraps the projection,
+        # whose `weight` lacks the adapter's share. Both expand instead.
         absorbs = self.config._attn_implementation in ("eager", "sdpa") and type(self.kv_b_proj) is nn.Linear
         if S == 1 and past_key_values is not None and absorbs:
             context, weights = self.absorbed(q_nope, q_rope, latent, k_rope, attention_mask, **kwargs)
@@ -280,13 +290,16 @@ class TsfLlmGroupedAttention(TsfLlmAttention):
 
     def __init__(self, config: TsfLlmConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        D, H, KV = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+        D, H = config.hidden_size, config.num_attention_heads
+        KV = config.num_key_value_heads or H
         self.num_key_value_groups = H // KV
         self.q_proj = nn.Linear(D, H * self.qk_head_dim, bias=False)
         self.k_proj = nn.Linear(D, KV * self.qk_head_dim, bias=False)
         self.v_proj = nn.Linear(D, KV * config.v_head_dim, bias=False)
 
-    def rotate_part(self, x_BHSn: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def rotate_part(
+        self, x_BHSn: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
         nope, rope = x_BHSn.split([self.config.qk_nope_head_dim, self.config.qk_rope_head_dim], dim=-1)
         return torch.cat((nope, rotate(rope, *position_embeddings)), dim=-1)
 
@@ -334,9 +347,11 @@ class TsfLlmTopKRouter(nn.Module):
     def forward(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         with torch.autocast(x_ND.device.type, enabled=False):  # bf16 would let near-equal experts swap
             logits_NE = F.linear(x_ND.float(), self.weight.float())
-        weights_NK, index_NK = logits_NE.softmax(dim=-1).topk(self.top_k, dim=-1)
-        if self.norm_topk_prob:
-            weights_NK = weights_NK / weights_NK.sum(dim=-1, keepdim=True)
+        if self.norm_topk_prob:  # softmax over the chosen = softmax over all, rescaled to the chosen
+            chosen_NK, index_NK = logits_NE.topk(self.top_k, dim=-1)
+            weights_NK = chosen_NK.softmax(dim=-1)
+        else:
+            weights_NK, index_NK = logits_NE.softmax(dim=-1).topk(self.top_k, dim=-1)
         return logits_NE, weights_NK.to(x_ND.dtype), index_NK
 
 
@@ -352,12 +367,20 @@ class TsfLlmExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(E, D, inner))
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
+    def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """act(gate) * up; in place where no gradient needs the parts: a fresh buffer costs more than the product."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        activated = self.act_fn(gate)
+        return activated * up if gate_up.requires_grad else activated.mul_(up)
+
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
         out_ND = torch.zeros_like(hidden_states)
         for expert in range(self.num_experts):
             token, slot = torch.where(top_k_index == expert)
-            gate, up = F.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
-            expert_out = F.linear(self.act_fn(gate) * up, self.down_proj[expert])
+            gate_up = F.linear(hidden_states[token], self.gate_up_proj[expert])
+            expert_out = F.linear(self._apply_gate(gate_up), self.down_proj[expert])
             out_ND.index_add_(0, token, (expert_out * top_k_weights[token, slot, None]).to(out_ND.dtype))
         return out_ND
 
@@ -369,7 +392,7 @@ class TsfLlmMoE(nn.Module):
         super().__init__()
         self.gate = TsfLlmTopKRouter(config)
         self.experts = TsfLlmExperts(config)
-        self.shared_experts = TsfLlmMLP(config, config.shared_expert_intermediate_size)
+        self.shared_experts = TsfLlmMLP(config, config.shared_expert_intermediate_size or config.moe_intermediate_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         x_ND = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -377,7 +400,9 @@ class TsfLlmMoE(nn.Module):
         return self.experts(x_ND, index_NK, weights_NK).view_as(hidden_states) + self.shared_experts(hidden_states)
 
 
-def load_balancing_loss(router_logits: tuple[torch.Tensor, ...], top_k: int, token_mask: torch.Tensor | None) -> torch.Tensor:
+def load_balancing_loss(
+    router_logits: tuple[torch.Tensor, ...], top_k: int, token_mask: torch.Tensor | None
+) -> torch.Tensor:
     """E * sum_e(share of choices of e * mean probability of e), mean over layers; 1 when balanced.
 
     Switch Transformer (Fedus et al. 2021), equation 4, for top-k. `router_logits`: per layer `[B*S,E]`;
@@ -417,7 +442,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
     config: TsfLlmConfig
     base_model_prefix = "model"
     main_input_name = "past_values"
-    input_modalities = ("time",)
+    input_modalities = ["time"]  # noqa: RUF012 (declared by the base class)
     supports_gradient_checkpointing = True
     _no_split_modules = ["TsfLlmDecoderLayer"]  # noqa: RUF012 (declared by the base class)
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
@@ -456,17 +481,22 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
         `AutoModel` leads to the class that was saved, except that a causal LM opens as its base model."""
         own_class = type(self).__name__
         auto_model = "TsfLlmForPrediction" if own_class == "TsfLlmForPrediction" else "TsfLlmModel"
-        auto_pipeline = "AutoModelForTimeSeriesPrediction" if own_class == "TsfLlmForPrediction" else "AutoModelForCausalLM"
+        auto_pipeline = (
+            "AutoModelForTimeSeriesPrediction" if own_class == "TsfLlmForPrediction" else "AutoModelForCausalLM"
+        )
         self.config.auto_map = {**AUTO_MAP, "AutoModel": f"modeling_tsf_llm.{auto_model}"}
-        for task in self.config.custom_pipelines.values():
+        for task in (self.config.custom_pipelines or {}).values():
             task["pt"] = [auto_pipeline]
         super().save_pretrained(save_directory, *args, **kwargs)
         for name in CODE_FILES:
-            source = Path(__file__).with_name(name)
-            if not source.exists():  # loaded as remote code, which fetches only what it imports
-                source = cached_file(self.config.name_or_path, name, _raise_exceptions_for_missing_entries=False)
-            if source is not None and not (Path(save_directory) / name).exists():
-                shutil.copyfile(source, Path(save_directory) / name)
+            target = Path(save_directory) / name
+            source: str | None = str(Path(__file__).with_name(name))
+            if (
+                not Path(__file__).with_name(name).exists()
+            ):  # loaded as remote code, which fetches only what it imports
+                source = cached_file(str(self.config.name_or_path), name, _raise_exceptions_for_missing_entries=False)
+            if source is not None and not (target.exists() and target.samefile(source)):
+                shutil.copyfile(source, target)
 
 
 class TsfLlmModel(TsfLlmPreTrainedModel):
@@ -511,7 +541,9 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         places_B, T = places_BS.sum(dim=1), 0 if past_values is None else past_values.shape[1]
         if (places_B != T).any():
             raise ValueError(f"rows have {places_B.tolist()} <bar> places for {T} bars: give one place to each bar")
-        return tokens_BSD if T == 0 else tokens_BSD.masked_scatter(places_BS[..., None], bars_BTD.to(tokens_BSD.dtype))
+        if T == 0:
+            return tokens_BSD
+        return tokens_BSD.index_put((places_BS,), bars_BTD.flatten(0, 1).to(tokens_BSD.dtype))
 
     @merge_with_config_defaults
     @capture_outputs
@@ -540,7 +572,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         S = inputs_embeds.shape[1]
         token_mask = last_columns(attention_mask, S)
-        if position_ids is None and token_mask is not None:
+        if position_ids is None and attention_mask is not None and token_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -S:]
         elif position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
@@ -586,8 +618,13 @@ class TsfLlmHead(TsfLlmPreTrainedModel):
             outputs.router_logits = None
         return outputs, aux_loss
 
-    def total_loss(self, loss: torch.Tensor, aux_loss: torch.Tensor) -> torch.Tensor:
-        return loss + self.config.router_aux_loss_coef * aux_loss if self.training else loss
+    def total_loss(
+        self, loss: torch.Tensor, aux_loss: torch.Tensor | None, share: float | torch.Tensor = 1.0
+    ) -> torch.Tensor:
+        """In training the balance of the experts counts too, by the share that this batch has in one step."""
+        if aux_loss is None or not self.training:
+            return loss
+        return loss + self.config.router_aux_loss_coef * share * aux_loss
 
 
 class TsfLlmForPrediction(TsfLlmHead):
@@ -629,7 +666,7 @@ class TsfLlmForPrediction(TsfLlmHead):
             output_router_logits=output_router_logits,
             **kwargs,
         )
-        raw = self.head(outputs.last_hidden_state[:, -1]).float()
+        raw = self.head(outputs[0][:, -1]).float()
         logits = raw.unflatten(-1, (self.config.prediction_length, -1))  # [B,P,1|Q|3]
         kind = self.config.prediction_type
         if kind == "quantile":
@@ -711,13 +748,13 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             **kwargs,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        logits = self.lm_head(outputs[0][:, keep])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
             share = 1.0 if total is None else (labels[:, 1:] != -100).sum() / total
-            loss = self.total_loss(loss, share * aux_loss)
+            loss = self.total_loss(loss, aux_loss, share)
         return MoeCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
@@ -729,12 +766,17 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         )
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        super()._validate_model_kwargs({key: value for key, value in model_kwargs.items() if key not in PROCESSOR_EXTRAS})
+        known = {key: value for key, value in model_kwargs.items() if key not in PROCESSOR_EXTRAS}
+        super()._validate_model_kwargs(known)  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, past_values=None, **kwargs) -> dict[str, Any]:
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids, past_key_values=None, past_values=None, **kwargs
+    ) -> dict[str, Any]:
         """Hands over only the bars that the cache does not hold yet."""
         kwargs = {key: value for key, value in kwargs.items() if key not in PROCESSOR_EXTRAS}
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids, past_key_values=past_key_values, **kwargs
+        )
         seen = past_key_values.get_seq_length() if past_key_values is not None else 0
         if past_values is not None and past_values.shape[1] > seen:
             inputs["past_values"] = past_values[:, seen:]

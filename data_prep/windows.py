@@ -1,7 +1,7 @@
 """Windows of encoded bars, split by date.
 
 Design choices:
-* All bars of all tickers lie in flat arrays; a window is a row of indices, so a batch is one gather and no copy is kept.
+* All bars of all tickers lie in flat arrays; a window is a row of indices, so a batch is one gather, no copy is kept.
 * A split is a fence in time. A training window ends early enough that its last label lies before the fence; a
   validation label lies at least the embargo behind it. Context may reach back over a fence: the past is no secret.
 
@@ -32,7 +32,11 @@ class Split:
 
     @classmethod
     def of(
-        cls, bars: pd.DataFrame, train_through: Any = None, valid_through: Any = None, shares: tuple[float, float] = (0.8, 0.1)
+        cls,
+        bars: pd.DataFrame,
+        train_through: Any = None,
+        valid_through: Any = None,
+        shares: tuple[float, float] = (0.8, 0.1),
     ) -> "Split":
         """The given dates, or those that leave `shares` of all bar times to training and validation.
 
@@ -41,10 +45,12 @@ class Split:
         """
         stamps = np.sort(bars["timestamp"].unique())
         ends = [stamps[min(int(sum(shares[: i + 1]) * len(stamps)), len(stamps) - 1)] for i in range(2)]
-        split = cls(*(day_end(given or default) for given, default in zip((train_through, valid_through), ends, strict=True)))
+        split = cls(
+            *(day_end(given or default) for given, default in zip((train_through, valid_through), ends, strict=True))
+        )
         if not pd.Timestamp(stamps[0]) < split.train_through < split.valid_through < pd.Timestamp(stamps[-1]):
             raise ValueError(
-                f"train through {split.train_through}, validate through {split.valid_through}: the dates must increase "
+                f"train through {split.train_through}, validate through {split.valid_through}: dates must increase "
                 f"and lie inside the data, {pd.Timestamp(stamps[0])} to {pd.Timestamp(stamps[-1])}"
             )
         return split
@@ -117,7 +123,9 @@ class WindowDataset(Dataset):
         mask = inside & self.observed[rows]
         ahead = origins[:, None] + np.arange(1, self.horizon + 1)  # [B,P]
         batch = {"past_values": np.where(mask[..., None], self.features[rows], np.float32(0))}
-        batch |= self._token_labels(rows, mask, ahead) if self.objective == "causal_lm" else self._head_labels(mask, ahead)
+        batch |= (
+            self._token_labels(rows, mask, ahead) if self.objective == "causal_lm" else self._head_labels(mask, ahead)
+        )
         return {key: torch.from_numpy(value) for key, value in batch.items()}
 
     def _token_labels(self, rows: np.ndarray, mask: np.ndarray, ahead: np.ndarray) -> dict[str, np.ndarray]:

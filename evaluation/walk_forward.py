@@ -1,8 +1,8 @@
 """Walk-forward scores: what the model said on past days, beside what naive forecasts said on the same days.
 
 Design choices:
-* Origins are every `stride`-th bar time of the period, the same for all tickers. At each, the model sees the bars up to
-  it and nothing else; so do the baselines.
+* Origins are every `stride`-th bar time of the period, the same for all tickers. At each, the model sees the bars up
+  to it and nothing else; so do the baselines.
 * Everything is scored on the cumulative log return to each step. The row of a model is its score at the last step.
 * Outcomes that are not in the data yet, or fall on a missing bar, are left out for all models alike.
 
@@ -116,13 +116,13 @@ def walk_forward(
         ValueError: for bars that the processor refuses, a model without numbers (classes), or an empty period.
     """
     if pipe.model.config.prediction_type == "classification" and not pipe.model.can_generate():
-        raise ValueError("a classification model has no return to score: evaluate a causal LM, quantile or regression model")
+        raise ValueError(
+            "a classification model has no return to score: evaluate a causal LM, quantile or regression model"
+        )
     series = pipe.processor.feature_extractor.encode(bars)
     origins = pick_origins(series, start, day_end(end), horizon, stride or horizon)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
-    chunks = [
-        (one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)
-    ]
+    chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
     bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=not progress, leave=False)
     paths = np.concatenate([_forecast(pipe, chunk, horizon, samples, seed) for chunk in bar])  # [n,K,P]
 

@@ -62,10 +62,10 @@ def forecast(
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
+    from ..data_prep.files import write_csv
     from ..data_prep.sources import read_bars
     from ..evaluation.plots import fan_chart
     from ..processing_tsf_llm import day_end
-    from ..data_prep.files import write_csv
     from .loading import load_pipeline
 
     bars = read_bars(data, _names(ticker))
@@ -109,7 +109,15 @@ def evaluate(
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     bars = read_bars(data, _names(ticker))
     results = evaluate_model(
-        load_pipeline(model), bars, start=start, end=end, horizon=horizon, stride=stride, samples=samples, seed=seed, out=out
+        load_pipeline(model),
+        bars,
+        start=start,
+        end=end,
+        horizon=horizon,
+        stride=stride,
+        samples=samples,
+        seed=seed,
+        out=out,
     )
     print_results(results)
     typer.echo(f"results.json, scores.png and pit.png written to {out}")
@@ -118,7 +126,9 @@ def evaluate(
 @app.command()
 def audit(
     data: Data,
-    model: Annotated[str | None, typer.Option(help="Audit the features of this model instead of the whole table.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Audit the features of this model instead of the whole table.")
+    ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Python file that defines your own features with @feature; it is run.")
     ] = None,

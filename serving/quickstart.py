@@ -46,7 +46,9 @@ def run(*, ticker: str, out: Path, dataset: str = "sample") -> dict:
     write_json(report, out / "audit.json")
     if not report["passed"]:
         raise ValueError(f"the leak audit failed, see {out / 'audit.json'}: remove the features it names")
-    console.print(f"passed: {report['features']} features, unchanged to the bit when their future is cut off or replaced")
+    console.print(
+        f"passed: {report['features']} features, unchanged to the bit when their future is cut off or replaced"
+    )
 
     console.rule("3. Training")
     sft.main(*sft.parse(["--config", str(CONFIG), "--data", dataset, "--output_dir", str(out / "model")]))

@@ -26,12 +26,10 @@ def evaluate_model(
     samples: int = 256,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Walks forward over [start, end]; writes `results.json`, `scores.png` and `pit.png` to `out`; returns the results.
+    """Walks forward over [start, end], writes `results.json`, `scores.png` and `pit.png`, and returns the results.
 
     `out_of_sample` is false when the model has seen prices of the period, and null when it does not say."""
-    result = walk_forward(
-        pipe, bars, start=start, end=end, horizon=horizon, stride=stride, samples=samples, seed=seed
-    )
+    result = walk_forward(pipe, bars, start=start, end=end, horizon=horizon, stride=stride, samples=samples, seed=seed)
     cutoff = pipe.model.config.trained_through
     first = pd.Timestamp(result.origin.min())
     period = {"start": str(first.date()), "end": str(pd.Timestamp(result.origin.max()).date())}
@@ -57,7 +55,8 @@ def evaluate_model(
 
 def print_results(results: dict[str, Any]) -> None:
     """The scores of `results.json` that matter most, and the verdicts."""
-    title = f"{results['horizon']} bar(s) ahead, {results['start']} to {results['end']}, {results['rows'][0]['n']} forecasts"
+    count = results["rows"][0]["n"]
+    title = f"{results['horizon']} bar(s) ahead, {results['start']} to {results['end']}, {count} forecasts"
     table = Table(title=title, caption="CRPS and RMSE in percent, lower is better; cover 80 should be 0.80")
     for name in ("", "CRPS", "RMSE", "MASE", "cover 80", "direction", "base rate"):
         table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
@@ -65,14 +64,21 @@ def print_results(results: dict[str, Any]) -> None:
         scores = [f"{100 * row[key]:.3f}" for key in ("crps", "rmse")]
         covered = _number(row["coverage_80"], ".2f")
         table.add_row(
-            row["model"].replace("historical_volatility", "hist_volatility"), *scores, _number(row["mase"], ".3f"), covered, _direction(row), _number(row["direction_base_rate"], ".3f")
+            row["model"].replace("historical_volatility", "hist_volatility"),
+            *scores,
+            _number(row["mase"], ".3f"),
+            covered,
+            _direction(row),
+            _number(row["direction_base_rate"], ".3f"),
         )
     console = Console()
     console.print(table)
     for answer in results["verdicts"].values():
         console.print(f"model: {answer['verdict']}", highlight=False)
     if results["out_of_sample"] is False:
-        console.print(f"Not out of sample: the model has seen prices through {results['trained_through']}.", style="bold red")
+        console.print(
+            f"Not out of sample: the model has seen prices through {results['trained_through']}.", style="bold red"
+        )
 
 
 def _number(value: float | None, form: str) -> str:

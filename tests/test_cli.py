@@ -59,7 +59,9 @@ def test_quickstart_writes_everything_the_readme_names(quickstart):
     assert names == {"model", "forecast.csv", "results.json", "audit.json", *plots}
     for picture in [*(quickstart / name for name in plots), quickstart / "model" / "loss.png"]:
         assert Image.open(picture).size[0] > 900
-    assert not [path for path in quickstart.rglob("*") if path.suffix in (".bin", ".pt", ".pkl") or path.name[0] == "."]
+    assert not [
+        path for path in quickstart.rglob("*") if path.suffix in (".bin", ".pt", ".pkl") or path.name[0] == "."
+    ]
     frame = pd.read_csv(quickstart / "forecast.csv")
     assert list(frame.columns) == FORECAST_COLUMNS
     assert frame["ticker"].unique().tolist() == ["IBM"]
@@ -148,7 +150,10 @@ EVALUATE = ["evaluate", "--horizon", 5, "--out", "evaluation"]
         ([*FORECAST, "--model", "{model}", *SAMPLE, "--plot", "fan.png"], ["--ticker"]),
         ([*EVALUATE, "--model", "{model}", *SAMPLE, "--start", "2012-06-01", "--end", "2012-01-01"], ["swap"]),
         ([*EVALUATE, "--model", "{model}", *SAMPLE, "--start", "2031-01-01", "--end", "2032-01-01"], ["2013-03-01"]),
-        ([*EVALUATE, "--model", "{model}", "--data", "{bad}", "--start", "2012-01-01", "--end", "2013-01-01"], ["row"]),
+        (
+            [*EVALUATE, "--model", "{model}", "--data", "{bad}", "--start", "2012-01-01", "--end", "2013-01-01"],
+            ["row"],
+        ),
         (["audit", "--data", "sample", "--features", "nowhere.py"], ["nowhere.py"]),
         (["audit", "--data", "sample", "--model", "nowhere"], ["nowhere"]),
         (["quickstart", "--ticker", "ZZZ", "--out", "q"], ["ZZZ", "AAPL"]),

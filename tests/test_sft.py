@@ -104,7 +104,13 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(train, tmp
 
 
 def test_resumed_equals_uninterrupted(train, tmp_path):
-    options = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 5, "eval_steps": 5, "save_total_limit": 9}
+    options = {
+        "save_strategy": "steps",
+        "eval_strategy": "steps",
+        "save_steps": 5,
+        "eval_steps": 5,
+        "save_total_limit": 9,
+    }
     train(tmp_path, **options)
     whole = weights(tmp_path)
     checkpoints = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))

@@ -68,7 +68,9 @@ def test_the_future_changes_no_forecast(pipe, bars, result):
 def test_origins_share_their_dates_and_do_not_overlap(result):
     days_of_a, days_of_b = (set(result.origin[result.ticker == name]) for name in ("AAA", "BBB"))
     assert days_of_a == days_of_b
-    gaps = np.busday_count(*(np.sort(list(days_of_a)).astype("datetime64[D]")[i] for i in (slice(None, -1), slice(1, None))))
+    gaps = np.busday_count(
+        *(np.sort(list(days_of_a)).astype("datetime64[D]")[i] for i in (slice(None, -1), slice(1, None)))
+    )
     assert (gaps == 3).all()
     assert result.origin.min() >= np.datetime64("2016-01-01")
     assert result.origin.max() <= np.datetime64("2016-03-31")

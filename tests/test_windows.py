@@ -72,10 +72,14 @@ def test_token_labels_are_the_standardised_returns(processor, bars):
     index = 200
     origin = data.origins[index]
     item = data[index]
-    expected = processor.tokenizer.encode_returns(one.log_return[origin - 14 : origin + 1] / one.sigma[origin - 15 : origin])
+    expected = processor.tokenizer.encode_returns(
+        one.log_return[origin - 14 : origin + 1] / one.sigma[origin - 15 : origin]
+    )
     assert item["labels"][0] == -100  # nothing in the window predicts the first bar
     np.testing.assert_array_equal(item["labels"][1:16], expected)
-    ahead = processor.tokenizer.encode_returns(np.diff(np.log(one.close[origin : origin + HORIZON + 1])) / one.sigma[origin])
+    ahead = processor.tokenizer.encode_returns(
+        np.diff(np.log(one.close[origin : origin + HORIZON + 1])) / one.sigma[origin]
+    )
     np.testing.assert_array_equal(item["labels"][16:], ahead)
     np.testing.assert_array_equal(item["input_ids"][16:], ahead)
     assert (item["input_ids"][:16] == processor.tokenizer.bar_token_id).all()
@@ -91,7 +95,9 @@ def test_head_labels_are_cumulative(processor, bars, objective):
     if objective == "classification":
         edge = FLAT_SIGMAS * np.sqrt([1, 2, 3])
         np.testing.assert_array_equal(labels, np.where(z > edge, 2, np.where(z < -edge, 0, 1)))
-        shares = np.bincount(data.__getitems__(np.arange(len(data)))["labels"].flatten(), minlength=3) / (3 * len(data))
+        shares = np.bincount(data.__getitems__(np.arange(len(data)))["labels"].flatten(), minlength=3) / (
+            3 * len(data)
+        )
         assert (np.abs(shares - 1 / 3) < 0.1).all()
     else:
         np.testing.assert_allclose(labels, z, rtol=1e-5)

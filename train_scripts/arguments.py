@@ -47,7 +47,8 @@ class ModelArguments:
         default=None, metadata={"help": "fine-tune this folder or Hub model, with its own processor; else a new model"}
     )
     model_config: dict | str | None = field(
-        default=None, metadata={"help": "fields of TsfLlmConfig for a new model: a YAML mapping, or JSON on the command line"}
+        default=None,
+        metadata={"help": "fields of TsfLlmConfig for a new model: a YAML mapping, or JSON on the command line"},
     )
 
     def __post_init__(self) -> None:
@@ -71,7 +72,9 @@ class SftArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "when to validate"})
     save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints to keep"})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "keep the weights of the best validation loss"})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "keep the weights of the best validation loss"}
+    )
     prediction_loss_only: bool = field(default=True, metadata={"help": "validation needs no predictions"})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "windows come ready"})
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "pin memory for a GPU"})

@@ -133,7 +133,9 @@ def windows(
     )
     for name, part in (("training", train), ("validation", valid)):
         if len(part) == 0:
-            raise ValueError(f"no {name} window of {data_args.horizon} steps fits: move the fences or give more history")
+            raise ValueError(
+                f"no {name} window of {data_args.horizon} steps fits: move the fences or give more history"
+            )
     return train, valid
 
 
