@@ -1,0 +1,49 @@
+"""Imports run one way, and the root files lean on nothing that a Hub user might lack."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tsf_llm.configuration_tsf_llm as configuration
+
+ROOT = Path(configuration.__file__).parent
+LAYERS = ["serving", "train_scripts", "evaluation", "data_prep"]  # each may import those behind it, and the root files
+ROOT_FILES = sorted(path.stem for path in ROOT.glob("*_tsf_llm.py"))
+ALLOWED = {"torch", "numpy", "pandas", "transformers", "huggingface_hub"}
+
+
+def imports(path):
+    """(dots, module) of every import statement, those inside `try:` left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = {node for block in ast.walk(tree) if isinstance(block, ast.Try) for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if node in guarded:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_imports_only_those_behind_it(layer):
+    behind = {layer, *LAYERS[LAYERS.index(layer) + 1 :], *ROOT_FILES}
+    files = list((ROOT / layer).glob("*.py"))
+    assert files
+    for path in files:
+        for level, module in imports(path):
+            if level == 2:
+                assert module.split(".")[0] in behind, f"{path.name} imports {module}"
+            assert not module.startswith("tsf_llm"), f"{path.name} imports {module} by its absolute name"
+
+
+def test_root_files_import_only_each_other_and_the_allowed_libraries():
+    import sys
+
+    assert len(ROOT_FILES) == 5
+    for name in ROOT_FILES:
+        for level, module in imports(ROOT / f"{name}.py"):
+            first = module.split(".")[0]
+            known = first in ROOT_FILES if level else first in ALLOWED | sys.stdlib_module_names
+            assert known, f"{name}.py imports {module}"

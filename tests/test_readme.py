@@ -1,0 +1,106 @@
+"""The README: its commands and its example run, its twin keeps step, its figures are generated."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsf_llm.serving import cli, readme
+from tsf_llm.train_scripts import sft
+
+ROOT = Path(readme.__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "README.zh.md"]
+
+
+def blocks(page, language):
+    fenced = [block.partition("\n") for block in page.read_text(encoding="utf-8").split("```")[1::2]]
+    return [text for head, _, text in fenced if head == language]
+
+
+def without_comments(text):
+    return [re.sub(r"\s+#.*", "", line) for line in text.splitlines()]
+
+
+def commands(page):
+    return [line for block in blocks(page, "bash") for line in without_comments(block) if line]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory as the quick start leaves it, with a model that took seconds."""
+    where = tmp_path_factory.mktemp("readme")
+    config = ROOT / "train_scripts" / "configs" / "debug.yaml"
+    options = ["--output_dir", where / "quickstart" / "model", "--num_train_epochs", 1, "--report_samples", 0]
+    sft.main(*sft.parse(["--config", str(config), *map(str, options), "--disable_tqdm", "true"]))
+    (where / "train_scripts").symlink_to(ROOT / "train_scripts")
+    return where
+
+
+def test_the_twin_has_the_same_commands_code_and_figures():
+    english, chinese = PAGES
+    assert commands(english) == commands(chinese)
+    assert [without_comments(b) for b in blocks(english, "python")] == [
+        without_comments(b) for b in blocks(chinese, "python")
+    ]
+    figures = [page.read_text(encoding="utf-8").split(readme.START)[1].split(readme.END)[0] for page in PAGES]
+    assert figures[0] == figures[1]
+    headings = [len(re.findall(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)) for page in PAGES]
+    assert headings[0] == headings[1]
+
+
+def test_the_files_it_names_exist():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        linked = re.findall(r"\]\(([\w./]+)\)", text)
+        tree = [line.split()[0] for line in blocks(page, "")[-1].splitlines() if line]
+        assert linked
+        assert tree
+        assert all((ROOT / name).exists() for name in [*linked, *tree])
+
+
+def test_the_make_targets_exist():
+    targets = (ROOT / "Makefile").read_text()
+    for command in commands(PAGES[0]):
+        if command.startswith("make"):
+            assert re.search(rf"^{command.split()[1]}:", targets, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [c for c in commands(PAGES[0]) if not c.startswith("make")])
+def test_its_commands_run(folder, monkeypatch, command):
+    words = shlex.split(command)
+    monkeypatch.chdir(folder)
+    if words[0] == "tsf-llm":
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+    else:
+        assert words[0] == "python"
+        done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_its_python_example_runs(folder, monkeypatch, capsys):
+    [example] = blocks(PAGES[0], "python")
+    monkeypatch.chdir(folder)
+    names = {}
+    exec(example, names)
+    assert list(names["forecast"]["ticker"].unique()) == ["AAPL", "IBM"]
+    assert len(names["forecast"]) == 10
+    assert "q50" in capsys.readouterr().out
+
+
+def test_figures_come_from_results(tmp_path):
+    row = {"model": "m", "n": 3, "crps": 0.0213, "rmse": 0.04, "mase": 0.7, "coverage_80": 0.81}
+    row |= {"direction_accuracy": None, "direction_ci95": None, "direction_base_rate": 0.5}
+    results = {"rows": [row], "verdicts": {"x": {"verdict": "no edge over x"}}, "tickers": ["A"], "seed": 0}
+    text = readme.table({**results, "start": "a", "end": "b", "horizon": 5})
+    assert "| m | 2.130 | 4.000 | 0.700 | 0.81 | - | 0.500 |" in text
+    assert "* no edge over x" in text
+    page = f"before\n{readme.START}\nold\n{readme.END}\nafter\n"
+    assert readme.fill(page, "new") == f"before\n{readme.START}\nnew\n{readme.END}\nafter\n"
+    with pytest.raises(ValueError, match="markers"):
+        readme.fill("no markers", "new")
