@@ -5,6 +5,8 @@ This package's own classes load it: no code that the folder holds is run."""
 import re
 from pathlib import Path
 
+from transformers.utils import logging
+
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
@@ -19,6 +21,7 @@ def load_pipeline(model: str | Path) -> TsfLlmPipeline:
         ValueError: the folder holds a model of another kind.
     """
     name = find_model(model)
+    logging.disable_progress_bar()  # of loading, which takes no time; forecasts and training show their own
     fields, _ = TsfLlmConfig.get_config_dict(name)
     if fields.get("model_type") != TsfLlmConfig.model_type:
         raise ValueError(f"{name} holds a {fields.get('model_type')!r} model, not a {TsfLlmConfig.model_type!r} one")

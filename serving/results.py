@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -57,14 +58,15 @@ def print_results(results: dict[str, Any]) -> None:
     """The scores of `results.json` that matter most, and the verdicts."""
     count = results["rows"][0]["n"]
     title = f"{results['horizon']} bar(s) ahead, {results['start']} to {results['end']}, {count} forecasts"
-    table = Table(title=title, caption="CRPS and RMSE in percent, lower is better; cover 80 should be 0.80")
-    for name in ("", "CRPS", "RMSE", "MASE", "cover 80", "direction", "base rate"):
+    caption = "CRPS, RMSE in percent, lower is better; cov80 should be 0.80"
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("", "CRPS", "RMSE", "MASE", "cov80", "direction", "base"):  # fits 80 columns
         table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     for row in results["rows"]:
         scores = [f"{100 * row[key]:.3f}" for key in ("crps", "rmse")]
         covered = _number(row["coverage_80"], ".2f")
         table.add_row(
-            row["model"].replace("historical_volatility", "hist_volatility"),
+            row["model"],
             *scores,
             _number(row["mase"], ".3f"),
             covered,
@@ -89,4 +91,4 @@ def _direction(row: dict[str, Any]) -> str:
     if row["direction_accuracy"] is None:
         return "-"
     interval = row["direction_ci95"]
-    return f"{row['direction_accuracy']:.3f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+    return f"{row['direction_accuracy']:.3f}" + (f" [{interval[0]:.2f},{interval[1]:.2f}]" if interval else "")
