@@ -20,7 +20,7 @@ test: $(DEV_STAMP)  ## Run the tests, all but the slow ones.
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: $(DEV_STAMP)  ## Run the slow tests.
-	@$(BIN)/pytest -q -m "slow and not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "slow and not gpu"
 
 quality: $(DEV_STAMP)  ## Check lint, format and types.
 	@$(BIN)/ruff check .
