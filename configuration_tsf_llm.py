@@ -42,6 +42,13 @@ SIZES = (
     "shared_expert_intermediate_size",
     "max_position_embeddings",
     "prediction_length",
+    "mscnn_channels",
+    "mscnn_blocks",
+    "t2t_patch_size",
+    "t2t_hidden_size",
+    "t2t_num_heads",
+    "t2t_num_layers",
+    "t2t_num_prototypes",
 )
 
 
@@ -69,11 +76,31 @@ class TsfLlmConfig(PreTrainedConfig):
         rope_parameters: transformers' rope dictionary (`rope_type` of `default`, `linear`, `dynamic`, `yarn`, ...).
         max_position_embeddings: longest sequence of bars and return tokens that training shows.
         attention_dropout, hidden_dropout: probabilities in [0, 1).
+        is_causal: whether a bar sees only itself and what came before; the language model must be causal.
+        rope_interleaved: rotates neighbours (2i, 2i+1) instead of (i, i + r/2): another layout of the weights.
+        attention_softmax_axis, attention_scale_factor, router_weighting, router_score_function, routed_scaling_factor,
+            legacy: how SpaceExploreAI computes, for its weights alone; `legacy_tsf_llm.py` tells each. `legacy` stands
+            for LayerNorm in the latents of `mla`, positions modulo the window, BatchNorm's biased running variance.
         prediction_length: steps ahead, `P`.
         prediction_type: head of `TsfLlmForPrediction`: `regression`, `quantile` or `classification` (down, flat, up).
         quantiles: increasing levels in (0, 1) of the quantile head.
         vocab_size: return bins and special tokens, `V`.
         pad_token_id, bar_token_id: ids of `<pad>` and of the bar placeholder `<bar>`.
+        use_mscnn, use_t2t: put multi-scale convolutions, patch semantics or both ahead of the decoder. Return tokens
+            are then generated as ever, but bars must come all at once: no bar can be added to a cache.
+        mscnn_channels, mscnn_blocks: width of the first block, a multiple of 4; blocks, each twice as wide and slow.
+        t2t_patch_size, t2t_patch_overlap: bars per patch, and how many of them the next patch shares.
+        t2t_hidden_size, t2t_num_heads, t2t_num_layers: the encoder of patches, or (but for the layers) the attention
+            to text prototypes.
+        t2t_mask_ratio: share of patches that are hidden while training.
+        t2t_reconstruct: whether hidden patches must be restored; needs a `t2t_mask_ratio` above 0.
+        t2t_context: `causal`, or `window`: every patch sees the whole window, allowed only in `TsfLlmForPrediction`,
+            which is read at the last bar alone.
+        t2t_backbone: a pretrained language model (Hub name or folder) that reads the patches, frozen. Not saved with
+            this model: whoever loads a checkpoint needs it too. Bidirectional ones need `t2t_context="window"`.
+        t2t_num_prototypes: text prototypes distilled from the backbone's vocabulary.
+        t2t_prompt: whether the backbone reads statistics of the bars in words, which takes its tokenizer.
+        llmps_lambda: weight in training of the front end's own loss: features should resemble the bars.
         trained_through: last date (ISO) that the weights have seen; forecasts before it are not out of sample.
         trained_on: what the weights were trained on, in words.
 
@@ -86,6 +113,7 @@ class TsfLlmConfig(PreTrainedConfig):
         "past_key_values",
         "router_logits",
         "aux_loss",
+        "llmps_loss",
         "hidden_states",
         "attentions",
         "last_hidden_state",
@@ -123,6 +151,14 @@ class TsfLlmConfig(PreTrainedConfig):
     max_position_embeddings: int = 512
     attention_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
+    is_causal: bool = True
+    rope_interleaved: bool = False
+    attention_softmax_axis: Literal["keys", "heads", "pooled_heads"] = "keys"
+    attention_scale_factor: float | int = 1.0
+    router_weighting: Literal["softmax_topk", "raw_logits"] = "softmax_topk"
+    router_score_function: Literal["softmax", "sigmoid"] = "softmax"
+    routed_scaling_factor: float | int = 1.0
+    legacy: bool = False
     initializer_range: float = 0.02
     use_cache: bool = True
     prediction_length: int = 1
@@ -132,6 +168,22 @@ class TsfLlmConfig(PreTrainedConfig):
     pad_token_id: int = 256
     bar_token_id: int = 257
     tie_word_embeddings: bool = False
+    use_mscnn: bool = False
+    mscnn_channels: int = 64
+    mscnn_blocks: int = 1
+    use_t2t: bool = False
+    t2t_patch_size: int = 16
+    t2t_patch_overlap: int = 8
+    t2t_hidden_size: int = 128
+    t2t_num_heads: int = 4
+    t2t_num_layers: int = 2
+    t2t_mask_ratio: float | int = 0.15
+    t2t_reconstruct: bool = False
+    t2t_context: Literal["causal", "window"] = "causal"
+    t2t_backbone: str | None = None
+    t2t_num_prototypes: int = 100
+    t2t_prompt: bool = True
+    llmps_lambda: float | int = 0.01
     trained_through: str | None = None
     trained_on: str | None = None
     auto_map: dict | None = None
@@ -189,6 +241,29 @@ class TsfLlmConfig(PreTrainedConfig):
                 "only 'mla' has it, as a positive rank; leave it out for a full projection"
             )
 
+    def validate_legacy(self):
+        """The original's habits go together: each has one meaning, and new models have none of them."""
+        if self.legacy and (self.is_causal or self.attention_type != "mla"):
+            raise ValueError(
+                f"legacy=True with is_causal={self.is_causal} and attention_type='{self.attention_type}': the "
+                "original has latent attention without a mask; set is_causal=False and attention_type='mla'"
+            )
+        if self.attention_softmax_axis != "keys" and not self.legacy:
+            raise ValueError(
+                f"attention_softmax_axis='{self.attention_softmax_axis}' needs legacy=True: "
+                "new models attend over keys"
+            )
+        if self.router_weighting != "raw_logits" and (
+            self.router_score_function != "softmax" or self.routed_scaling_factor != 1
+        ):
+            raise ValueError(
+                f"router_score_function='{self.router_score_function}' and routed_scaling_factor="
+                f"{self.routed_scaling_factor} belong to router_weighting='raw_logits': set that, or leave them out"
+            )
+        for name in ("attention_scale_factor", "routed_scaling_factor"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)}: must be positive; 1 leaves everything as it is")
+
     def validate_experts(self):
         """No token can use more experts than there are."""
         if self.num_experts_per_tok > self.n_routed_experts:
@@ -200,6 +275,29 @@ class TsfLlmConfig(PreTrainedConfig):
             raise ValueError(
                 f"router_aux_loss_coef={self.router_aux_loss_coef}: must not be negative; 0 switches it off"
             )
+
+    def validate_front_end(self):
+        """Channels and heads divide evenly; patches move on; what is hidden can be restored."""
+        self.validate_sizes()
+        if self.mscnn_channels % 4:
+            raise ValueError(
+                f"mscnn_channels={self.mscnn_channels}: four kernels share them; use a multiple of 4, e.g. 64"
+            )
+        if self.t2t_hidden_size % self.t2t_num_heads or self.t2t_hidden_size % 2:
+            raise ValueError(
+                f"t2t_hidden_size={self.t2t_hidden_size}: use an even multiple of t2t_num_heads={self.t2t_num_heads}"
+            )
+        if not 0 <= self.t2t_patch_overlap < self.t2t_patch_size:
+            raise ValueError(
+                f"t2t_patch_overlap={self.t2t_patch_overlap}: must lie between 0 and "
+                f"t2t_patch_size - 1 = {self.t2t_patch_size - 1}"
+            )
+        if not 0 <= self.t2t_mask_ratio < 1:
+            raise ValueError(f"t2t_mask_ratio={self.t2t_mask_ratio}: a share must lie in [0, 1)")
+        if self.t2t_reconstruct and self.t2t_mask_ratio == 0:
+            raise ValueError("t2t_reconstruct=True restores hidden patches, but t2t_mask_ratio=0 hides none: raise it")
+        if self.llmps_lambda < 0:
+            raise ValueError(f"llmps_lambda={self.llmps_lambda}: must not be negative; 0 switches the loss off")
 
     def validate_quantiles(self):
         """Levels increase strictly inside (0, 1)."""

@@ -24,6 +24,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.generation import GenerationMixin
 from transformers.integrations import use_experts_implementation
 from transformers.masking_utils import create_causal_mask
@@ -36,12 +37,25 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
+from .extractors_tsf_llm import TsfLlmFrontEnd, init_front_end
+from .legacy_tsf_llm import (
+    LEGACY_ATTENTION,
+    NEVER_LOADED,
+    TsfLlmLegacyBatchNorm,
+    TsfLlmRawLogitRouter,
+    key_conversions,
+    rotate_pairs,
+    wrap_positions,
+)
 
 CODE_FILES = (
     "configuration_tsf_llm.py",
     "modeling_tsf_llm.py",
+    "legacy_tsf_llm.py",
+    "extractors_tsf_llm.py",
     "processing_tsf_llm.py",
     "indicators_tsf_llm.py",
+    "legacy_features_tsf_llm.py",
     "pipeline_tsf_llm.py",
 )
 
@@ -57,6 +71,7 @@ class TsfLlmPredictionOutput(ModelOutput):
         last_hidden_state: `[B,T,D]`, after the final norm.
         past_key_values, hidden_states, attentions, router_logits: as elsewhere in transformers.
         aux_loss: scalar load-balancing loss, 1 when the experts are used evenly.
+        llmps_loss: scalar loss of the front end (`use_mscnn`, `use_t2t`), before its weight `llmps_lambda`.
     """
 
     loss: torch.Tensor | None = None
@@ -68,6 +83,21 @@ class TsfLlmPredictionOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
     aux_loss: torch.Tensor | None = None
+    llmps_loss: torch.Tensor | None = None
+
+
+@dataclass
+class TsfLlmModelOutput(MoeModelOutputWithPast):
+    """transformers' own, and `llmps_loss`, the scalar loss of the front end where there is one."""
+
+    llmps_loss: torch.Tensor | None = None
+
+
+@dataclass
+class TsfLlmCausalLMOutput(MoeCausalLMOutputWithPast):
+    """transformers' own, and `llmps_loss`, the scalar loss of the front end where there is one."""
+
+    llmps_loss: torch.Tensor | None = None
 
 
 class TsfLlmRMSNorm(nn.Module):
@@ -125,6 +155,18 @@ class TsfLlmDynamicTanh(nn.Module):
 
 
 NORMS = {"rmsnorm": TsfLlmRMSNorm, "batch_norm": TsfLlmBatchNorm, "dynamic_tanh": TsfLlmDynamicTanh}
+
+
+def block_norm(config: TsfLlmConfig) -> nn.Module:
+    """The norm before each half of a layer and after the last layer."""
+    if config.legacy and config.norm_type == "batch_norm":
+        return TsfLlmLegacyBatchNorm(config.hidden_size, config.norm_eps)
+    return NORMS[config.norm_type](config.hidden_size, config.norm_eps)
+
+
+def latent_norm(config: TsfLlmConfig, rank: int) -> nn.Module:
+    """The norm between the two factors of a low-rank projection."""
+    return nn.LayerNorm(rank) if config.legacy else TsfLlmRMSNorm(rank, config.norm_eps)
 
 
 def rope(config: TsfLlmConfig) -> dict[str, Any]:
@@ -203,14 +245,16 @@ class TsfLlmAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.is_causal = True
+        self.is_causal = config.is_causal
         self.qk_head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
-        self.scaling = self.qk_head_dim**-0.5 * yarn_scaling(config)
+        self.scaling = self.qk_head_dim**-0.5 * yarn_scaling(config) * config.attention_scale_factor
+        self.rotate = rotate_pairs if config.rope_interleaved else rotate
         self.o_proj = nn.Linear(config.num_attention_heads * config.v_head_dim, config.hidden_size, bias=False)
 
     def attend(self, query, key, value, attention_mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`[B,H,S,*]` queries on `[B,KV,S',*]` keys and values -> `[B,S,H,*]`, and weights when eager."""
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attention = LEGACY_ATTENTION.get(self.config.attention_softmax_axis, attention)
         dropout = self.config.attention_dropout if self.training else 0.0
         return attention(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
 
@@ -227,10 +271,10 @@ class TsfLlmLatentAttention(TsfLlmAttention):
             self.q_proj = nn.Linear(D, H * self.qk_head_dim, bias=False)
         else:
             self.q_a_proj = nn.Linear(D, config.q_lora_rank, bias=False)
-            self.q_a_layernorm = TsfLlmRMSNorm(config.q_lora_rank, config.norm_eps)
+            self.q_a_layernorm = latent_norm(config, config.q_lora_rank)
             self.q_b_proj = nn.Linear(config.q_lora_rank, H * self.qk_head_dim, bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(D, R + config.qk_rope_head_dim, bias=False)
-        self.kv_a_layernorm = TsfLlmRMSNorm(R, config.norm_eps)
+        self.kv_a_layernorm = latent_norm(config, R)
         self.kv_b_proj = nn.Linear(R, H * (config.qk_nope_head_dim + config.v_head_dim), bias=False)
 
     def queries(self, x_BSD: torch.Tensor) -> torch.Tensor:
@@ -252,14 +296,14 @@ class TsfLlmLatentAttention(TsfLlmAttention):
         q_nope, q_rope = q_BHSn.split([N, c.qk_rope_head_dim], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(hidden_states).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
         latent, k_rope = self.kv_a_layernorm(latent)[:, None], k_rope[:, None]  # [B,1,S,R], [B,1,S,r]
-        q_rope, k_rope = rotate(q_rope, *position_embeddings), rotate(k_rope, *position_embeddings)
+        q_rope, k_rope = self.rotate(q_rope, *position_embeddings), self.rotate(k_rope, *position_embeddings)
         if past_key_values is not None:
             latent, k_rope = past_key_values.update(latent, k_rope, self.layer_idx)
 
         # Flash and flex attention tie their masks to one query per token. An adapter (PEFT) wraps the projection,
-        # whose `weight` lacks the adapter's share. Both expand instead.
+        # whose `weight` lacks the adapter's share. A softmax over heads needs the heads. All three expand instead.
         absorbs = self.config._attn_implementation in ("eager", "sdpa") and type(self.kv_b_proj) is nn.Linear
-        if S == 1 and past_key_values is not None and absorbs:
+        if S == 1 and past_key_values is not None and absorbs and c.attention_softmax_axis == "keys":
             context, weights = self.absorbed(q_nope, q_rope, latent, k_rope, attention_mask, **kwargs)
         else:
             kv = self.kv_b_proj(latent).view(B, -1, H, N + v).transpose(1, 2)  # [B,H,S',N+v]
@@ -278,7 +322,8 @@ class TsfLlmLatentAttention(TsfLlmAttention):
         w_k, w_v = self.kv_b_proj.weight.view(H, -1, R).split([N, self.config.v_head_dim], dim=1)
         query = torch.cat((torch.einsum("bhsn,hnr->bshr", q_nope, w_k), q_rope.transpose(1, 2)), dim=-1)  # [B,1,H,R+r]
         key = torch.cat((latent, k_rope), dim=-1)
-        context, weights = self.attend(query, key, key, attention_mask, is_causal=False, **kwargs)  # [B,H,1,R+r]
+        kwargs["is_causal"] = False  # the heads are no sequence; transformers hands down the config's value
+        context, weights = self.attend(query, key, key, attention_mask, **kwargs)  # [B,H,1,R+r]
         context = torch.einsum("bhsr,hvr->bshv", context[..., :R], w_v)
         return context, None if weights is None else weights.transpose(1, 2)
 
@@ -301,7 +346,7 @@ class TsfLlmGroupedAttention(TsfLlmAttention):
         self, x_BHSn: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
         nope, rope = x_BHSn.split([self.config.qk_nope_head_dim, self.config.qk_rope_head_dim], dim=-1)
-        return torch.cat((nope, rotate(rope, *position_embeddings)), dim=-1)
+        return torch.cat((nope, self.rotate(rope, *position_embeddings)), dim=-1)
 
     def forward(
         self,
@@ -390,7 +435,7 @@ class TsfLlmMoE(nn.Module):
 
     def __init__(self, config: TsfLlmConfig):
         super().__init__()
-        self.gate = TsfLlmTopKRouter(config)
+        self.gate = (TsfLlmRawLogitRouter if config.router_weighting == "raw_logits" else TsfLlmTopKRouter)(config)
         self.experts = TsfLlmExperts(config)
         self.shared_experts = TsfLlmMLP(config, config.shared_expert_intermediate_size or config.moe_intermediate_size)
 
@@ -425,9 +470,9 @@ class TsfLlmDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: TsfLlmConfig, layer_idx: int):
         super().__init__()
         attention = TsfLlmLatentAttention if config.attention_type == "mla" else TsfLlmGroupedAttention
-        self.input_layernorm = NORMS[config.norm_type](config.hidden_size, config.norm_eps)
+        self.input_layernorm = block_norm(config)
         self.self_attn = attention(config, layer_idx)
-        self.post_attention_layernorm = NORMS[config.norm_type](config.hidden_size, config.norm_eps)
+        self.post_attention_layernorm = block_norm(config)
         self.mlp = TsfLlmMoE(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
@@ -446,7 +491,10 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["TsfLlmDecoderLayer"]  # noqa: RUF012 (declared by the base class)
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^head\.", r"embed_tokens\."]  # noqa: RUF012 (other heads)
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 (declared by the base class); first, other heads
+        *(r"^lm_head\.", r"^head\.", r"embed_tokens\."),
+        *NEVER_LOADED,
+    ]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -454,19 +502,19 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {  # noqa: RUF012
         "hidden_states": TsfLlmDecoderLayer,
         "attentions": OutputRecorder(TsfLlmAttention, index=1),
-        "router_logits": OutputRecorder(TsfLlmTopKRouter, index=0),
+        "router_logits": [OutputRecorder(TsfLlmTopKRouter), OutputRecorder(TsfLlmRawLogitRouter)],
     }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, TsfLlmTopKRouter):
+        if isinstance(module, TsfLlmTopKRouter | TsfLlmRawLogitRouter):
             init.normal_(module.weight, mean=0.0, std=std)
         elif isinstance(module, TsfLlmExperts):
             init.normal_(module.gate_up_proj, mean=0.0, std=std)
             init.normal_(module.down_proj, mean=0.0, std=std)
-        elif isinstance(module, TsfLlmBatchNorm | TsfLlmDynamicTanh):
+        elif isinstance(module, TsfLlmBatchNorm | TsfLlmLegacyBatchNorm | TsfLlmDynamicTanh):
             init.ones_(module.weight)
             init.zeros_(module.bias)
             if isinstance(module, TsfLlmDynamicTanh):
@@ -474,9 +522,12 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
             else:
                 init.zeros_(module.running_mean)
                 init.ones_(module.running_var)
+        else:
+            init_front_end(module)
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
         """transformers' own, plus all code files and a config that names them: the folder stands on its own.
+        Tensors keep our names, also those of a model that was loaded from the original's.
 
         `AutoModel` leads to the class that was saved, except that a causal LM opens as its base model."""
         own_class = type(self).__name__
@@ -487,6 +538,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
         self.config.auto_map = {**AUTO_MAP, "AutoModel": f"modeling_tsf_llm.{auto_model}"}
         for task in (self.config.custom_pipelines or {}).values():
             task["pt"] = [auto_pipeline]
+        kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
         for name in CODE_FILES:
             target = Path(save_directory) / name
@@ -508,8 +560,9 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         if token_embedding:
             self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(TsfLlmDecoderLayer(config, i) for i in range(config.num_hidden_layers))
-        self.norm = NORMS[config.norm_type](config.hidden_size, config.norm_eps)
+        self.norm = block_norm(config)
         self.rotary_emb = TsfLlmRotaryEmbedding(config)
+        self.front_end = TsfLlmFrontEnd(config) if config.use_mscnn or config.use_t2t else None
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -519,12 +572,25 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         setattr(self, "embed_tokens" if hasattr(self, "embed_tokens") else "input_projection", value)
 
-    def embed(self, past_values: torch.Tensor | None, input_ids: torch.Tensor | None) -> torch.Tensor:
+    def embed(
+        self,
+        past_values: torch.Tensor | None,
+        input_ids: torch.Tensor | None,
+        token_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Bars `[B,T,F]` and tokens `[B,S]` -> `[B,S,D]`. Bars fill the `<bar>` places of `input_ids` in order.
+
+        `token_mask` `[B,S]` tells the front end, where there is one, which bars are observed.
 
         Raises:
             ValueError: if neither is given, features differ from the config, or bars and places differ in number.
         """
+        return self.embed_with_loss(past_values, input_ids, token_mask)[0]
+
+    def embed_with_loss(
+        self, past_values: torch.Tensor | None, input_ids: torch.Tensor | None, token_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What `embed` gives, and the loss of the front end."""
         if past_values is None and input_ids is None:
             raise ValueError("give past_values [B,T,F], input_ids [B,S] or inputs_embeds [B,S,D]")
         if past_values is not None and past_values.shape[-1] != self.config.num_features:
@@ -533,17 +599,31 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
                 "use the processor that was saved with it"
             )
         if past_values is not None:
-            bars_BTD = self.input_projection(past_values.to(self.input_projection.weight.dtype))
+            past_values = past_values.to(self.input_projection.weight.dtype)
+            bars_BTD = self.input_projection(past_values)
         if input_ids is None:
-            return bars_BTD
+            assert past_values is not None
+            return self.with_front_end(bars_BTD, past_values, token_mask)
         tokens_BSD = self.embed_tokens(input_ids)
         places_BS = input_ids == self.config.bar_token_id
         places_B, T = places_BS.sum(dim=1), 0 if past_values is None else past_values.shape[1]
         if (places_B != T).any():
             raise ValueError(f"rows have {places_B.tolist()} <bar> places for {T} bars: give one place to each bar")
-        if T == 0:
-            return tokens_BSD
-        return tokens_BSD.index_put((places_BS,), bars_BTD.flatten(0, 1).to(tokens_BSD.dtype))
+        if past_values is None or T == 0:
+            return tokens_BSD, None
+        observed_BT = None if token_mask is None else token_mask[places_BS].view(-1, T)
+        bars_BTD, llmps_loss = self.with_front_end(bars_BTD, past_values, observed_BT)
+        return tokens_BSD.index_put((places_BS,), bars_BTD.flatten(0, 1).to(tokens_BSD.dtype)), llmps_loss
+
+    def with_front_end(
+        self, bars_BTD: torch.Tensor, past_values: torch.Tensor, observed_BT: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings of bars with what the front end adds, and its loss."""
+        if self.front_end is None:
+            return bars_BTD, None
+        observed_BT = torch.ones_like(past_values[..., 0]) if observed_BT is None else observed_BT
+        added_BTD, llmps_loss = self.front_end(past_values, observed_BT.bool())
+        return bars_BTD + added_BTD.to(bars_BTD.dtype), llmps_loss
 
     @merge_with_config_defaults
     @capture_outputs
@@ -557,7 +637,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> MoeModelOutputWithPast:
+    ) -> TsfLlmModelOutput:
         """
         Args:
             past_values: features of the bars, `[B,T,F]`.
@@ -565,9 +645,24 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             input_ids: `[B,S]`: one `<bar>` for each bar, then return tokens; may be left out for bars alone.
             position_ids: `[B,S]`; by default counted over the observed positions.
             past_key_values: cache of what came before; new bars or tokens continue it.
+
+        Raises:
+            ValueError: for bars that continue a cache although a front end must read all bars at once.
         """
+        llmps_loss = None
         if inputs_embeds is None:
-            inputs_embeds = self.embed(past_values, input_ids)
+            cached = past_key_values is not None and past_key_values.get_seq_length() > 0
+            if cached and past_values is not None and self.front_end is not None:
+                raise ValueError(
+                    "this model has a front end (use_mscnn, use_t2t), which reads all bars at once: give the whole "
+                    "window without past_key_values; only return tokens can continue a cache"
+                )
+            length = (
+                input_ids.shape[1] if input_ids is not None else 0 if past_values is None else past_values.shape[1]
+            )
+            inputs_embeds, llmps_loss = self.embed_with_loss(
+                past_values, input_ids, last_columns(attention_mask, length)
+            )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         S = inputs_embeds.shape[1]
@@ -577,7 +672,10 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         elif position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(past, past + S, device=inputs_embeds.device)[None]
-        causal_mask = create_causal_mask(
+        if self.config.legacy:
+            length = S + (past_key_values.get_seq_length() if past_key_values is not None else 0)
+            position_ids = wrap_positions(position_ids, length=length, limit=self.config.max_position_embeddings)
+        causal_mask = create_causal_mask(  # bidirectional where the config says so
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -595,9 +693,10 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        return MoeModelOutputWithPast(
+        return TsfLlmModelOutput(
             last_hidden_state=self.norm(hidden_states, token_mask),
             past_key_values=past_key_values if use_cache else None,
+            llmps_loss=llmps_loss,
         )
 
 
@@ -606,7 +705,7 @@ class TsfLlmHead(TsfLlmPreTrainedModel):
 
     def decode(
         self, *, attention_mask: torch.Tensor | None, training_loss: bool, output_router_logits: bool | None, **kwargs
-    ) -> tuple[MoeModelOutputWithPast, torch.Tensor | None]:
+    ) -> tuple[TsfLlmModelOutput, torch.Tensor | None]:
         kwargs = {key: value for key, value in kwargs.items() if key not in PROCESSOR_EXTRAS}
         wanted = self.config.output_router_logits if output_router_logits is None else output_router_logits
         outputs = self.model(attention_mask=attention_mask, output_router_logits=wanted or training_loss, **kwargs)
@@ -619,12 +718,18 @@ class TsfLlmHead(TsfLlmPreTrainedModel):
         return outputs, aux_loss
 
     def total_loss(
-        self, loss: torch.Tensor, aux_loss: torch.Tensor | None, share: float | torch.Tensor = 1.0
+        self,
+        loss: torch.Tensor,
+        aux_loss: torch.Tensor | None,
+        share: float | torch.Tensor = 1.0,
+        llmps_loss: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """In training the balance of the experts counts too, by the share that this batch has in one step."""
-        if aux_loss is None or not self.training:
-            return loss
-        return loss + self.config.router_aux_loss_coef * share * aux_loss
+        """In training the balance of the experts and the front end count too, by this batch's share in one step."""
+        if self.training and aux_loss is not None:
+            loss = loss + self.config.router_aux_loss_coef * share * aux_loss
+        if self.training and llmps_loss is not None:
+            loss = loss + self.config.llmps_lambda * share * llmps_loss
+        return loss
 
 
 class TsfLlmForPrediction(TsfLlmHead):
@@ -673,8 +778,9 @@ class TsfLlmForPrediction(TsfLlmHead):
             logits = increasing(logits)
         elif kind == "regression":
             logits = logits.squeeze(-1)
+        loss = None if labels is None else self.task_loss(logits, labels)
         return TsfLlmPredictionOutput(
-            loss=None if labels is None else self.total_loss(self.task_loss(logits, labels), aux_loss),
+            loss=None if loss is None else self.total_loss(loss, aux_loss, llmps_loss=outputs.llmps_loss),
             prediction=logits.softmax(-1) if kind == "classification" else logits,
             logits=logits,
             last_hidden_state=outputs.last_hidden_state,
@@ -683,10 +789,12 @@ class TsfLlmForPrediction(TsfLlmHead):
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
             aux_loss=aux_loss,
+            llmps_loss=outputs.llmps_loss,
         )
 
     def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Mean squared error, pinball or cross-entropy over the known labels `[B,P]`."""
+        """Mean squared error, pinball or cross-entropy over the known labels `[B,P]` (or `[B]` for one step)."""
+        labels = labels.reshape(logits.shape[:2])
         if self.config.prediction_type == "classification":
             return F.cross_entropy(logits.flatten(0, 1), labels.flatten().long())
         known = ~labels.isnan()
@@ -713,6 +821,13 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (declared by the base class)
 
     def __init__(self, config: TsfLlmConfig):
+        if not config.is_causal:
+            raise ValueError("is_causal=False: a language model must not see ahead; use TsfLlmForPrediction")
+        if config.use_t2t and config.t2t_context == "window":
+            raise ValueError(
+                "t2t_context='window' shows every bar the bars after it, and this model learns at every bar: use "
+                "t2t_context='causal', or a TsfLlmForPrediction, which is read at the last bar alone"
+            )
         super().__init__(config)
         self.model = TsfLlmModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -733,7 +848,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
-    ) -> MoeCausalLMOutputWithPast:
+    ) -> TsfLlmCausalLMOutput:
         loss_kwargs = {k: kwargs.pop(k) for k in ("num_items_in_batch", "shift_labels") if k in kwargs}
         outputs, aux_loss = self.decode(
             input_ids=input_ids,
@@ -754,10 +869,11 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
             share = 1.0 if total is None else (labels[:, 1:] != -100).sum() / total
-            loss = self.total_loss(loss, aux_loss, share)
-        return MoeCausalLMOutputWithPast(
+            loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss)
+        return TsfLlmCausalLMOutput(
             loss=loss,
             aux_loss=aux_loss,
+            llmps_loss=outputs.llmps_loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -786,6 +902,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
 TsfLlmModel.register_for_auto_class("AutoModel")
 TsfLlmForPrediction.register_for_auto_class("AutoModelForTimeSeriesPrediction")
 TsfLlmForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+register_checkpoint_conversion_mapping("tsf_llm", key_conversions(), overwrite=True)
 
 __all__ = [
     "TsfLlmForCausalLM",

@@ -32,7 +32,8 @@ class TsfLlmPipeline(Pipeline):
 
     Args of a call:
         bars: DataFrame `timestamp, [ticker,] open, high, low, close, volume`, or a list of them for a list of answers.
-        horizon: steps ahead; by default the model's `prediction_length`.
+        horizon: steps ahead; by default the model's `prediction_length`. The original's weights know one horizon, two
+            bars as published; steps before it lie on the straight line to it.
         samples: paths per ticker.
         seed: of the paths.
         as_of: forecast as if nothing after this date were known; by default from the last bar.
@@ -60,7 +61,16 @@ class TsfLlmPipeline(Pipeline):
                 f"the processor has {processor.tokenizer.vocab_size} tokens, the model {model.config.vocab_size}: "
                 "load both from one folder"
             )
+        if processor.feature_extractor.is_seed:
+            self._check_seed(model.config.prediction_length)
         self.model.eval()
+
+    def _check_seed(self, prediction_length: int) -> None:
+        """The original's inputs go with one number, and never with the future in them."""
+        if self.samples_paths or self.model.config.prediction_type != "regression" or prediction_length != 1:
+            raise ValueError("feature_set='seed64' is for a regression head of one step, as the original's")
+        if self.processor.feature_extractor.expose_leak:
+            raise ValueError("expose_leak=True: these inputs hold the future; no forecast is made from them")
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         """Only what is given here: a call's arguments go over those of the constructor."""
@@ -85,7 +95,7 @@ class TsfLlmPipeline(Pipeline):
     def _forward(  # type: ignore[override]
         self, batch: Any, horizon: int | None = None, samples: int = 256, seed: int = 0
     ) -> dict[str, Any]:
-        horizon = horizon or self.model.config.prediction_length
+        horizon = horizon or self.reach
         if self.samples_paths:
             return {"batch": batch, "paths": self.sample(batch, horizon=horizon, samples=samples, seed=seed)}
         return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
@@ -102,6 +112,12 @@ class TsfLlmPipeline(Pipeline):
         else:
             frame["mean"], frame["p_up"] = np.nan, (prediction[..., 2] + prediction[..., 1] / 2).ravel()
         return frame
+
+    @property
+    def reach(self) -> int:
+        """Most steps ahead of a head, and the usual number of a causal LM."""
+        extractor = self.processor.feature_extractor
+        return extractor.seed_horizon if extractor.is_seed else self.model.config.prediction_length
 
     @property
     def samples_paths(self) -> bool:
@@ -145,16 +161,20 @@ class TsfLlmPipeline(Pipeline):
     @torch.inference_mode()
     def predict_head(self, batch: Any, horizon: int) -> np.ndarray:
         """The head's answer for `horizon` steps: cumulative log returns `[B,P]`, `[B,P,Q]`, or classes `[B,P,3]`."""
-        if horizon > self.model.config.prediction_length:
+        is_seed = self.processor.feature_extractor.is_seed
+        if horizon > self.reach:
             raise ValueError(
-                f"horizon={horizon}, but this model was trained for {self.model.config.prediction_length} step(s): "
+                f"horizon={horizon}, but this model was trained for {self.reach} step(s): "
                 "ask for fewer, or use a causal LM, which can go on"
             )
+        if is_seed and horizon < self.reach:
+            raise ValueError(f"horizon={horizon}, but the original's weights know {self.reach} bars ahead alone")
         inputs = {key: batch[key].to(self.model.device) for key in ("past_values", "attention_mask")}
         prediction = self.model(**inputs).prediction[:, :horizon].float().cpu().numpy().astype(float)
         if self.model.config.prediction_type == "classification":
             return prediction
-        return prediction * np.asarray(batch["scale"], dtype=float).reshape(-1, *[1] * (prediction.ndim - 1))
+        log_returns = self.processor.log_returns(prediction, batch)
+        return log_returns * np.arange(1, horizon + 1) / horizon if is_seed else log_returns
 
     def _spread_quantiles(self, quantiles_BPQ: np.ndarray, batch: Any, samples: int) -> np.ndarray:
         """Quantiles `[B,P,Q]` -> `K` evenly spaced ones `[B,K,P]`, linear in the normal score and beyond its ends.

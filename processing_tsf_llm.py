@@ -7,12 +7,14 @@ Design choices:
 * A return token is the bin of `log(close[t] / close[t-1]) / sigma[t-1]`: what is left of a return once the
   volatility known before it is divided out.
 * Missing is NaN at the boundary, zero and a mask inside. A gap is a gap: nothing is filled.
+* `feature_set="seed64"` is for the original's weights alone: its 64 inputs and its target, a scaled return in percent.
+  Three of its inputs lie ahead of their bar. They are unknown here, so they get their median, zero after scaling.
 
 Shapes: N bars of one ticker, B windows, T bars of a window, F features, K sampled paths, P steps, Q quantiles.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +25,19 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils import PreTrainedTokenizer
+from transformers.utils import logging
 
 from .indicators_tsf_llm import FEATURES, compute_features, feature_names
+from .legacy_features_tsf_llm import (
+    SEED_HORIZON,
+    SEED_LENGTH,
+    future_columns,
+    seed_feature_names,
+    seed_features,
+    seed_target,
+)
 
+logger = logging.get_logger(__name__)
 PRICES = ["open", "high", "low", "close"]
 COLUMNS = ["timestamp", *PRICES, "volume"]
 MIN_BARS = 21  # observed bars before the first volatility is known
@@ -224,15 +236,20 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     """Bars -> scaled features and volatility.
 
     Args:
+        feature_set: `default`, or `seed64`: the inputs of the original checkpoint, see `legacy_features_tsf_llm`.
+        seed_horizon: bars ahead of `seed64`'s target: 1, 2, 5 or 10.
+        expose_leak: let `seed64` see its three future returns. Only to show what they are worth: no forecast uses it.
         feature_groups: groups of `indicators_tsf_llm` to use; all by default. Ignored when `names` is given.
         names: the exact features, in order (what `feature_groups` resolves to).
         scaling: `robust` (median, interquartile range), `standard` (mean, deviation) or `minmax` (to [-1, 1]).
-        per_ticker: scale each ticker of the fit by itself; a ticker that was not there gets the common scale.
-        context_length: most bars of one window, `T`.
+        per_ticker: scale each ticker of the fit by itself; a ticker that was not there gets the common scale. By
+            default only `seed64` does.
+        context_length: most bars of one window, `T`; by default 128, for `seed64` 32.
         sigma_decay: lambda of the exponentially weighted volatility (RiskMetrics 1996 uses 0.94 for daily bars).
         sigma_floor: smallest volatility, so that a halted price does not divide by zero.
-        clip: scaled features are cut to [-clip, clip].
+        clip: scaled features are cut to [-clip, clip]; by default 10, for `seed64` not at all.
         center, scale, bar_seconds, fitted_through: fitted state; `fit` sets them.
+        target_center, target_scale: fitted state of `seed64`: median and interquartile range of its target in percent.
     """
 
     model_input_names = ["past_values", "attention_mask"]  # noqa: RUF012 (declared by the base class)
@@ -242,26 +259,42 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         feature_groups: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
         scaling: Literal["robust", "standard", "minmax"] = "robust",
-        per_ticker: bool = False,
-        context_length: int = 128,
+        per_ticker: bool | None = None,
+        context_length: int | None = None,
         sigma_decay: float = 0.94,
         sigma_floor: float = 1e-4,
-        clip: float = 10.0,
+        clip: float | None = None,
+        feature_set: Literal["default", "seed64"] = "default",
+        seed_horizon: int = SEED_HORIZON,
+        expose_leak: bool = False,
         center: dict[str, list[float]] | None = None,
         scale: dict[str, list[float]] | None = None,
+        target_center: dict[str, float] | None = None,
+        target_scale: dict[str, float] | None = None,
         bar_seconds: float | None = None,
         fitted_through: str | None = None,
         **kwargs: Any,
     ):
         if scaling not in ("robust", "standard", "minmax"):
             raise ValueError(f"scaling={scaling!r}: choose robust, standard or minmax")
+        if feature_set not in ("default", "seed64"):
+            raise ValueError(f"feature_set={feature_set!r}: choose default or seed64")
         if not 0 < sigma_decay < 1:
             raise ValueError(f"sigma_decay={sigma_decay}: must lie between 0 and 1, e.g. 0.94")
+        seed = feature_set == "seed64"
+        if expose_leak and not seed:
+            raise ValueError("expose_leak=True: only feature_set='seed64' has a leak to expose")
+        self.feature_set, self.seed_horizon, self.expose_leak = feature_set, seed_horizon, expose_leak
+        if seed:
+            names = seed_feature_names(seed_horizon)
         self.names = list(names) if names is not None else feature_names(feature_groups)
         self.feature_groups = None if feature_groups is None else list(feature_groups)
-        self.scaling, self.per_ticker, self.context_length = scaling, per_ticker, context_length
-        self.sigma_decay, self.sigma_floor, self.clip = sigma_decay, sigma_floor, clip
+        self.scaling, self.per_ticker = scaling, seed if per_ticker is None else per_ticker
+        self.context_length = context_length or (SEED_LENGTH if seed else 128)
+        self.sigma_decay, self.sigma_floor = sigma_decay, sigma_floor
+        self.clip = 10.0 if clip is None and not seed else clip
         self.center, self.scale = center, scale
+        self.target_center, self.target_scale = target_center, target_scale
         self.bar_seconds, self.fitted_through = bar_seconds, fitted_through
         for known in ("feature_size", "sampling_rate", "padding_value", "padding_side"):
             kwargs.pop(known, None)
@@ -269,19 +302,49 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             feature_size=len(self.names), sampling_rate=1, padding_value=0.0, padding_side="left", **kwargs
         )
 
+    @property
+    def is_seed(self) -> bool:
+        return self.feature_set == "seed64"
+
+    def raw_features(self, bars: pd.DataFrame) -> pd.DataFrame:
+        """The features of one ticker before scaling, `[N,F]` with their names, NaN where unknown."""
+        if self.is_seed:
+            return seed_features(bars, horizon=self.seed_horizon, expose_leak=self.expose_leak)
+        return compute_features(bars, self.names)
+
     def fit(self, bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any = None) -> "TsfLlmFeatureExtractor":
         """Learns scalers and bar spacing from the bars up to and including `through`; all of them by default."""
         frames = bars_through(bars, through)
-        parts = {ticker: compute_features(frame, self.names).to_numpy() for ticker, frame in frames.items()}
-        pooled = {"*": np.concatenate(list(parts.values())), **(parts if self.per_ticker else {})}
-        fitted = {ticker: _center_and_scale(values, self.scaling) for ticker, values in pooled.items()}
-        self.center = {ticker: center.tolist() for ticker, (center, _) in fitted.items()}
-        self.scale = {ticker: scale.tolist() for ticker, (_, scale) in fitted.items()}
+        self.center, self.scale = self._fit_scalers({t: self.raw_features(f).to_numpy() for t, f in frames.items()})
+        if self.is_seed:
+            targets = {
+                t: seed_target(f["close"].dropna(), self.seed_horizon).to_numpy()[:, None] for t, f in frames.items()
+            }
+            center, scale = self._fit_scalers(targets)
+            self.target_center = {ticker: value for ticker, [value] in center.items()}
+            self.target_scale = {ticker: value for ticker, [value] in scale.items()}
         self.bar_seconds = float(np.median([bar_spacing(frame["timestamp"].to_numpy()) for frame in frames.values()]))
         fence = through if through is not None else max(frame["timestamp"].iloc[-1] for frame in frames.values())
         stamp = pd.Timestamp(fence)
         self.fitted_through = str(stamp.date() if stamp == stamp.normalize() else stamp)
         return self
+
+    def _fit_scalers(self, parts: dict[str, np.ndarray]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """Center and scale of all tickers together under `*`, and of each if `per_ticker`; parts are `[N,F]`."""
+        pooled = {"*": np.concatenate(list(parts.values())), **(parts if self.per_ticker else {})}
+        fitted = {ticker: center_and_scale(values, self.scaling) for ticker, values in pooled.items()}
+        return {t: c.tolist() for t, (c, _) in fitted.items()}, {t: s.tolist() for t, (_, s) in fitted.items()}
+
+    def seed_log_returns(self, values: np.ndarray, tickers: Sequence[str]) -> np.ndarray:
+        """Scaled targets of `seed64`, one row per ticker -> log returns over `seed_horizon` bars, same shape."""
+        if self.target_center is None or self.target_scale is None:
+            raise ValueError("the processor is not fitted: call processor.fit(bars, through=...) first")
+        shape = (-1, *[1] * (values.ndim - 1))
+        center, scale = (
+            np.array([state.get(ticker, state["*"]) for ticker in tickers]).reshape(shape)
+            for state in (self.target_center, self.target_scale)
+        )
+        return np.log1p(np.maximum(values * scale + center, -99.9) / 100)  # no price falls by all of itself
 
     def volatility(self, close: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log returns and the exponentially weighted volatility known at each bar, both `[N]`.
@@ -322,19 +385,32 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
                 f"{ticker}: a bar every {pd.Timedelta(seconds=spacing)}, the processor was fitted on "
                 f"{pd.Timedelta(seconds=self.bar_seconds)}: resample the bars or fit a processor on these"
             )
+        if self.is_seed:
+            self._warn_of_the_leak()
         center, scale = (np.array(state.get(ticker, state["*"])) for state in (self.center, self.scale))
-        scaled = (compute_features(bars, self.names).to_numpy() - center) / scale
+        scaled = (self.raw_features(bars).to_numpy() - center) / scale
+        limit = np.inf if self.clip is None else self.clip
         close = bars["close"].to_numpy()
         log_return, sigma = self.volatility(close)
         return EncodedSeries(
             ticker=ticker,
             timestamp=timestamp,
-            features=np.nan_to_num(np.clip(scaled, -self.clip, self.clip)).astype(np.float32),
+            features=np.nan_to_num(np.clip(scaled, -limit, limit)).astype(np.float32),
             observed=observed,
             close=close,
             log_return=log_return,
             sigma=sigma,
         )
+
+    def _warn_of_the_leak(self) -> None:
+        columns = ", ".join(future_columns(self.seed_horizon))
+        if self.expose_leak:
+            logger.warning_once(f"expose_leak: {columns} hold the future. No score of these inputs is a forecast's.")
+        else:
+            logger.warning_once(
+                f"seed64: the original was trained on inputs that lie ahead of their bar ({columns}). They cannot be "
+                "known when a forecast is made and are set to their median; expect no skill of its weights."
+            )
 
     def windows(self, series: EncodedSeries, origins: np.ndarray, length: int | None = None) -> dict[str, np.ndarray]:
         """The `T` bars that end at each origin, left-padded: `past_values [B,T,F]`, `attention_mask [B,T]`."""
@@ -349,7 +425,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         }
 
 
-def _center_and_scale(values_NF: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]:
+def center_and_scale(values_NF: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]:
     """Per feature, NaN left out; a constant feature gets scale 1, an unknown one center 0."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of columns that are all NaN
@@ -507,6 +583,8 @@ class TsfLlmProcessor(ProcessorMixin):
             ValueError: for bars without an honest reading, or too few before the fence.
         """
         self.feature_extractor.fit(bars, through)
+        if self.feature_extractor.is_seed:
+            return self  # it has no return tokens
         closes = [frame["close"].to_numpy() for frame in bars_through(bars, through).values()]
         self.tokenizer.fit(np.concatenate([standard_return(*self.feature_extractor.volatility(c)) for c in closes]))
         return self
@@ -561,12 +639,21 @@ class TsfLlmProcessor(ProcessorMixin):
         standard = self.tokenizer.decode_returns(np.asarray(tokens))
         return np.cumsum(standard, axis=-1) * np.asarray(batch["scale"], dtype=float)[:, None, None]
 
-    def inverse_transform(self, values: np.ndarray | torch.Tensor, batch: BatchFeature) -> np.ndarray:
-        """Cumulative returns in units of sigma `[B,P]` or `[B,P,Q]` -> prices of the same shape."""
+    def log_returns(self, values: np.ndarray | torch.Tensor, batch: BatchFeature) -> np.ndarray:
+        """A head's numbers `[B,P]` or `[B,P,Q]` -> cumulative log returns from the origin, of the same shape.
+
+        The numbers are returns in units of the origin's sigma; for `seed64` scaled percentage returns."""
         values = np.asarray(values, dtype=float)
-        shape = (-1, *[1] * (values.ndim - 1))
-        scale, last_close = (np.asarray(batch[key], dtype=float).reshape(shape) for key in ("scale", "last_close"))
-        return last_close * np.exp(values * scale)
+        if self.feature_extractor.is_seed:
+            return self.feature_extractor.seed_log_returns(values, batch["ticker"])
+        return values * np.asarray(batch["scale"], dtype=float).reshape(-1, *[1] * (values.ndim - 1))
+
+    def inverse_transform(self, values: np.ndarray | torch.Tensor, batch: BatchFeature) -> np.ndarray:
+        """A head's numbers `[B,P]` or `[B,P,Q]`, see `log_returns` -> prices of the same shape."""
+        log_returns = self.log_returns(values, batch)
+        return np.asarray(batch["last_close"], dtype=float).reshape(-1, *[1] * (log_returns.ndim - 1)) * np.exp(
+            log_returns
+        )
 
     def decode(self, cumulative: np.ndarray, batch: BatchFeature) -> pd.DataFrame:
         """Sampled cumulative log returns `[B,K,P]` -> one row per origin and step, in price units.
@@ -598,13 +685,17 @@ class TsfLlmProcessor(ProcessorMixin):
 
     def audit(self, bars: pd.DataFrame | Sequence[pd.DataFrame], seed: int = 0) -> dict[str, Any]:
         """Prefix invariance of every feature of this processor, and two canaries; see `audit_features`."""
-        return audit_features(bars, self.feature_extractor.names, seed=seed)
+        return audit_features(bars, seed=seed, compute=self.feature_extractor.raw_features)
 
 
 def audit_features(
-    bars: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[str] | None = None, seed: int = 0, cuts: int = 6
+    bars: pd.DataFrame | Sequence[pd.DataFrame],
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    cuts: int = 6,
+    compute: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
 ) -> dict[str, Any]:
-    """Tests features for knowledge of the future.
+    """Tests features for knowledge of the future: those named, all of the table, or what `compute` makes of bars.
 
     * Prefix invariance: history is cut at several bars, and once more its future is replaced by noise. No value up to
       the cut may change by a single bit. Some cuts lie within the first bars, where values filled from later show.
@@ -615,16 +706,17 @@ def audit_features(
     Returns:
         `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON.
     """
-    names = list(FEATURES) if names is None else list(names)
+    chosen = list(FEATURES) if names is None else list(names)
+    compute = compute or (lambda frame: compute_features(frame, chosen))
     rng = np.random.default_rng(seed)
     tickers = split_tickers(bars)
-    leaks = [leak for ticker, frame in tickers.items() for leak in _prefix_leaks(ticker, frame, names, rng, cuts)]
-    walk = _canary(_random_walk_bars(rng), names, rng, shuffle=False)
+    leaks = [leak for ticker, frame in tickers.items() for leak in _prefix_leaks(ticker, frame, compute, rng, cuts)]
+    walk = _canary(random_walk_bars(rng), compute, rng, shuffle=False)
     longest = max(tickers.values(), key=len)
-    shuffled = _canary(longest, names, rng, shuffle=True)
+    shuffled = _canary(longest, compute, rng, shuffle=True)
     return {
         "passed": not leaks and walk["passed"] and shuffled["passed"],
-        "features": len(names),
+        "features": compute(longest.head(MIN_BARS)).shape[1],
         "tickers": len(tickers),
         "bars": sum(len(frame) for frame in tickers.values()),
         "prefix_invariance": {"passed": not leaks, "cuts_per_ticker": cuts, "leaks": leaks},
@@ -634,10 +726,15 @@ def audit_features(
 
 
 def _prefix_leaks(
-    ticker: str, bars: pd.DataFrame, names: list[str], rng: np.random.Generator, cuts: int
+    ticker: str,
+    bars: pd.DataFrame,
+    compute: Callable[[pd.DataFrame], pd.DataFrame],
+    rng: np.random.Generator,
+    cuts: int,
 ) -> list[dict]:
     """One entry per leaking feature, with the first bar that its future changed."""
-    whole = compute_features(bars, names).to_numpy()
+    table = compute(bars)
+    names, whole = list(table), table.to_numpy()
     found: dict[str, dict] = {}
     even = np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[1:])
     first = [cut for cut in (1, 2, 5, 15, 40) if cut < even[0]]
@@ -648,7 +745,7 @@ def _prefix_leaks(
             noise.loc[cut:, COLUMNS[1:]] *= np.exp(rng.normal(0, 0.1, (len(bars) - cut, 1)))
             others.append(noise)
         for other in others:
-            part = compute_features(other, names).to_numpy()[:cut]
+            part = compute(other).to_numpy()[:cut]
             differs = (part != whole[:cut]) & ~(np.isnan(part) & np.isnan(whole[:cut]))
             for column in np.flatnonzero(differs.any(axis=0)):
                 row = int(differs[:, column].argmax())
@@ -658,11 +755,13 @@ def _prefix_leaks(
     return list(found.values())
 
 
-def _canary(bars: pd.DataFrame, names: list[str], rng: np.random.Generator, shuffle: bool) -> dict[str, Any]:
+def _canary(
+    bars: pd.DataFrame, compute: Callable[[pd.DataFrame], pd.DataFrame], rng: np.random.Generator, shuffle: bool
+) -> dict[str, Any]:
     """Ridge regression of the next return on the features: first half fits, second half is scored for direction.
 
     The interval is 99.9 % wide: a lone canary must not cry on one honest run out of twenty."""
-    features = compute_features(bars, names).to_numpy()
+    features = compute(bars).to_numpy()
     target = np.append(np.diff(np.log(bars["close"].to_numpy())), np.nan)
     known = np.isfinite(target) & (target != 0)
     features, target = features[known], target[known]
@@ -671,7 +770,7 @@ def _canary(bars: pd.DataFrame, names: list[str], rng: np.random.Generator, shuf
     half = len(target) // 2
     if half < 2 * MIN_BARS:
         return {"passed": True, "bars": 0, "note": f"skipped: {len(target)} bars are too few to tell"}
-    center, scale = _center_and_scale(features[:half], "standard")
+    center, scale = center_and_scale(features[:half], "standard")
     x = np.nan_to_num(np.clip((features - center) / scale, -5, 5))
     x, y = np.column_stack((x, np.ones(len(x)))), target / target[:half].std()
     weights = np.linalg.solve(x[:half].T @ x[:half] + 10 * np.eye(x.shape[1]), x[:half].T @ y[:half])
@@ -688,7 +787,7 @@ def _canary(bars: pd.DataFrame, names: list[str], rng: np.random.Generator, shuf
     }
 
 
-def _random_walk_bars(rng: np.random.Generator, n: int = 4000) -> pd.DataFrame:
+def random_walk_bars(rng: np.random.Generator, n: int = 4000) -> pd.DataFrame:
     """Prices without any pattern: Gaussian log returns, honest highs and lows around them."""
     steps = rng.normal(0, 0.005, (n, 4)).cumsum(axis=1)
     close = 100 * np.exp(steps[:, -1].cumsum())

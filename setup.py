@@ -46,6 +46,7 @@ DEV = [
     "mypy>=1.16",
     "pre-commit>=4.0",
     "pre-commit-hooks>=5.0",
+    "PyWavelets>=1.8",  # the oracle of our wavelets
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "ruff>=0.12",

@@ -82,6 +82,10 @@ class WindowDataset(Dataset):
         embargo: int = 0,
         stride: int = 1,
     ):
+        if processor.feature_extractor.is_seed:
+            raise ValueError(
+                "feature_set='seed64' has targets of its own: train its weights on the original's .npz sequences"
+            )
         self.objective, self.horizon, self.tokenizer = objective, horizon, processor.tokenizer
         self.context_length = processor.feature_extractor.context_length
         sizes = [len(one.close) for one in series]

@@ -206,3 +206,42 @@ def _score_panel(axes: Axes, rows: list[dict], highlight: str | None) -> None:
     axes.set_xlim(left=0)
     bars = "bar" if rows[0]["horizon"] == 1 else "bars"
     axes.set_xlabel(f"CRPS {rows[0]['horizon']} {bars} ahead (% log return), n = {rows[0]['n']:,}", fontsize=9)
+
+
+def leak_bars(rows: list[dict], path: str | Path, *, note: str = "") -> Path:
+    """Mean squared error over that of a constant 0, and direction accuracy with its interval, per set of inputs.
+
+    rows are those of `leak.json`; `note` is a second line of subtitle.
+    """
+    if not rows:
+        raise ValueError("no rows of results: measure the leak first")
+    figure, (errors, directions) = _new_figure(
+        "The original's recipe with and without its future inputs",
+        f"ridge regression on its 64 scaled inputs; a random walk cannot be forecast{_below(note)}",
+        rows=2,
+        height=1.6 + 0.8 * len(rows),
+    )
+    names = [row["model"].replace("_", " ") for row in rows[::-1]]
+    for place, row in enumerate(rows[::-1]):
+        colour = ORANGE if row["model"].endswith("with_leak") else BLUE
+        share, accuracy = row["mse"] / row["mse_constant_0"], row["direction_accuracy"]
+        low, high = row["direction_ci95"] or (accuracy, accuracy)
+        errors.barh(place, share, height=0.62, color=colour, alpha=0.8)
+        errors.annotate(f"{share:.2f}", (share, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        directions.errorbar(
+            accuracy, place, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=colour, capsize=3
+        )
+        directions.vlines(row["direction_base_rate"], place - 0.3, place + 0.3, color=BLACK, linestyle="--")
+        directions.annotate(
+            f"{accuracy:.2f}", (high, place), (6, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    errors.axvline(1, color=BLACK, linestyle="--", linewidth=1.2)
+    errors.set_xlabel("squared error over that of a constant, the training median (dashed: 1)", fontsize=9)
+    errors.set_xlim(left=0)
+    directions.set_xlim(0.4, 1.0)
+    directions.set_xlabel("direction accuracy, 95 % interval (dashed: share of the commoner direction)", fontsize=9)
+    for axes in (errors, directions):
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.grid(visible=False, axis="y")
+    return _save(figure, path)

@@ -145,13 +145,68 @@ def audit(
 
     if features is not None:
         _run_feature_file(features)
-    names = None if model is None else TsfLlmProcessor.from_pretrained(find_model(model)).feature_extractor.names
-    report = audit_features(read_bars(data, _names(ticker)), names, seed=seed)
+    audit_bars = audit_features if model is None else TsfLlmProcessor.from_pretrained(find_model(model)).audit
+    report = audit_bars(read_bars(data, _names(ticker)), seed=seed)
     typer.echo(json.dumps(report, indent=2))
     if not report["passed"]:
         leaks = ", ".join(leak["feature"] for leak in report["prefix_invariance"]["leaks"]) or "a canary sings"
         typer.echo(f"tsf-llm: the audit failed: {leaks}", err=True)
         raise typer.Exit(1)
+
+
+@app.command()
+def leak(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for leak.json and leak.png.")],
+    ticker: Ticker = None,
+    horizon: Annotated[int, typer.Option(help="Bars ahead of the original's target: 1, 2, 5 or 10.")] = 2,
+    seed: Seed = 0,
+) -> None:
+    """Show what the future returns among the original's 64 inputs are worth: its recipe with and without them.
+
+    Example: tsf-llm leak --data sample --out leak
+    """
+    from ..data_prep.sources import read_bars
+    from .leak import print_leak, run
+
+    print_leak(run(read_bars(data, _names(ticker)), out=out, horizon=horizon, seed=seed))
+    typer.echo(f"leak.json and leak.png written to {out}")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Checkpoint (.pt, .bin, .safetensors) or a folder with one.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the converted model.")],
+    layout: Annotated[
+        str | None,
+        typer.Option(metavar="plain|mixed", help="Softmax over heads or over keys; told by the tensors' names."),
+    ] = None,
+    num_heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads; computed from shapes, checked if given.")
+    ] = None,
+    num_experts_per_tok: Annotated[
+        int | None, typer.Option(min=1, help="Experts per token, which no shape tells; by default 2, as the original.")
+    ] = None,
+) -> None:
+    """Turn a checkpoint of SpaceExploreAI into a model folder that gives the same numbers.
+
+    The file's tensors are all checked first; nothing in it is run, and nothing is written unless all is well.
+
+    Example: tsf-llm convert SpaceExploreAI-Small-Base-Regression-27M converted
+    """
+    from .convert import convert as convert_checkpoint
+
+    model = convert_checkpoint(
+        source, out, layout=layout, num_heads=num_heads, num_experts_per_tok=num_experts_per_tok
+    )
+    c = model.config
+    typer.echo(
+        f"{model.num_parameters():,} parameters written to {out}: {c.prediction_type}, {c.num_hidden_layers} layers, "
+        f"{c.num_attention_heads} heads, softmax over {c.attention_softmax_axis}, {c.norm_type}, "
+        f"{c.num_experts_per_tok} of {c.n_routed_experts} experts per token, {c.num_features} features"
+    )
 
 
 def _names(ticker: str | None) -> list[str] | None:

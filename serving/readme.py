@@ -31,17 +31,18 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def fill(page: str, text: str) -> str:
+def fill(page: str, text: str, markers: tuple[str, str] = (START, END)) -> str:
     """The page with `text` between its markers.
 
     Raises:
         ValueError: the page has no markers.
     """
-    before, found, rest = page.partition(START)
-    _, closed, after = rest.partition(END)
+    start, end = markers
+    before, found, rest = page.partition(start)
+    _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"the page has no {START} ... {END}: add both markers")
-    return f"{before}{START}\n{text}\n{END}{after}"
+        raise ValueError(f"the page has no {start} ... {end}: add both markers")
+    return f"{before}{start}\n{text}\n{end}{after}"
 
 
 if __name__ == "__main__":

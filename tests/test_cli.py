@@ -174,6 +174,6 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, model, tmp_path, monkeypat
 def test_help_teaches(run):
     code, text, _ = run("--help")
     assert code == 0
-    assert all(name in text for name in ("quickstart", "forecast", "evaluate", "audit"))
-    for command in ("quickstart", "forecast", "evaluate", "audit"):
+    assert all(name in text for name in ("quickstart", "forecast", "evaluate", "audit", "leak"))
+    for command in ("quickstart", "forecast", "evaluate", "audit", "leak"):
         assert "Example: tsf-llm" in run(command, "--help")[1]

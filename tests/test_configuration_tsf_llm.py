@@ -63,6 +63,13 @@ AT_LEAST_ONE = [
     "shared_expert_intermediate_size",
     "max_position_embeddings",
     "prediction_length",
+    "mscnn_channels",
+    "mscnn_blocks",
+    "t2t_patch_size",
+    "t2t_hidden_size",
+    "t2t_num_heads",
+    "t2t_num_layers",
+    "t2t_num_prototypes",
 ]
 
 IMPOSSIBLE = [  # fields, what the message must name, and its remedy
@@ -77,6 +84,14 @@ IMPOSSIBLE = [  # fields, what the message must name, and its remedy
     ({"q_lora_rank": 0}, "q_lora_rank=0", "leave it out"),
     ({"num_experts_per_tok": 9}, "num_experts_per_tok=9 exceeds n_routed_experts=8", "lower the first or raise"),
     ({"router_aux_loss_coef": -0.01}, "router_aux_loss_coef=-0.01", "0 switches it off"),
+    ({"mscnn_channels": 6}, "mscnn_channels=6", "multiple of 4"),
+    ({"t2t_hidden_size": 30}, "t2t_hidden_size=30", "multiple of t2t_num_heads=4"),
+    ({"t2t_hidden_size": 9, "t2t_num_heads": 3}, "t2t_hidden_size=9", "even multiple"),
+    ({"t2t_patch_overlap": 16}, "t2t_patch_overlap=16", "t2t_patch_size - 1 = 15"),
+    ({"t2t_patch_overlap": -1}, "t2t_patch_overlap=-1", "between 0 and"),
+    ({"t2t_mask_ratio": 1.0}, "t2t_mask_ratio=1.0", r"\[0, 1\)"),
+    ({"t2t_reconstruct": True, "t2t_mask_ratio": 0}, "t2t_reconstruct=True", "raise it"),
+    ({"llmps_lambda": -0.1}, "llmps_lambda=-0.1", "0 switches the loss off"),
     ({"quantiles": []}, r"quantiles=\[\]", "strictly increasing levels"),
     ({"quantiles": [0.5, 0.1]}, r"quantiles=\[0.5, 0.1\]", "strictly increasing levels"),
     ({"quantiles": [0.5, 0.5]}, r"quantiles=\[0.5, 0.5\]", "strictly increasing levels"),

@@ -16,7 +16,9 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    data: str = field(default="sample", metadata={"help": "price file, folder, or 'sample' for the embedded prices"})
+    data: str = field(
+        default="sample", metadata={"help": "price file, folder, 'sample' for the embedded prices, or .npz"}
+    )
     tickers: list[str] | None = field(default=None, metadata={"help": "only these tickers"})
     train_through: str | None = field(
         default=None, metadata={"help": "last training date; by default after 80 percent of all bar times"}

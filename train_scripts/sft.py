@@ -11,6 +11,9 @@ Go on after a crash, or fine-tune a finished model on other prices:
     python -m tsf_llm.train_scripts.sft --config ... --output_dir outputs/27m --resume_from_checkpoint true
     python -m tsf_llm.train_scripts.sft --model_name_or_path outputs/27m --data more.csv --output_dir outputs/more
 
+The original's published sequences, whose inputs contain future returns (docs/leak.md), on its converted weights:
+    python -m tsf_llm.train_scripts.sft --data FOLDER_OF_NPZ --head regression --model_name_or_path converted
+
 The output folder then holds the model with its processor (`from_pretrained` loads it), `report.json` with the scores
 on dates after validation, before and after training, beside naive baselines, and `loss.png`.
 """
@@ -20,26 +23,30 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import set_seed
 
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.errors import one_line_errors
 from ..data_prep.files import write_json
+from ..data_prep.npz import sequence_files
 from ..data_prep.sources import read_bars
-from ..data_prep.windows import Split, WindowDataset, identity
+from ..data_prep.windows import Split, WindowDataset
 from ..evaluation.plots import loss_curve
 from ..evaluation.walk_forward import provenance, walk_forward
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
 from .arguments import DataArguments, ModelArguments, Parser, SftArguments
-from .trainer import TsfLlmTrainer
+from .sequences import train_on_sequences
+from .trainer import make_trainer, train_and_save
 
 
 def main(data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
     set_seed(training_args.seed)
+    if sequence_files(data_args.data):
+        return train_on_sequences(data_args, model_args, training_args)
     bars = read_bars(data_args.data, data_args.tickers)
     split = Split.of(bars, data_args.train_through, data_args.valid_through)
     processor = load_or_fit_processor(data_args, model_args, bars, split)
@@ -58,21 +65,9 @@ def main(data_args: DataArguments, model_args: ModelArguments, training_args: Sf
         "windows": {"train": len(train), "valid": len(valid)},
         "seed": training_args.seed,
     }
-    trainer = TsfLlmTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=train,
-        eval_dataset=valid,
-        data_collator=identity,
-        processing_class=processor,
-        callbacks=early_stopping(training_args),
-    )
+    trainer = make_trainer(model, processor, train=train, valid=valid, training_args=training_args)
     report["before"] = test_scores(model, processor, bars, split, data_args, training_args)["model"]
-    trainer.train(resume_from_checkpoint=training_args.checkpoint_to_resume())
-    history = list(trainer.state.log_history)  # without the evaluation of the best weights that follows
-    report["valid_loss"] = trainer.evaluate()["eval_loss"]
-    trainer.save_model()
-    (Path(training_args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle; report.json says it all
+    history, report["valid_loss"] = train_and_save(trainer, training_args)
     scores = test_scores(model, processor, bars, split, data_args, training_args)
     report |= {"after": scores.pop("model"), "verdicts": scores.pop("verdicts", None), "baselines": scores}
     report |= {"steps": trainer.state.global_step, "seconds": round(time.perf_counter() - started, 1)}
@@ -137,11 +132,6 @@ def windows(
                 f"no {name} window of {data_args.horizon} steps fits: move the fences or give more history"
             )
     return train, valid
-
-
-def early_stopping(training_args: SftArguments) -> list[EarlyStoppingCallback]:
-    patience = training_args.early_stopping_patience
-    return [EarlyStoppingCallback(patience)] if patience and training_args.load_best_model_at_end else []
 
 
 def test_scores(

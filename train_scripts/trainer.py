@@ -1,27 +1,68 @@
-"""transformers' Trainer with the one thing it lacks: the load-balancing loss in the log."""
+"""transformers' Trainer with the one thing it lacks: the model's side losses in the log. And one run of it."""
 
+from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback, Trainer
+
+from ..data_prep.windows import identity
+from ..processing_tsf_llm import TsfLlmProcessor
+from .arguments import SftArguments
+
+SIDE_LOSSES = ("aux_loss", "llmps_loss")
 
 
 class TsfLlmTrainer(Trainer):
-    """Logs `aux_loss` (1 = experts evenly used) beside `loss`, as `eval_aux_loss` in evaluation."""
+    """Logs `aux_loss` (1 = experts evenly used) and the front end's `llmps_loss`, if any, beside `loss`.
+
+    In evaluation they are `eval_aux_loss` and `eval_llmps_loss`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._aux_losses: dict[str, list[torch.Tensor]] = {"aux_loss": [], "eval_aux_loss": []}
+        self._side_losses: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        self._aux_losses["aux_loss" if model.training else "eval_aux_loss"].append(outputs["aux_loss"].detach())
+        prefix = "" if model.training else "eval_"
+        for name in SIDE_LOSSES:
+            if outputs.get(name) is not None:
+                self._side_losses[prefix + name].append(outputs[name].detach())
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        key = "eval_aux_loss" if any(name.startswith("eval_") for name in logs) else "aux_loss"
-        if self._aux_losses[key]:
-            mean = torch.stack(self._aux_losses[key]).mean()
-            logs[key] = round(self.accelerator.gather(mean[None]).mean().item(), 4)
-            self._aux_losses[key].clear()
+        prefix = "eval_" if any(name.startswith("eval_") for name in logs) else ""
+        for key in (prefix + name for name in SIDE_LOSSES):
+            if self._side_losses[key]:
+                mean = torch.stack(self._side_losses.pop(key)).mean()
+                logs[key] = round(self.accelerator.gather(mean[None]).mean().item(), 4)
         super().log(logs, start_time)
+
+
+def make_trainer(
+    model: Any, processor: TsfLlmProcessor, *, train: Dataset, valid: Dataset, training_args: SftArguments
+) -> TsfLlmTrainer:
+    """A trainer for datasets whose batches come ready, with early stopping where it is asked for."""
+    patience = training_args.early_stopping_patience
+    stops = patience and training_args.load_best_model_at_end
+    return TsfLlmTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train,
+        eval_dataset=valid,
+        data_collator=identity,
+        processing_class=processor,
+        callbacks=[EarlyStoppingCallback(patience)] if stops else [],
+    )
+
+
+def train_and_save(trainer: TsfLlmTrainer, training_args: SftArguments) -> tuple[list[dict], float]:
+    """Trains, keeps the best weights and saves them with the processor; the log and the validation loss."""
+    trainer.train(resume_from_checkpoint=training_args.checkpoint_to_resume())
+    history = list(trainer.state.log_history)  # without the evaluation of the best weights that follows
+    valid_loss = trainer.evaluate()["eval_loss"]
+    trainer.save_model()
+    (Path(training_args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle; report.json says it all
+    return history, valid_loss

@@ -1,0 +1,165 @@
+"""What the front end is worth: trains the base model, + MSCNN, + T2T and + both alike, and compares their forecasts.
+
+On the embedded prices, in about four minutes on two cores:
+    python -m tsf_llm.train_scripts.ablate --config train_scripts/configs/ablation.yaml --output_dir outputs/ablation
+
+On your own prices, with more seeds:
+    python -m tsf_llm.train_scripts.ablate --config train_scripts/configs/ablation.yaml --data prices.parquet \
+        --seeds 0 1 2 3 --output_dir outputs/ablation
+
+Every variant gets the same windows, steps and seeds; early stopping is off. Scored is the CRPS of the cumulative
+return at the last step, walking forward over the dates after validation, mean over the seeds for each origin. The
+intervals are about these dates: how far seeds differ is told by `crps_by_seed`. The base is a row like the others,
+and `verdict` says in words whether a variant differs from it.
+
+The output folder holds `ablation.json` and, for each variant and seed, what `sft` leaves.
+"""
+
+import copy
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..data_prep.errors import one_line_errors
+from ..data_prep.files import write_json
+from ..data_prep.sources import read_bars
+from ..data_prep.windows import Split
+from ..evaluation.metrics import mean_interval, paired_difference, verdict
+from ..evaluation.walk_forward import WalkForward, provenance, walk_forward
+from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..processing_tsf_llm import TsfLlmProcessor
+from . import sft
+from .arguments import DataArguments, ModelArguments, Parser, SftArguments
+
+VARIANTS: dict[str, dict[str, bool]] = {
+    "base": {},
+    "+mscnn": {"use_mscnn": True},
+    "+t2t": {"use_t2t": True},
+    "+both": {"use_mscnn": True, "use_t2t": True},
+}
+
+
+@dataclass
+class AblationArguments:
+    """How often everything is repeated."""
+
+    _argument_group_name = "ablation"
+
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1], metadata={"help": "one training of each variant per seed"}
+    )
+
+
+def main(
+    data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments, ablation_args: AblationArguments
+) -> dict[str, Any]:
+    """Trains, scores, compares and saves; returns what `ablation.json` holds."""
+    if model_args.model_name_or_path is not None:
+        raise ValueError("an ablation trains new models: leave model_name_or_path out and describe model_config")
+    if len(set(ablation_args.seeds)) < 2:
+        raise ValueError(f"seeds={ablation_args.seeds}: give two or more, one run alone proves nothing")
+    runs = {
+        name: [train_and_score(data_args, model_args, training_args, name, seed) for seed in ablation_args.seeds]
+        for name in VARIANTS
+    }
+    losses = {name: np.mean([run["losses"] for run in of_variant], axis=0) for name, of_variant in runs.items()}
+    result = runs["base"][0]["result"]
+    report = {
+        **provenance(),
+        "data": runs["base"][0]["report"]["data"],
+        "head": model_args.head,
+        "horizon": data_args.horizon,
+        "seeds": ablation_args.seeds,
+        "origins": len(result.origin),
+        "dates": [str(pd.Timestamp(end).date()) for end in (result.origin.min(), result.origin.max())],
+        "rows": [row(name, runs[name], losses, result) for name in VARIANTS],
+    }
+    write_json(report, Path(str(training_args.output_dir)) / "ablation.json")
+    print(table(report["rows"]))
+    return report
+
+
+def train_and_score(
+    data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments, name: str, seed: int
+) -> dict[str, Any]:
+    """One training by `sft`, and its CRPS at every test origin."""
+    folder = Path(str(training_args.output_dir)) / name.removeprefix("+") / f"seed-{seed}"
+    own_training = copy.copy(training_args)
+    own_training.output_dir, own_training.seed, own_training.early_stopping_patience = str(folder), seed, 0
+    fields = {**dict(model_args.model_config or {}), **VARIANTS[name]}
+    report = sft.main(
+        dataclasses.replace(data_args, report_samples=0),
+        dataclasses.replace(model_args, model_config=fields),
+        own_training,
+    )
+    result = score(folder, data_args, model_args, seed)
+    forecast = result.steps[-1]["model"]
+    return {"report": report, "result": result, "losses": forecast.crps(result.realised[:, -1])}
+
+
+def score(folder: Path, data_args: DataArguments, model_args: ModelArguments, seed: int) -> WalkForward:
+    """Forecasts on the dates after validation by the model in `folder`."""
+    bars = read_bars(data_args.data, data_args.tickers)
+    split = Split.of(bars, data_args.train_through, data_args.valid_through)
+    model_class = TsfLlmForCausalLM if model_args.head == "causal_lm" else TsfLlmForPrediction
+    model, processor = model_class.from_pretrained(folder), TsfLlmProcessor.from_pretrained(folder)
+    return walk_forward(
+        TsfLlmPipeline(model=model, processor=processor),
+        bars,
+        start=split.valid_through + pd.Timedelta(1, "ns"),
+        end=bars["timestamp"].max(),
+        horizon=data_args.horizon,
+        samples=data_args.report_samples,
+        seed=seed,
+    )
+
+
+def row(name: str, runs: list[dict[str, Any]], losses: dict[str, np.ndarray], result: WalkForward) -> dict[str, Any]:
+    """One variant: its CRPS, and the difference to the base on the same origins."""
+    horizon, reports = len(result.steps), [run["report"] for run in runs]
+    answer = {
+        "model": name,
+        "parameters": reports[0]["parameters"],
+        "steps": reports[0]["steps"],
+        "seconds": round(sum(report["seconds"] for report in reports), 1),
+        "valid_loss_by_seed": [report["valid_loss"] for report in reports],
+        "crps_by_seed": [float(run["losses"].mean()) for run in runs],
+        "crps": float(losses[name].mean()),
+        "crps_ci95": mean_interval(losses[name], result.origin, horizon=horizon),
+    }
+    if name == "base":
+        return {**answer, "verdict": None}
+    difference = paired_difference(losses[name], losses["base"], result.origin, horizon)
+    return {**answer, **difference, "verdict": verdict(difference, "base")}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text.
+
+    >>> print(table([{"model": "base", "parameters": 7, "crps": 0.02, "crps_ci95": None, "verdict": None}]))
+    model     parameters      CRPS  95 % interval       against base
+    base               7   0.02000  too few dates
+    """
+    lines = [f"{'model':8}  {'parameters':>10}  {'CRPS':>8}  {'95 % interval':18}  against base"]
+    for one in rows:
+        low_high = "[{:.5f}, {:.5f}]".format(*one["crps_ci95"]) if one["crps_ci95"] else "too few dates"
+        text = f"{one['model']:8}  {one['parameters']:>10,}  {one['crps']:8.5f}  {low_high:18}  {one['verdict'] or ''}"
+        lines.append(text.rstrip())
+    return "\n".join(lines)
+
+
+def parse(
+    arguments: list[str] | None = None,
+) -> tuple[DataArguments, ModelArguments, SftArguments, AblationArguments]:
+    groups = (DataArguments, ModelArguments, SftArguments, AblationArguments)
+    return Parser(groups, prog="ablate", description=__doc__).parse_args_and_config(arguments)
+
+
+if __name__ == "__main__":
+    with one_line_errors("ablate"):
+        main(*parse())
