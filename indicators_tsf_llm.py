@@ -9,6 +9,9 @@ Design choices:
 * No feature turns on the sign of a rounding error. `adx` and `mfi` compare differences of prices, where a tie is
   broken by the last bit and a change of currency changes the answer; `vortex` and `cmf` say the same smoothly.
 * Unknown is NaN: too little history, a zero denominator, no volume. A flat window has no position inside itself.
+* Groups in `SELECTABLE_GROUPS` are used only when they are asked for by name; the others are the default 64 features.
+* The market group reads `bars.market`, the state of an index or a universe as of each bar (`market_tsf_llm`); without
+  a market it is unknown.
 * A bar without its four prices is missing: its own features are NaN, and windows and lags run over observed bars,
   so that one gap does not blank a recursive average for ever after.
 * Values do not depend on whether TA-Lib is installed: every call says `talib=False`.
@@ -25,6 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .market_tsf_llm import MARKET_COLUMNS, as_of
+
 try:
     import pandas_ta_classic as ta
 except ImportError:
@@ -34,6 +39,22 @@ except ImportError:
 PRICES = ["open", "high", "low", "close"]
 FIBONACCI_LEVELS = np.array([0.0, 0.236, 0.382, 0.5, 0.618, 0.786, 1.0])
 FLAT = 1e-9  # a window whose range is below this share of its price is rounding error, not movement
+PIVOT = 5  # bars on either side that a pivot must undercut; the later ones confirm it
+PIVOT_REACH = 63  # most bars between two pivots that are compared, and bars that make a support or resistance
+SELECTABLE_GROUPS = (  # not among the default features
+    "more_averages",
+    "crossovers",
+    "candles",
+    "shape",
+    "momentum",
+    "regime",
+    "estimators",
+    "more_channels",
+    "more_volume",
+    "dates",
+    "reversal",
+    "market",
+)
 
 
 class IndicatorFrame(pd.DataFrame):
@@ -44,17 +65,26 @@ class IndicatorFrame(pd.DataFrame):
     bars.indicator("rsi", length=14)
     bars.indicator("sma", close="volume", length=20)
     bars.indicator("macd", "MACDh_12_26_9", fast=12, slow=26, signal=9)
+    bars.market["level"]
     ```
+
+    `market` holds the `MARKET_COLUMNS` as of each bar, NaN without a market.
     """
 
-    def __init__(self, bars: pd.DataFrame):
+    market: pd.DataFrame
+
+    def __init__(self, bars: pd.DataFrame, market: pd.DataFrame | None = None):
         super().__init__(bars)
+        if market is None:
+            market = pd.DataFrame(np.nan, index=bars.index, columns=MARKET_COLUMNS)
         object.__setattr__(self, "_memo", {})  # past pandas, which takes a plain assignment for a new column
+        object.__setattr__(self, "market", market)
 
     def indicator(self, name: str, column: str | None = None, **params: Any) -> pd.Series:
         """`pandas_ta_classic.<name>` over these bars; `column` picks one of several results.
 
-        The price and volume arguments are filled by name, or from another column on request (`close="volume"`).
+        The price and volume arguments are filled by name, or from another column on request (`close="volume"`); a
+        `benchmark` always names its column.
         A frame shorter than the window gives NaN.
 
         Raises:
@@ -73,6 +103,7 @@ class IndicatorFrame(pd.DataFrame):
             raise ImportError("the default features need pandas-ta-classic: pip install pandas-ta-classic")
         function = getattr(ta, name)
         wanted = [p for p in inspect.signature(function).parameters if p in ("high", "low", "close", "volume")]
+        wanted += ["benchmark"] if "benchmark" in params else []
         inputs = {p: self[params.pop(p, p)] for p in wanted}
         return function(**inputs, **params, talib=False)
 
@@ -264,6 +295,230 @@ def _session_gap(bars: IndicatorFrame) -> pd.Series:
     return bars.timestamp.diff() / pd.Timedelta(days=1)
 
 
+# --- groups to choose by name ----------
+
+
+def _crossing(ahead: pd.Series) -> pd.Series:
+    """1 where a difference turned positive at this bar, -1 where it turned negative, halves from or to zero."""
+    side = np.sign(ahead.where(ahead.abs() > FLAT, ahead * 0))
+    return (side - side.shift(1)) / 2
+
+
+def _cross(bars: IndicatorFrame, fast: int, slow: int) -> pd.Series:
+    return _crossing(np.log(bars.indicator("sma", length=fast) / bars.indicator("sma", length=slow)))
+
+
+def _share_of_range(bars: IndicatorFrame, part: pd.Series) -> pd.Series:
+    span = bars.high - bars.low
+    return part / span.where(span > FLAT * bars.close)
+
+
+def _upper_shadow(bars: IndicatorFrame) -> pd.Series:
+    return _share_of_range(bars, bars.high - np.maximum(bars.open, bars.close)).clip(0, 1)
+
+
+def _lower_shadow(bars: IndicatorFrame) -> pd.Series:
+    return _share_of_range(bars, np.minimum(bars.open, bars.close) - bars.low).clip(0, 1)
+
+
+def _body_share(bars: IndicatorFrame) -> pd.Series:
+    """Within [-1, 1] by definition; an open or close outside its own bar's range would leave it."""
+    return _share_of_range(bars, bars.close - bars.open).clip(-1, 1)
+
+
+def _to_high(bars: IndicatorFrame, length: int) -> pd.Series:
+    return np.log(bars.close / bars.high.rolling(length).max())
+
+
+def _to_low(bars: IndicatorFrame, length: int) -> pd.Series:
+    return np.log(bars.close / bars.low.rolling(length).min())
+
+
+def _close_moment(bars: IndicatorFrame, name: str, length: int) -> pd.Series:
+    return bars.indicator(name, length=length).where(_moves(bars.close, bars.close, length))
+
+
+def _acceleration(bars: IndicatorFrame, length: int) -> pd.Series:
+    change = _log_return(bars, length)
+    return change - change.shift(length)
+
+
+def _slope(bars: IndicatorFrame, length: int) -> pd.Series:
+    """Rise of the least-squares line over its window, as a share of the close."""
+    return bars.indicator("linreg", length=length, slope=True) * length / bars.close
+
+
+def _volume_correlation(bars: IndicatorFrame, length: int) -> pd.Series:
+    correlation = bars.indicator("correl", benchmark="volume", length=length).clip(-1, 1)
+    return correlation.where(_moves(bars.close, bars.close, length) & _moves(bars.volume, bars.volume, length))
+
+
+def _return_to_volatility(bars: IndicatorFrame, length: int) -> pd.Series:
+    volatility = _volatility(bars, length)
+    return _log_return(bars, length) / (volatility.where(volatility > FLAT) * np.sqrt(length))
+
+
+def _volatility_regime(bars: IndicatorFrame) -> pd.Series:
+    volatility = _volatility(bars, 21)
+    usual = volatility.rolling(252).mean()
+    return np.log(volatility.where(volatility > FLAT) / usual)
+
+
+def _mean_root(variance: pd.Series, length: int) -> pd.Series:
+    """Square root of a trailing mean; a sum of nothing may keep a negative residue of earlier bars."""
+    return np.sqrt(variance.rolling(length).mean().clip(lower=0))
+
+
+def _garman_klass(bars: IndicatorFrame, length: int) -> pd.Series:
+    """Garman and Klass (1980), "On the estimation of security price volatilities from historical data"."""
+    body = np.log(bars.close / bars.open)
+    return _mean_root(np.log(bars.high / bars.low) ** 2 / 2 - (2 * np.log(2) - 1) * body**2, length)
+
+
+def _rogers_satchell_variance(bars: IndicatorFrame) -> pd.Series:
+    up, down = (np.log(extreme / bars.open) for extreme in (bars.high, bars.low))
+    body = np.log(bars.close / bars.open)
+    return up * (up - body) + down * (down - body)
+
+
+def _rogers_satchell(bars: IndicatorFrame, length: int) -> pd.Series:
+    """Rogers and Satchell (1991), "Estimating variance from high, low and closing prices"."""
+    return _mean_root(_rogers_satchell_variance(bars), length)
+
+
+def _yang_zhang(bars: IndicatorFrame, length: int) -> pd.Series:
+    """Yang and Zhang (2000), "Drift-independent volatility estimation based on high, low, open, and close prices"."""
+    overnight = np.log(bars.open / bars.close.shift(1)).rolling(length).var()
+    inside = np.log(bars.close / bars.open).rolling(length).var()
+    within = _rogers_satchell_variance(bars).rolling(length).mean()
+    k = 0.34 / (1.34 + (length + 1) / (length - 1))
+    return np.sqrt((overnight + k * inside + (1 - k) * within).clip(lower=0))
+
+
+def _overnight(bars: IndicatorFrame, length: int) -> pd.Series:
+    return np.sqrt(np.log(bars.open / bars.close.shift(1)).rolling(length).var().clip(lower=0))
+
+
+def _channel_width(bars: IndicatorFrame, length: int) -> pd.Series:
+    return np.log(bars.high.rolling(length).max() / bars.low.rolling(length).min())
+
+
+def _bollinger_50(bars: IndicatorFrame) -> pd.Series:
+    return _position(bars, "bbands", "BB{}_50_2.0", length=50, std=2.0)
+
+
+def _up_volume(bars: IndicatorFrame, length: int) -> pd.Series:
+    rose = bars.volume.where(bars.close > bars.close.shift(1), bars.volume * 0)
+    return (rose.rolling(length).sum() / bars.volume.rolling(length).sum()).clip(0, 1).where(_traded(bars, length))
+
+
+def _day_of_month(bars: IndicatorFrame) -> pd.Series:
+    return 2 * np.pi * (bars.timestamp.dt.day - 1) / bars.timestamp.dt.days_in_month
+
+
+def _week_of_year(bars: IndicatorFrame) -> pd.Series:
+    return 2 * np.pi * (bars.timestamp.dt.day_of_year - 1) / 365.25
+
+
+def _time_of_day(bars: IndicatorFrame) -> pd.Series:
+    return 2 * np.pi * (bars.timestamp - bars.timestamp.dt.normalize()) / pd.Timedelta(days=1)
+
+
+# --- reversals: a pivot low (side 1, the market may turn up) or high (side -1) and what speaks for it ----------
+
+
+def _extreme(bars: IndicatorFrame, side: int) -> pd.Series:
+    """Lows, or highs upside down, so that a pivot is a minimum on either side."""
+    return bars.low if side > 0 else -bars.high
+
+
+def _pivot(bars: IndicatorFrame, side: int) -> pd.Series:
+    """True at the bar that confirms a pivot: `PIVOT` bars ago was lower than the `PIVOT` bars before and since."""
+    extreme = _extreme(bars, side)
+    pivot = extreme.shift(PIVOT)
+    return (pivot < extreme.shift(PIVOT + 1).rolling(PIVOT).min()) & (pivot < extreme.rolling(PIVOT).min())
+
+
+def _held(bars: IndicatorFrame, side: int, points: pd.Series) -> pd.Series:
+    """Points given when a pivot was confirmed stand for `PIVOT` more bars; without a pivot there are none."""
+    return points.where(_pivot(bars, side)).ffill(limit=PIVOT).fillna(0.0)
+
+
+def _divergence(bars: IndicatorFrame, side: int) -> pd.Series:
+    """A lower low with a higher RSI, MACD, stochastic than at the pivot before: a third of 4 points for each.
+
+    Full points for 20 of RSI, 1 ATR of MACD, 40 of the stochastic, in proportion below: no rounding error decides.
+    """
+    pivot = _pivot(bars, side)
+
+    def at_pivots(values: pd.Series) -> tuple[pd.Series, pd.Series]:
+        now = values.shift(PIVOT)
+        return now, now[pivot].shift(1).reindex(values.index)
+
+    (now, before), (row, row_before) = (at_pivots(v) for v in (_extreme(bars, side), pd.Series(range(len(bars)))))
+    atr = bars.indicator("atr", length=14)
+    macd = bars.indicator("macd", "MACD_12_26_9", fast=12, slow=26, signal=9) / atr.where(atr > FLAT * bars.close)
+    points = pd.Series(0.0, index=bars.index)
+    for oscillator, full in ((_rsi(bars, 14), 0.2), (macd, 1.0), (_stochastic(bars, "k", 3), 0.4)):
+        value, value_before = at_pivots(oscillator)
+        points += (side * (value - value_before) / full).clip(0, 1).fillna(0.0) * 4 / 3
+    return _held(bars, side, points.where((now < before) & (row - row_before <= PIVOT_REACH), 0.0))
+
+
+def _surge(bars: IndicatorFrame, side: int) -> pd.Series:
+    """Up to 4 points for 4 times the usual volume (20 bars) in the 5 bars around the pivot."""
+    ratio = bars.volume.rolling(5).max().shift(PIVOT - 2) / bars.volume.rolling(20).mean().shift(PIVOT + 3)
+    return _held(bars, side, (ratio - 1).clip(0, 3) * 4 / 3).where(_traded(bars, 20 + 2 * PIVOT + 3))
+
+
+def _level(bars: IndicatorFrame, side: int) -> pd.Series:
+    """Up to 3 points for a pivot at the support (resistance) of the bars before it, none from 1 ATR away."""
+    extreme, atr = _extreme(bars, side), bars.indicator("atr", length=14).shift(PIVOT)
+    away = (extreme.shift(PIVOT) - extreme.rolling(PIVOT_REACH).min().shift(2 * PIVOT + 1)).abs()
+    return _held(bars, side, 3 * (1 - away / atr.where(atr > FLAT * bars.close)).clip(0, 1))
+
+
+def _strength(bars: IndicatorFrame, side: int) -> pd.Series:
+    """Up to 3 points for outdoing the market since the pivot by 2 standard deviations."""
+    ahead = _ahead_of_market(bars)
+    usual = ahead.diff().rolling(21).std()
+    points = 1.5 * (side * ahead.diff(PIVOT) / (usual.where(usual > FLAT) * np.sqrt(PIVOT))).clip(0, 2)
+    return _held(bars, side, points).where(ahead.notna())
+
+
+def _reversal_score(bars: IndicatorFrame, side: int) -> pd.Series:
+    """All 14 points; what is unknown (no volume, no market) is no evidence and adds none."""
+    parts = (_divergence, _surge, _strength, _level)
+    return sum((part(bars, side).fillna(0.0) for part in parts), start=pd.Series(0.0, index=bars.index)) / 14
+
+
+# --- the market as of each bar ----------
+
+
+def _ahead_of_market(bars: IndicatorFrame) -> pd.Series:
+    """Log price relative to the market; only its changes mean anything."""
+    return np.log(bars.close) - bars.market["level"]
+
+
+def _market_beta(bars: IndicatorFrame, length: int) -> pd.Series:
+    own, market = _log_return(bars, 1), bars.market["level"].diff()
+    return own.rolling(length).cov(market) / market.rolling(length).var().where(_varies(market, length))
+
+
+def _market_correlation(bars: IndicatorFrame, length: int) -> pd.Series:
+    own, market = _log_return(bars, 1), bars.market["level"].diff()
+    known = _varies(own, length) & _varies(market, length)
+    return own.rolling(length).corr(market).clip(-1, 1).where(known)
+
+
+def _varies(returns: pd.Series, length: int) -> pd.Series:
+    return returns.rolling(length).max() - returns.rolling(length).min() > FLAT
+
+
+def _market_column(name: str) -> Callable[[IndicatorFrame], pd.Series]:
+    return lambda bars: bars.market[name]
+
+
 _TABLE = (
     Feature("log_return_1", "returns", 1, "log(close / close[-1])", lambda b: _log_return(b, 1)),
     Feature("log_return_2", "returns", 2, "log(close / close[-2])", lambda b: _log_return(b, 2)),
@@ -329,9 +584,238 @@ _TABLE = (
     Feature("quarter_sin", "calendar", 0, "sin(2 pi quarter / 4)", lambda b: np.sin(_quarter(b))),
     Feature("quarter_cos", "calendar", 0, "cos(2 pi quarter / 4)", lambda b: np.cos(_quarter(b))),
     Feature("session_gap", "calendar", 1, "days since the previous bar", _session_gap),
+    Feature("sma_5", "more_averages", 4, "log(close / ta.sma(5))", lambda b: _distance(b, "sma", length=5)),
+    Feature("sma_10", "more_averages", 9, "log(close / ta.sma(10))", lambda b: _distance(b, "sma", length=10)),
+    Feature("sma_20", "more_averages", 19, "log(close / ta.sma(20))", lambda b: _distance(b, "sma", length=20)),
+    Feature("ema_50", "more_averages", 49, "log(close / ta.ema(50))", lambda b: _distance(b, "ema", length=50)),
+    Feature("ema_200", "more_averages", 199, "log(close / ta.ema(200))", lambda b: _distance(b, "ema", length=200)),
+    Feature("cross_sma_20", "crossovers", 20, "1, -1: close crossed ta.sma(20) up, down", lambda b: _cross(b, 1, 20)),
+    Feature("cross_sma_50", "crossovers", 50, "1, -1: close crossed ta.sma(50) up, down", lambda b: _cross(b, 1, 50)),
+    Feature("cross_50_200", "crossovers", 200, "the same of ta.sma(50) and ta.sma(200)", lambda b: _cross(b, 50, 200)),
+    Feature("upper_shadow", "candles", 0, "(high - max(open, close)) / (high - low)", _upper_shadow),
+    Feature("lower_shadow", "candles", 0, "(min(open, close) - low) / (high - low)", _lower_shadow),
+    Feature("body_share", "candles", 0, "(close - open) / (high - low)", _body_share),
+    Feature("price_position_5", "candles", 4, "position of close in ta.donchian(5)", lambda b: _donchian(b, 5)),
+    Feature("price_position_10", "candles", 9, "position of close in ta.donchian(10)", lambda b: _donchian(b, 10)),
+    Feature("price_to_high_5", "candles", 4, "log(close / max of high over 5 bars)", lambda b: _to_high(b, 5)),
+    Feature("price_to_high_10", "candles", 9, "log(close / max of high over 10 bars)", lambda b: _to_high(b, 10)),
+    Feature("price_to_high_20", "candles", 19, "log(close / max of high over 20 bars)", lambda b: _to_high(b, 20)),
+    Feature("price_to_low_5", "candles", 4, "log(close / min of low over 5 bars)", lambda b: _to_low(b, 5)),
+    Feature("price_to_low_10", "candles", 9, "log(close / min of low over 10 bars)", lambda b: _to_low(b, 10)),
+    Feature("price_to_low_20", "candles", 19, "log(close / min of low over 20 bars)", lambda b: _to_low(b, 20)),
+    Feature("close_skew_10", "shape", 9, "ta.skew(10) of close", lambda b: _close_moment(b, "skew", 10)),
+    Feature("close_skew_20", "shape", 19, "ta.skew(20) of close", lambda b: _close_moment(b, "skew", 20)),
+    Feature("close_kurtosis_10", "shape", 9, "ta.kurtosis(10) of close", lambda b: _close_moment(b, "kurtosis", 10)),
+    Feature("close_kurtosis_20", "shape", 19, "ta.kurtosis(20) of close", lambda b: _close_moment(b, "kurtosis", 20)),
+    Feature("up_streak", "shape", 1, "run of rising closes, at most 10, / 10", lambda b: _streak(b, 10).clip(lower=0)),
+    Feature(
+        "down_streak", "shape", 1, "run of falling closes, at most 10, / 10", lambda b: -_streak(b, 10).clip(upper=0)
+    ),
+    Feature("roc_10", "momentum", 10, "ta.roc(10) / 100", lambda b: b.indicator("roc", length=10) / 100),
+    Feature("roc_20", "momentum", 20, "ta.roc(20) / 100", lambda b: b.indicator("roc", length=20) / 100),
+    Feature("roc_50", "momentum", 50, "ta.roc(50) / 100", lambda b: b.indicator("roc", length=50) / 100),
+    Feature(
+        "acceleration_10",
+        "momentum",
+        20,
+        "log(close / close[-10]) less its value 10 bars ago",
+        lambda b: _acceleration(b, 10),
+    ),
+    Feature(
+        "acceleration_21",
+        "momentum",
+        42,
+        "log(close / close[-21]) less its value 21 bars ago",
+        lambda b: _acceleration(b, 21),
+    ),
+    Feature("trend_slope_20", "regime", 19, "20 * slope of ta.linreg(20) / close", lambda b: _slope(b, 20)),
+    Feature("trend_slope_50", "regime", 49, "50 * slope of ta.linreg(50) / close", lambda b: _slope(b, 50)),
+    Feature("trend_slope_100", "regime", 99, "100 * slope of ta.linreg(100) / close", lambda b: _slope(b, 100)),
+    Feature("price_volume_5", "regime", 4, "ta.correl(5) of close and volume", lambda b: _volume_correlation(b, 5)),
+    Feature(
+        "price_volume_20", "regime", 19, "ta.correl(20) of close and volume", lambda b: _volume_correlation(b, 20)
+    ),
+    Feature(
+        "return_to_volatility_10",
+        "regime",
+        10,
+        "log return / (std * sqrt(10)), 10 bars",
+        lambda b: _return_to_volatility(b, 10),
+    ),
+    Feature(
+        "return_to_volatility_30",
+        "regime",
+        30,
+        "log return / (std * sqrt(30)), 30 bars",
+        lambda b: _return_to_volatility(b, 30),
+    ),
+    Feature("volatility_regime", "regime", 272, "log(volatility_21 / its mean over 252 bars)", _volatility_regime),
+    Feature("bollinger_position_50", "regime", 49, "position of close in ta.bbands(50, 2)", _bollinger_50),
+    Feature(
+        "garman_klass_21",
+        "estimators",
+        20,
+        "sqrt(mean(range^2 / 2 - (2 log 2 - 1) body^2))",
+        lambda b: _garman_klass(b, 21),
+    ),
+    Feature(
+        "rogers_satchell_21",
+        "estimators",
+        20,
+        "sqrt(mean(u(u - c) + d(d - c))), logs over open",
+        lambda b: _rogers_satchell(b, 21),
+    ),
+    Feature("yang_zhang_21", "estimators", 21, "Yang-Zhang volatility over 21 bars", lambda b: _yang_zhang(b, 21)),
+    Feature("overnight_volatility_21", "estimators", 21, "std of gap over 21 bars", lambda b: _overnight(b, 21)),
+    Feature("true_range", "estimators", 1, "ta.true_range / close", lambda b: b.indicator("true_range") / b.close),
+    Feature(
+        "donchian_position_55", "more_channels", 54, "position of close in ta.donchian(55)", lambda b: _donchian(b, 55)
+    ),
+    Feature(
+        "channel_width_20",
+        "more_channels",
+        19,
+        "log(max of high / min of low), 20 bars",
+        lambda b: _channel_width(b, 20),
+    ),
+    Feature(
+        "channel_width_55",
+        "more_channels",
+        54,
+        "log(max of high / min of low), 55 bars",
+        lambda b: _channel_width(b, 55),
+    ),
+    Feature("volume_ratio_10", "more_volume", 9, "log(volume / ta.sma(10) of volume)", lambda b: _volume_ratio(b, 10)),
+    Feature(
+        "volume_ratio_20", "more_volume", 19, "log(volume / ta.sma(20) of volume)", lambda b: _volume_ratio(b, 20)
+    ),
+    Feature(
+        "up_volume_20", "more_volume", 20, "share of 20 bars' volume on rising closes", lambda b: _up_volume(b, 20)
+    ),
+    Feature(
+        "day_of_month_sin", "dates", 0, "sin(2 pi (day - 1) / days of its month)", lambda b: np.sin(_day_of_month(b))
+    ),
+    Feature(
+        "day_of_month_cos", "dates", 0, "cos(2 pi (day - 1) / days of its month)", lambda b: np.cos(_day_of_month(b))
+    ),
+    Feature(
+        "week_of_year_sin", "dates", 0, "sin(2 pi (day of year - 1) / 365.25)", lambda b: np.sin(_week_of_year(b))
+    ),
+    Feature(
+        "week_of_year_cos", "dates", 0, "cos(2 pi (day of year - 1) / 365.25)", lambda b: np.cos(_week_of_year(b))
+    ),
+    Feature("time_of_day_sin", "dates", 0, "sin(2 pi time since midnight / 24 h)", lambda b: np.sin(_time_of_day(b))),
+    Feature("time_of_day_cos", "dates", 0, "cos(2 pi time since midnight / 24 h)", lambda b: np.cos(_time_of_day(b))),
+    Feature("month_start", "dates", 0, "1 on the first day of a month", lambda b: b.timestamp.dt.is_month_start * 1.0),
+    Feature("month_end", "dates", 0, "1 on the last day of a month", lambda b: b.timestamp.dt.is_month_end * 1.0),
+    Feature(
+        "reversal_up_divergence",
+        "reversal",
+        106,
+        "0-1: divergence of RSI, MACD, stochastic",
+        lambda b: _divergence(b, 1) / 4,
+    ),
+    Feature("reversal_up_volume", "reversal", 32, "0-1: volume around the pivot", lambda b: _surge(b, 1) / 4),
+    Feature("reversal_up_level", "reversal", 78, "0-1: pivot at support or resistance", lambda b: _level(b, 1) / 3),
+    Feature(
+        "reversal_up_score",
+        "reversal",
+        106,
+        "all of it and the strength, of 14 points",
+        lambda b: _reversal_score(b, 1),
+    ),
+    Feature(
+        "reversal_down_divergence",
+        "reversal",
+        106,
+        "0-1: divergence of RSI, MACD, stochastic",
+        lambda b: _divergence(b, -1) / 4,
+    ),
+    Feature("reversal_down_volume", "reversal", 32, "0-1: volume around the pivot", lambda b: _surge(b, -1) / 4),
+    Feature("reversal_down_level", "reversal", 78, "0-1: pivot at support or resistance", lambda b: _level(b, -1) / 3),
+    Feature(
+        "reversal_down_score",
+        "reversal",
+        106,
+        "all of it and the strength, of 14 points",
+        lambda b: _reversal_score(b, -1),
+    ),
+    Feature(
+        "reversal_up_strength", "market", 26, "0-1: ahead of the market since the pivot", lambda b: _strength(b, 1) / 3
+    ),
+    Feature(
+        "reversal_down_strength",
+        "market",
+        26,
+        "0-1: ahead of the market since the pivot",
+        lambda b: _strength(b, -1) / 3,
+    ),
+    Feature(
+        "market_return_1", "market", 10, "log return of the market over 1 bars", lambda b: b.market["level"].diff(1)
+    ),
+    Feature(
+        "market_return_5", "market", 10, "log return of the market over 5 bars", lambda b: b.market["level"].diff(5)
+    ),
+    Feature(
+        "market_return_21", "market", 21, "log return of the market over 21 bars", lambda b: b.market["level"].diff(21)
+    ),
+    Feature(
+        "relative_return_1", "market", 10, "log_return_1 - market_return_1", lambda b: _ahead_of_market(b).diff(1)
+    ),
+    Feature(
+        "relative_return_5", "market", 10, "log_return_5 - market_return_5", lambda b: _ahead_of_market(b).diff(5)
+    ),
+    Feature(
+        "relative_return_21", "market", 21, "log_return_21 - market_return_21", lambda b: _ahead_of_market(b).diff(21)
+    ),
+    Feature(
+        "relative_return_63", "market", 63, "log_return_63 - market_return_63", lambda b: _ahead_of_market(b).diff(63)
+    ),
+    Feature(
+        "market_beta_63", "market", 63, "cov(own, market) / var(market), 63 returns", lambda b: _market_beta(b, 63)
+    ),
+    Feature(
+        "market_correlation_63", "market", 63, "corr(own, market), 63 returns", lambda b: _market_correlation(b, 63)
+    ),
+    Feature("market_abs_return", "market", 10, "mean |log return| of its tickers", _market_column("abs_return")),
+    Feature(
+        "market_abs_return_5",
+        "market",
+        10,
+        "mean of market_abs_return over 5 market bars",
+        _market_column("abs_return_5"),
+    ),
+    Feature(
+        "market_abs_return_21",
+        "market",
+        21,
+        "mean of market_abs_return over 21 market bars",
+        _market_column("abs_return_21"),
+    ),
+    Feature("market_dispersion", "market", 10, "std of log returns across its tickers", _market_column("dispersion")),
+    Feature(
+        "market_dispersion_5",
+        "market",
+        10,
+        "mean of market_dispersion over 5 market bars",
+        _market_column("dispersion_5"),
+    ),
+    Feature(
+        "market_dispersion_21",
+        "market",
+        21,
+        "mean of market_dispersion over 21 market bars",
+        _market_column("dispersion_21"),
+    ),
+    Feature("market_range", "market", 10, "mean log(high / low) of its tickers", _market_column("range")),
+    Feature("market_range_5", "market", 10, "mean of market_range over 5 market bars", _market_column("range_5")),
+    Feature("market_range_21", "market", 21, "mean of market_range over 21 market bars", _market_column("range_21")),
 )
 FEATURES: dict[str, Feature] = {row.name: row for row in _TABLE}
-FEATURE_GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.group for row in _TABLE))
+MARKET_GROUPS = ("market", "reversal")  # which read `bars.market`, as a user's own features may
+FEATURE_GROUPS: tuple[str, ...] = tuple(  # the default ones
+    dict.fromkeys(row.group for row in _TABLE if row.group not in SELECTABLE_GROUPS)
+)
 
 
 def feature(
@@ -360,7 +844,7 @@ def feature(
 
 
 def feature_names(groups: Sequence[str] | None = None) -> list[str]:
-    """The features of these groups, or all of them, in the order of the table.
+    """The features of these groups, in the order of the table; without groups all but the `SELECTABLE_GROUPS`.
 
     Raises:
         ValueError: no such group.
@@ -369,13 +853,21 @@ def feature_names(groups: Sequence[str] | None = None) -> list[str]:
     unknown = [group for group in groups or () if group not in known]
     if unknown:
         raise ValueError(f"unknown feature groups {unknown}; choose from {known}")
-    return [row.name for row in FEATURES.values() if groups is None or row.group in groups]
+    chosen = [group for group in known if group not in SELECTABLE_GROUPS] if groups is None else groups
+    return [row.name for row in FEATURES.values() if row.group in chosen]
 
 
-def compute_features(bars: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def reads_market(names: Sequence[str]) -> bool:
+    """Whether a market may change any of these features."""
+    groups = {FEATURES[name].group for name in names if name in FEATURES}
+    return bool(groups - {row.group for row in _TABLE} or groups & set(MARKET_GROUPS))
+
+
+def compute_features(bars: pd.DataFrame, names: Sequence[str], market: pd.DataFrame | None = None) -> pd.DataFrame:
     """The named features of one ticker as float64 [N, len(names)] on the index of `bars`, NaN where unknown.
 
-    `bars` is sorted by time, with columns timestamp, open, high, low, close, volume.
+    `bars` is sorted by time, with columns timestamp, open, high, low, close, volume; `market` is what
+    `market_tsf_llm.market_state` makes of the bars of an index or a universe.
 
     Raises:
         ValueError: no such feature, or one that does not return a value per bar.
@@ -386,7 +878,7 @@ def compute_features(bars: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         raise ValueError(f"unknown features {unknown}; import the module that defines them with @feature")
     observed = np.isfinite(bars[PRICES].to_numpy(dtype=float)).all(axis=1)
     present = bars[observed].reset_index(drop=True).astype(dict.fromkeys([*PRICES, "volume"], float))
-    frame = IndicatorFrame(present)
+    frame = IndicatorFrame(present, None if market is None else as_of(market, present["timestamp"]))
     values = np.full((len(bars), len(names)), np.nan)
     with np.errstate(all="ignore"):  # a division by zero or the log of zero is an unknown, made NaN below
         for column, name in enumerate(names):

@@ -55,6 +55,9 @@ CODE_FILES = (
     "extractors_tsf_llm.py",
     "processing_tsf_llm.py",
     "indicators_tsf_llm.py",
+    "market_tsf_llm.py",
+    "calendars_tsf_llm.py",
+    "series_tsf_llm.py",
     "legacy_features_tsf_llm.py",
     "pipeline_tsf_llm.py",
 )

@@ -37,6 +37,7 @@ class TsfLlmPipeline(Pipeline):
         samples: paths per ticker.
         seed: of the paths.
         as_of: forecast as if nothing after this date were known; by default from the last bar.
+        market: bars of an index or of a universe, for a model whose features read them; without it they are masked.
 
     Raises:
         ValueError: for bars that the processor refuses, or a horizon that the model cannot reach.
@@ -74,17 +75,17 @@ class TsfLlmPipeline(Pipeline):
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         """Only what is given here: a call's arguments go over those of the constructor."""
-        unknown = sorted(kwargs.keys() - {"horizon", "samples", "seed", "as_of"})
+        unknown = sorted(kwargs.keys() - {"horizon", "samples", "seed", "as_of", "market"})
         if unknown:
-            raise ValueError(f"unknown argument(s) {unknown}: use horizon, samples, seed or as_of")
+            raise ValueError(f"unknown argument(s) {unknown}: use horizon, samples, seed, as_of or market")
         for name in ("horizon", "samples"):
             if kwargs.get(name) is not None and kwargs[name] < 1:
                 raise ValueError(f"{name}={kwargs[name]}: must be 1 or more")
-        as_of = {"as_of": kwargs.pop("as_of")} if "as_of" in kwargs else {}
-        return as_of, kwargs, {}
+        inputs = {name: kwargs.pop(name) for name in ("as_of", "market") if name in kwargs}
+        return inputs, kwargs, {}
 
-    def preprocess(self, bars: pd.DataFrame, as_of: Any = None) -> Any:  # type: ignore[override]
-        batch = self.processor(bars, as_of=as_of)
+    def preprocess(self, bars: pd.DataFrame, as_of: Any = None, market: Any = None) -> Any:  # type: ignore[override]
+        batch = self.processor(bars, as_of=as_of, market=market)
         cutoff = self.model.config.trained_through
         if cutoff is not None and min(batch["origin"]) <= day_end(cutoff):
             logger.warning_once(

@@ -6,13 +6,17 @@ Design choices:
 * `fit(bars, through=...)` reads no bar after the fence. A row's features, volatility and token read no later row.
 * A return token is the bin of `log(close[t] / close[t-1]) / sigma[t-1]`: what is left of a return once the
   volatility known before it is divided out.
+* A plain series (`kind="univariate"`: sales, temperature, load) goes the same way, with differences for log returns;
+  `series_tsf_llm` says what differs.
 * Missing is NaN at the boundary, zero and a mask inside. A gap is a gap: nothing is filled.
+* `market=` is the bars of an index or of a universe, which the groups `market` and `reversal` read as of each bar.
 * `feature_set="seed64"` is for the original's weights alone: its 64 inputs and its target, a scaled return in percent.
   Three of its inputs lie ahead of their bar. They are unknown here, so they get their median, zero after scaling.
 
 Shapes: N bars of one ticker, B windows, T bars of a window, F features, K sampled paths, P steps, Q quantiles.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +31,8 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils import PreTrainedTokenizer
 from transformers.utils import logging
 
-from .indicators_tsf_llm import FEATURES, compute_features, feature_names
+from .calendars_tsf_llm import bar_spacing, check_calendar, next_timestamps
+from .indicators_tsf_llm import FEATURES, compute_features, feature_names, reads_market
 from .legacy_features_tsf_llm import (
     SEED_HORIZON,
     SEED_LENGTH,
@@ -36,11 +41,27 @@ from .legacy_features_tsf_llm import (
     seed_features,
     seed_target,
 )
+from .market_tsf_llm import market_state
+from .series_tsf_llm import (
+    KINDS,
+    MIN_BARS,
+    OHLCV,
+    PRICES,
+    UNIVARIATE,
+    Kind,
+    candidate_seasons,
+    choose_seasons,
+    compute_series_features,
+    hide_after,
+    kind_of,
+    peeking_covariates,
+    random_walk_series,
+    series_feature_names,
+    series_table,
+)
 
 logger = logging.get_logger(__name__)
-PRICES = ["open", "high", "low", "close"]
 COLUMNS = ["timestamp", *PRICES, "volume"]
-MIN_BARS = 21  # observed bars before the first volatility is known
 FORECAST_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 FORECAST_COLUMNS = [
     "ticker",
@@ -56,8 +77,12 @@ FORECAST_COLUMNS = [
 # --- bars in -------------------------------------------------------------------------------------------------------
 
 
-def split_tickers(bars: pd.DataFrame | Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def split_tickers(
+    bars: pd.DataFrame | Sequence[pd.DataFrame], kind: Kind = OHLCV, covariates: Sequence[str] = ()
+) -> dict[str, pd.DataFrame]:
     """Bars of any number of tickers -> one checked frame per ticker, in order of appearance.
+
+    Of a plain series the names are in `series_id`, the rows are its values, and its covariates are kept.
 
     Raises:
         ValueError: names the ticker, the row and the remedy for every kind of bar that has no honest reading.
@@ -68,34 +93,36 @@ def split_tickers(bars: pd.DataFrame | Sequence[pd.DataFrame]) -> dict[str, pd.D
     tickers: dict[str, pd.DataFrame] = {}
     for number, frame in enumerate(frames):
         if not isinstance(frame, pd.DataFrame):
-            raise ValueError(f"bars must be DataFrames, got {type(frame).__name__}: build one with columns {COLUMNS}")
-        if "ticker" in frame:
-            parts: Iterable = ((str(name), part) for name, part in frame.groupby("ticker", sort=False, dropna=False))
+            columns = ["timestamp", *kind.columns]
+            raise ValueError(f"bars must be DataFrames, got {type(frame).__name__}: build one with columns {columns}")
+        if kind.id in frame:
+            parts: Iterable = ((str(name), part) for name, part in frame.groupby(kind.id, sort=False, dropna=False))
         else:
             parts = [("series" if len(frames) == 1 else f"series_{number}", frame)]
         for name, part in parts:
             if name in tickers:
                 raise ValueError(f"{name}: given in more than one frame; join its bars into one")
-            tickers[name] = check_bars(part, name)
+            tickers[name] = check_bars(part, name, kind, covariates)
     if not tickers:
         raise ValueError("the frame has no rows: load some bars first")
     return tickers
 
 
-def check_bars(bars: pd.DataFrame, ticker: str) -> pd.DataFrame:
+def check_bars(bars: pd.DataFrame, ticker: str, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> pd.DataFrame:
     """One ticker's bars as a new frame with clean types and a fresh index, or a `ValueError`.
 
-    A row whose prices are missing stays, as a missing bar.
+    A row whose prices (or value) are missing stays, as a missing bar; its covariates may be known.
     """
-    missing = [c for c in COLUMNS if c not in bars]
+    numeric = [*kind.columns, *covariates]
+    missing = [c for c in ("timestamp", *numeric) if c not in bars]
     if missing:
         raise ValueError(f"{ticker}: column(s) {missing} missing from {list(bars.columns)}: rename or add them")
-    bars = bars[COLUMNS].reset_index(drop=True)
+    bars = bars[["timestamp", *numeric]].reset_index(drop=True)
     if not bars.columns.is_unique:
         twice = sorted(bars.columns[bars.columns.duplicated()])
         raise ValueError(f"{ticker}: column(s) {twice} appear more than once: keep one of each")
     bars["timestamp"] = _timestamps(bars["timestamp"], ticker)
-    for column in COLUMNS[1:]:
+    for column in numeric:
         bars[column] = _numbers(bars[column], ticker, column)
 
     def refuse(rows: pd.Series, what: str, remedy: str) -> None:
@@ -109,12 +136,11 @@ def check_bars(bars: pd.DataFrame, ticker: str) -> pd.DataFrame:
     refuse(bars["timestamp"].isna(), "timestamp is empty", "drop the row or give its date")
     refuse(step < pd.Timedelta(0), "timestamp goes backwards", "sort the bars by timestamp")
     refuse(step == pd.Timedelta(0), "timestamp is repeated", "keep one bar per timestamp")
-    refuse(np.isinf(bars[COLUMNS[1:]]).any(axis=1), "infinite value", "replace it by NaN or the true number")
-    refuse((bars[PRICES] <= 0).any(axis=1), "price <= 0", "mask it with NaN, or correct it")
-    refuse(bars["volume"] < 0, "negative volume", "mask it with NaN, or correct it")
-    refuse(bars["high"] < bars["low"] * (1 - 1e-9), "high is below low", "swap or correct them")
-    partial = bars[PRICES].isna().any(axis=1)
-    bars.loc[partial, COLUMNS[1:]] = np.nan  # three prices out of four are no bar
+    refuse(np.isinf(bars[numeric]).any(axis=1), "infinite value", "replace it by NaN or the true number")
+    for wrong, what, remedy in kind.refusals:
+        refuse(wrong(bars), what, remedy)
+    partial = bars[kind.needed].isna().any(axis=1)
+    bars.loc[partial, kind.columns] = np.nan  # three prices out of four are no bar
     return bars
 
 
@@ -147,11 +173,6 @@ def _numbers(values: pd.Series, ticker: str, column: str) -> pd.Series:
     return numbers.astype("float64")
 
 
-def bar_spacing(timestamps: np.ndarray) -> float:
-    """Median seconds between bars; NaN for fewer than two."""
-    return float(np.median(np.diff(timestamps) / np.timedelta64(1, "s"))) if len(timestamps) > 1 else float("nan")
-
-
 def day_end(moment: Any) -> pd.Timestamp:
     """The last instant that a fence or an as-of includes: a bare date stands for the whole day.
 
@@ -164,37 +185,21 @@ def day_end(moment: Any) -> pd.Timestamp:
     return stamp if stamp.tz is None else stamp.tz_convert("UTC").tz_localize(None)
 
 
-def next_timestamps(timestamps: np.ndarray, horizon: int) -> pd.DatetimeIndex:
-    """The next `horizon` bar times: week-ends and nights are skipped where the past bars skip them."""
-    past, day = pd.DatetimeIndex(timestamps), pd.Timedelta(days=1)
-    last, step = past[-1], pd.Timedelta(seconds=bar_spacing(timestamps))
-    if step > day:
-        return pd.date_range(last + step, periods=horizon, freq=step)
-    seen = (past - past.normalize()).value_counts()
-    if step == day or seen.max() < 3:  # the past is too short to tell the hours of a session
-        ahead = pd.date_range(last + step, periods=3 * horizon + int(2 * day / step) + 3, freq=step)
-    else:
-        hours = seen.index[2 * seen.to_numpy() >= seen.max()].sort_values()
-        days = pd.date_range(last.normalize(), periods=2 * (horizon // len(hours)) + 7)
-        ahead = pd.DatetimeIndex((days.to_numpy()[:, None] + hours.to_numpy()).ravel())
-        ahead = ahead[ahead > last + step / 2]
-    weekend = (past.day_of_week >= 5).any()
-    return ahead[weekend | (ahead.day_of_week < 5)][:horizon]
-
-
 # --- features ------------------------------------------------------------------------------------------------------
 
 
-def bars_through(bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any) -> dict[str, pd.DataFrame]:
+def bars_through(
+    bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any, kind: Kind = OHLCV, covariates: Sequence[str] = ()
+) -> dict[str, pd.DataFrame]:
     """Bars up to the fence, of the tickers that have enough of them by then.
 
     Raises:
         ValueError: if no ticker has.
     """
     frames = {}
-    for ticker, frame in split_tickers(bars).items():
+    for ticker, frame in split_tickers(bars, kind, covariates).items():
         inside = frame if through is None else frame[frame["timestamp"] <= day_end(through)]
-        if inside["close"].notna().sum() >= MIN_BARS:
+        if inside[kind.value].notna().sum() >= MIN_BARS:
             frames[ticker] = inside
     if not frames:
         raise ValueError(f"no ticker has {MIN_BARS} bars up to {through}: give more history or a later fence")
@@ -208,7 +213,9 @@ def standard_return(log_return: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EncodedSeries:
-    """One ticker after feature extraction; row t is a function of bars <= t."""
+    """One ticker after feature extraction; row t is a function of bars <= t (and of known covariates).
+
+    Of a plain series `close` is its value and `log_return` its difference."""
 
     ticker: str
     timestamp: np.ndarray  # datetime64[ns] [N]
@@ -236,19 +243,28 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     """Bars -> scaled features and volatility.
 
     Args:
+        kind: `ohlcv` (market bars) or `univariate` (`timestamp, value[, series_id]` and covariates).
+        past_covariates: further columns of a plain series, each known up to its row.
+        known_covariates: further columns that are known in advance (price list, holiday): read up to 7 rows ahead.
+        seasons: fitted state of a plain series: rows per cycle, best first; if none are given, `fit` finds them.
         feature_set: `default`, or `seed64`: the inputs of the original checkpoint, see `legacy_features_tsf_llm`.
         seed_horizon: bars ahead of `seed64`'s target: 1, 2, 5 or 10.
         expose_leak: let `seed64` see its three future returns. Only to show what they are worth: no forecast uses it.
-        feature_groups: groups of `indicators_tsf_llm` to use; all by default. Ignored when `names` is given.
+        feature_groups: groups of `indicators_tsf_llm` to use, see docs/features.md; by default those of the 64 default
+            features. Ignored when `names` is given.
         names: the exact features, in order (what `feature_groups` resolves to).
         scaling: `robust` (median, interquartile range), `standard` (mean, deviation) or `minmax` (to [-1, 1]).
         per_ticker: scale each ticker of the fit by itself; a ticker that was not there gets the common scale. By
             default only `seed64` does.
         context_length: most bars of one window, `T`; by default 128, for `seed64` 32.
-        sigma_decay: lambda of the exponentially weighted volatility (RiskMetrics 1996 uses 0.94 for daily bars).
-        sigma_floor: smallest volatility, so that a halted price does not divide by zero.
+        sigma_decay: lambda of the exponentially weighted volatility (RiskMetrics 1996 uses 0.94 for daily bars, and so
+            do we; 0.98 for a plain series).
+        sigma_floor: smallest volatility, 1e-4, so that a halted price does not divide by zero; for a plain series 0.1
+            of the root mean square of its differences so far.
         clip: scaled features are cut to [-clip, clip]; by default 10, for `seed64` not at all.
-        center, scale, bar_seconds, fitted_through: fitted state; `fit` sets them.
+        calendar: exchange whose sessions date a forecast, a name of exchange_calendars such as "XNYS" or "24/7". By
+            default New York's where a year of daily bars proves it, else the rhythm of the past bars.
+        center, scale, bar_seconds, fitted_through, fitted_with_market: fitted state; `fit` sets them.
         target_center, target_scale: fitted state of `seed64`: median and interquartile range of its target in percent.
     """
 
@@ -261,8 +277,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         scaling: Literal["robust", "standard", "minmax"] = "robust",
         per_ticker: bool | None = None,
         context_length: int | None = None,
-        sigma_decay: float = 0.94,
-        sigma_floor: float = 1e-4,
+        sigma_decay: float | None = None,
+        sigma_floor: float | None = None,
         clip: float | None = None,
         feature_set: Literal["default", "seed64"] = "default",
         seed_horizon: int = SEED_HORIZON,
@@ -273,8 +289,18 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         target_scale: dict[str, float] | None = None,
         bar_seconds: float | None = None,
         fitted_through: str | None = None,
+        kind: Literal["ohlcv", "univariate"] = "ohlcv",
+        past_covariates: Sequence[str] = (),
+        known_covariates: Sequence[str] = (),
+        seasons: Sequence[int] | None = None,
+        calendar: str | None = None,
+        fitted_with_market: bool = False,
         **kwargs: Any,
     ):
+        if kind not in KINDS:
+            raise ValueError(f"kind={kind!r}: choose one of {list(KINDS)}")
+        sigma_decay = KINDS[kind].sigma_decay if sigma_decay is None else sigma_decay
+        sigma_floor = KINDS[kind].sigma_floor if sigma_floor is None else sigma_floor
         if scaling not in ("robust", "standard", "minmax"):
             raise ValueError(f"scaling={scaling!r}: choose robust, standard or minmax")
         if feature_set not in ("default", "seed64"):
@@ -284,11 +310,17 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         seed = feature_set == "seed64"
         if expose_leak and not seed:
             raise ValueError("expose_leak=True: only feature_set='seed64' has a leak to expose")
+        if kind != "univariate" and (past_covariates or known_covariates or seasons):
+            raise ValueError(f"covariates and seasons go with kind='univariate', not {kind!r}")
+        if kind != "ohlcv" and seed:
+            raise ValueError("feature_set='seed64' is for market bars: leave kind at 'ohlcv'")
         self.feature_set, self.seed_horizon, self.expose_leak = feature_set, seed_horizon, expose_leak
+        self.kind, self.seasons = kind, None if seasons is None else list(seasons)
+        self.past_covariates, self.known_covariates = list(past_covariates), list(known_covariates)
+        self.feature_groups = None if feature_groups is None else list(feature_groups)
         if seed:
             names = seed_feature_names(seed_horizon)
-        self.names = list(names) if names is not None else feature_names(feature_groups)
-        self.feature_groups = None if feature_groups is None else list(feature_groups)
+        self.names = list(names) if names is not None else self._feature_names()
         self.scaling, self.per_ticker = scaling, seed if per_ticker is None else per_ticker
         self.context_length = context_length or (SEED_LENGTH if seed else 128)
         self.sigma_decay, self.sigma_floor = sigma_decay, sigma_floor
@@ -296,6 +328,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self.center, self.scale = center, scale
         self.target_center, self.target_scale = target_center, target_scale
         self.bar_seconds, self.fitted_through = bar_seconds, fitted_through
+        self.calendar, self.fitted_with_market = check_calendar(calendar), fitted_with_market
         for known in ("feature_size", "sampling_rate", "padding_value", "padding_side"):
             kwargs.pop(known, None)
         super().__init__(
@@ -306,16 +339,77 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     def is_seed(self) -> bool:
         return self.feature_set == "seed64"
 
-    def raw_features(self, bars: pd.DataFrame) -> pd.DataFrame:
-        """The features of one ticker before scaling, `[N,F]` with their names, NaN where unknown."""
+    @property
+    def series_kind(self) -> Kind:
+        return KINDS[self.kind]
+
+    @property
+    def covariates(self) -> list[str]:
+        return [*self.past_covariates, *self.known_covariates]
+
+    def _feature_names(self) -> list[str]:
+        """Those of the groups; of a plain series they depend on its seasons, so `fit` asks again."""
+        if self.series_kind is OHLCV:
+            return feature_names(self.feature_groups)
+        return series_feature_names(self._series_table(), self.feature_groups)
+
+    def _series_table(self) -> dict[str, Any]:
+        return series_table(self.seasons or (), self.past_covariates, self.known_covariates)
+
+    @property
+    def reads_market(self) -> bool:
+        """Whether a market would change any of the features."""
+        return self.series_kind is OHLCV and not self.is_seed and reads_market(self.names)
+
+    def _market_state(self, market: pd.DataFrame | Sequence[pd.DataFrame] | None) -> pd.DataFrame | None:
+        """The market's bars, checked, as `market_tsf_llm.market_state`."""
+        if market is None:
+            return None
+        if not self.reads_market:
+            raise ValueError("market=: no feature of this processor reads it; leave it out, or fit one with the group")
+        tickers = split_tickers(market)
+        for ticker, frame in tickers.items():
+            self._check_spacing(f"market, {ticker}", frame["timestamp"].to_numpy())
+        return market_state(tickers.values())
+
+    def _check_spacing(self, name: str, timestamps: np.ndarray) -> None:
+        spacing = bar_spacing(timestamps)
+        if self.bar_seconds is None or not 0.5 < spacing / self.bar_seconds < 2:
+            raise ValueError(
+                f"{name}: a bar every {pd.Timedelta(seconds=spacing)}, the processor was fitted on "
+                f"{pd.Timedelta(seconds=self.bar_seconds)}: resample the bars or fit a processor on these"
+            )
+
+    def raw_features(self, bars: pd.DataFrame, market: pd.DataFrame | None = None) -> pd.DataFrame:
+        """The features of one ticker before scaling, `[N,F]` with their names, NaN where unknown.
+
+        `market` is a `market_tsf_llm.market_state`."""
         if self.is_seed:
             return seed_features(bars, horizon=self.seed_horizon, expose_leak=self.expose_leak)
-        return compute_features(bars, self.names)
+        if self.series_kind is UNIVARIATE:
+            table = self._series_table()
+            return compute_series_features(bars, self.names, table, self.sigma_decay, self.sigma_floor)
+        return compute_features(bars, self.names, market)
 
-    def fit(self, bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any = None) -> "TsfLlmFeatureExtractor":
+    def fit(
+        self,
+        bars: pd.DataFrame | Sequence[pd.DataFrame],
+        through: Any = None,
+        *,
+        market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
+    ) -> "TsfLlmFeatureExtractor":
         """Learns scalers and bar spacing from the bars up to and including `through`; all of them by default."""
-        frames = bars_through(bars, through)
-        self.center, self.scale = self._fit_scalers({t: self.raw_features(f).to_numpy() for t, f in frames.items()})
+        frames = bars_through(bars, through, self.series_kind, self.covariates)
+        self.bar_seconds = float(np.median([bar_spacing(frame["timestamp"].to_numpy()) for frame in frames.values()]))
+        if self.series_kind is UNIVARIATE and self.seasons is None:
+            times = np.concatenate([frame["timestamp"].to_numpy() for frame in frames.values()])
+            values = [frame["value"].to_numpy() for frame in frames.values()]
+            self.seasons = choose_seasons(values, candidate_seasons(times, self.bar_seconds))
+            self.names = self._feature_names()
+            self.feature_size = len(self.names)
+        state, self.fitted_with_market = self._market_state(market), market is not None
+        raw = {ticker: self.raw_features(frame, state).to_numpy() for ticker, frame in frames.items()}
+        self.center, self.scale = self._fit_scalers(raw)
         if self.is_seed:
             targets = {
                 t: seed_target(f["close"].dropna(), self.seed_horizon).to_numpy()[:, None] for t, f in frames.items()
@@ -323,7 +417,6 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             center, scale = self._fit_scalers(targets)
             self.target_center = {ticker: value for ticker, [value] in center.items()}
             self.target_scale = {ticker: value for ticker, [value] in scale.items()}
-        self.bar_seconds = float(np.median([bar_spacing(frame["timestamp"].to_numpy()) for frame in frames.values()]))
         fence = through if through is not None else max(frame["timestamp"].iloc[-1] for frame in frames.values())
         stamp = pd.Timestamp(fence)
         self.fitted_through = str(stamp.date() if stamp == stamp.normalize() else stamp)
@@ -347,50 +440,61 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         return np.log1p(np.maximum(values * scale + center, -99.9) / 100)  # no price falls by all of itself
 
     def volatility(self, close: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log returns and the exponentially weighted volatility known at each bar, both `[N]`.
+        """Log returns (differences) and the exponentially weighted volatility known at each bar, both `[N]`.
 
-        sigma[t]^2 = sum_k decay^k r[t-k]^2 / sum_k decay^k, over known returns. RiskMetrics 1996, section 5.2.
+        See `return_volatility` and `difference_scale`.
         """
-        log_return = np.diff(np.log(close), prepend=np.nan)
-        squares = pd.Series(log_return**2)
-        variance = squares.ewm(alpha=1 - self.sigma_decay, ignore_na=True, min_periods=MIN_BARS - 1).mean()
-        return log_return, np.maximum(np.sqrt(variance.to_numpy()), self.sigma_floor)
+        log_return = np.diff(self.series_kind.additive(close), prepend=np.nan)
+        return log_return, self.series_kind.volatility(log_return, self.sigma_decay, self.sigma_floor)
 
-    def encode(self, bars: pd.DataFrame | Sequence[pd.DataFrame], as_of: Any = None) -> list[EncodedSeries]:
+    def encode(
+        self,
+        bars: pd.DataFrame | Sequence[pd.DataFrame],
+        as_of: Any = None,
+        *,
+        market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
+    ) -> list[EncodedSeries]:
         """Every bar of every ticker, up to and including `as_of`, once. Windows are slices of the result.
+
+        A bar reads the market's last row at or before it, so the market may go on after `as_of`.
 
         Raises:
             ValueError: if not fitted, or for bars that `check_bars` refuses, too few or of another frequency.
         """
-        tickers = split_tickers(bars)
+        tickers = split_tickers(bars, self.series_kind, self.covariates)
         if as_of is not None:
-            tickers = {ticker: frame[frame["timestamp"] <= day_end(as_of)] for ticker, frame in tickers.items()}
+            tickers = {
+                ticker: hide_after(frame, int((frame["timestamp"] <= day_end(as_of)).sum()), self.known_covariates)
+                for ticker, frame in tickers.items()
+            }
         for ticker, frame in tickers.items():
-            if (known := frame["close"].notna().sum()) < MIN_BARS:
+            if (known := frame[self.series_kind.value].notna().sum()) < MIN_BARS:
                 upto = "" if as_of is None else f" up to {as_of}"
                 raise ValueError(
                     f"{ticker}: {known} observed bars{upto}, at least {MIN_BARS} are needed: "
                     "give more history or leave the ticker out"
                 )
-        return [self._encode(ticker, frame) for ticker, frame in tickers.items()]
-
-    def _encode(self, ticker: str, bars: pd.DataFrame) -> EncodedSeries:
         if self.center is None or self.scale is None or self.bar_seconds is None:
             raise ValueError("the processor is not fitted: call processor.fit(bars, through=...) first")
-        observed = bars["close"].notna().to_numpy()
+        state = self._market_state(market)
+        if market is not None and not self.fitted_with_market:
+            raise ValueError("market=: the processor was fitted without one; give it to processor.fit(...) as well")
+        if market is None and self.fitted_with_market:
+            logger.warning_once("no market= was given: what the processor knows of the market is masked")
+        return [self._encode(ticker, frame, state) for ticker, frame in tickers.items()]
+
+    def _encode(self, ticker: str, bars: pd.DataFrame, market: pd.DataFrame | None) -> EncodedSeries:
+        assert self.center is not None
+        assert self.scale is not None
+        observed = bars[self.series_kind.value].notna().to_numpy()
         timestamp = bars["timestamp"].to_numpy()
-        spacing = bar_spacing(timestamp)
-        if not 0.5 < spacing / self.bar_seconds < 2:
-            raise ValueError(
-                f"{ticker}: a bar every {pd.Timedelta(seconds=spacing)}, the processor was fitted on "
-                f"{pd.Timedelta(seconds=self.bar_seconds)}: resample the bars or fit a processor on these"
-            )
+        self._check_spacing(ticker, timestamp)
         if self.is_seed:
             self._warn_of_the_leak()
         center, scale = (np.array(state.get(ticker, state["*"])) for state in (self.center, self.scale))
-        scaled = (self.raw_features(bars).to_numpy() - center) / scale
+        scaled = (self.raw_features(bars, market).to_numpy() - center) / scale
         limit = np.inf if self.clip is None else self.clip
-        close = bars["close"].to_numpy()
+        close = bars[self.series_kind.value].to_numpy()
         log_return, sigma = self.volatility(close)
         return EncodedSeries(
             ticker=ticker,
@@ -576,16 +680,25 @@ class TsfLlmProcessor(ProcessorMixin):
         """The fence (ISO date): no later bar shaped the scalers or the bins."""
         return self.feature_extractor.fitted_through
 
-    def fit(self, bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any = None) -> "TsfLlmProcessor":
+    def fit(
+        self,
+        bars: pd.DataFrame | Sequence[pd.DataFrame],
+        through: Any = None,
+        *,
+        market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
+    ) -> "TsfLlmProcessor":
         """Learns scalers and return bins from the bars up to and including `through`, by default all of them.
+
+        `market` is the bars of an index, or of a universe, for features that read them.
 
         Raises:
             ValueError: for bars without an honest reading, or too few before the fence.
         """
-        self.feature_extractor.fit(bars, through)
+        self.feature_extractor.fit(bars, through, market=market)
         if self.feature_extractor.is_seed:
             return self  # it has no return tokens
-        closes = [frame["close"].to_numpy() for frame in bars_through(bars, through).values()]
+        kind, covariates = self.feature_extractor.series_kind, self.feature_extractor.covariates
+        closes = [frame[kind.value].to_numpy() for frame in bars_through(bars, through, kind, covariates).values()]
         self.tokenizer.fit(np.concatenate([standard_return(*self.feature_extractor.volatility(c)) for c in closes]))
         return self
 
@@ -594,8 +707,10 @@ class TsfLlmProcessor(ProcessorMixin):
         bars: pd.DataFrame | Sequence[pd.DataFrame],
         as_of: Any = None,
         return_tensors: str | None = "pt",
+        *,
+        market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
     ) -> BatchFeature:
-        """The last window of every ticker, up to and including `as_of`.
+        """The last window of every ticker, up to and including `as_of`, beside the market as of then.
 
         Returns:
             `past_values [B,T,F]`, `attention_mask [B,T]`, `input_ids [B,T]` (bar placeholders) for the model, and
@@ -604,11 +719,12 @@ class TsfLlmProcessor(ProcessorMixin):
         Raises:
             ValueError: not fitted, bars without an honest reading, or too few of them.
         """
-        encoded = self.feature_extractor.encode(bars, as_of)
+        encoded = self.feature_extractor.encode(bars, as_of, market=market)
         for series in encoded:
             if not len(series.origins()):
                 raise ValueError(
-                    f"{series.ticker}: fewer than {MIN_BARS - 1} returns are known, gaps have none: give more history"
+                    f"{series.ticker}: fewer than {MIN_BARS - 1} returns are known (gaps have none), or its value "
+                    "never changed: give more history"
                 )
         return self.batch([(series, series.origins()[-1:]) for series in encoded], return_tensors=return_tensors)
 
@@ -651,18 +767,17 @@ class TsfLlmProcessor(ProcessorMixin):
     def inverse_transform(self, values: np.ndarray | torch.Tensor, batch: BatchFeature) -> np.ndarray:
         """A head's numbers `[B,P]` or `[B,P,Q]`, see `log_returns` -> prices of the same shape."""
         log_returns = self.log_returns(values, batch)
-        return np.asarray(batch["last_close"], dtype=float).reshape(-1, *[1] * (log_returns.ndim - 1)) * np.exp(
-            log_returns
-        )
+        last_close = np.asarray(batch["last_close"], dtype=float).reshape(-1, *[1] * (log_returns.ndim - 1))
+        return self.feature_extractor.series_kind.level(last_close, log_returns)
 
     def decode(self, cumulative: np.ndarray, batch: BatchFeature) -> pd.DataFrame:
-        """Sampled cumulative log returns `[B,K,P]` -> one row per origin and step, in price units.
+        """Sampled cumulative log returns (differences) `[B,K,P]` -> one row per origin and step, in price units.
 
         Columns: ticker, origin, step, timestamp, mean, q05, q10, q25, q50, q75, q90, q95, p_up, where `p_up` is the
         share of paths above the last close, ties counted half.
         """
         last_close = np.asarray(batch["last_close"], dtype=float)[:, None, None]
-        prices_BKP = last_close * np.exp(cumulative)
+        prices_BKP = self.feature_extractor.series_kind.level(last_close, cumulative)
         frame = self._empty_forecast(batch, cumulative.shape[-1])
         frame["mean"] = prices_BKP.mean(axis=1).ravel()
         quantiles_QBP = np.quantile(prices_BKP, FORECAST_QUANTILES, axis=1, method="weibull")  # unbiased coverage
@@ -673,7 +788,8 @@ class TsfLlmProcessor(ProcessorMixin):
 
     def _empty_forecast(self, batch: BatchFeature, horizon: int) -> pd.DataFrame:
         B = len(batch["ticker"])
-        stamps = [next_timestamps(times, horizon) for times in batch["bar_times"]]
+        calendar = self.feature_extractor.calendar
+        stamps = [next_timestamps(times, horizon, calendar) for times in batch["bar_times"]]
         frame = pd.DataFrame(index=range(B * horizon), columns=FORECAST_COLUMNS, dtype=float)
         frame["ticker"] = np.repeat(batch["ticker"], horizon)
         frame["origin"] = pd.DatetimeIndex(batch["origin"]).repeat(horizon)
@@ -683,9 +799,24 @@ class TsfLlmProcessor(ProcessorMixin):
 
     # --- the proof
 
-    def audit(self, bars: pd.DataFrame | Sequence[pd.DataFrame], seed: int = 0) -> dict[str, Any]:
+    def audit(
+        self,
+        bars: pd.DataFrame | Sequence[pd.DataFrame],
+        seed: int = 0,
+        *,
+        market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
+    ) -> dict[str, Any]:
         """Prefix invariance of every feature of this processor, and two canaries; see `audit_features`."""
-        return audit_features(bars, seed=seed, compute=self.feature_extractor.raw_features)
+        extractor = self.feature_extractor
+        return audit_features(
+            bars,
+            seed=seed,
+            compute=extractor.raw_features,
+            market=bars if market is None and extractor.reads_market else market,
+            kind=extractor.series_kind,
+            past_covariates=extractor.past_covariates,
+            known_covariates=extractor.known_covariates,
+        )
 
 
 def audit_features(
@@ -693,7 +824,11 @@ def audit_features(
     names: Sequence[str] | None = None,
     seed: int = 0,
     cuts: int = 6,
-    compute: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    compute: Callable[..., pd.DataFrame] | None = None,
+    kind: Kind | None = None,
+    past_covariates: Sequence[str] = (),
+    known_covariates: Sequence[str] = (),
+    market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
 ) -> dict[str, Any]:
     """Tests features for knowledge of the future: those named, all of the table, or what `compute` makes of bars.
 
@@ -703,17 +838,39 @@ def audit_features(
     * Shuffled-label canary: on the given bars with shuffled next returns it must not either. (This one watches the
       canary itself: a test harness that leaks would sing here.)
 
+    `kind` is told by the columns. A known covariate stays as it is where the rest of the future is cut or replaced: to
+    read it ahead is no leak. A past one whose changes are those of a later value is a leak that came with the data.
+
+    Features of the market see one in all of this, by default made of the given bars. Then its future is cut off and
+    replaced as well, and the longest ticker's features must not change. `compute` takes its state as `market`.
+
     Returns:
         `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON.
     """
-    chosen = list(FEATURES) if names is None else list(names)
-    compute = compute or (lambda frame: compute_features(frame, chosen))
+    kind = kind or kind_of(bars)
+    covariates = [*past_covariates, *known_covariates]
+    if compute is None:
+        compute = _table_of(bars, kind, names, past_covariates, known_covariates)
+        if market is None and kind is OHLCV and reads_market(list(FEATURES) if names is None else names):
+            market = bars
     rng = np.random.default_rng(seed)
-    tickers = split_tickers(bars)
-    leaks = [leak for ticker, frame in tickers.items() for leak in _prefix_leaks(ticker, frame, compute, rng, cuts)]
-    walk = _canary(random_walk_bars(rng), compute, rng, shuffle=False)
+    tickers = split_tickers(bars, kind, covariates)
     longest = max(tickers.values(), key=len)
-    shuffled = _canary(longest, compute, rng, shuffle=True)
+    market_leaks = []
+    if market is not None:
+        others = split_tickers(market)
+        market_leaks = _market_leaks(longest, list(others.values()), compute, rng, cuts)
+        compute = functools.partial(compute, market=market_state(others.values()))
+    leaks = market_leaks + [
+        leak
+        for ticker, frame in tickers.items()
+        for leak in _prefix_leaks(ticker, frame, compute, rng, cuts, kind, known_covariates)
+    ]
+    for ticker, frame in tickers.items() if past_covariates else ():
+        leaks += [{**found, "ticker": ticker} for found in peeking_covariates(frame, past_covariates)]
+    walk_bars = random_walk_bars(rng) if kind is OHLCV else random_walk_series(rng, covariates)
+    walk = _canary(walk_bars, compute, rng, shuffle=False, kind=kind)
+    shuffled = _canary(longest, compute, rng, shuffle=True, kind=kind)
     return {
         "passed": not leaks and walk["passed"] and shuffled["passed"],
         "features": compute(longest.head(MIN_BARS)).shape[1],
@@ -725,24 +882,74 @@ def audit_features(
     }
 
 
+def _table_of(
+    bars: pd.DataFrame | Sequence[pd.DataFrame],
+    kind: Kind,
+    names: Sequence[str] | None,
+    past_covariates: Sequence[str],
+    known_covariates: Sequence[str],
+) -> Callable[..., pd.DataFrame]:
+    """What computes the named features of the kind's table, by default all."""
+    if kind is OHLCV:
+        chosen = list(FEATURES) if names is None else list(names)
+        return lambda frame, market=None: compute_features(frame, chosen, market)
+    extractor = TsfLlmFeatureExtractor(
+        kind="univariate", past_covariates=past_covariates, known_covariates=known_covariates
+    ).fit(bars)
+    extractor.names = extractor.names if names is None else list(names)
+    return extractor.raw_features
+
+
+def _market_leaks(
+    bars: pd.DataFrame,
+    market: Sequence[pd.DataFrame],
+    compute: Callable[..., pd.DataFrame],
+    rng: np.random.Generator,
+    cuts: int,
+) -> list[dict]:
+    """One entry per feature of these bars that the market's future changes."""
+    table = compute(bars, market=market_state(market))
+    found: dict[str, dict] = {}
+    for cut in np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[:-1]):
+        now = bars["timestamp"].iloc[cut]
+        ended = [frame[frame["timestamp"] <= now] for frame in market]
+        noise = []
+        for frame in market:
+            future = (frame["timestamp"] > now).to_numpy()[:, None]
+            factor = np.where(future, np.exp(rng.normal(0, 0.1, (len(frame), 1))), 1.0)
+            noise.append(frame.assign(**{name: frame[name] * factor[:, 0] for name in COLUMNS[1:]}))
+        for other in (ended, noise):
+            part = compute(bars, market=market_state(other)).to_numpy()[: cut + 1]
+            whole = table.to_numpy()[: cut + 1]
+            differs = (part != whole) & ~(np.isnan(part) & np.isnan(whole))
+            for column in np.flatnonzero(differs.any(axis=0)):
+                row = int(differs[:, column].argmax())
+                entry = {"feature": table.columns[column], "ticker": "market", "bar": str(bars["timestamp"].iloc[row])}
+                found.setdefault(table.columns[column], {**entry, "reads_up_to_bars_ahead": int(cut + 1 - row)})
+    return list(found.values())
+
+
 def _prefix_leaks(
     ticker: str,
     bars: pd.DataFrame,
     compute: Callable[[pd.DataFrame], pd.DataFrame],
     rng: np.random.Generator,
     cuts: int,
+    kind: Kind,
+    known_covariates: Sequence[str],
 ) -> list[dict]:
     """One entry per leaking feature, with the first bar that its future changed."""
     table = compute(bars)
     names, whole = list(table), table.to_numpy()
     found: dict[str, dict] = {}
+    unknown = [name for name in bars.columns if name not in ("timestamp", *known_covariates)]
     even = np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[1:])
     first = [cut for cut in (1, 2, 5, 15, 40) if cut < even[0]]
     for cut in [*first, *even]:
-        others = [bars.iloc[:cut]]
+        others = [hide_after(bars, cut, known_covariates)]
         if cut in even:
             noise = bars.copy()
-            noise.loc[cut:, COLUMNS[1:]] *= np.exp(rng.normal(0, 0.1, (len(bars) - cut, 1)))
+            noise.loc[cut:, unknown] = kind.noise(noise.loc[cut:, unknown], rng)
             others.append(noise)
         for other in others:
             part = compute(other).to_numpy()[:cut]
@@ -756,13 +963,17 @@ def _prefix_leaks(
 
 
 def _canary(
-    bars: pd.DataFrame, compute: Callable[[pd.DataFrame], pd.DataFrame], rng: np.random.Generator, shuffle: bool
+    bars: pd.DataFrame,
+    compute: Callable[[pd.DataFrame], pd.DataFrame],
+    rng: np.random.Generator,
+    shuffle: bool,
+    kind: Kind = OHLCV,
 ) -> dict[str, Any]:
     """Ridge regression of the next return on the features: first half fits, second half is scored for direction.
 
     The interval is 99.9 % wide: a lone canary must not cry on one honest run out of twenty."""
     features = compute(bars).to_numpy()
-    target = np.append(np.diff(np.log(bars["close"].to_numpy())), np.nan)
+    target = np.append(np.diff(kind.additive(bars[kind.value].to_numpy())), np.nan)
     known = np.isfinite(target) & (target != 0)
     features, target = features[known], target[known]
     if shuffle:

@@ -3,8 +3,10 @@
 Design choices:
 - One function, `read_bars`, and one shape of result: `timestamp, ticker, open, high, low, close, volume`.
 - Reading is not cleaning: nothing is sorted, filled, dropped or repaired, so that a defect stays visible to the
-  cleaning report and to the processor, which names the row.
-- Only CSV (plain or gzip) and parquet. A pickle can run code when it is opened, so it is refused.
+  cleaning report and to the processor, which names the row. Files with cells that are refused here are read by
+  `raw.read_raw` and cleaned by `clean.clean_bars`.
+- CSV (plain or gzip), parquet, and datasets of the Hub or of `save_to_disk`. A pickle can run code when it is
+  opened, so it is refused; so is a dataset that comes with a script.
 - CSV cells are read as text and converted here: a bad cell is reported with its row, tickers such as `NA` or
   `000001` stay as written.
 - A row number in a message counts data rows from 1; the header is not counted.
@@ -14,7 +16,7 @@ import re
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +28,26 @@ SAMPLE_FILE = Path(__file__).parent / "sample" / "us_daily_2000_2013_publicdomai
 PRICES = ["open", "high", "low", "close"]
 COLUMNS = ["timestamp", "ticker", *PRICES, "volume"]
 EXTENSIONS = (".csv", ".csv.gz", ".parquet")
+HUB = "hf:"
 
-# Names in use elsewhere, as `_plain_name` writes them, best first.
+# Names in use elsewhere, as `_plain_name` writes them, best first. docs/data.md says whose they are.
 ALIASES = {
-    "timestamp": ("timestamp", "datetime", "date", "time", "tradedate"),
-    "ticker": ("ticker", "symbol", "tic"),
-    "open": ("open", "openprice"),
-    "high": ("high", "highprice"),
-    "low": ("low", "lowprice"),
-    "close": ("close", "closeprice"),
+    "timestamp": ("timestamp", "datetime", "date", "time", "tradedate", "opentime", "windowstart", "t"),
+    "ticker": ("ticker", "symbol", "tic", "T"),
+    "open": ("open", "openprice", "o"),
+    "high": ("high", "highprice", "h"),
+    "low": ("low", "lowprice", "l"),
+    "close": ("close", "closeprice", "c"),
     "adj_close": ("adjclose", "adjustedclose", "adjustedcloseprice", "closeadj"),
-    "volume": ("volume", "vol"),
+    "volume": ("volume", "vol", "v"),
 }
+# Binance's archive has no header in most of its files.
+BINANCE_COLUMNS = [
+    *("open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count"),
+    *("taker_buy_volume", "taker_buy_quote_volume", "ignore"),
+]
+# Digits of a time since 1970 -> its unit. Ten digits could be seconds or 2024013115: not read.
+EPOCHS = {13: "ms", 16: "us", 19: "ns"}
 MISSING_NUMBERS = {"", "-", "na", "n/a", "nan", "none", "null", "#n/a", "<na>"}
 
 
@@ -45,9 +55,10 @@ def read_bars(source: str | Path | list, tickers: Sequence[str] | None = None) -
     """Read bars with split- and dividend-adjusted prices.
 
     `source` is `"sample"` (the embedded daily prices), a `.csv`, `.csv.gz` or `.parquet` file, a folder that is
-    searched for such files, or a list of these. Column names are matched whatever their case and punctuation
+    searched for such files, a folder of `Dataset.save_to_disk`, `hf:org/name[:split]` (or `hf:` and a folder) for
+    `datasets.load_dataset`, or a list of these. Column names are matched whatever their case and punctuation
     (`Adj Close`, `adj_close`, `5. adjusted close`). Without a ticker column the ticker comes from the path:
-    `AAPL.csv`, `AAPL_yahoo_20260118.csv`, `AAPL/daily.csv`.
+    `AAPL.csv`, `AAPL_yahoo_20260118.csv`, `AAPL/daily.csv`, `BTCUSDT-1h-2024-01.csv`.
 
     With an adjusted close, `open, high, low, close` are multiplied by `adj_close / close` and the volume is divided
     by it, so that a split moves neither the returns nor the traded value (price times volume). Back-adjustment looks
@@ -62,9 +73,15 @@ def read_bars(source: str | Path | list, tickers: Sequence[str] | None = None) -
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
+    return _read(source, tickers, _read_file)
+
+
+def _read(
+    source: str | Path | list, tickers: Sequence[str] | None, read_file: Callable[..., pd.DataFrame]
+) -> pd.DataFrame:
     files = _list_files(source)
     stems = Counter(file.name for file in files)
-    bars = pd.concat([_read_file(file, shared_name=stems[file.name] > 1) for file in files], ignore_index=True)
+    bars = pd.concat([read_file(file, shared_name=stems[file.name] > 1) for file in files], ignore_index=True)
     if tickers is not None:
         bars = _select(bars, [tickers] if isinstance(tickers, str) else list(tickers))
     by_first_row = np.argsort(pd.factorize(bars["ticker"])[0], kind="stable")
@@ -72,13 +89,20 @@ def read_bars(source: str | Path | list, tickers: Sequence[str] | None = None) -
 
 
 def _list_files(source: str | Path | list) -> list[Path]:
+    """Files, and what `datasets` opens: folders of `save_to_disk` and `hf:` names."""
     if isinstance(source, list | tuple):
         if not source:
             raise ValueError("The list of price files is empty; name at least one file or folder.")
         return [file for part in source for file in _list_files(part)]
     if source == SAMPLE:
         return [SAMPLE_FILE]
+    if str(source).startswith(HUB):
+        if not _hub_name(Path(source))[0]:
+            raise ValueError(f"'{source}' names no dataset; write it as {HUB}org/name or {HUB}org/name:split.")
+        return [Path(source)]
     path = Path(source).expanduser()
+    if _is_saved_dataset(path):
+        return [path]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _is_supported(file))
         if not files:
@@ -97,8 +121,13 @@ def _is_supported(path: Path) -> bool:
     return path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".")
 
 
+def _is_saved_dataset(path: Path) -> bool:
+    files = {"dataset_info.json", "state.json"}
+    return (path / "dataset_dict.json").is_file() or all((path / name).is_file() for name in files)
+
+
 def _read_file(path: Path, *, shared_name: bool) -> pd.DataFrame:
-    raw = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    raw = _load(path)
     if raw.empty:
         raise ValueError(f"{path} has no rows; download or export it again.")
     column = _match_columns(raw, path)
@@ -114,12 +143,55 @@ def _read_file(path: Path, *, shared_name: bool) -> pd.DataFrame:
     return bars[COLUMNS]
 
 
+def _load(path: Path) -> pd.DataFrame:
+    if str(path).startswith(HUB) or path.is_dir():
+        return _join_time_of_day(_read_dataset(path))
+    return _join_time_of_day(_read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path))
+
+
+def _join_time_of_day(raw: pd.DataFrame) -> pd.DataFrame:
+    """A date and the time of day beside it become one column, as Stooq's 20240131 and 153000, or 15:30."""
+    found = {_plain_name(name): name for name in reversed(raw.columns)}
+    if not {"date", "time"} <= found.keys() or {"timestamp", "datetime"} & found.keys():
+        return raw
+    days, clock = raw[found["date"]].astype(str), raw[found["time"]].astype(str)
+    clock = clock.str.replace(r"^(\d\d)(\d\d)(\d\d)$", r"\1:\2:\3", regex=True)
+    return raw.assign(**{found["date"]: days.str.cat(clock, sep=" ")})
+
+
+def _read_dataset(path: Path) -> pd.DataFrame:
+    import datasets  # half a second, and most sources are files
+
+    is_hub, (name, split) = str(path).startswith(HUB), _hub_name(path)
+    try:
+        data = datasets.load_dataset(name, split=split or None) if is_hub else datasets.load_from_disk(path)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        remedy = "check its name, split, access and the connection" if is_hub else "write it again with save_to_disk"
+        raise ValueError(f"{path} cannot be read ({_first_line(error)}); {remedy}.") from error
+    if isinstance(data, dict):
+        if len(data) > 1:
+            choices = ", ".join(f"{path}:{part}" if is_hub else str(path / part) for part in data)
+            raise ValueError(f"{path} has several splits; name one: {choices}.")
+        data = next(iter(data.values()))
+    return data.with_format(None).to_pandas()
+
+
+def _hub_name(path: Path) -> tuple[str, str]:
+    """`hf:org/name:split` -> `org/name`, `split`; the split may be empty, or `train[:10%]`."""
+    name, _, split = str(path).removeprefix(HUB).partition(":")
+    return name, split
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             # Rows longer than the header: pandas would cut them, or take the first column for an index.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+            raw = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+            if len(raw.columns) == len(BINANCE_COLUMNS) and re.fullmatch(r"\d{13}(\d{3})?", raw.columns[0]):
+                names = {"header": None, "names": BINANCE_COLUMNS}
+                raw = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, **names)
+            return raw
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path} is empty; download or export it again.") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeError) as error:
@@ -145,18 +217,22 @@ def _first_line(error: Exception) -> str:
 
 
 def _plain_name(name: object) -> str:
-    """Lower case, letters and digits only, no leading number.
+    """Lower case, letters and digits only, no leading number; `T` stays, Polygon's ticker beside its time `t`.
 
-    >>> _plain_name("Adj Close"), _plain_name("5. adjusted close"), _plain_name("adj_close")
-    ('adjclose', 'adjustedclose', 'adjclose')
+    >>> _plain_name("Adj Close"), _plain_name("5. adjusted close"), _plain_name("adj_close"), _plain_name("<DATE>")
+    ('adjclose', 'adjustedclose', 'adjclose', 'date')
     """
+    if name == "T":
+        return "T"
     return re.sub(r"[\W_]+", "", str(name).lower()).lstrip("0123456789")
 
 
-def _match_columns(raw: pd.DataFrame, path: Path) -> dict[str, object]:
+def _match_columns(
+    raw: pd.DataFrame, path: str | Path, known: dict[str, tuple[str, ...]] = ALIASES
+) -> dict[str, object]:
     found = {_plain_name(name): name for name in reversed(raw.columns)}
     column = {}
-    for ours, aliases in ALIASES.items():
+    for ours, aliases in known.items():
         names = [found[alias] for alias in aliases if alias in found]
         if names:
             column[ours] = names[0]
@@ -170,24 +246,41 @@ def _match_columns(raw: pd.DataFrame, path: Path) -> dict[str, object]:
 
 
 def _to_timestamps(column: pd.Series, path: Path) -> pd.Series:
-    if not pd.api.types.is_datetime64_any_dtype(column):
-        column = column.astype(str)  # a bare number would be read as nanoseconds
-    times = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
-    if pd.isna(times.iloc[0]):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # no format fits the first row: then its row is reported
-            times = pd.to_datetime(column, errors="coerce", utc=True)
-    bad = np.flatnonzero(times.isna())
+    times, bad = _parse_timestamps(column)
     if bad.size:
         raise ValueError(
             f"{path}, row {bad[0] + 1}: column '{column.name}' holds '{column.iloc[bad[0]]}', which is not a date; "
             "write every date in one format, such as 2024-01-31 or 2024-01-31 15:30."
         )
-    return times.dt.tz_localize(None).astype("datetime64[us]")
+    return times
+
+
+def _from_epoch(column: pd.Series) -> pd.Series:
+    """Times since 1970, told by their number of digits; a column without any comes back as it was."""
+    digits = column.str.len().where(column.str.isdecimal(), 0)
+    if not digits.isin(EPOCHS).any():
+        return column
+    times = pd.Series(pd.NaT, index=column.index, name=column.name, dtype="datetime64[us]")
+    for length, unit in EPOCHS.items():
+        times[digits == length] = pd.to_datetime(column[digits == length].astype("int64"), unit=unit)
+    return times
+
+
+def _parse_timestamps(column: pd.Series) -> tuple[pd.Series, np.ndarray]:
+    """Times without zone, NaT for what is no date, and the positions of these."""
+    if not pd.api.types.is_datetime64_any_dtype(column):
+        column = _from_epoch(column.astype(str))  # a bare number would be read as nanoseconds
+    times = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
+    if len(times) and pd.isna(times.iloc[0]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no format fits the first row: then its row is reported
+            others = pd.to_datetime(column, errors="coerce", utc=True)
+        times = others if others.notna().sum() >= times.notna().sum() else times
+    return times.dt.tz_localize(None).astype("datetime64[us]"), np.flatnonzero(times.isna())
 
 
 def _to_tickers(column: pd.Series, path: Path) -> pd.Series:
-    tickers = column.astype(object).where(column.notna(), "").astype(str).str.strip()
+    tickers = _stripped(column)
     bad = np.flatnonzero(tickers == "")
     if bad.size:
         raise ValueError(f"{path}, row {bad[0] + 1}: column '{column.name}' is empty; give every row its ticker.")
@@ -195,25 +288,39 @@ def _to_tickers(column: pd.Series, path: Path) -> pd.Series:
 
 
 def _ticker_of(path: Path, *, shared_name: bool) -> str:
-    """`AAPL.csv`, `AAPL_yahoo_20260118.csv`, `AAPL/AAPL-daily.csv`, and `AAPL/daily.csv` beside `MSFT/daily.csv`."""
+    """The ticker in a path.
+
+    `AAPL.csv`, `AAPL_yahoo_20260118.csv`, `AAPL/AAPL-daily.csv`, `AAPL/daily.csv` beside `MSFT/daily.csv`, and
+    `BTCUSDT-1h-2024-01.csv` or `-2024-01-31.csv`, of which there are many per ticker.
+    """
+    path = Path(_hub_name(path)[0]) if str(path).startswith(HUB) else path
     stem, parent = path.name.split(".csv")[0].removesuffix(".parquet"), path.resolve().parent.name
     if shared_name or re.match(rf"{re.escape(parent)}([_-]|$)", stem):
         return parent
-    return re.sub(r"_[A-Za-z]+_\d{8}$", "", stem)
+    return re.sub(r"(_[A-Za-z]+_\d{8}|-\d+[a-z]+-\d{4}(-\d\d){1,2})$", "", stem)
+
+
+def _stripped(column: pd.Series) -> pd.Series:
+    return column.astype(object).where(column.notna(), "").astype(str).str.strip()
 
 
 def _to_numbers(column: pd.Series, path: Path) -> pd.Series:
-    if pd.api.types.is_numeric_dtype(column):
-        return column.astype("float64")
-    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
-    text = column.astype(object).where(column.notna(), "").astype(str).str.strip()
-    bad = np.flatnonzero(numbers.isna() & ~text.str.lower().isin(MISSING_NUMBERS))
+    numbers, bad, text = _parse_numbers(column)
     if bad.size:
         raise ValueError(
             f"{path}, row {bad[0] + 1}: column '{column.name}' holds '{text.iloc[bad[0]]}', which is not a number; "
             "write plain numbers without currency signs or thousands separators, and leave missing cells empty."
         )
     return numbers
+
+
+def _parse_numbers(column: pd.Series) -> tuple[pd.Series, np.ndarray, pd.Series]:
+    """float64, NaN where missing or no number; the positions of the latter; the column as text."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
+        return column.astype("float64"), np.array([], dtype=int), column
+    text = _stripped(column)
+    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
+    return numbers, np.flatnonzero(numbers.isna() & ~text.str.lower().isin(MISSING_NUMBERS)), text
 
 
 def _adjust(bars: pd.DataFrame, adj_close: pd.Series) -> None:

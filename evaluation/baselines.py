@@ -1,5 +1,6 @@
 """Causal baselines for the cumulative log return of one ticker, from an origin bar to `horizon` bars later.
 
+* Of a plain series `close` is its value, and a return its difference. It has one more baseline, the seasonal naive.
 * An origin is the index of a bar in `close`; a forecast uses the closes up to and including it and nothing later.
 * A missing close (NaN) is skipped: a return over a gap runs from the last known close and counts as one step.
 * Per-step forecasts are one call per step: everything is a running statistic, so a call costs one pass over the bars.
@@ -8,22 +9,25 @@
 import numpy as np
 import pandas as pd
 
-from .distributions import Gaussian
+from ..series_tsf_llm import OHLCV, Kind
+from .distributions import Gaussian, Samples
 
 VOLATILITY_WINDOW = 20
+SEASONAL_ERRORS = 500  # most recent errors that make the seasonal naive distribution
+SEASONAL_SAMPLES = 99  # their evenly spaced quantiles
 
 
 def _known_log_prices(
-    close: np.ndarray, origins: np.ndarray, horizon: int, returns_needed: int
+    close: np.ndarray, origins: np.ndarray, horizon: int, returns_needed: int, kind: Kind
 ) -> tuple[pd.Series, np.ndarray]:
-    """The log of every known close, and for each origin the position in it of the last one known there."""
+    """The log of every known close (or the value), and for each origin the position of the last one known there."""
     close, origins = np.asarray(close, dtype=float), np.asarray(origins)
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}: ask for at least one step ahead")
     if origins.size and not 0 <= origins.min() <= origins.max() < len(close):
         raise ValueError(f"origins run from {origins.min()} to {origins.max()}: give indices of the {len(close)} bars")
     known = np.isfinite(close)
-    if (close[known] <= 0).any():
+    if kind is OHLCV and (close[known] <= 0).any():
         bar = np.flatnonzero(known & ~(close > 0))[0]
         raise ValueError(f"close at bar {bar} is {close[bar]}: log returns need positive prices; clean the data first")
     position = np.cumsum(known)[origins] - 1
@@ -33,11 +37,13 @@ def _known_log_prices(
             f"origin {origins[first]} has {max(position[first], 0)} returns before it and {returns_needed} are needed:"
             " start at a later origin or give earlier bars"
         )
-    return pd.Series(np.log(close[known])), position
+    return pd.Series(kind.additive(close[known])), position
 
 
-def baseline_forecasts(close: np.ndarray, origins: np.ndarray, horizon: int) -> dict[str, Gaussian]:
-    """Forecasts of log(close[origin + horizon] / close[origin]) for close [N] and origins [n].
+def baseline_forecasts(
+    close: np.ndarray, origins: np.ndarray, horizon: int, kind: Kind = OHLCV
+) -> dict[str, Gaussian]:
+    """Forecasts of log(close[origin + horizon] / close[origin]) for close [N] and origins [n], or of the difference.
 
     With r the one-step log returns known at the origin and h the horizon:
 
@@ -47,7 +53,7 @@ def baseline_forecasts(close: np.ndarray, origins: np.ndarray, horizon: int) -> 
 
     Raises ValueError where an origin has fewer than 20 returns before it, or a close is not positive.
     """
-    log_close, position = _known_log_prices(close, origins, horizon, VOLATILITY_WINDOW)
+    log_close, position = _known_log_prices(close, origins, horizon, VOLATILITY_WINDOW, kind)
     returns = log_close.diff()
     root_mean_square = np.sqrt((returns**2).expanding().mean())
     volatility = returns.rolling(VOLATILITY_WINDOW).std()
@@ -65,10 +71,34 @@ def baseline_forecasts(close: np.ndarray, origins: np.ndarray, horizon: int) -> 
     }
 
 
-def naive_scale(close: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
-    """Mean absolute `horizon`-step log return among those known at each origin [n]: the denominator of MASE.
+def seasonal_naive(value: np.ndarray, origins: np.ndarray, horizon: int, season: int) -> Samples:
+    """Forecasts of value[origin + horizon] - value[origin] by what the value was a whole number of seasons before.
+
+    With m = season * ceil(horizon / season), the distribution is value[origin + horizon - m] plus the errors
+    value[t] - value[t - m] known at the origin: quantiles of the last 500. A missing value is taken from its last
+    known one. Raises ValueError where an origin has fewer than m + 20 values before it.
+    """
+    filled = pd.Series(np.asarray(value, dtype=float)).ffill().to_numpy()
+    back = season * -(-horizon // season)
+    start = int(np.isfinite(filled).argmax())
+    if len(origins) and min(origins) < start + back + VOLATILITY_WINDOW:
+        raise ValueError(
+            f"origin {min(origins)} has fewer than {back + VOLATILITY_WINDOW} values before it, which seasons of "
+            f"{season} need: start at a later origin or give earlier values"
+        )
+    levels = np.arange(1, SEASONAL_SAMPLES + 1) / (SEASONAL_SAMPLES + 1)
+    errors = [
+        np.quantile(filled[first : t + 1] - filled[first - back : t + 1 - back], levels, method="weibull")
+        for t in origins
+        for first in [max(start + back, t + 1 - SEASONAL_ERRORS)]
+    ]
+    return Samples((filled[origins + horizon - back] - filled[origins])[:, None] + np.array(errors))
+
+
+def naive_scale(close: np.ndarray, origins: np.ndarray, horizon: int, kind: Kind = OHLCV) -> np.ndarray:
+    """Mean absolute `horizon`-step log return (or difference) known at each origin [n]: the denominator of MASE.
 
     It is what the last price misses by, on average, in sample. Raises ValueError where an origin has none.
     """
-    log_close, position = _known_log_prices(close, origins, horizon, horizon)
+    log_close, position = _known_log_prices(close, origins, horizon, horizon, kind)
     return log_close.diff(horizon).abs().expanding().mean().to_numpy()[position]

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy import stats
 
+from ..series_tsf_llm import OHLCV, Kind, kind_of
+
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
 # Central interval in percent, its two columns, its tint of the blue.
 BANDS = ((90, "q05", "q95", "#D9EAF3"), (80, "q10", "q90", "#A9CFE4"), (50, "q25", "q75", "#6FB0D3"))
@@ -77,31 +79,36 @@ def fan_chart(
     realised: pd.DataFrame | None = None,
     note: str = "",
 ) -> Path:
-    """The last 60 closes, the forecast's 50, 80 and 90 % bands and median, the last close, and what happened.
+    """The last closes (60 or more), the forecast's 50, 80 and 90 % bands and median, the last close, what happened.
 
-    history and realised are that ticker's bars (timestamp, close); forecast is one origin of the forecast table
-    (ticker, origin, step, timestamp, mean, q05 ... q95, p_up), in price units. `note` is a second line of subtitle.
+    history and realised are that ticker's bars (timestamp, close), or a plain series (timestamp, value); forecast is
+    one origin of the forecast table (ticker, origin, step, timestamp, mean, q05 ... q95, p_up), in price units. `note`
+    is a second line of subtitle.
     """
     which = forecast[["ticker", "origin"]].drop_duplicates()
     if len(which) != 1:
         raise ValueError(f"the forecast has {len(which)} pairs of ticker and origin: pass the rows of exactly one")
     ticker, origin = which["ticker"].iloc[0], pd.Timestamp(which["origin"].iloc[0])
-    history = history[history["timestamp"] <= origin].dropna(subset="close").tail(HISTORY_BARS)
+    column = kind_of(history).value
+    shown = max(HISTORY_BARS, 2 * len(forecast))
+    history = history[history["timestamp"] <= origin].dropna(subset=column).tail(shown)
     if history.empty:
-        raise ValueError(f"no close of {ticker} at or before {origin}: pass the bars that the forecast was made from")
+        raise ValueError(
+            f"no {column} of {ticker} at or before {origin}: pass the bars that the forecast was made from"
+        )
     forecast = forecast.sort_values("step")
-    start, last_close = history["timestamp"].iloc[-1], history["close"].iloc[-1]
+    start, last_close = history["timestamp"].iloc[-1], history[column].iloc[-1]
     times = pd.concat([history["timestamp"].tail(1), forecast["timestamp"]])
 
-    def from_origin(column: str) -> np.ndarray:
-        return np.concatenate([[last_close], forecast[column]])
+    def from_origin(statistic: str) -> np.ndarray:
+        return np.concatenate([[last_close], forecast[statistic]])
 
     figure, [axes] = _new_figure(
         f"{ticker}: forecast of {len(forecast)} bars from {_day(origin)}",
-        f"closes from {_day(history['timestamp'].iloc[0])}; bands hold 50, 80 and 90 % of the forecast;"
+        f"{column}s from {_day(history['timestamp'].iloc[0])}; bands hold 50, 80 and 90 % of the forecast;"
         f" P(up) at the last bar {forecast['p_up'].iloc[-1]:.2f}{_below(note)}",
     )
-    axes.plot(history["timestamp"], history["close"], color=BLACK, linewidth=1.4, label="close")
+    axes.plot(history["timestamp"], history[column], color=BLACK, linewidth=1.4, label=column)
     for level, low, high, tint in BANDS:
         axes.fill_between(times, from_origin(low), from_origin(high), color=tint, linewidth=0, label=f"{level} %")
     axes.plot(times, from_origin("q50"), color=BLUE, linewidth=1.8, label="median")
@@ -109,8 +116,8 @@ def fan_chart(
     if realised is not None:
         happened = realised[(realised["timestamp"] > origin) & (realised["timestamp"] <= times.iloc[-1])]
         path_taken = pd.concat([history.tail(1), happened])
-        axes.plot(path_taken["timestamp"], path_taken["close"], ".-", color=ORANGE, linewidth=1.6, label="realised")
-    axes.set_ylabel("close (price units)", fontsize=9)
+        axes.plot(path_taken["timestamp"], path_taken[column], ".-", color=ORANGE, linewidth=1.6, label="realised")
+    axes.set_ylabel("close (price units)" if column == "close" else column, fontsize=9)
     axes.margins(x=0.02)
     _label_dates(axes)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
@@ -170,34 +177,37 @@ def pit_histogram(pit: np.ndarray, path: str | Path, *, name: str, bins: int = 1
     return _save(figure, path)
 
 
-def score_bars(rows: list[dict], path: str | Path, *, highlight: str | None = None, note: str = "") -> Path:
+def score_bars(
+    rows: list[dict], path: str | Path, *, highlight: str | None = None, note: str = "", kind: Kind = OHLCV
+) -> Path:
     """CRPS of every model with its 95 % interval, best on top, one panel per horizon.
 
     rows are those of `results.json`: model, horizon, crps, crps_ci95 (or None), n. `highlight` names the model that
-    the others are there to be compared with; `note` is a second line of subtitle (period, tickers, source).
+    the others are there to be compared with; `note` is a second line of subtitle (period, tickers, source);
+    `kind` says in which unit scores are.
     """
     if not rows:
         raise ValueError("no rows of results: evaluate at least one model first")
     horizons = sorted({row["horizon"] for row in rows})
     figure, all_axes = _new_figure(
-        "CRPS of the cumulative log return (lower is better)",
+        f"CRPS of the {kind.score_name} (lower is better)",
         f"whiskers: 95 % interval of each model alone; overlap does not mean that two are equal{_below(note)}",
         rows=len(horizons),
         height=0.9 + 0.36 * len(rows) + 0.9 * len(horizons),
     )
     for axes, horizon in zip(all_axes, horizons, strict=True):
-        _score_panel(axes, [row for row in rows if row["horizon"] == horizon], highlight)
+        _score_panel(axes, [row for row in rows if row["horizon"] == horizon], highlight, kind)
     return _save(figure, path)
 
 
-def _score_panel(axes: Axes, rows: list[dict], highlight: str | None) -> None:
+def _score_panel(axes: Axes, rows: list[dict], highlight: str | None, kind: Kind) -> None:
     rows = sorted(rows, key=lambda row: row["crps"], reverse=True)
     for place, row in enumerate(rows):
-        crps = 100 * row["crps"]
+        crps = kind.score_factor * row["crps"]
         axes.barh(place, crps, height=0.62, color=BLUE if row["model"] == highlight else GREY, alpha=0.8)
         right = crps
         if row["crps_ci95"]:
-            low, right = (100 * bound for bound in row["crps_ci95"])
+            low, right = (kind.score_factor * bound for bound in row["crps_ci95"])
             axes.errorbar(crps, place, xerr=[[crps - low], [right - crps]], color=BLACK, capsize=3, linewidth=1.2)
         axes.annotate(f"{crps:.3f}", (right, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [row["model"] for row in rows])
@@ -205,7 +215,7 @@ def _score_panel(axes: Axes, rows: list[dict], highlight: str | None) -> None:
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     bars = "bar" if rows[0]["horizon"] == 1 else "bars"
-    axes.set_xlabel(f"CRPS {rows[0]['horizon']} {bars} ahead (% log return), n = {rows[0]['n']:,}", fontsize=9)
+    axes.set_xlabel(f"CRPS {rows[0]['horizon']} {bars} ahead ({kind.score_unit}), n = {rows[0]['n']:,}", fontsize=9)
 
 
 def leak_bars(rows: list[dict], path: str | Path, *, note: str = "") -> Path:

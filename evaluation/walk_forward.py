@@ -4,6 +4,8 @@ Design choices:
 * Origins are every `stride`-th bar time of the period, the same for all tickers. At each, the model sees the bars up
   to it and nothing else; so do the baselines.
 * Everything is scored on the cumulative log return to each step. The row of a model is its score at the last step.
+* A plain series is scored on its differences, in units of its mean absolute one-step difference known at the origin:
+  so series of all sizes count alike. Its baselines include the seasonal naive one, where it has a season.
 * Outcomes that are not in the data yet, or fall on a missing bar, are left out for all models alike.
 
 Shapes: n forecasts (origins of all tickers), K samples, P steps.
@@ -22,7 +24,8 @@ from tqdm.auto import tqdm
 
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import EncodedSeries, day_end
-from .baselines import VOLATILITY_WINDOW, baseline_forecasts, naive_scale
+from ..series_tsf_llm import Kind
+from .baselines import VOLATILITY_WINDOW, baseline_forecasts, naive_scale, seasonal_naive
 from .distributions import Forecast, Gaussian, Samples
 from .metrics import paired_difference, score, skill, verdict
 
@@ -36,7 +39,7 @@ class WalkForward:
 
     ticker: np.ndarray  # [n]
     origin: np.ndarray  # [n] datetime64
-    realised: np.ndarray  # [n,P] cumulative log returns
+    realised: np.ndarray  # [n,P] cumulative log returns, or differences in units known at the origin
     scale: np.ndarray  # [n,P] MASE denominators
     steps: list[dict[str, Forecast]] = field(default_factory=list)
 
@@ -75,8 +78,17 @@ class WalkForward:
         return row
 
 
-def pick_origins(series: Sequence[EncodedSeries], start: Any, end: Any, horizon: int, stride: int) -> list[np.ndarray]:
+def pick_origins(
+    series: Sequence[EncodedSeries],
+    start: Any,
+    end: Any,
+    horizon: int,
+    stride: int,
+    history: int = VOLATILITY_WINDOW,
+) -> list[np.ndarray]:
     """Rows of each ticker that lie on every `stride`-th bar time of [start, end] and whose outcomes are known.
+
+    `history` is how many bars must lie before an origin.
 
     Raises:
         ValueError: if there is none, with the dates that the data offers.
@@ -84,7 +96,7 @@ def pick_origins(series: Sequence[EncodedSeries], start: Any, end: Any, horizon:
     found = [one.origins(start, end) for one in series]
     for i, one in enumerate(series):
         rows = found[i]
-        rows = rows[(rows >= VOLATILITY_WINDOW) & (rows + horizon < len(one.close))]
+        rows = rows[(rows >= history) & (rows + horizon < len(one.close))]
         found[i] = rows[np.isfinite(one.close[rows[:, None] + np.arange(1, horizon + 1)]).all(axis=1)]
     times = np.unique(np.concatenate([one.timestamp[rows] for one, rows in zip(series, found, strict=True)]))
     if not len(times):
@@ -107,10 +119,12 @@ def walk_forward(
     samples: int = 256,
     seed: int = 0,
     progress: bool = True,
+    market: pd.DataFrame | None = None,
 ) -> WalkForward:
     """Forecasts of the model and of every baseline from every `stride`-th bar of [start, end].
 
-    `stride` defaults to the horizon, so that outcomes do not overlap.
+    `stride` defaults to the horizon, so that outcomes do not overlap. `market` is bars that the model's features read,
+    each as of its own time.
 
     Raises:
         ValueError: for bars that the processor refuses, a model without numbers (classes), or an empty period.
@@ -119,8 +133,11 @@ def walk_forward(
         raise ValueError(
             "a classification model has no return to score: evaluate a causal LM, quantile or regression model"
         )
-    series = pipe.processor.feature_extractor.encode(bars)
-    origins = pick_origins(series, start, day_end(end), horizon, stride or horizon)
+    extractor = pipe.processor.feature_extractor
+    kind, season = extractor.series_kind, next(iter(extractor.seasons or ()), None)
+    series = extractor.encode(bars, market=market)
+    history = max(VOLATILITY_WINDOW if season is None else season * -(-horizon // season) + VOLATILITY_WINDOW, horizon)
+    origins = pick_origins(series, start, day_end(end), horizon, stride or horizon, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
     chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
     bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=not progress, leave=False)
@@ -129,24 +146,36 @@ def walk_forward(
     def joined(function) -> np.ndarray:
         return np.concatenate([function(one, rows) for one, rows in kept])
 
+    naive = [joined(lambda one, rows, h=h: naive_scale(one.close, rows, h, kind)) for h in range(1, horizon + 1)]
+    unit = naive[0] if kind.unit_scores else np.ones(len(paths))  # [n]
+    realised = joined(
+        lambda one, rows: kind.change(one.close[rows[:, None] + np.arange(1, horizon + 1)], one.close[rows, None])
+    )
     result = WalkForward(
         ticker=joined(lambda one, rows: np.repeat(one.ticker, len(rows))),
         origin=joined(lambda one, rows: one.timestamp[rows]),
-        realised=joined(
-            lambda one, rows: np.log(one.close[rows[:, None] + np.arange(1, horizon + 1)] / one.close[rows, None])
-        ),
-        scale=np.stack(
-            [joined(lambda one, rows, h=h: naive_scale(one.close, rows, h)) for h in range(1, horizon + 1)], axis=1
-        ),
+        realised=realised / unit[:, None],
+        scale=np.stack(naive, axis=1) / unit[:, None],
     )
     for step in range(horizon):
-        baselines = [baseline_forecasts(one.close, rows, step + 1) for one, rows in kept]
-        joined_baselines = {
-            name: Gaussian(*(np.concatenate([getattr(b[name], part) for b in baselines]) for part in ("mean", "std")))
-            for name in baselines[0]
-        }
-        result.steps.append({"model": Samples(paths[..., step]), **joined_baselines})
+        parts = [_baselines(one, rows, step + 1, kind, season) for one, rows in kept]
+        baselines = {name: _joined([part[name] for part in parts], unit) for name in parts[0]}
+        result.steps.append({"model": Samples(paths[..., step] / unit[:, None]), **baselines})
     return result
+
+
+def _baselines(
+    one: EncodedSeries, rows: np.ndarray, horizon: int, kind: Kind, season: int | None
+) -> dict[str, Forecast]:
+    seasonal = {} if season is None else {f"seasonal_naive_{season}": seasonal_naive(one.close, rows, horizon, season)}
+    return {**baseline_forecasts(one.close, rows, horizon, kind), **seasonal}
+
+
+def _joined(parts: Sequence[Forecast], unit: np.ndarray) -> Forecast:
+    """The forecasts of several tickers as one, in units `[n]`."""
+    if isinstance(parts[0], Samples):
+        return Samples(np.concatenate([part.values for part in parts]) / unit[:, None])
+    return Gaussian(*(np.concatenate([getattr(part, name) for part in parts]) / unit for name in ("mean", "std")))
 
 
 def _forecast(

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,28 +22,93 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-DATA_HELP = "Price file (csv, csv.gz, parquet), folder of them, or 'sample' for the embedded prices."
+DATA_HELP = "Price file (csv, csv.gz, parquet), folder of them, hf:org/name, or 'sample' for the embedded prices."
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
 Model = Annotated[str, typer.Option(help="Model folder that training wrote, or a Hub name.")]
 Horizon = Annotated[int, typer.Option(min=1, help="Bars ahead.")]
 Samples = Annotated[int, typer.Option(min=2, help="Sampled paths per forecast.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampled paths.")]
 Ticker = Annotated[str | None, typer.Option(help="Only this ticker, or several with commas between.")]
+Market = Annotated[
+    str | None, typer.Option(help="Price file of an index or a universe, for a model whose features read one.")
+]
+Value = Annotated[
+    str | None, typer.Option(help="Plain series: column to forecast; by default value, y or the only one of numbers.")
+]
+Id = Annotated[str | None, typer.Option("--id", help="Plain series: column that names them.")]
+Time = Annotated[str | None, typer.Option(help="Plain series: column of times.")]
+PastCovariates = Annotated[
+    str | None, typer.Option(help="Plain series: further columns, each known up to its row; commas between.")
+]
+KnownCovariates = Annotated[
+    str | None, typer.Option(help="Plain series: further columns that are known in advance; commas between.")
+]
 
 
 @app.command()
 def quickstart(
-    ticker: Annotated[str, typer.Option(help="Ticker to forecast and plot.")] = "AAPL",
+    ticker: Annotated[
+        str | None, typer.Option(help="Ticker or series to forecast and plot; by default AAPL, or else the first.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("quickstart"),
     dataset: Annotated[str, typer.Option(help=DATA_HELP)] = "sample",
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
+    past_covariates: PastCovariates = None,
+    known_covariates: KnownCovariates = None,
+    horizon: Annotated[int | None, typer.Option(min=1, help="Bars ahead; by default 5.")] = None,
+    head: Annotated[
+        str,
+        typer.Option(metavar="causal_lm|quantile", help="Paths of any length, or all steps of the horizon at once."),
+    ] = "causal_lm",
 ) -> None:
     """Train on real daily prices, forecast, score beside naive forecasts and plot; offline, in minutes on two cores.
+
+    A file without price columns is taken for plain series: timestamp, [series_id,] value.
 
     Example: tsf-llm quickstart --ticker MSFT --out quickstart
     """
     from .quickstart import run
 
-    run(ticker=ticker, out=out, dataset=dataset)
+    run(
+        ticker=ticker,
+        out=out,
+        dataset=dataset,
+        columns={"value": value, "id": id, "time": time},
+        past_covariates=_names(past_covariates) or [],
+        known_covariates=_names(known_covariates) or [],
+        horizon=horizon,
+        head=head,
+    )
+
+
+@app.command()
+def download(
+    tickers: Annotated[str, typer.Option(help="Tickers as Yahoo Finance writes them, with commas between.")],
+    start: Annotated[str, typer.Option(help="First day.")],
+    end: Annotated[str | None, typer.Option(help="Last day; by default and at most yesterday (UTC).")] = None,
+    interval: Annotated[str, typer.Option(help="1d, 1h, 30m, 15m, 5m, 2m or 1m.")] = "1d",
+    out: Annotated[Path, typer.Option(help="Folder for the price files and manifest.json.")] = Path("data/raw"),
+    rate: Annotated[float, typer.Option(help="Requests per second at most.")] = 2.0,
+    retries: Annotated[int, typer.Option(min=0, help="Further tries of a request that failed.")] = 4,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 20.0,
+) -> None:
+    """Download adjusted prices from Yahoo Finance. Run it again to go on, or to renew; exit code 1 if a ticker failed.
+
+    Example: tsf-llm download --tickers AAPL,MSFT --start 2015-01-01 --out data/raw
+    """
+    from ..data_prep.yahoo import download as download_bars
+
+    report = download_bars(
+        tickers, start=start, end=end, interval=interval, out=out, rate=rate, retries=retries, timeout=timeout
+    )
+    typer.echo(f"{len(report['downloaded'])} downloaded to {out}, {len(report['kept'])} kept from an earlier run")
+    if report["failed"]:
+        typer.echo(f"tsf-llm: {len(report['failed'])} failed:", err=True)
+        for ticker, reason in report["failed"].items():
+            typer.echo(f"  {ticker}: {reason}", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -57,23 +122,27 @@ def forecast(
     samples: Samples = 256,
     seed: Seed = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    market: Market = None,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
     from ..data_prep.files import write_csv
-    from ..data_prep.sources import read_bars
     from ..evaluation.plots import fan_chart
     from ..processing_tsf_llm import day_end
-    from .loading import load_pipeline
+    from .loading import load_pipeline, read_for
 
-    bars = read_bars(data, _names(ticker))
-    if plot is not None and bars["ticker"].nunique() > 1:
-        raise ValueError("--plot draws one ticker: choose it with --ticker")
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
-    frame = load_pipeline(model)(bars, horizon=horizon, samples=samples, seed=seed, as_of=as_of)
+    pipe = load_pipeline(model)
+    bars = read_for(pipe.processor, data, _names(ticker), value=value, id=id, time=time)
+    if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
+        raise ValueError("--plot draws one ticker: choose it with --ticker")
+    frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, as_of=as_of, market=_market(market))
     write_csv(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
@@ -94,22 +163,26 @@ def evaluate(
     stride: Annotated[int | None, typer.Option(min=1, help="Bars between forecasts; by default the horizon.")] = None,
     samples: Samples = 256,
     seed: Seed = 0,
+    market: Market = None,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
 ) -> None:
     """Score past forecasts beside random walk, drift and historical volatility, with intervals and a verdict.
 
     Example: tsf-llm evaluate --model quickstart/model --data sample --start 2012-01-01 --end 2013-03-01 --horizon 5
     --out evaluation
     """
-    from ..data_prep.sources import read_bars
     from ..processing_tsf_llm import day_end
-    from .loading import load_pipeline
+    from .loading import load_pipeline, read_for
     from .results import evaluate_model, print_results
 
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
-    bars = read_bars(data, _names(ticker))
+    pipe = load_pipeline(model)
+    bars = read_for(pipe.processor, data, _names(ticker), value=value, id=id, time=time)
     results = evaluate_model(
-        load_pipeline(model),
+        pipe,
         bars,
         start=start,
         end=end,
@@ -118,9 +191,93 @@ def evaluate(
         samples=samples,
         seed=seed,
         out=out,
+        market=_market(market),
     )
-    print_results(results)
+    print_results(results, pipe.processor.feature_extractor.series_kind)
     typer.echo(f"results.json, scores.png and pit.png written to {out}")
+
+
+@app.command()
+def clean(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Parquet file to write; cleaning.json goes beside it.")],
+    ticker: Ticker = None,
+) -> None:
+    """Repair, mask, drop or keep what is wrong with price files, by the rules of docs/data.md, and report each case.
+
+    Example: tsf-llm clean --data prices.csv --out clean/prices.parquet
+    """
+    from .data import clean as clean_file
+    from .data import print_cleaning
+
+    print_cleaning(clean_file(data, out, _names(ticker)))
+    typer.echo(f"written to {out}, every case to {out.with_name('cleaning.json')}")
+
+
+@app.command()
+def prepare(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the dataset; run again to go on.")],
+    ticker: Ticker = None,
+    train_through: Annotated[
+        str | None, typer.Option(help="Last training date; by default after 80 % of all bar times.")
+    ] = None,
+    valid_through: Annotated[
+        str | None, typer.Option(help="Last validation date; by default after another 10 %.")
+    ] = None,
+    horizon: Annotated[int | None, typer.Option(min=1, help="Bars ahead, and the embargo; by default 5.")] = None,
+    context_length: Annotated[
+        int | None, typer.Option(min=1, help="Bars a model will look back; by default 128.")
+    ] = None,
+    scaling: Annotated[str | None, typer.Option(help="robust (default), standard or minmax.")] = None,
+    per_ticker: Annotated[bool, typer.Option("--per-ticker", help="Scale every ticker by itself.")] = False,
+    bins: Annotated[int | None, typer.Option(help="Return tokens; by default 256.")] = None,
+    num_proc: Annotated[int, typer.Option(min=1, help="Processes; the bytes do not depend on it.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of which tickers are fitted on, if there are many.")] = 0,
+) -> None:
+    """Clean, fit and encode price files into a parquet dataset that training and `datasets` read.
+
+    Example: tsf-llm prepare --data prices.csv --out dataset --train-through 2018-12-31
+    """
+    from .data import prepare as prepare_folder
+    from .data import print_prepared
+
+    info = prepare_folder(
+        data,
+        out,
+        tickers=_names(ticker),
+        train_through=train_through,
+        valid_through=valid_through,
+        horizon=horizon,
+        context_length=context_length,
+        scaling=scaling,
+        per_ticker=per_ticker,
+        n_bins=bins,
+        num_proc=num_proc,
+        seed=seed,
+    )
+    print_prepared(info)
+    typer.echo(f"{len(info['tickers'])} tickers, {len(info['features'])} features written to {out}")
+
+
+@app.command()
+def describe(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for describe.json, describe.html and plots.")],
+    ticker: Ticker = None,
+) -> None:
+    """Show what is in price files: coverage, gaps, defects by rule and the distribution of returns.
+
+    Example: tsf-llm describe --data prices.csv --out description
+    """
+    from ..evaluation.describe import describe as describe_data
+
+    summary = describe_data(data, out, _names(ticker))
+    typer.echo(
+        f"{summary['bars']:,} bars of {len(summary['tickers'])} tickers, {summary['first']} to {summary['last']}; "
+        f"found: {', '.join(summary['defects']) or 'no defect'}"
+    )
+    typer.echo(f"describe.json, describe.html and plots written to {out}")
 
 
 @app.command()
@@ -134,19 +291,32 @@ def audit(
     ] = None,
     ticker: Ticker = None,
     seed: Seed = 0,
+    market: Market = None,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
+    past_covariates: PastCovariates = None,
+    known_covariates: KnownCovariates = None,
 ) -> None:
     """Prove on your own bars that no feature knows the future. JSON on stdout; exit code 1 on a leak.
 
     Example: tsf-llm audit --data prices.csv --features my_features.py
     """
-    from ..data_prep.sources import read_bars
+    from ..data_prep.series import read_data
     from ..processing_tsf_llm import TsfLlmProcessor, audit_features
-    from .loading import find_model
+    from .loading import find_model, read_for
 
     if features is not None:
         _run_feature_file(features)
-    audit_bars = audit_features if model is None else TsfLlmProcessor.from_pretrained(find_model(model)).audit
-    report = audit_bars(read_bars(data, _names(ticker)), seed=seed)
+    columns = {"value": value, "id": id, "time": time}
+    if model is None:
+        past, known = _names(past_covariates) or [], _names(known_covariates) or []
+        bars = read_data(data, _names(ticker), **columns, covariates=[*past, *known])
+        report = audit_features(bars, seed=seed, past_covariates=past, known_covariates=known, market=_market(market))
+    else:
+        processor = TsfLlmProcessor.from_pretrained(find_model(model))
+        bars = read_for(processor, data, _names(ticker), **columns)
+        report = processor.audit(bars, seed=seed, market=_market(market))
     typer.echo(json.dumps(report, indent=2))
     if not report["passed"]:
         leaks = ", ".join(leak["feature"] for leak in report["prefix_invariance"]["leaks"]) or "a canary sings"
@@ -211,6 +381,13 @@ def convert(
 
 def _names(ticker: str | None) -> list[str] | None:
     return None if ticker is None else [name.strip() for name in ticker.split(",") if name.strip()]
+
+
+def _market(market: str | None) -> Any:
+    """Its bars, if there is one."""
+    from ..data_prep.sources import read_bars
+
+    return None if market is None else read_bars(market)
 
 
 def _run_feature_file(path: Path) -> None:

@@ -5,9 +5,11 @@ This package's own classes load it: no code that the folder holds is run."""
 import re
 from pathlib import Path
 
+import pandas as pd
 from transformers.utils import logging
 
 from ..configuration_tsf_llm import TsfLlmConfig
+from ..data_prep.series import read_data
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -32,6 +34,14 @@ def load_pipeline(model: str | Path) -> TsfLlmPipeline:
         processor=TsfLlmProcessor.from_pretrained(name),
         task="time-series-forecasting",
     )
+
+
+def read_for(
+    processor: TsfLlmProcessor, data: str, names: list[str] | None = None, **columns: str | None
+) -> pd.DataFrame:
+    """The data of the kind that the processor reads, with the covariates that it wants."""
+    extractor = processor.feature_extractor
+    return read_data(data, names, kind=extractor.series_kind, covariates=extractor.covariates, **columns)
 
 
 def find_model(model: str | Path) -> str:

@@ -1,6 +1,7 @@
 """The main job on the embedded prices: audit, train, forecast, evaluate, plot."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,10 +9,11 @@ import transformers
 from rich.console import Console
 
 from ..data_prep.files import write_csv, write_json
-from ..data_prep.sources import read_bars
+from ..data_prep.series import read_data
 from ..data_prep.windows import Split
 from ..evaluation.plots import fan_chart
 from ..processing_tsf_llm import audit_features
+from ..series_tsf_llm import kind_of
 from ..train_scripts import sft
 from .loading import load_pipeline
 from .results import evaluate_model, print_results
@@ -20,29 +22,49 @@ CONFIG = Path(sft.__file__).parent / "configs" / "quickstart.yaml"
 HINDSIGHT_BARS = 20  # the second fan chart starts this many bars before the end, to show what happened
 
 
-def run(*, ticker: str, out: Path, dataset: str = "sample") -> dict:
+def run(
+    *,
+    ticker: str | None,
+    out: Path,
+    dataset: str = "sample",
+    columns: dict[str, str | None] | None = None,
+    past_covariates: Sequence[str] = (),
+    known_covariates: Sequence[str] = (),
+    horizon: int | None = None,
+    head: str = "causal_lm",
+) -> dict:
     """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns the results.
+
+    A file without price columns is a plain series: `columns` (`value`, `id`, `time`) and covariates are those of
+    `read_series`. The ticker is by default AAPL, or else the first; the horizon that of the config. `head` is
+    `causal_lm` or `quantile`.
 
     Raises:
         ValueError: for a ticker or data that cannot be used.
     """
+    if head not in ("causal_lm", "quantile"):
+        raise ValueError(f"--head {head}: choose causal_lm or quantile, which give a distribution")
+    columns = columns or {}
     console = Console()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
 
     console.rule("1. Prices")
-    bars = read_bars(dataset)
-    mine = bars[bars["ticker"] == ticker]
+    bars = read_data(dataset, **columns, covariates=[*past_covariates, *known_covariates])
+    kind = kind_of(bars)
+    tickers = list(bars[kind.id].unique())
+    ticker = ticker or ("AAPL" if "AAPL" in tickers else tickers[0])
+    mine = bars[bars[kind.id] == ticker]
     if mine.empty:
-        raise ValueError(f"no ticker {ticker!r} in {dataset}; choose one of {', '.join(bars['ticker'].unique())}")
+        raise ValueError(f"no ticker {ticker!r} in {dataset}; choose one of {', '.join(tickers)}")
     split = Split.of(bars)
     days = [bars["timestamp"].min(), split.train_through, split.valid_through, bars["timestamp"].max()]
-    console.print(f"{len(bars)} bars of {bars['ticker'].nunique()} tickers")
+    console.print(f"{len(bars)} bars of {len(tickers)} tickers")
     for name, first, last in zip(("train", "validate", "test"), days, days[1:], strict=False):
         console.print(f"  {name:9}{first.date()} to {last.date()}", highlight=False)
 
     console.rule("2. Leak audit")
-    report = audit_features(bars)
+    report = audit_features(bars, past_covariates=past_covariates, known_covariates=known_covariates)
     write_json(report, out / "audit.json")
     if not report["passed"]:
         raise ValueError(f"the leak audit failed, see {out / 'audit.json'}: remove the features it names")
@@ -51,7 +73,11 @@ def run(*, ticker: str, out: Path, dataset: str = "sample") -> dict:
     )
 
     console.rule("3. Training")
-    sft.main(*sft.parse(["--config", str(CONFIG), "--data", dataset, "--output_dir", str(out / "model")]))
+    given = {f"{name}_column": [column] for name, column in columns.items() if column}
+    given |= {"past_covariates": past_covariates, "known_covariates": known_covariates}
+    given |= {"horizon": [str(horizon)] if horizon else [], "head": [head]}
+    words = [word for name, values in given.items() if values for word in (f"--{name}", *values)]
+    sft.main(*sft.parse(["--config", str(CONFIG), "--data", dataset, "--output_dir", str(out / "model"), *words]))
     for checkpoint in (out / "model").glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     pipe = load_pipeline(out / "model")
@@ -68,7 +94,7 @@ def run(*, ticker: str, out: Path, dataset: str = "sample") -> dict:
     console.rule("5. Evaluation on the test dates")
     start = split.valid_through + pd.Timedelta(1, "ns")
     results = evaluate_model(pipe, bars, start=start, end=bars["timestamp"].max(), horizon=horizon, out=out)
-    print_results(results)
+    print_results(results, kind)
     console.rule()
     console.print(f"Everything is in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}", highlight=False)
     return results
@@ -76,6 +102,7 @@ def run(*, ticker: str, out: Path, dataset: str = "sample") -> dict:
 
 def hindsight(pipe, bars: pd.DataFrame, path: Path) -> None:
     """A fan chart from some bars ago, with what happened since."""
-    origin = bars["timestamp"].iloc[-HINDSIGHT_BARS - 1]
+    horizon = max(HINDSIGHT_BARS, pipe.reach) if pipe.model.can_generate() else pipe.reach
+    origin = bars["timestamp"].iloc[-horizon - 1]
     past, ahead = bars[bars["timestamp"] <= origin], bars[bars["timestamp"] > origin]
-    fan_chart(past, pipe(past, horizon=HINDSIGHT_BARS), path, realised=ahead)
+    fan_chart(past, pipe(past, horizon=horizon), path, realised=ahead)

@@ -13,6 +13,7 @@ from ..evaluation.plots import pit_histogram, score_bars
 from ..evaluation.walk_forward import provenance, walk_forward
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import day_end
+from ..series_tsf_llm import OHLCV, Kind
 
 
 def evaluate_model(
@@ -26,11 +27,14 @@ def evaluate_model(
     stride: int | None = None,
     samples: int = 256,
     seed: int = 0,
+    market: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Walks forward over [start, end], writes `results.json`, `scores.png` and `pit.png`, and returns the results.
 
     `out_of_sample` is false when the model has seen prices of the period, and null when it does not say."""
-    result = walk_forward(pipe, bars, start=start, end=end, horizon=horizon, stride=stride, samples=samples, seed=seed)
+    result = walk_forward(
+        pipe, bars, start=start, end=end, horizon=horizon, stride=stride, samples=samples, seed=seed, market=market
+    )
     cutoff = pipe.model.config.trained_through
     first = pd.Timestamp(result.origin.min())
     period = {"start": str(first.date()), "end": str(pd.Timestamp(result.origin.max()).date())}
@@ -49,21 +53,23 @@ def evaluate_model(
     }
     write_json(results, out / "results.json")
     note = f"{len(results['tickers'])} ticker(s), origins {period['start']} to {period['end']}, {horizon} bar(s) ahead"
-    score_bars(results["rows"], out / "scores.png", highlight="model", note=note)
+    kind = pipe.processor.feature_extractor.series_kind
+    score_bars(results["rows"], out / "scores.png", highlight="model", note=note, kind=kind)
     pit_histogram(result.pit(), out / "pit.png", name="model", note=note)
     return results
 
 
-def print_results(results: dict[str, Any]) -> None:
+def print_results(results: dict[str, Any], kind: Kind = OHLCV) -> None:
     """The scores of `results.json` that matter most, and the verdicts."""
     count = results["rows"][0]["n"]
     title = f"{results['horizon']} bar(s) ahead, {results['start']} to {results['end']}, {count} forecasts"
-    caption = "CRPS, RMSE in percent, lower is better; cov80 should be 0.80"
+    unit = "percent" if kind is OHLCV else kind.score_unit
+    caption = f"CRPS, RMSE in {unit}, lower is better; cov80 should be 0.80"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("", "CRPS", "RMSE", "MASE", "cov80", "direction", "base"):  # fits 80 columns
         table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     for row in results["rows"]:
-        scores = [f"{100 * row[key]:.3f}" for key in ("crps", "rmse")]
+        scores = [f"{kind.score_factor * row[key]:.3f}" for key in ("crps", "rmse")]
         covered = _number(row["coverage_80"], ".2f")
         table.add_row(
             row["model"],

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tsf_llm.evaluation.baselines import baseline_forecasts, naive_scale
+from tsf_llm.evaluation.baselines import baseline_forecasts, naive_scale, seasonal_naive
+from tsf_llm.series_tsf_llm import UNIVARIATE
 
 
 @pytest.fixture
@@ -94,3 +95,41 @@ def test_unusable_input_is_refused_with_a_remedy(close, change, origins, horizon
         close[change[0]] = change[1]
     with pytest.raises(ValueError, match=message):
         baseline_forecasts(close, np.array(origins), horizon)
+
+
+# Plain series
+
+
+def test_baselines_of_a_plain_series_are_about_differences():
+    value = np.random.default_rng(0).normal(0, 2, 300).cumsum() - 50
+    forecasts = baseline_forecasts(value, ORIGINS, 5, UNIVARIATE)
+    scales = naive_scale(value, ORIGINS, 5, UNIVARIATE)
+    for i, origin in enumerate(ORIGINS):
+        changes = np.diff(value[: origin + 1])
+        assert_allclose(forecasts["random_walk"].std[i], np.sqrt(np.mean(changes**2) * 5))
+        assert_allclose(forecasts["drift"].mean[i], changes.mean() * 5)
+        assert_allclose(forecasts["historical_volatility_20"].std[i], changes[-20:].std(ddof=1) * np.sqrt(5))
+        assert_allclose(scales[i], np.abs(value[5 : origin + 1] - value[: origin - 4]).mean())
+
+
+@pytest.mark.parametrize(("horizon", "back"), [(1, 7), (7, 7), (8, 14)])
+def test_seasonal_naive_repeats_the_last_season(horizon, back):
+    value = np.random.default_rng(0).normal(0, 2, 300).cumsum()
+    forecast = seasonal_naive(value, np.array([60, 299]), horizon, 7)
+    for i, origin in enumerate((60, 299)):
+        errors = value[back : origin + 1] - value[: origin + 1 - back]
+        expected = value[origin + horizon - back] - value[origin] + np.median(errors)
+        assert_allclose(forecast.median[i], expected)
+    changed = value.copy()
+    changed[61:] = 1e9
+    assert_array_equal(seasonal_naive(changed, np.array([60]), horizon, 7).values[0], forecast.values[0])
+
+
+def test_seasonal_naive_is_exact_where_the_season_is_and_wants_history():
+    value = np.tile([1.0, 5, 2, np.nan, 7, 3, 4], 20)
+    value[100] = 9.0
+    forecast = seasonal_naive(np.tile([1.0, 5, 2, 3], 20), np.array([70]), 3, 4)
+    assert_array_equal(forecast.values, np.full((1, 99), forecast.values[0, 0]))
+    assert np.isfinite(seasonal_naive(value, np.array([90, 120]), 3, 7).values).all()
+    with pytest.raises(ValueError, match="give earlier values"):
+        seasonal_naive(value, np.array([26]), 3, 7)

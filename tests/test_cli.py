@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tsf_llm.indicators_tsf_llm import FEATURES
 from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS
 from tsf_llm.serving import cli
 
@@ -76,7 +77,7 @@ def test_forecast_writes_the_contract(run, model, tmp_path):
     assert list(frame.columns) == FORECAST_COLUMNS
     assert frame["step"].tolist() == [1, 2, 3]
     assert (frame["origin"] == "2012-06-29").all()
-    assert frame["timestamp"].dt.strftime("%F").tolist() == ["2012-07-02", "2012-07-03", "2012-07-04"]
+    assert frame["timestamp"].dt.strftime("%F").tolist() == ["2012-07-02", "2012-07-03", "2012-07-05"]  # no 4 July
     quantiles = frame[[name for name in FORECAST_COLUMNS if name[0] == "q"]].to_numpy()
     assert (np.diff(quantiles) > 0).all()
     assert frame["p_up"].between(0, 1).all()
@@ -107,10 +108,20 @@ def test_evaluate_says_when_the_model_has_seen_the_period(run, model, tmp_path):
     assert "Not out of sample" in text
 
 
+def test_a_market_is_refused_by_a_model_that_reads_none(run, model, tmp_path):
+    options = ["--model", model, "--data", "sample", "--market", "sample", "--horizon", 2, "--samples", 8]
+    code, _, error = run("forecast", *options, "--out", tmp_path / "forecast.csv")
+    assert code == 2
+    assert "no feature of this processor reads it" in error
+    code, _, error = run("evaluate", *options, "--start", "2012-06-01", "--end", "2012-07-01", "--out", tmp_path)
+    assert code == 2
+    assert "no feature of this processor reads it" in error
+
+
 def test_audit_passes_on_the_sample(run, model):
     code, text, _ = run("audit", "--data", "sample", "--ticker", "IBM,FB")
     report = json.loads(text)
-    assert (code, report["passed"], report["features"]) == (0, True, 64)
+    assert (code, report["passed"], report["features"]) == (0, True, len(FEATURES))
     code, text, _ = run("audit", "--data", "sample", "--ticker", "IBM", "--model", model)
     assert (code, json.loads(text)["passed"]) == (0, True)
 
@@ -177,3 +188,69 @@ def test_help_teaches(run):
     assert all(name in text for name in ("quickstart", "forecast", "evaluate", "audit", "leak"))
     for command in ("quickstart", "forecast", "evaluate", "audit", "leak"):
         assert "Example: tsf-llm" in run(command, "--help")[1]
+
+
+# Plain series
+
+
+@pytest.fixture(scope="module")
+def loads(tmp_path_factory):
+    """A wide file: two columns of numbers, hourly, and a flag that is known in advance."""
+    path, rng = tmp_path_factory.mktemp("loads") / "loads.csv", np.random.default_rng(0)
+    hours = np.arange(900)
+    flag = (rng.uniform(size=900) < 0.2).astype(int)
+    load = 5 * np.sin(2 * np.pi * hours / 24) + rng.normal(0, 1, 900) + 8 * flag
+    table = {"date": pd.date_range("2021-01-01", periods=900, freq="h"), "OT": load, "HUFL": hours, "flag": flag}
+    pd.DataFrame(table).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def series_quickstart(tmp_path_factory, loads):
+    out = tmp_path_factory.mktemp("series_quickstart")
+    words = ["--dataset", loads, "--value", "OT", "--known-covariates", "flag", "--horizon", 6, "--out", out]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tsf-llm", "quickstart", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert not end.value.code
+    return out
+
+
+def test_quickstart_takes_a_plain_series(series_quickstart):
+    results = json.loads((series_quickstart / "results.json").read_text())
+    rows = {row["model"]: row for row in results["rows"]}
+    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20", "seasonal_naive_24"]
+    assert rows["seasonal_naive_24"]["crps"] < rows["random_walk"]["crps"]
+    assert rows["model"]["crps"] < 2 * rows["random_walk"]["crps"]
+    assert (results["horizon"], results["tickers"], results["out_of_sample"]) == (6, ["OT"], True)
+    assert json.loads((series_quickstart / "audit.json").read_text())["passed"] is True
+    frame = pd.read_csv(series_quickstart / "forecast.csv")
+    assert list(frame.columns) == FORECAST_COLUMNS
+    assert frame["ticker"].unique().tolist() == ["OT"]
+
+
+def test_quickstart_with_a_head_that_knows_its_steps_alone(run, loads, tmp_path):
+    words = ["--dataset", loads, "--value", "OT", "--horizon", 3, "--head", "quantile", "--out", tmp_path]
+    code, _, _ = run("quickstart", *words)
+    assert code == 0
+    assert len(pd.read_csv(tmp_path / "forecast.csv")) == 3
+    code, _, error = run("quickstart", "--head", "regression", "--out", tmp_path)
+    assert (code, "--head regression" in error) == (2, True)
+
+
+def test_the_other_commands_take_a_plain_series(run, series_quickstart, loads, tmp_path):
+    chosen = ["--model", series_quickstart / "model", "--data", loads, "--value", "OT"]
+    out, plot = tmp_path / "forecast.csv", tmp_path / "fan.png"
+    code, _, _ = run("forecast", *chosen, "--horizon", 72, "--samples", 16, "--out", out, "--plot", plot)
+    assert (code, len(pd.read_csv(out)), plot.exists()) == (0, 72, True)
+    period = ["--start", "2021-02-04", "--end", "2021-02-06", "--horizon", 6, "--samples", 16]
+    code, text, _ = run("evaluate", *chosen, *period, "--out", tmp_path)
+    assert code == 0
+    assert "mean one-step changes" in text
+    code, text, _ = run("audit", *chosen)
+    assert (code, json.loads(text)["passed"]) == (0, True)
+    code, _, error = run("audit", "--data", loads)
+    assert (code, "--value" in error) == (2, True)
+    code, _, error = run("forecast", *chosen[:2], "--data", "sample", "--horizon", 2, "--out", out)
+    assert (code, len(error.strip().splitlines())) == (2, 1)

@@ -7,17 +7,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsf_llm import indicators_tsf_llm as indicators
-from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, FEATURES, compute_features, feature, feature_names
+from tsf_llm.indicators_tsf_llm import (
+    FEATURE_GROUPS,
+    FEATURES,
+    SELECTABLE_GROUPS,
+    compute_features,
+    feature,
+    feature_names,
+)
+from tsf_llm.market_tsf_llm import market_state
 
 PRICES = ["open", "high", "low", "close"]
 SAMPLE = Path(__file__).parents[1] / "data_prep" / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"
 NAMES = feature_names()
+ALL = list(FEATURES)  # the default ones and those to choose by name
+OF_THE_MARKET = feature_names(["market"])
+OF_VOLUME = [
+    *feature_names(["volume", "more_volume"]),
+    *("price_volume_5", "price_volume_20", "reversal_up_volume", "reversal_down_volume"),
+]
+SCORES = ["reversal_up_score", "reversal_down_score"]  # which lose the part of the volume without it
 
 
 @pytest.fixture(scope="module")
 def sample() -> dict[str, pd.DataFrame]:
     table = pd.read_csv(SAMPLE, parse_dates=["date"]).rename(columns={"date": "timestamp"})
     return {ticker: rows.reset_index(drop=True) for ticker, rows in table.groupby("ticker")}
+
+
+@pytest.fixture(scope="module")
+def market(sample: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The state of the whole sample by date."""
+    return market_state(sample.values())
 
 
 @pytest.fixture
@@ -48,9 +69,9 @@ def illiquid_bars(seed: int, length: int = 400) -> pd.DataFrame:
     return pd.DataFrame({"timestamp": pd.bdate_range("2010-01-01", periods=length), **prices, "volume": volume})
 
 
-def assert_causal(bars: pd.DataFrame, names: list[str], cuts: list[int]) -> None:
+def assert_causal(bars: pd.DataFrame, names: list[str], cuts: list[int], market: pd.DataFrame | None = None) -> None:
     """Neither removing nor rewriting the bars after a cut changes a bit before it."""
-    full = compute_features(bars, names)
+    full = compute_features(bars, names, market)
     for cut in cuts:
         rewritten = bars.copy()
         rewritten.loc[rewritten.index[cut:], PRICES] *= np.linspace(0.5, 3.0, len(bars) - cut)[:, None]
@@ -58,7 +79,7 @@ def assert_causal(bars: pd.DataFrame, names: list[str], cuts: list[int]) -> None
         blanked = bars.copy()
         blanked.loc[blanked.index[cut:], [*PRICES, "volume"]] = np.nan
         for other in (bars.iloc[:cut], rewritten, blanked):
-            past = compute_features(other, names).iloc[:cut]
+            past = compute_features(other, names, market).iloc[:cut]
             changed = [n for n in names if past[n].to_numpy().tobytes() != full[n].iloc[:cut].to_numpy().tobytes()]
             assert not changed, f"{changed} at bar {cut} read later bars"
 
@@ -68,11 +89,19 @@ def assert_same(left: pd.DataFrame, right: pd.DataFrame, tolerance: float) -> No
 
 
 def test_the_table():
-    assert len(NAMES) == len(FEATURES) == 64
+    assert len(NAMES) == 64
+    assert len(ALL) == 64 + len(feature_names(SELECTABLE_GROUPS))
+    assert ALL[:64] == NAMES
+    assert set(FEATURE_GROUPS).isdisjoint(SELECTABLE_GROUPS)
+    assert {row.group for row in FEATURES.values()} == {*FEATURE_GROUPS, *SELECTABLE_GROUPS}
     assert all(name == row.name and row.formula and row.lookback >= 0 for name, row in FEATURES.items())
     assert feature_names(FEATURE_GROUPS) == NAMES
     assert feature_names(["calendar", "macd"])[:4] == ["macd", "macd_signal", "macd_histogram", "day_of_week_sin"]
     assert feature_names([]) == []
+    assert feature_names(["candles", "bar"])[:6] == [
+        *("gap", "body", "upper_wick", "lower_wick", "range"),
+        "upper_shadow",
+    ]
 
 
 def test_shape_type_and_index(bars):
@@ -86,26 +115,26 @@ def test_shape_type_and_index(bars):
 
 def test_the_input_is_left_alone(bars):
     before = bars.copy()
-    compute_features(bars, NAMES)
+    compute_features(bars, ALL)
     pd.testing.assert_frame_equal(bars, before)
 
 
-def test_the_first_value_follows_the_lookback(bars):
-    features = compute_features(bars, NAMES)
-    assert {n: int(features[n].first_valid_index()) for n in NAMES} == {n: FEATURES[n].lookback for n in NAMES}
-    assert all(features[n].iloc[FEATURES[n].lookback :].notna().all() for n in NAMES)
+def test_the_first_value_follows_the_lookback(bars, market):
+    features = compute_features(bars, ALL, market)
+    assert {n: int(features[n].first_valid_index()) for n in ALL} == {n: FEATURES[n].lookback for n in ALL}
+    assert all(features[n].iloc[FEATURES[n].lookback :].notna().all() for n in ALL)
 
 
 @pytest.mark.parametrize("ticker", ["AAPL", "FB", "GOOG", "IBM", "MSFT"])
-def test_no_feature_reads_later_bars(sample, ticker):
+def test_no_feature_reads_later_bars(sample, market, ticker):
     bars = sample[ticker].iloc[:1200].astype({"volume": float})
-    assert_causal(bars, NAMES, [cut for cut in (1, 2, 30, 77, 150, 600, 1111) if cut < len(bars)])
+    assert_causal(bars, ALL, [cut for cut in (1, 2, 30, 77, 150, 600, 1111) if cut < len(bars)], market)
 
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), cut=st.integers(1, 399))
 def test_no_feature_reads_later_bars_of_an_illiquid_ticker(seed, cut):
-    assert_causal(illiquid_bars(seed), NAMES, [cut])
+    assert_causal(illiquid_bars(seed), ALL, [cut], market_state([illiquid_bars(1), illiquid_bars(2)]))
 
 
 @pytest.mark.parametrize(
@@ -124,10 +153,10 @@ def test_a_planted_leak_is_caught(table, bars, leak):
         assert_causal(bars, ["leak"], [10, 500])
 
 
-def test_units_do_not_matter(sample):
+def test_units_do_not_matter(sample, market):
     for bars in sample.values():
         rescaled = bars.assign(**{c: bars[c] * 7.3 for c in PRICES}, volume=bars.volume * 1000.0)
-        assert_same(compute_features(rescaled, NAMES), compute_features(bars, NAMES), 1e-6)
+        assert_same(compute_features(rescaled, ALL, market), compute_features(bars, ALL, market), 1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -135,56 +164,68 @@ def test_units_do_not_matter(sample):
 def test_units_do_not_matter_for_an_illiquid_ticker(seed):
     bars = illiquid_bars(seed)
     rescaled = bars.assign(**{c: bars[c] * 7.3 for c in PRICES}, volume=bars.volume * 1000.0)
-    features = compute_features(bars, NAMES)
-    assert_same(compute_features(rescaled, NAMES), features, 1e-6)
-    assert features.drop(columns="session_gap").abs().max().max() < 50
+    market = market_state([illiquid_bars(1), illiquid_bars(2)])
+    features = compute_features(bars, ALL, market)
+    assert_same(compute_features(rescaled, ALL, market), features, 1e-6)
+    assert features.drop(columns=["session_gap", "market_beta_63"]).abs().max().max() < 50
 
 
 @pytest.mark.parametrize("ticker", ["AAPL", "GOOG", "IBM", "MSFT"])
-def test_the_start_of_the_history_is_forgotten(sample, ticker):
+def test_the_start_of_the_history_is_forgotten(sample, market, ticker):
     bars = sample[ticker]
-    late = compute_features(bars.iloc[500:], NAMES).iloc[600:]
-    early = compute_features(bars, NAMES).iloc[1100:]
-    assert_same(late / early.std(), early / early.std(), 1e-6)
+    late, early = compute_features(bars.iloc[500:], ALL, market), compute_features(bars, ALL, market).iloc[500:]
+    spread = early.std().replace(0.0, 1.0)  # the time of day is constant
+    apart = (late - early) / spread
+    assert apart.drop(columns="ema_200").iloc[600:].abs().max().max() < 1e-6
+    assert apart["ema_200"].iloc[1500:].abs().max() < 1e-6  # its memory is longer
 
 
 @pytest.mark.parametrize("length", range(1, 31))
 def test_short_history(bars, length):
-    short = compute_features(bars.iloc[:length], NAMES)
-    assert short.equals(compute_features(bars, NAMES).iloc[:length])
+    short = compute_features(bars.iloc[:length], ALL)
+    assert short.equals(compute_features(bars, ALL).iloc[:length])
 
 
 def test_no_history(bars):
     assert compute_features(bars.iloc[:0], NAMES).shape == (0, 64)
+    assert compute_features(bars.iloc[:0], ALL).shape == (0, len(ALL))
 
 
 @pytest.mark.parametrize("volume", [np.nan, 0.0])
 def test_no_volume(bars, volume):
-    features = compute_features(bars.assign(volume=volume), NAMES)
-    of_volume = feature_names(["volume"])
-    assert features[of_volume].isna().all(axis=None)
-    assert features.drop(columns=of_volume).equals(compute_features(bars, NAMES).drop(columns=of_volume))
+    features = compute_features(bars.assign(volume=volume), ALL)
+    assert features[OF_VOLUME].isna().all(axis=None)
+    others = [name for name in ALL if name not in [*OF_VOLUME, *SCORES]]
+    assert features[others].equals(compute_features(bars, others))
 
 
 def test_a_flat_market(bars):
-    features = compute_features(bars.assign(**dict.fromkeys(PRICES, 12.34)), NAMES)
+    features = compute_features(bars.assign(**dict.fromkeys(PRICES, 12.34)), ALL)
     unknown = features.columns[features.isna().all()]
     assert set(unknown) == {
+        *OF_THE_MARKET,
+        *feature_names(["shape"])[:4],
+        *("upper_shadow", "lower_shadow", "body_share", "price_position_5", "price_position_10"),
+        *("price_volume_5", "price_volume_20", "return_to_volatility_10", "return_to_volatility_30"),
+        *("volatility_regime", "bollinger_position_50", "donchian_position_55"),
         *("rsi_7", "rsi_14", "rsi_21", "stochastic_k", "stochastic_d", "cci_20", "vortex_14", "efficiency_21"),
         *("bollinger_position", "donchian_position", "keltner_position", "fibonacci_position", "fibonacci_distance"),
         "volatility_ratio",
     }
     still = feature_names(["returns", "bar", "averages", "macd", "ichimoku", "volatility"])
     assert features[still].drop(columns="volatility_ratio").abs().max().max() < 1e-9
+    still = feature_names(["more_averages", "crossovers", "momentum", "estimators"])
+    assert features[[*still, "trend_slope_50", "channel_width_20"]].abs().max().max() < 1e-9
+    assert not features[["reversal_up_divergence", "reversal_down_level"]].any(axis=None)
 
 
-def test_missing_bars_are_stepped_over(bars):
+def test_missing_bars_are_stepped_over(bars, market):
     bars.loc[bars.index % 7 == 3, [*PRICES, "volume"]] = np.nan
     bars.loc[500, "open"] = np.nan
     missing = bars[PRICES].isna().any(axis=1)
-    features = compute_features(bars, NAMES)
+    features = compute_features(bars, ALL, market)
     assert features[missing].isna().all(axis=None)
-    assert features[~missing].equals(compute_features(bars[~missing], NAMES))
+    assert features[~missing].equals(compute_features(bars[~missing], ALL, market))
     assert features[~missing].iloc[-100:].notna().all(axis=None)
 
 
@@ -193,6 +234,7 @@ def test_one_bar_without_volume_passes(bars):
     features = compute_features(bars, feature_names(["volume"]))
     assert features.loc[100].isna().all()
     assert features.loc[163:].notna().all(axis=None)
+    assert compute_features(bars, ALL[: -len(OF_THE_MARKET)]).loc[300:].notna().all(axis=None)
 
 
 def test_values_against_numpy(bars):
@@ -236,6 +278,131 @@ def test_values_against_numpy(bars):
         "session_gap": (bars.timestamp[t] - bars.timestamp[t - 1]).days,
     }
     np.testing.assert_allclose(features.loc[t, list(expected)], list(expected.values()), rtol=1e-9, atol=1e-12)
+
+
+def test_chosen_values_against_numpy(bars):
+    features = compute_features(bars, ALL)
+    open_, high, low, close = (bars[c].to_numpy() for c in PRICES)
+    volume, t = bars.volume.to_numpy(), 700
+    last_20, last_21 = slice(t - 19, t + 1), slice(t - 20, t + 1)
+    body, span = np.log(close / open_), np.log(high / low)
+    up, down = np.log(high / open_), np.log(low / open_)
+    gap = np.log(open_[1:] / close[:-1])[t - 21 : t]
+    rogers_satchell = (up * (up - body) + down * (down - body))[last_21].mean()
+    k = 0.34 / (1.34 + 22 / 20)
+    centred = close[last_20] - close[last_20].mean()
+    second = (centred**2).mean()
+    daily = np.diff(np.log(close))
+    volatility = [daily[i - 21 : i].std(ddof=1) for i in range(t - 251, t + 1)]
+    rose = close[last_20] > close[t - 20 : t]
+    expected = {
+        "sma_10": np.log(close[t] / close[t - 9 : t + 1].mean()),
+        "upper_shadow": (high[t] - max(open_[t], close[t])) / (high[t] - low[t]),
+        "body_share": (close[t] - open_[t]) / (high[t] - low[t]),
+        "price_position_5": (close[t] - low[t - 4 : t + 1].min())
+        / np.ptp([high[t - 4 : t + 1].max(), low[t - 4 : t + 1].min()]),
+        "price_to_high_20": np.log(close[t] / high[last_20].max()),
+        "price_to_low_20": np.log(close[t] / low[last_20].min()),
+        "close_skew_20": np.sqrt(20 * 19) / 18 * (centred**3).mean() / second**1.5,
+        "close_kurtosis_20": 19 / (18 * 17) * (21 * ((centred**4).mean() / second**2 - 3) + 6),
+        "roc_20": close[t] / close[t - 20] - 1,
+        "acceleration_10": np.log(close[t] * close[t - 20] / close[t - 10] ** 2),
+        "trend_slope_20": 20 * np.polyfit(np.arange(20), close[last_20], 1)[0] / close[t],
+        "price_volume_20": np.corrcoef(close[last_20], volume[last_20])[0, 1],
+        "return_to_volatility_10": np.log(close[t] / close[t - 10]) / (daily[t - 10 : t].std(ddof=1) * np.sqrt(10)),
+        "volatility_regime": np.log(volatility[-1] / np.mean(volatility)),
+        "garman_klass_21": np.sqrt((span**2 / 2 - (2 * np.log(2) - 1) * body**2)[last_21].mean()),
+        "rogers_satchell_21": np.sqrt(rogers_satchell),
+        "yang_zhang_21": np.sqrt(gap.var(ddof=1) + k * body[last_21].var(ddof=1) + (1 - k) * rogers_satchell),
+        "overnight_volatility_21": gap.std(ddof=1),
+        "true_range": (max(high[t], close[t - 1]) - min(low[t], close[t - 1])) / close[t],
+        "channel_width_20": np.log(high[last_20].max() / low[last_20].min()),
+        "up_volume_20": volume[last_20][rose].sum() / volume[last_20].sum(),
+    }
+    np.testing.assert_allclose(features.loc[t, list(expected)], list(expected.values()), rtol=1e-8, atol=1e-12)
+
+
+def test_a_crossing_is_marked_at_its_bar():
+    close = pd.Series(np.concatenate((np.linspace(20, 10, 30), np.linspace(10, 20, 30))))
+    bars = pd.DataFrame({"timestamp": pd.bdate_range("2020-01-01", periods=60), "volume": 1.0})
+    crossing = compute_features(bars.assign(**dict.fromkeys(PRICES, close)), ["cross_sma_20"]).cross_sma_20
+    above = close > close.rolling(20).mean()
+    assert crossing[crossing != 0].dropna().to_dict() == {int(above[above].index[0]): 1.0}
+
+
+def reversal_bars() -> tuple[pd.DataFrame, int]:
+    """A fall, a bounce, and a lower low that is reached slowly and on much volume; the row of that low."""
+    legs = [
+        np.linspace(120, 110, 100),
+        np.linspace(110, 100, 15),
+        np.linspace(100, 106, 11),
+        np.linspace(106, 99.5, 25),
+    ]
+    path = np.concatenate([*(leg[:-1] for leg in legs), np.linspace(99.5, 108, 20)])
+    low = sum(len(leg) - 1 for leg in legs)
+    volume = np.full(len(path), 100.0)
+    volume[low] = 500.0
+    prices = {"open": path, "high": path + 0.5, "low": path - 0.5, "close": path}
+    return pd.DataFrame(
+        {"timestamp": pd.bdate_range("2020-01-01", periods=len(path)), **prices, "volume": volume}
+    ), low
+
+
+def test_a_reversal_is_scored_once_its_pivot_is_confirmed():
+    bars, low = reversal_bars()
+    features = compute_features(bars, feature_names(["reversal"]))
+    seen = features.loc[low : low + 12, "reversal_up_score"] > 0
+    assert seen.tolist() == [False] * 5 + [True] * 6 + [False] * 2  # known 5 bars later, and stands for 5 more
+    at = features.loc[low + 5]
+    assert at["reversal_up_divergence"] > 0.3
+    assert at["reversal_up_volume"] == 1.0  # five times the usual
+    assert at["reversal_up_level"] > 0.4  # half a point below the support, an average range of 1 to 2
+    by_hand = 4 * at["reversal_up_divergence"] + 4 + 3 * at["reversal_up_level"]
+    np.testing.assert_allclose(at["reversal_up_score"], by_hand / 14)
+    assert not features.loc[low : low + 12, "reversal_down_score"].any()
+
+    mirrored = bars.assign(**{c: 220 - bars[o] for c, o in zip(PRICES, ("open", "low", "high", "close"), strict=True)})
+    other = compute_features(mirrored, feature_names(["reversal"])).loc[low + 5]
+    assert other["reversal_down_volume"] == 1.0
+    assert other["reversal_down_divergence"] > 0.3
+    assert other["reversal_up_score"] == 0.0
+
+
+def test_the_strength_against_the_market_adds_to_the_reversal():
+    bars, low = reversal_bars()
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.001, len(bars)).cumsum())
+    index = bars.assign(**dict.fromkeys(PRICES, 50 * noise))
+    names = ["reversal_up_strength", "reversal_down_strength", "reversal_up_score"]
+    alone, beside = (compute_features(bars, names, state).loc[low + 5] for state in (None, market_state([index])))
+    assert np.isnan(alone["reversal_up_strength"])
+    assert beside["reversal_up_strength"] > 0.3
+    assert beside["reversal_down_strength"] == 0.0
+    added = beside["reversal_up_score"] - alone["reversal_up_score"]
+    np.testing.assert_allclose(added, 3 * beside["reversal_up_strength"] / 14)
+
+
+def test_market_values_against_numpy(sample, market):
+    own, t = sample["MSFT"], 700
+    table = pd.DataFrame({name: bars.set_index("timestamp")["close"] for name, bars in sample.items()}).sort_index()
+    returns = np.log(table).diff()
+    mean, day = returns.mean(axis=1).to_numpy(), int(table.index.get_loc(own["timestamp"][t]))
+    mine = np.log(own["close"]).diff().to_numpy()[t - 62 : t + 1]
+    theirs = mean[day - 62 : day + 1]
+    expected = {
+        "market_return_5": mean[day - 4 : day + 1].sum(),
+        "relative_return_21": np.log(own["close"][t] / own["close"][t - 21]) - mean[day - 20 : day + 1].sum(),
+        "market_beta_63": np.cov(mine, theirs)[0, 1] / theirs.var(ddof=1),
+        "market_correlation_63": np.corrcoef(mine, theirs)[0, 1],
+        "market_abs_return": returns.abs().mean(axis=1).iloc[day],
+        "market_dispersion": returns.iloc[day].std(ddof=0),
+        "market_dispersion_5": returns.std(axis=1, ddof=0).iloc[day - 4 : day + 1].mean(),
+    }
+    features = compute_features(own, list(expected), market)
+    np.testing.assert_allclose(features.loc[t], list(expected.values()), rtol=1e-8, atol=1e-12)
+
+
+def test_without_a_market_its_features_are_unknown(bars):
+    assert compute_features(bars, OF_THE_MARKET).isna().all(axis=None)
 
 
 def test_streak():

@@ -74,6 +74,20 @@ def test_the_frame(pipe, bars, horizon):
         assert (width[:, -1] > 1.5 * width[:, 0]).all()  # five steps wander further than one
 
 
+def test_the_market_reaches_the_features_as_of_the_origin(make_bars, tiny_model):
+    bars, index = make_bars(300, seed=1), make_bars(320, seed=2)
+    extractor = TsfLlmFeatureExtractor(names=["body", "market_return_5", "market_range"], context_length=36)
+    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(BINS)).fit(bars, market=index)
+    pipe = TsfLlmPipeline(model=tiny_model(TsfLlmForCausalLM, num_features=3, **SIZES), processor=processor)
+    frame, masked = pipe(bars, horizon=2, samples=20, market=index), pipe(bars, horizon=2, samples=20)
+    assert not np.array_equal(values(frame), values(masked))
+    now = index["timestamp"] <= bars["timestamp"].iloc[-1]
+    pd.testing.assert_frame_equal(pipe(bars, horizon=2, samples=20, market=index[now]), frame)
+    before = bars["timestamp"].iloc[-50]
+    past = pipe(bars[bars["timestamp"] <= before], horizon=2, samples=20, market=index)
+    pd.testing.assert_frame_equal(pipe(bars, horizon=2, samples=20, market=index, as_of=before), past)
+
+
 def test_the_horizon_defaults_to_the_models(pipe, bars):
     assert len(pipe(bars, samples=4)) == 3 * pipe.model.config.prediction_length == 9
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from tsf_llm.evaluation import plots
+from tsf_llm.series_tsf_llm import UNIVARIATE
 
 QUANTILES = {"q05": -1.64, "q10": -1.28, "q25": -0.67, "q50": 0.0, "q75": 0.67, "q90": 1.28, "q95": 1.64}
 
@@ -127,3 +128,17 @@ def test_unusable_input_is_refused_with_a_remedy(bars, forecast, tmp_path):
     with pytest.raises(ValueError, match="no rows of results"):
         plots.score_bars([], tmp_path / "scores.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plain_series_is_called_a_value(bars, forecast, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    plots.fan_chart(
+        bars.rename(columns={"close": "value"}), forecast, tmp_path / "fan.png", realised=bars.assign(value=1)
+    )
+    plots.score_bars(ROWS, tmp_path / "scores.png", kind=UNIVARIATE)
+    fan, scores = drawn
+    assert fan.axes[0].get_ylabel() == "value"
+    assert "value" in fan.axes[0].get_legend_handles_labels()[1]
+    assert "close" not in fan.axes[0].get_title(loc="left")
+    assert scores.axes[0].get_xlabel() == "CRPS 1 bar ahead (mean one-step changes), n = 1,234"

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
+from tsf_llm import processing_tsf_llm as processing
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.indicators_tsf_llm import FEATURES, compute_features, feature
 from tsf_llm.processing_tsf_llm import (
@@ -315,6 +316,99 @@ def test_feature_groups_choose_features(make_bars):
     assert TsfLlmFeatureExtractor(names=["range", "body"]).names == ["range", "body"]
     with pytest.raises(ValueError, match=r"unknown feature groups \['nope'\]; choose from"):
         TsfLlmFeatureExtractor(feature_groups=["nope"])
+
+
+# The market
+
+
+@pytest.fixture(scope="module")
+def beside_market(make_bars) -> TsfLlmProcessor:
+    """Features of the market, fitted beside two other tickers."""
+    extractor = TsfLlmFeatureExtractor(feature_groups=["bar", "market", "reversal"], context_length=40)
+    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32))
+    return processor.fit(make_bars(400, seed=1), market=[make_bars(400, ticker=name, seed=ord(name)) for name in "XY"])
+
+
+@FEW
+@given(seed=st.integers(0, 10_000), cut=st.integers(80, ROWS - 1))
+def test_no_row_reads_a_later_one_of_the_market(beside_market, make_bars, seed, cut):
+    bars = make_bars(ROWS, seed=seed)
+    market = [make_bars(ROWS, ticker="X", seed=seed + 1), make_bars(ROWS, ticker="Y", seed=seed + 2)]
+    market[1] = market[1].drop(index=[60, 61, 200])
+    encode = beside_market.feature_extractor.encode
+    (whole,) = encode(bars, market=market)
+    day = bars["timestamp"].iloc[cut - 1]
+    ended = [frame[frame["timestamp"] <= day] for frame in market]
+    changed = [rewritten(frame, int((frame["timestamp"] <= day).sum()), seed) for frame in market]
+    for other in (ended, changed):
+        (series,) = encode(bars, market=other)
+        assert_same_rows(series, whole, cut)
+        assert_same_batch(beside_market(bars, as_of=day, market=other), beside_market(bars, as_of=day, market=market))
+    assert not np.array_equal(series.features[cut:], whole.features[cut:])  # the future did change
+
+
+def test_fit_reads_no_market_after_the_fence(make_bars):
+    bars, index = make_bars(400, seed=1), make_bars(400, seed=2)
+    fence = bars["timestamp"].iloc[300]
+
+    def fitted(market: pd.DataFrame) -> tuple[str, list[float]]:
+        extractor = TsfLlmFeatureExtractor(feature_groups=["market"])
+        return state(TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, fence, market=market))
+
+    assert fitted(index) == fitted(index[:301]) == fitted(rewritten(index, 301))
+    assert fitted(index) != fitted(rewritten(index, 200))
+
+
+def test_without_a_market_its_features_are_masked(beside_market, make_bars):
+    bars = make_bars(120, seed=4)
+    (series,) = beside_market.feature_extractor.encode(bars)
+    names = beside_market.feature_extractor.names
+    of_market = [i for i, name in enumerate(names) if FEATURES[name].group == "market"]
+    assert len(of_market) == 20
+    assert not series.features[:, of_market].any()
+    (seen,) = beside_market.feature_extractor.encode(bars, market=make_bars(120, seed=5))
+    assert seen.features[:, of_market].any()
+    assert np.array_equal(seen.features[:, :5], series.features[:, :5])
+
+
+def test_a_market_that_cannot_be_read_is_refused(beside_market, small, make_bars):
+    bars = make_bars(120)
+    with pytest.raises(ValueError, match="no feature of this processor reads it"):
+        small(bars, market=bars)
+    alone = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_groups=["market"]), TsfLlmTokenizer(n_bins=32))
+    alone.fit(make_bars(400))
+    assert not alone(bars)["past_values"].any()
+    with pytest.raises(ValueError, match=r"fitted without one; give it to processor\.fit"):
+        alone(bars, market=bars)
+    with pytest.raises(ValueError, match=r"market, AAA: a bar every 0 days 01:00:00"):
+        beside_market(bars, market=make_bars(500, freq="h"))
+    with pytest.raises(ValueError, match=r"AAA, row 3, .*: price <= 0"):
+        beside_market(bars, market=bars.assign(open=bars["open"].where(bars.index != 3, -1.0)))
+
+
+def test_the_market_and_the_calendar_survive_saving(beside_market, make_bars, tmp_path):
+    extractor = TsfLlmFeatureExtractor(feature_groups=["market"], calendar="XLON")
+    bars = make_bars(400)
+    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, market=bars)
+    processor.save_pretrained(tmp_path)
+    loaded = TsfLlmProcessor.from_pretrained(tmp_path)
+    assert loaded.feature_extractor.fitted_with_market
+    assert loaded.feature_extractor.calendar == "XLON"
+    assert_same_batch(loaded(bars, market=bars), processor(bars, market=bars))
+
+
+def test_a_forecast_is_dated_by_the_calendar(make_bars):
+    bars = make_bars(260, start="2018-12-27")  # up to Christmas Eve 2019, or one day on
+    bars = bars[bars["timestamp"] <= "2019-12-24"]
+    expected = {None: ["2019-12-25", "2019-12-26"], "XNYS": ["2019-12-26", "2019-12-27"]}
+    expected |= {"24/7": ["2019-12-25", "2019-12-26"], "XLON": ["2019-12-27", "2019-12-30"]}
+    for calendar, days in expected.items():
+        extractor = TsfLlmFeatureExtractor(feature_groups=["bar"], calendar=calendar)
+        processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars)
+        forecast = processor.decode(np.zeros((1, 4, 2)), processor(bars))
+        assert forecast["timestamp"].tolist() == [pd.Timestamp(day) for day in days]
+    with pytest.raises(ValueError, match="calendar='XMARS': no such calendar"):
+        TsfLlmFeatureExtractor(calendar="XMARS")
 
 
 # Scales
@@ -751,6 +845,24 @@ def test_the_random_walk_canary_sings_for_a_leak_alone(table, make_bars):
     assert honest["random_walk"]["passed"]
     assert leaking["shuffled_labels"]["passed"]
     assert honest["shuffled_labels"]["passed"]
+
+
+def test_the_audit_covers_the_market(beside_market, make_bars, monkeypatch):
+    bars = [make_bars(500, ticker="AAA", seed=1), make_bars(480, ticker="BBB", seed=2)]
+    names = ["market_return_1", "market_dispersion_5", "reversal_up_score"]
+    assert audit_features(bars, names)["passed"]
+    assert beside_market.audit(bars, market=bars[1])["passed"]
+
+    honest = processing.market_state
+
+    def centred(tickers):
+        table = honest(tickers)
+        return table.assign(dispersion_5=table["dispersion"].rolling(5, center=True).mean())
+
+    monkeypatch.setattr(processing, "market_state", centred)
+    report = audit_features(bars, names)
+    assert not report["passed"]
+    assert {leak["feature"] for leak in report["prefix_invariance"]["leaks"]} == {"market_dispersion_5"}
 
 
 def test_the_audit_covers_gaps_and_own_features(table, make_bars):

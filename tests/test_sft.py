@@ -84,6 +84,23 @@ def test_leaves_a_model_its_processor_and_a_report(train, tmp_path):
     assert (tmp_path / "loss.png").stat().st_size > 5000
 
 
+def test_trains_on_the_market(train, prices, tmp_path):
+    """All tickers of the data are the market, unless a file is."""
+    train(tmp_path / "universe", feature_groups="market", num_train_epochs=1, report_samples=8, calendar="XNYS")
+    universe = TsfLlmProcessor.from_pretrained(tmp_path / "universe").feature_extractor
+    assert universe.fitted_with_market
+    assert universe.calendar == "XNYS"
+    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    features = universe.encode(bars, market=bars)[0].features
+    assert features[100, [universe.names.index(name) for name in ("market_beta_63", "market_dispersion_21")]].all()
+    index = tmp_path / "index.csv"
+    bars[bars["ticker"] == "BBB"].to_csv(index, index=False)
+    train(tmp_path / "index", feature_groups="market", num_train_epochs=1, market=index)
+    other = TsfLlmProcessor.from_pretrained(tmp_path / "index").feature_extractor
+    assert other.center != universe.center
+    assert other.center["*"][other.names.index("market_dispersion")] == 0.0  # one index has none
+
+
 @pytest.mark.parametrize("head", ["regression", "quantile", "classification"])
 def test_trains_every_head(train, tmp_path, head):
     report = train(tmp_path, head=head, num_train_epochs=1, report_samples=8)

@@ -1,8 +1,15 @@
 """Files in, bars out: layouts, adjustment, order, and one clear error per kind of bad file."""
 
 import gzip
+import json
+import os
 import pickle
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -126,6 +133,225 @@ def test_tickers_that_look_like_missing_values_or_numbers_stay(write):
     assert read_bars(path)["ticker"].tolist() == ["NA", "000001", "TRUE"]
 
 
+# Vendors, each as it writes its files
+
+VENDORS = {
+    "yahoo": (
+        "AAPL.csv",
+        "Date,Open,High,Low,Close,Adj Close,Volume\n2024-01-31,20,24,16,20,10,50\n",
+    ),
+    "alphavantage": (
+        "AAPL.csv",
+        "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient\n"
+        "2024-01-31,20,24,16,20,10,50,0.0000,1.0\n",
+    ),
+    "alphavantage_json": (
+        "AAPL.csv",
+        "date,1. open,2. high,3. low,4. close,5. adjusted close,6. volume,7. dividend amount,8. split coefficient\n"
+        "2024-01-31,20,24,16,20,10,50,0.0000,1.0\n",
+    ),
+    "tiingo": (
+        "AAPL.csv",
+        "date,close,high,low,open,volume,adjClose,adjHigh,adjLow,adjOpen,adjVolume,divCash,splitFactor\n"
+        "2024-01-31T00:00:00.000Z,20,24,16,20,50,10,12,8,10,50,0.0,1.0\n",
+    ),
+    "stooq": (
+        "aapl.us.csv",
+        "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>,<OPENINT>\n"
+        "AAPL,D,20240131,000000,10,12,8,10,100,0\n",
+    ),
+    "polygon": (
+        "2024-01-31.csv.gz",
+        gzip.compress(
+            b"ticker,volume,open,close,high,low,window_start,transactions\nAAPL,100,10,10,12,8,1706659200000000000,1\n"
+        ),
+    ),
+    "polygon_json": ("day.csv", "T,v,vw,o,c,h,l,t,n\nAAPL,100,9.9,10,10,12,8,1706659200000,7\n"),
+    "binance": (
+        "AAPL-1d-2024-01.csv",
+        "1706659200000,10,12,8,10,100,1706745599999,1000,7,50,500,0\n",
+    ),
+    "binance_microseconds": (
+        "AAPL-1d-2024-01-31.csv",
+        "1706659200000000,10,12,8,10,100,1706745599999999,1000,7,50,500,0\n",
+    ),
+    "binance_futures": (
+        "AAPL-1h-2024-01.csv",
+        "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,"
+        "taker_buy_quote_volume,ignore\n1706659200000,10,12,8,10,100,1706745599999,1000,7,50,500,0\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_layout_of_a_vendor(write, vendor):
+    name, text = VENDORS[vendor]
+    bars = read_bars(write(text, name))
+    assert bars.to_numpy().tolist() == [[pd.Timestamp("2024-01-31"), "AAPL", 10, 12, 8, 10, 100]]
+
+
+def test_time_of_day_beside_the_date(write):
+    stooq = "<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>\n20240131,093000,1,2,1,2\n20240131,093500,1,2,1,2\n"
+    plain = "Date,Time,Open,High,Low,Close\n2024-01-31,09:30,1,2,1,2\n2024-01-31,09:35,1,2,1,2\n"
+    expected = pd.to_datetime(["2024-01-31 09:30", "2024-01-31 09:35"]).tolist()
+    for text in (stooq, plain):
+        assert read_bars(write(text))["timestamp"].tolist() == expected
+    with pytest.raises(ValueError, match="row 2: column 'Date' holds '2024-01-31 noon'"):
+        read_bars(write(plain.replace("09:35", "noon")))
+
+
+def test_months_of_one_ticker_join(write, tmp_path):
+    row = "{}00000,10,12,8,10,100,1,1,1,1,1,0\n"
+    write(row.format(17040672), "BTCUSDT-1d-2024-01.csv")
+    write(row.format(17067456), "BTCUSDT-1d-2024-02.csv")
+    bars = read_bars(tmp_path)
+    assert bars["ticker"].tolist() == ["BTCUSDT", "BTCUSDT"]
+    assert bars["timestamp"].dt.month.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("bad", ["", "soon", "170665920000", "99999999999999999999"])
+def test_bad_time_among_epochs(write, bad):
+    path = write(f"open_time,open,high,low,close\n1706659200000,1,2,1,2\n{bad},1,2,1,2\n")
+    with pytest.raises(ValueError, match=f"row 2: column 'open_time' holds '{bad}', which is not a date"):
+        read_bars(path)
+
+
+# Datasets
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder laid out like a dataset repository; `datasets` is offline, with an empty cache."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    repository = tmp_path / "prices"
+    repository.mkdir()
+    bars = read_bars(SAMPLE, ["FB", "IBM"])
+    bars.to_parquet(repository / "train.parquet")
+    return repository
+
+
+def test_dataset_of_the_hub(hub):
+    expected = read_bars(SAMPLE, ["FB", "IBM"])
+    pd.testing.assert_frame_equal(read_bars(f"hf:{hub}"), expected)  # its only split
+    pd.testing.assert_frame_equal(read_bars([f"hf:{hub}:train"], ["FB", "IBM"]), expected)
+    assert len(read_bars(f"hf:{hub}:train[:10]")) == 10
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What `load_dataset` asks of the Hub for org/prices, which holds data/train.parquet."""
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        entry = {"path": "data/train.parquet", "type": "file", "size": len(self.server.content), "oid": "c" * 40}
+        if path.endswith("/data/train.parquet"):
+            self.answer(self.server.content)
+        elif "/api/datasets/org/prices/tree/" in path:
+            folder = {"path": "data", "type": "directory", "size": 0, "oid": "b" * 40}
+            self.answer([entry] if path.endswith("/data") else [folder])
+        elif path.startswith("/api/datasets/org/prices"):
+            files = [{"rfilename": "data/train.parquet"}]
+            self.answer({"id": "org/prices", "_id": "1", "sha": "a" * 40, "private": False, "siblings": files})
+        else:
+            self.answer({}, 404, {"X-Error-Code": "EntryNotFound" if "org/prices" in path else "RepoNotFound"})
+
+    do_HEAD = do_GET
+
+    def answer(self, content, status=200, headers=None):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        etag = {"ETag": f'"{"c" * 40}"', "X-Repo-Commit": "a" * 40, "Content-Length": str(len(body))}
+        self.send_response(status)
+        for name, value in {**etag, **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_dataset_over_http_then_offline(tmp_path):
+    expected = read_bars(SAMPLE, ["FB"])
+    expected.to_parquet(tmp_path / "train.parquet")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.content = (tmp_path / "train.parquet").read_bytes()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    script = (
+        "import sys; from tsf_llm.data_prep.sources import read_bars; read_bars(sys.argv[1]).to_parquet(sys.argv[2])"
+    )
+    here = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "home"),
+        "no_proxy": "127.0.0.1",
+    }
+
+    def read(name, **environment):
+        words = [sys.executable, "-c", script, name, tmp_path / "read.parquet"]
+        run = subprocess.run(words, env={**os.environ, **here, **environment}, capture_output=True, text=True)
+        return run.stderr.splitlines()[-1] if run.returncode else pd.read_parquet(tmp_path / "read.parquet")
+
+    try:
+        pd.testing.assert_frame_equal(read("hf:org/prices:train", HF_HUB_OFFLINE="0"), expected)
+        assert "hf:org/other cannot be read (Dataset 'org/other' doesn't exist" in read(
+            "hf:org/other", HF_HUB_OFFLINE="0"
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    pd.testing.assert_frame_equal(read("hf:org/prices:train", HF_HUB_OFFLINE="1"), expected)
+
+
+def test_several_splits_must_be_chosen_from(hub):
+    read_bars(SAMPLE, ["AAPL"]).to_parquet(hub / "test.parquet")
+    with pytest.raises(ValueError, match=r"has several splits; name one: hf:.*:train, hf:.*:test"):
+        read_bars(f"hf:{hub}")
+    assert read_bars(f"hf:{hub}:test")["ticker"].unique().tolist() == ["AAPL"]
+
+
+def test_dataset_without_tickers_is_called_by_its_name(hub):
+    read_bars(SAMPLE, ["FB"]).drop(columns="ticker").to_parquet(hub / "train.parquet")
+    assert read_bars(f"hf:{hub}:train")["ticker"].unique().tolist() == ["prices"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf:", "'hf:' names no dataset; write it as hf:org/name"),
+        ("hf:nobody/nothing", "hf:nobody/nothing cannot be read .*check its name"),
+        ("hf:{hub}:valid", 'cannot be read .*Unknown split "valid"'),
+        ("hf:{hub}/nowhere", "nowhere cannot be read"),
+    ],
+)
+def test_no_such_dataset(hub, name, message):
+    with pytest.raises(ValueError, match=message):
+        read_bars(name.format(hub=hub))
+
+
+def test_dataset_with_a_script_is_refused_and_not_run(tmp_path, hub):
+    ran = tmp_path / "ran"
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "script.py").write_text(f"open({str(ran)!r}, 'w')")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_bars(f"hf:{tmp_path / 'script'}")
+    assert not ran.exists()
+
+
+def test_folder_of_save_to_disk(tmp_path):
+    expected = read_bars(SAMPLE, ["FB"])
+    data = datasets.Dataset.from_pandas(expected)
+    data.with_format("torch").save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=data, test=data).save_to_disk(tmp_path / "two")
+    for folder in ("one", "two/train"):
+        pd.testing.assert_frame_equal(read_bars(tmp_path / folder), expected)
+    with pytest.raises(ValueError, match=r"two has several splits; name one: .*two/train, .*two/test"):
+        read_bars(tmp_path / "two")
+    (tmp_path / "one" / "data-00000-of-00001.arrow").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"one cannot be read .*write it again with save_to_disk"):
+        read_bars(tmp_path / "one")
+
+
 # Tickers from paths
 
 BARE = "Date,Close,High,Low,Open,Volume\n2024-01-02,11,12,9,10,100\n"
@@ -221,7 +447,7 @@ def test_missing_file(tmp_path):
     ("name", "content", "message"),
     [
         ("p.csv", "", "p.csv is empty"),
-        ("p.csv.gz", gzip.compress(b""), "p.csv.gz is empty"),
+        ("p.csv.gz", gzip.compress(b"", mtime=0), "p.csv.gz is empty"),
         ("p.csv", HEADER, "p.csv has no rows"),
         ("p.csv", "day,px\n2024-01-02,1\n", "no column for timestamp, open, high, low, close; found: day, px"),
         ("p.csv", HEADER.replace(",low", "") + ROWS, "is not a comma-separated"),
@@ -235,7 +461,7 @@ def test_missing_file(tmp_path):
         ("p.csv", HEADER + '2024-01-04,A,1,2,1,2,"1,000"\n', "row 1: column 'volume' holds '1,000'"),
         ("p.csv", HEADER + ROWS + "2024-01-04,,1,2,1,2,3\n", "row 3: column 'ticker' is empty"),
         ("p.csv.gz", b"not gzip", "p.csv.gz cannot be read"),
-        ("p.csv.gz", gzip.compress((HEADER + ROWS * 50).encode())[:-20], "p.csv.gz cannot be read"),
+        ("p.csv.gz", gzip.compress((HEADER + ROWS * 50).encode(), mtime=0)[:-20], "p.csv.gz cannot be read"),
         ("p.parquet", b"not parquet", "p.parquet cannot be read"),
         ("p.parquet", b"", "p.parquet cannot be read"),
         ("p.pkl", pickle.dumps([]), "p.pkl is a pickle, which can run code"),

@@ -124,3 +124,44 @@ def test_a_forecaster_who_knows_tomorrow_is_found_out(result):
 def test_provenance_names_version_and_commit():
     assert set(provenance()) == {"version", "commit"}
     assert provenance()["version"]
+
+
+# Plain series
+
+
+@pytest.fixture(scope="module")
+def loads():
+    """Two series of one rhythm, one of them a thousand times as large."""
+    rng = np.random.default_rng(0)
+    value = 5 * np.sin(2 * np.pi * np.arange(600) / 24) + rng.normal(0, 0.5, 600)
+    frame = pd.DataFrame({"timestamp": pd.date_range("2020-01-01", periods=600, freq="h"), "value": value})
+    return pd.concat([frame.assign(series_id="small"), frame.assign(series_id="large", value=1000 * value)])
+
+
+@pytest.fixture(scope="module")
+def load_result(loads, tiny_model):
+    extractor = TsfLlmFeatureExtractor(kind="univariate", context_length=16)
+    fitted = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(loads, through="2020-01-15")
+    tokens = {"vocab_size": 34, "pad_token_id": 32, "bar_token_id": 33}
+    pipe = TsfLlmPipeline(model=tiny_model(num_features=extractor.feature_size, **tokens), processor=fitted)
+    return walk_forward(pipe, loads, start="2020-01-16", end="2020-01-24", horizon=30, samples=16, progress=False)
+
+
+def test_differences_are_scored_in_units_known_at_the_origin(load_result, loads):
+    small, large = (load_result.ticker == name for name in ("small", "large"))
+    np.testing.assert_allclose(load_result.realised[small], load_result.realised[large])
+    np.testing.assert_allclose(load_result.scale[:, 0], 1)
+    value = loads[loads["series_id"] == "small"].set_index("timestamp")["value"]
+    origin = pd.Timestamp(load_result.origin[small][0])
+    unit = value[:origin].diff().abs().mean()
+    ahead = value[origin + pd.Timedelta(hours=1) :].to_numpy()[:30]
+    np.testing.assert_allclose(load_result.realised[small][0], (ahead - value[origin]) / unit)
+
+
+def test_a_seasonal_baseline_stands_beside_the_others(load_result):
+    rows = {row["model"]: row for row in load_result.rows()}
+    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20", "seasonal_naive_24"]
+    assert rows["seasonal_naive_24"]["crps"] < 0.5 * rows["random_walk"]["crps"]
+    small, large = (load_result.ticker == name for name in ("small", "large"))
+    for forecast in list(load_result.steps[29].values())[1:]:
+        np.testing.assert_allclose(forecast.median[small], forecast.median[large], atol=1e-9)

@@ -20,6 +20,17 @@ class DataArguments:
         default="sample", metadata={"help": "price file, folder, 'sample' for the embedded prices, or .npz"}
     )
     tickers: list[str] | None = field(default=None, metadata={"help": "only these tickers"})
+    value_column: str | None = field(
+        default=None, metadata={"help": "plain series: column to forecast; by default value, y or the only one"}
+    )
+    id_column: str | None = field(default=None, metadata={"help": "plain series: column that names them"})
+    time_column: str | None = field(default=None, metadata={"help": "plain series: column of times"})
+    past_covariates: list[str] = field(
+        default_factory=list, metadata={"help": "plain series: further columns, each known up to its row"}
+    )
+    known_covariates: list[str] = field(
+        default_factory=list, metadata={"help": "plain series: further columns that are known in advance"}
+    )
     train_through: str | None = field(
         default=None, metadata={"help": "last training date; by default after 80 percent of all bar times"}
     )
@@ -29,7 +40,16 @@ class DataArguments:
     horizon: int = field(default=5, metadata={"help": "bars ahead"})
     stride: int = field(default=8, metadata={"help": "bars between the origins of neighbouring training windows"})
     context_length: int = field(default=128, metadata={"help": "bars the model looks back"})
-    feature_groups: list[str] | None = field(default=None, metadata={"help": "feature groups; all by default"})
+    feature_groups: list[str] | None = field(
+        default=None, metadata={"help": "feature groups of docs/features.md; those of the default features if none"}
+    )
+    market: str | None = field(
+        default=None,
+        metadata={"help": "price file of an index or universe that features read; all tickers of the data if none"},
+    )
+    calendar: str | None = field(
+        default=None, metadata={"help": "exchange that dates forecasts, as XNYS or 24/7; by default told by the bars"}
+    )
     scaling: Literal["robust", "standard", "minmax"] = field(default="robust", metadata={"help": "feature scaling"})
     per_ticker: bool = field(default=False, metadata={"help": "scale every ticker by itself"})
     n_bins: int = field(default=256, metadata={"help": "return tokens of the causal LM"})

@@ -1,0 +1,390 @@
+"""Cleaning: raw bars in, bars that the processor accepts and a report of every defect out.
+
+Design choices:
+- What is done about a defect is a table, `RULES`, and not a habit: repair, mask, drop or keep, with the reason.
+- Masking keeps the row as a missing bar (all prices NaN). Nothing is filled: a gap is a gap.
+- No row is repaired from a later one, so cleaning what was known at a time gives what cleaning everything gives up to
+  that time. Rules that must look at the next bar only report. The one exception is a constant: adjusting for a split
+  divides all earlier prices of a ticker by one factor, which scale-free features cancel: it leaks nothing into them.
+- Nothing is silent: rows in = bars + missing bars + dropped rows, for every ticker, and each is counted under a rule.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ..processing_tsf_llm import check_bars
+from .raw import raw_columns
+from .sources import COLUMNS, PRICES, _adjust
+
+EXAMPLES = 5  # rows named per rule and ticker
+ROUNDING = 1e-9  # relative; a high below the close by less is arithmetic, not a defect
+WIDEN_WITHIN = 0.05  # a high or low that is off by more is no rounding: one of the four prices is wrong
+STALE_BARS = 5
+JUMP = 0.4  # of the close
+SPIKE_BACK = 0.2  # a jump of which at most this share is left one bar later was no jump
+SPLIT_RATIOS = (1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50)
+SPLIT_NEAR = 0.05  # log distance from a common ratio
+SMALLEST_SPLIT = 1.1  # smaller coefficients move the price no more than a day does
+LOOKBACK = 20  # bars that say what is usual
+SWITCH_JUMP = 0.05
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of defect, what is done about it, and why."""
+
+    name: str
+    looks_for: str
+    policy: Literal["repair", "mask", "drop", "keep"]
+    why: str
+
+
+RULES = (
+    Rule("no_ticker", "no ticker in a table that has a ticker column", "drop", "nobody knows whose bar it is"),
+    Rule("no_timestamp", "an empty or unreadable timestamp", "drop", "a bar without a time has no place"),
+    Rule("repeated", "a second row of the same timestamp, same prices and volume", "drop", "it says nothing new"),
+    Rule(
+        "conflicting",
+        "a second row of the same timestamp, other numbers",
+        "drop",
+        "the first row in the file with four prices above zero stays: it was there first",
+    ),
+    Rule(
+        "unordered",
+        "a timestamp before that of a row above it",
+        "repair",
+        "rows are sorted; each carries its own time, so nothing moves back in time",
+    ),
+    Rule(
+        "text",
+        "text in a price (pasted error messages, currency signs)",
+        "mask",
+        "the number is unknown; in other columns only the cell is emptied",
+    ),
+    Rule("missing", "a missing or infinite price", "mask", "three prices out of four are no bar; nothing is filled"),
+    Rule(
+        "non_positive", "a price of zero or below", "mask", "a price below zero has no logarithm; zero is a sentinel"
+    ),
+    Rule(
+        "high_low",
+        f"a high or low within {WIDEN_WITHIN:.0%} of bounding open and close, but not doing so",
+        "repair",
+        "rounding or separate sources: the high becomes the largest, the low the smallest of the row's four prices",
+    ),
+    Rule(
+        "high_low_far",
+        f"a high or low that misses open or close by more than {WIDEN_WITHIN:.0%}",
+        "mask",
+        "one of the four is wrong and nothing tells which",
+    ),
+    Rule("bad_volume", "a negative or infinite volume", "repair", "the volume is emptied, the prices stay"),
+    Rule("no_volume", "a zero or missing volume", "keep", "indices have none; a bar without trades is a bar"),
+    Rule(
+        "split",
+        "a `split_coefficient` whose jump is still in the prices",
+        "repair",
+        "earlier prices are divided by it and volumes multiplied: one constant per ticker, which features cancel",
+    ),
+    Rule(
+        "split_suspected",
+        "an overnight move near a common split ratio, in which the money traded did not triple, and no coefficient",
+        "keep",
+        "it is a guess; give an adjusted close or a `split_coefficient` column and it is repaired",
+    ),
+    Rule("jump", f"a close-to-close move above {JUMP:.0%}", "keep", "crashes are real, and what forecasts are for"),
+    Rule(
+        "spike",
+        "such a move that the next bar takes back",
+        "keep",
+        "only the next bar shows it, and repairs must not know the next bar",
+    ),
+    Rule(
+        "stale",
+        f"the same four prices for {STALE_BARS} bars or more",
+        "keep",
+        "a halt and a stuck feed look alike; the volatility has a floor",
+    ),
+    Rule("flat", "open = high = low = close", "keep", "thin trading and halts look so"),
+    Rule(
+        "source_switch",
+        f"an unusual move above {SWITCH_JUMP:.0%} where `source` or the number of decimals changes",
+        "keep",
+        "the levels before and after are not comparable, yet which is right is unknown",
+    ),
+)
+POLICY = {rule.name: rule.policy for rule in RULES}
+
+
+def policy_table() -> str:
+    """`RULES` as a Markdown table."""
+    rows = [f"| `{rule.name}` | {rule.looks_for} | {rule.policy} | {rule.why} |" for rule in RULES]
+    return "\n".join(["| rule | looks for | policy | why |", "| --- | --- | --- | --- |", *rows])
+
+
+def clean_bars(bars: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Bars that `check_bars` accepts, and what was done to them.
+
+    `bars` is what `read_raw` returns, or any frame with a timestamp and four prices under names that `read_bars`
+    knows; text, NaN and infinities are allowed. Prices are adjusted as by `read_bars` where there is an adjusted
+    close.
+
+    Returns the frame of `read_bars`, sorted within each ticker, and a report for JSON: `rows_in`, `bars`,
+    `missing_bars`, `rows_dropped` (of all and per ticker), `rules` with the counts, and per ticker under each rule up
+    to five example rows. Tickers keep the order of their first row.
+
+    Raises:
+        ValueError: if there is no table of prices, or no bar is left; it says why.
+    """
+    if not isinstance(bars, pd.DataFrame):
+        raise ValueError(f"bars must be a DataFrame, got {type(bars).__name__}: see tsf_llm.data_prep.raw.read_raw")
+    raw = raw_columns(bars)
+    frames, tickers = [], {}
+    nameless = raw["ticker"] == ""
+    if nameless.any():
+        found = Findings()
+        found.add("no_ticker", raw[nameless])
+        tickers[""] = found.report(rows_in=int(nameless.sum()), bars=0, missing_bars=0)
+    for ticker, part in raw[~nameless].groupby("ticker", sort=False):
+        frame, tickers[str(ticker)] = _clean_ticker(part, str(ticker))
+        frames.append(frame)
+    report = _summary(tickers)
+    if report["bars"] == 0:
+        raise ValueError(_nothing_left(report))
+    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True), report
+
+
+class Findings:
+    """Rows by rule, of one ticker."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, dict[str, Any]] = {}
+
+    def add(self, rule: str, rows: pd.DataFrame, details: Sequence[str] | None = None) -> None:
+        """`rows` are of a frame of `raw_columns`; `details` are what to say of each instead of its note."""
+        if rows.empty:
+            return
+        examples = []
+        for i in range(min(len(rows), EXAMPLES)):
+            row = rows.iloc[i]
+            stamp = None if pd.isna(row["timestamp"]) else str(row["timestamp"])
+            example = {"row": int(row["row"]), "timestamp": stamp}
+            if "file" in rows:
+                example["file"] = str(row["file"])
+            if detail := (row["note"] if details is None else details[i]):
+                example["detail"] = detail
+            examples.append(example)
+        self.rules[rule] = {"rows": len(rows), "policy": POLICY[rule], "examples": examples}
+
+    def report(self, *, rows_in: int, bars: int, missing_bars: int) -> dict[str, Any]:
+        dropped = sum(found["rows"] for found in self.rules.values() if found["policy"] == "drop")
+        assert rows_in == bars + missing_bars + dropped, "a row was lost without a rule"
+        counts = {"rows_in": rows_in, "bars": bars, "missing_bars": missing_bars, "rows_dropped": dropped}
+        return {**counts, "rules": {rule.name: self.rules[rule.name] for rule in RULES if rule.name in self.rules}}
+
+
+def _summary(tickers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    totals = {
+        key: sum(one[key] for one in tickers.values()) for key in ("rows_in", "bars", "missing_bars", "rows_dropped")
+    }
+    rules = {
+        rule.name: {
+            "rows": sum(one["rules"].get(rule.name, {"rows": 0})["rows"] for one in tickers.values()),
+            "tickers": sum(rule.name in one["rules"] for one in tickers.values()),
+            "policy": rule.policy,
+        }
+        for rule in RULES
+    }
+    return {**totals, "rules": rules, "tickers": tickers}
+
+
+def _nothing_left(report: dict[str, Any]) -> str:
+    reasons = []
+    for name, found in report["rules"].items():
+        if found["rows"] and found["policy"] in ("drop", "mask"):
+            one = next(t["rules"][name]["examples"][0] for t in report["tickers"].values() if name in t["rules"])
+            first = f"first row {one['row']}" + (f" with {one['detail']}" if "detail" in one else "")
+            reasons.append(f"{found['rows']} {name} ({first})")
+    return f"no bar is left of {report['rows_in']} rows: {', '.join(reasons) or 'the table is empty'}; export it again"
+
+
+def _clean_ticker(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    found = Findings()
+    rows_in = len(raw)
+    rows = _drop_rows(_in_order(raw, found), found).reset_index(drop=True)
+    as_traded = rows[PRICES].to_numpy()
+    _adjust(rows, rows["adj_close"])
+    _mask_rows(rows, found)
+    _mend_volume(rows, found)
+    at = np.flatnonzero(rows["close"].notna())  # rows with a bar
+    _adjust_splits(rows, at, found)
+    _flag_levels(rows, at, as_traded, found)
+    _flag_still(rows, at, as_traded, found)
+    if rows.empty:
+        return rows[COLUMNS], found.report(rows_in=rows_in, bars=0, missing_bars=0)
+    frame = check_bars(rows[COLUMNS], ticker)
+    frame["timestamp"] = frame["timestamp"].astype("datetime64[us]")
+    frame.insert(1, "ticker", ticker)
+    return frame, found.report(rows_in=rows_in, bars=len(at), missing_bars=len(rows) - len(at))
+
+
+# --- rows that go --------------------------------------------------------------------------------------------------
+
+
+def _in_order(raw: pd.DataFrame, found: Findings) -> pd.DataFrame:
+    """Rows with a time that nanoseconds can hold, sorted by it; the file's order decides among equals."""
+    dated = raw["timestamp"].between(pd.Timestamp.min.ceil("us"), pd.Timestamp.max.floor("us"))
+    found.add("no_timestamp", raw[~dated])
+    rows = raw[dated]
+    found.add("unordered", rows[rows["timestamp"] < rows["timestamp"].cummax()])
+    return rows.sort_values("timestamp", kind="stable")
+
+
+def _drop_rows(rows: pd.DataFrame, found: Findings) -> pd.DataFrame:
+    """One row per timestamp: the first with four prices above zero, or else the first."""
+    again = rows["timestamp"].duplicated(keep=False)
+    if not again.any():
+        return rows
+    good = ((rows[PRICES] > 0) & np.isfinite(rows[PRICES])).all(axis=1)
+    order = np.lexsort((np.arange(len(rows)), ~good, rows["timestamp"]))
+    kept = rows.iloc[order[~rows["timestamp"].iloc[order].duplicated().to_numpy()]]
+    others = rows.drop(kept.index)
+    values = [*PRICES, "volume", "adj_close", "note"]
+    twin = kept.set_index("timestamp").loc[others["timestamp"], values].reset_index(drop=True)
+    same = (twin == others[values].reset_index(drop=True)) | (
+        twin.isna() & others[values].reset_index(drop=True).isna()
+    )
+    same = same.all(axis=1).to_numpy()
+    found.add("repeated", others[same])
+    found.add("conflicting", others[~same])
+    return kept
+
+
+# --- cells that are wrong: read nothing but their own row ----------------------------------------------------------
+
+
+def _mask_rows(rows: pd.DataFrame, found: Findings) -> None:
+    """Prices that are no prices become a missing bar, in place; highs and lows are widened a little."""
+    prices = rows[PRICES].to_numpy()
+    finite = np.isfinite(prices).all(axis=1)
+    noted = rows["note"] != ""
+    found.add("text", rows[noted])
+    found.add("missing", rows[~finite & ~noted])
+    positive = finite & (prices > 0).all(axis=1)
+    found.add("non_positive", rows[(prices <= 0).any(axis=1)])
+    with np.errstate(all="ignore"):
+        top, bottom = prices.max(axis=1), prices.min(axis=1)
+        off = np.maximum(np.log(top / rows["high"]), np.log(rows["low"] / bottom)).to_numpy()
+    wrong = positive & ~(off <= ROUNDING)
+    near = wrong & (off <= np.log1p(WIDEN_WITHIN))
+    details = [f"high {high:g}, low {low:g}" for high, low in rows.loc[wrong, ["high", "low"]].to_numpy()]
+    for rule, which in (("high_low", near), ("high_low_far", wrong & ~near)):
+        found.add(rule, rows[which], [text for text, mine in zip(details, which[wrong], strict=True) if mine])
+    rows.loc[near, "high"], rows.loc[near, "low"] = top[near], bottom[near]
+    rows.loc[~positive | (wrong & ~near), [*PRICES, "volume"]] = np.nan
+
+
+def _mend_volume(rows: pd.DataFrame, found: Findings) -> None:
+    bad = (rows["volume"] < 0) | np.isinf(rows["volume"])
+    found.add("bad_volume", rows[bad], [f"volume {value:g}" for value in rows.loc[bad, "volume"]])
+    rows.loc[bad, "volume"] = np.nan
+    found.add("no_volume", rows[rows["close"].notna() & ~bad & ~(rows["volume"] > 0)])
+
+
+# --- levels --------------------------------------------------------------------------------------------------------
+
+
+def _adjust_splits(rows: pd.DataFrame, at: np.ndarray, found: Findings) -> None:
+    """Divides the prices before each split that is still in them by its coefficient, in place.
+
+    A coefficient s has its jump in the prices if the log return is nearer to -log(s) than to 0.
+    """
+    if len(at) < 2:
+        return
+    given = rows["split_coefficient"].to_numpy()
+    usable = np.isfinite(given) & (given > 1e-3) & (given < 1e3)
+    known = np.cumsum(np.where(usable, np.log(np.where(usable, given, 1.0)), 0.0))[at]
+    coefficient = np.diff(known)  # log, between a bar and the one before; splits of missing bars included
+    move = np.diff(np.log(rows["close"].to_numpy()[at]))
+    unadjusted = (np.abs(coefficient) >= np.log(SMALLEST_SPLIT)) & (np.abs(move + coefficient) < np.abs(move))
+    if not unadjusted.any():
+        return
+    later = np.cumsum(np.where(unadjusted, coefficient, 0.0)[::-1])[::-1]
+    factor = np.exp(np.append(later, 0.0))
+    prices, volume = rows[PRICES].to_numpy()[at] / factor[:, None], rows["volume"].to_numpy()[at] * factor
+    if not (np.isfinite(prices) & (prices > 0)).all() or np.isinf(volume).any():
+        return  # numbers at the edge of float64: they stay a jump
+    splits = rows.iloc[at[1:][unadjusted]]
+    found.add("split", splits, [f"coefficient {np.exp(one):g}" for one in coefficient[unadjusted]])
+    rows.loc[at, PRICES], rows.loc[at, "volume"] = prices, volume
+
+
+def _flag_levels(rows: pd.DataFrame, at: np.ndarray, as_traded: np.ndarray, found: Findings) -> None:
+    """Moves that look like a split, a spike or another source. Nothing is changed, so looking ahead is allowed."""
+    if len(at) < 2:
+        return
+    close, open_ = np.log(rows["close"].to_numpy()[at]), np.log(rows["open"].to_numpy()[at])
+    move, gap = np.diff(close), open_[1:] - close[:-1]
+    bars = rows.iloc[at[1:]].reset_index(drop=True)
+    moved = [f"close moved by {np.expm1(one):+.1%}" for one in np.minimum(move, 700)]
+
+    def flag(rule: str, which: np.ndarray) -> None:
+        where = np.flatnonzero(which)
+        found.add(rule, bars.iloc[where], [moved[i] for i in where])
+
+    jump = (move > np.log1p(JUMP)) | (move < np.log1p(-JUMP))
+    flag("jump", jump)
+    back = np.append(np.abs(close[2:] - close[:-2]), np.inf)
+    flag("spike", jump & (back <= SPIKE_BACK * np.abs(move)))
+    flag("split_suspected", _like_a_split(move, gap, rows["volume"].to_numpy()[at]))
+    usual = pd.Series(np.abs(move)).rolling(3 * LOOKBACK, min_periods=LOOKBACK).median().shift().to_numpy()
+    unusual = (np.abs(move) > SWITCH_JUMP) & ~(np.abs(move) < 9 * usual)  # 9 medians are 6 normal deviations
+    changed = _decimals_change(as_traded[at])
+    if "source" in rows:
+        source = rows["source"].to_numpy()[at]
+        changed |= source[1:] != source[:-1]
+    flag("source_switch", unusual & changed)
+
+
+def _like_a_split(move: np.ndarray, gap: np.ndarray, volume: np.ndarray) -> np.ndarray:
+    """The open and the close both near a common ratio, and the money traded at most three times the usual: a crash
+    is loud. Shares traded need not rise by the ratio: on the day of a split they seldom do. An unknown volume fits.
+    """
+    ratios = np.log(SPLIT_RATIOS)
+    nearest = np.abs(np.abs(gap)[:, None] - ratios).argmin(axis=1)
+    ratio = -np.sign(gap) * ratios[nearest]  # log shares for one
+    near = (np.abs(gap + ratio) < SPLIT_NEAR) & (np.abs(move + ratio) < 2 * SPLIT_NEAR)
+    usual = pd.Series(volume).rolling(LOOKBACK, min_periods=LOOKBACK // 4).median().to_numpy()[:-1]
+    with np.errstate(all="ignore"):
+        more = np.log(volume[1:] / usual)
+        crash = np.isfinite(more) & (more + move > np.log(3))
+    return near & (ratio != 0) & ~crash
+
+
+def _decimals_change(prices: np.ndarray) -> np.ndarray:
+    """Whether all 20 bars before have more decimals than the bar and the 4 after it, or all have fewer, `[N-1]`."""
+    decimals = np.full(len(prices), 7)
+    for digits in range(6, -1, -1):
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = prices * 10.0**digits
+            whole = np.abs(scaled - np.round(scaled)) < 1e-6 + 1e-9 * scaled
+        decimals[whole.all(axis=1)] = digits
+    before, after = pd.Series(decimals[:-1]).rolling(LOOKBACK), pd.Series(decimals[:0:-1]).rolling(STALE_BARS)
+    fewer = before.min().to_numpy() > after.max().to_numpy()[::-1]
+    more = before.max().to_numpy() < after.min().to_numpy()[::-1]
+    return fewer | more
+
+
+def _flag_still(rows: pd.DataFrame, at: np.ndarray, as_traded: np.ndarray, found: Findings) -> None:
+    """Bars that repeat the four prices of those before, as traded; and bars without a range."""
+    bars, prices = rows.iloc[at], as_traded[at]
+    if not len(at):
+        return
+    changes = np.append(True, (prices[1:] != prices[:-1]).any(axis=1))
+    run = np.cumsum(changes)
+    length = np.bincount(run)[run]
+    found.add("stale", bars[length >= STALE_BARS], [f"run of {n} bars" for n in length[length >= STALE_BARS]])
+    found.add("flat", bars[(prices == prices[:, :1]).all(axis=1)])

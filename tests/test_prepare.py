@@ -1,0 +1,257 @@
+"""Prepared datasets: what is in the folder, the fence, the same bytes whatever the way, and going on."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+
+from tsf_llm.data_prep import prepare as module
+from tsf_llm.data_prep.prepare import is_prepared, load_prepared, prepare, shard_path
+from tsf_llm.data_prep.windows import WindowDataset
+from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.serving import cli
+from tsf_llm.train_scripts import sft
+
+FIELDS = ("timestamp", "features", "observed", "close", "log_return", "sigma")
+
+
+def settings(**features):
+    processor = TsfLlmProcessor(TsfLlmFeatureExtractor(context_length=16, **features), TsfLlmTokenizer(n_bins=32))
+    return {"horizon": 3, "processor": processor}
+
+
+@pytest.fixture(scope="module")
+def prices(make_bars, tmp_path_factory):
+    """Three tickers with odd names and some defects, and one that is too short."""
+    bars = [make_bars(220, ticker=name, seed=i) for i, name in enumerate(["^AAA", "BRK/B", ".INX"])]
+    bars[0].loc[50, "close"] = np.nan
+    bars[1].loc[60, "high"] = -1
+    path = tmp_path_factory.mktemp("prices") / "prices.csv"
+    pd.concat([*bars, make_bars(10, ticker="NEW")]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(prices, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared")
+    prepare(prices, out, **settings())
+    return out
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_what_is_in_the_folder(folder):
+    info = json.loads((folder / "dataset.json").read_text())
+    assert list(info["tickers"]) == ["^AAA", "BRK/B", ".INX"]
+    assert "NEW: 10 observed bars" in info["skipped"]["NEW"]
+    assert len(info["features"]) == 64
+    assert info["embargo"] == info["horizon"] == 3
+    assert info["fitted_through"] == info["split"]["train_through"][:10] < info["split"]["valid_through"]
+    report = json.loads((folder / "cleaning.json").read_text())
+    assert report["missing_bars"] == 2
+    assert {path.name for path in folder.iterdir()} == {
+        *("data", "processor", "README.md", "dataset.json", "cleaning.json")
+    }
+    assert sum(count["bars"] for count in info["counts"].values()) == report["bars"] - 10
+
+
+def test_datasets_reads_it_memory_mapped(folder, tmp_path):
+    rows = load_dataset(
+        "parquet", data_files=str(folder / "data" / "*.parquet"), split="train", cache_dir=str(tmp_path)
+    )
+    assert rows.cache_files  # on disk, not in memory
+    assert len(rows) == 660
+    assert set(rows["ticker"]) == {"^AAA", "BRK/B", ".INX"}
+    first = rows.with_format("numpy")[0]
+    assert first["features"].shape == (64,)
+    assert rows.features["features"].length == 64
+
+
+def test_the_card_has_valid_metadata(folder):
+    card = DatasetCard.load(folder / "README.md")
+    assert card.data.configs == [{"config_name": "default", "data_files": "data/*.parquet"}]
+    assert card.data.task_categories == ["time-series-forecasting"]
+    assert "| `missing` | mask | 1 |" in card.text
+
+
+def test_the_stored_arrays_are_those_of_the_processor(folder):
+    stored = load_prepared(folder)
+    encoded = stored.processor.feature_extractor.encode(stored.bars())
+    for one, other in zip(stored.series(), encoded, strict=True):
+        assert one.ticker == other.ticker
+        for field in FIELDS:
+            np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+        tokens = pq.read_table(shard_path(folder, one.ticker))["token"].to_numpy()
+        np.testing.assert_array_equal(tokens, stored.processor.tokenizer.encode_returns(one.standard_return()))
+
+
+def test_counts_are_those_of_the_windows(folder):
+    stored = load_prepared(folder)
+    valid = WindowDataset(
+        stored.processor,
+        stored.series(),
+        objective="causal_lm",
+        horizon=3,
+        after=stored.split.train_through,
+        through=stored.split.valid_through,
+        embargo=3,
+    )
+    assert stored.info["counts"]["valid"]["windows"] == len(valid) > 0
+
+
+def test_bars_after_the_fence_change_nothing_that_was_fitted(prices, folder, tmp_path):
+    stored = load_prepared(folder)
+    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    late = bars["timestamp"] > stored.split.train_through
+    bars.loc[late, ["open", "high", "low", "close"]] *= np.exp(np.linspace(0, 3, late.sum()))[:, None]
+    bars.to_csv(tmp_path / "other.csv", index=False)
+    fences = {f"{part}_through": str(getattr(stored.split, f"{part}_through")) for part in ("train", "valid")}
+    prepare(tmp_path / "other.csv", tmp_path / "out", **settings(), **fences)
+    other = load_prepared(tmp_path / "out")
+    assert other.processor.feature_extractor.to_dict() == stored.processor.feature_extractor.to_dict()
+    assert other.processor.tokenizer.bin_edges == stored.processor.tokenizer.bin_edges
+    for one, two in zip(stored.series(), other.series(), strict=True):
+        past = one.timestamp <= stored.split.train_through.to_datetime64()
+        np.testing.assert_array_equal(one.features[past], two.features[past])
+
+
+def test_it_equals_the_processor_fitted_by_hand(folder):
+    stored = load_prepared(folder)
+    bars = stored.bars()
+    processor = TsfLlmProcessor(TsfLlmFeatureExtractor(context_length=16), TsfLlmTokenizer(n_bins=32)).fit(
+        bars, through=stored.split.train_through
+    )
+    assert processor.feature_extractor.center == stored.processor.feature_extractor.center
+    assert processor.tokenizer.bin_edges == stored.processor.tokenizer.bin_edges
+
+
+def test_two_processes_write_the_bytes_of_one(prices, folder, tmp_path):
+    prepare(prices, tmp_path, **settings(), num_proc=2)
+    assert contents(tmp_path) == contents(folder)
+
+
+def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
+    encode, done = module._encode_shard, []
+
+    def stop_at_the_third(name, *rest):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(name)
+        return encode(name, *rest)
+
+    monkeypatch.setattr(module, "_encode_shard", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(prices, tmp_path, **settings())
+    assert not is_prepared(tmp_path)
+    with pytest.raises(ValueError, match=r"no dataset\.json"):
+        load_prepared(tmp_path)
+    monkeypatch.undo()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").glob("*.parquet")}
+    assert len(kept) == 2
+    prepare(prices, tmp_path, **settings())
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+    assert contents(tmp_path) == contents(folder)
+
+
+def test_other_settings_or_bars_replace_what_is_there(prices, folder, tmp_path, make_bars):
+    prepare(prices, tmp_path, **settings(scaling="standard"))
+    assert contents(tmp_path) != contents(folder)
+    (shard_path(tmp_path, "^AAA")).write_bytes(b"torn")
+    prepare(prices, tmp_path, **settings())
+    assert contents(tmp_path) == contents(folder)
+    prepare(prices, tmp_path, **settings(), tickers=["BRK/B"])
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["BRK%2FB.parquet"]
+
+
+def test_many_bars_are_fitted_on_a_choice_of_tickers(prices, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FIT_BARS", 400)
+    info = prepare(prices, tmp_path, **settings())
+    assert len(info["fitted_on"]) == 2
+    assert len(info["tickers"]) == 3
+
+
+def test_a_long_name_gets_a_short_file(tmp_path):
+    paths = {shard_path(tmp_path, "x" * 300 + end) for end in "ab"}
+    assert len(paths) == 2
+    assert all(len(path.name) < 120 for path in paths)
+
+
+def test_refusals(prices, tmp_path, make_bars):
+    with pytest.raises(ValueError, match="which is read"):
+        prepare(prices.parent, prices.parent / "out", **settings())
+    make_bars(15).to_csv(tmp_path / "short.csv", index=False)
+    with pytest.raises(ValueError, match="no ticker has 21 bars"):
+        prepare(tmp_path / "short.csv", tmp_path / "out", **settings())
+    with pytest.raises(ValueError, match="dates must increase"):
+        prepare(prices, tmp_path / "out", **settings(), train_through="2030-01-01")
+    (tmp_path / "dataset.json").write_text('{"format": 0}')
+    with pytest.raises(ValueError, match="format 0, this version reads 1"):
+        load_prepared(tmp_path)
+
+
+# Training on it
+
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "kv_lora_rank": 8, "n_routed_experts": 2}
+
+
+def train(data, out, *words):
+    options = ["--context_length", 16, "--horizon", 3, "--n_bins", 32, "--report_samples", 0, "--num_train_epochs", 1]
+    model = ["--model_config", json.dumps(TINY), "--disable_tqdm", "true", "--output_dir", out]
+    return sft.main(*sft.parse([str(word) for word in ["--data", data, *options, *model, *words]]))
+
+
+def test_training_on_the_folder_is_training_on_its_bars(folder, tmp_path):
+    stored = load_prepared(folder)
+    stored.bars().to_parquet(tmp_path / "bars.parquet")
+    one, two = train(folder, tmp_path / "one"), train(tmp_path / "bars.parquet", tmp_path / "two")
+    for key in ("train_through", "valid_through", "windows", "valid_loss"):
+        assert one[key] == two[key]
+    again = train(folder, tmp_path / "on", "--model_name_or_path", tmp_path / "two")
+    assert again["windows"] == two["windows"]
+
+
+def test_its_dates_are_fixed(folder, tmp_path):
+    with pytest.raises(ValueError, match="is prepared, so train_through cannot be chosen"):
+        train(folder, tmp_path, "--train_through", "2015-06-01")
+
+
+# The commands
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["tsf-llm", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+def test_prepare_command(run, prices, tmp_path):
+    code, text, _ = run("prepare", "--data", prices, "--out", tmp_path / "set", "--horizon", 2, "--bins", 32)
+    assert code == 0
+    assert "3 tickers, 64 features" in text
+    assert "skipped NEW" in text
+    assert load_prepared(tmp_path / "set").info["horizon"] == 2
+
+
+def test_clean_command(run, prices, tmp_path):
+    out = tmp_path / "deep" / "clean.parquet"
+    code, text, _ = run("clean", "--data", prices, "--out", out)
+    assert code == 0
+    assert "670 rows = 668 bars + 2 missing bars + 0 dropped rows" in text
+    assert len(pd.read_parquet(out)) == 670
+    assert json.loads(out.with_name("cleaning.json").read_text())["rules"]["missing"]["rows"] == 1
+    code, _, error = run("clean", "--data", prices, "--out", tmp_path / "clean.csv")
+    assert code == 2
+    assert "must end in .parquet" in error
