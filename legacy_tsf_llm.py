@@ -146,27 +146,3 @@ class TsfLlmRawLogitRouter(nn.Module):
         if sigmoid:
             weights_NK = weights_NK / (weights_NK.sum(dim=-1, keepdim=True) + 1e-6)
         return logits_NE, (weights_NK * self.scale).to(x_ND.dtype), index_NK
-
-
-class TsfLlmLegacyBatchNorm(nn.Module):
-    """BatchNorm over batch and time whose running variance is the biased one; padding is left out."""
-
-    def __init__(self, hidden_size: int, eps: float, momentum: float = 0.1):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.bias = nn.Parameter(torch.zeros(hidden_size))
-        self.running_mean = nn.Buffer(torch.zeros(hidden_size))
-        self.running_var = nn.Buffer(torch.ones(hidden_size))
-        self.eps, self.momentum = eps, momentum
-
-    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-        x_BSD = hidden_states.float()
-        mean, var = self.running_mean.float(), self.running_var.float()
-        if self.training:
-            kept_ND = x_BSD.flatten(0, 1) if token_mask is None else x_BSD[token_mask.bool()]
-            var, mean = torch.var_mean(kept_ND, dim=0, correction=0)
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
-        normed = (x_BSD - mean) * torch.rsqrt(var + self.eps) * self.weight.float() + self.bias.float()
-        return normed.to(hidden_states.dtype)

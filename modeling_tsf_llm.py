@@ -41,7 +41,6 @@ from .extractors_tsf_llm import TsfLlmFrontEnd, init_front_end
 from .legacy_tsf_llm import (
     LEGACY_ATTENTION,
     NEVER_LOADED,
-    TsfLlmLegacyBatchNorm,
     TsfLlmRawLogitRouter,
     key_conversions,
     rotate_pairs,
@@ -117,15 +116,17 @@ class TsfLlmRMSNorm(nn.Module):
 
 
 class TsfLlmBatchNorm(nn.Module):
-    """Normalises each channel over batch and time. In training, positions that `token_mask` hides are left out."""
+    """Normalises each channel over batch and time. In training, positions that `token_mask` hides are left out.
 
-    def __init__(self, hidden_size: int, eps: float, momentum: float = 0.1):
+    `correction` is that of the running variance: 1 for the unbiased one, as in torch; 0 is the original's habit."""
+
+    def __init__(self, hidden_size: int, eps: float, momentum: float = 0.1, correction: int = 1):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(hidden_size))
         self.bias = nn.Parameter(torch.zeros(hidden_size))
         self.running_mean = nn.Buffer(torch.zeros(hidden_size))
         self.running_var = nn.Buffer(torch.ones(hidden_size))
-        self.eps, self.momentum = eps, momentum
+        self.eps, self.momentum, self.correction = eps, momentum, correction
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
         x_BSD = hidden_states.float()
@@ -138,8 +139,8 @@ class TsfLlmBatchNorm(nn.Module):
             var = ((x_BSD - mean).square() * keep_BS1).sum(dim=(0, 1)) / count
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                unbiased = var * count / (count - 1).clamp(min=1)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+                corrected = var * count / (count - self.correction).clamp(min=1)
+                self.running_var.lerp_(corrected.to(self.running_var.dtype), self.momentum)
         normed = (x_BSD - mean) * torch.rsqrt(var + self.eps) * self.weight.float() + self.bias.float()
         return normed.to(hidden_states.dtype)
 
@@ -163,7 +164,7 @@ NORMS = {"rmsnorm": TsfLlmRMSNorm, "batch_norm": TsfLlmBatchNorm, "dynamic_tanh"
 def block_norm(config: TsfLlmConfig) -> nn.Module:
     """The norm before each half of a layer and after the last layer."""
     if config.legacy and config.norm_type == "batch_norm":
-        return TsfLlmLegacyBatchNorm(config.hidden_size, config.norm_eps)
+        return TsfLlmBatchNorm(config.hidden_size, config.norm_eps, correction=0)
     return NORMS[config.norm_type](config.hidden_size, config.norm_eps)
 
 
@@ -517,7 +518,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
         elif isinstance(module, TsfLlmExperts):
             init.normal_(module.gate_up_proj, mean=0.0, std=std)
             init.normal_(module.down_proj, mean=0.0, std=std)
-        elif isinstance(module, TsfLlmBatchNorm | TsfLlmLegacyBatchNorm | TsfLlmDynamicTanh):
+        elif isinstance(module, TsfLlmBatchNorm | TsfLlmDynamicTanh):
             init.ones_(module.weight)
             init.zeros_(module.bias)
             if isinstance(module, TsfLlmDynamicTanh):
@@ -544,13 +545,11 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
         for name in CODE_FILES:
-            target = Path(save_directory) / name
-            source: str | None = str(Path(__file__).with_name(name))
-            if (
-                not Path(__file__).with_name(name).exists()
-            ):  # loaded as remote code, which fetches only what it imports
-                source = cached_file(str(self.config.name_or_path), name, _raise_exceptions_for_missing_entries=False)
-            if source is not None and not (target.exists() and target.samefile(source)):
+            target, source = Path(save_directory) / name, Path(__file__).with_name(name)
+            if not source.exists():  # loaded as remote code, which fetches only what it imports
+                origin = str(self.config.name_or_path)
+                source = Path(cached_file(origin, name, _raise_exceptions_for_missing_entries=False) or target)
+            if source.exists() and not (target.exists() and target.samefile(source)):
                 shutil.copyfile(source, target)
 
 

@@ -16,8 +16,9 @@ from transformers import AutoModel
 from transformers.cache_utils import DynamicCache
 
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
-from tsf_llm.legacy_tsf_llm import TsfLlmLegacyBatchNorm, attention_over_pooled_heads, rotate_pairs
+from tsf_llm.legacy_tsf_llm import attention_over_pooled_heads, rotate_pairs
 from tsf_llm.modeling_tsf_llm import (
+    TsfLlmBatchNorm,
     TsfLlmForCausalLM,
     TsfLlmForPrediction,
     TsfLlmLatentAttention,
@@ -512,7 +513,7 @@ def test_adapters_still_save_and_load(state, tmp_path):
 
 
 def test_running_variance_is_biased():
-    norm, x = TsfLlmLegacyBatchNorm(3, 1e-5).train(), torch.randn(4, 5, 3)
+    norm, x = TsfLlmBatchNorm(3, 1e-5, correction=0).train(), torch.randn(4, 5, 3)
     mask = torch.ones(4, 5, dtype=torch.long)
     mask[0, :3] = 0
     norm(x, mask)
