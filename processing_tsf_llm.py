@@ -417,9 +417,10 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             center, scale = self._fit_scalers(targets)
             self.target_center = {ticker: value for ticker, [value] in center.items()}
             self.target_scale = {ticker: value for ticker, [value] in scale.items()}
-        fence = through if through is not None else max(frame["timestamp"].iloc[-1] for frame in frames.values())
-        stamp = pd.Timestamp(fence)
-        self.fitted_through = str(stamp.date() if stamp == stamp.normalize() else stamp)
+        last = max(frame["timestamp"].iloc[-1] for frame in frames.values())
+        fence = day_end(last if through is None else through)
+        whole_day = self.bar_seconds >= 86400 or fence == day_end(str(fence.date()))
+        self.fitted_through = str(fence.date() if whole_day else fence)  # `day_end` reads it back as the same fence
         return self
 
     def _fit_scalers(self, parts: dict[str, np.ndarray]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:

@@ -876,3 +876,19 @@ def test_a_short_history_skips_the_canary(make_bars):
     report = audit_features(make_bars(60), ["body"])
     assert report["passed"]
     assert "too few" in report["shuffled_labels"]["note"]
+
+
+@pytest.mark.parametrize(
+    ("freq", "through", "stored"),
+    [
+        ("h", "2015-01-20", "2015-01-20"),  # a bare date is the whole day
+        ("h", pd.Timestamp("2015-01-20"), "2015-01-20 00:00:00"),  # an instant of an intraday series is not
+        ("B", pd.Timestamp("2015-06-30"), "2015-06-30"),
+        ("B", day_end("2015-06-30"), "2015-06-30"),
+    ],
+)
+def test_the_stored_fence_reads_back_as_the_same_fence(make_bars, freq, through, stored):
+    processor = TsfLlmProcessor(tokenizer=TsfLlmTokenizer(n_bins=32)).fit(make_bars(700, freq=freq), through=through)
+    assert processor.fitted_through == stored
+    bars = make_bars(700, freq=freq)["timestamp"]
+    assert ((bars <= day_end(stored)) == (bars <= day_end(through))).all()
