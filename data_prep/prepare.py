@@ -7,6 +7,11 @@ Design choices:
   `FIT_BARS` bars, of tickers chosen by the seed.
 - Each shard carries a key of its bars and of the processor. A shard with the right key is kept, so an interrupted run
   goes on where it stopped, and several processes write the same bytes as one.
+- An engine only says where `_encode_job` runs: in processes of this machine, or as tasks of a Ray cluster. Results
+  are files and counts, so a task whose worker died is run again and loses nothing.
+- New days are added by running again: the folder keeps its fences, so the processor stays, and only tickers whose bars
+  changed are encoded, each as a whole. Features are recursive and rolling sums: started at a later row they differ in
+  their last bits, and a folder must not depend on how often it was renewed.
 - `dataset.json` is written last: a folder without it is unfinished.
 
 A window is any `context_length` rows of one shard in a row; `windows.py` cuts them when they are read, so a bar is
@@ -23,7 +28,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -42,6 +47,9 @@ from .windows import Split, WindowDataset
 FORMAT = 1
 FIT_BARS = 500_000  # 64 features of as many bars take 256 MB
 KEY = b"tsf_llm_key"
+FENCES = ".split.json"  # the dates of a finished folder while it is renewed
+FITTED = {"center", "scale", "target_center", "target_scale", "bar_seconds", "fitted_through", "fitted_with_market"}
+RETRIES = 3  # of a Ray task whose worker died
 
 
 @dataclass(frozen=True)
@@ -93,16 +101,24 @@ def prepare(
     tickers: Sequence[str] | None = None,
     train_through: Any = None,
     valid_through: Any = None,
+    refit: bool = False,
     seed: int = 0,
     num_proc: int = 1,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Cleans, fits and encodes `source` into the folder `out`; returns what `dataset.json` holds.
 
     `processor` says which features, scaling and bins; it is fitted here. `num_proc` processes encode, one fits.
+    A folder that was prepared before keeps its dates unless others are given or `refit` is true; what bars, dates and
+    settings leave unchanged is not computed again, and the result is that of an empty folder and these dates.
+    With `engine="ray"` they are tasks: of the cluster at `ray_address`, all of whose machines must see `out` under the
+    same path, or of a cluster of `num_proc` workers that is started on this machine and stopped again.
 
     Raises:
-        ValueError: for a source, dates or sizes that leave nothing to train on; with the reason.
+        ValueError: for a source, dates or sizes that leave nothing to train on, or without Ray; with the reason.
     """
+    _check_engine(engine, ray_address)
     out = Path(out)
     for part in source if isinstance(source, list | tuple) else [source]:
         if Path(part).is_dir() and out.resolve().is_relative_to(Path(part).resolve()):
@@ -110,34 +126,43 @@ def prepare(
                 f"{out} lies in {part}, which is read: a second run would read it too; name another folder"
             )
     bars, report = clean_bars(read_raw(source, tickers))
-    split = Split.of(bars, train_through, valid_through)
+    split = _split(bars, out, train_through, valid_through, refit)
     names = list(bars["ticker"].unique())
     fitted_on = _tickers_to_fit(bars, split, seed)
-    processor.fit(bars[bars["ticker"].isin(fitted_on)], through=split.train_through)
+    to_fit = bars[bars["ticker"].isin(fitted_on) & (bars["timestamp"] <= split.train_through)]
+    fitted_from = _fit_key(to_fit, split, processor)
+    is_fitted = _fitted_from(out) == fitted_from
+    if is_prepared(out) or (out / FENCES).is_file():
+        write_json({"split": _dates(split)}, out / FENCES)
     (out / "dataset.json").unlink(missing_ok=True)
+    if is_fitted:
+        _take_fit(processor, TsfLlmProcessor.from_pretrained(out / "processor"))
+    else:
+        _save_processor(processor.fit(to_fit, through=split.train_through), out / "processor")
+    del to_fit
     write_json(report, out / "cleaning.json")
-    _save_processor(processor, out / "processor")
     jobs = _write_bars(bars, out, names)
     del bars
-    state = [processor.feature_extractor.to_dict(), processor.tokenizer.init_kwargs, _versions(), FORMAT]
-    settings = hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()
-    results = _run(jobs, (out, settings, split, horizon), num_proc)
+    settings = _hash(_versions(), FORMAT, *(path.read_bytes() for path in sorted((out / "processor").iterdir())))
+    common = (out, settings, split, horizon)
+    results = _run_on_ray(jobs, common, num_proc, ray_address) if engine == "ray" else _run(jobs, common, num_proc)
     written = {name: one for name, one in results.items() if "skipped" not in one}
     if not written:
         raise ValueError(f"no ticker can be encoded: {'; '.join(one['skipped'] for one in results.values())}")
-    for path in (out / "data").glob("*.parquet"):
+    for path in [*(out / "data").glob("*.parquet"), *(out / "data").glob(".*.parquet.*")]:
         if path not in {shard_path(out, name) for name in written}:
-            path.unlink()  # of an earlier run on other tickers
+            path.unlink()  # of an earlier run on other tickers, or what a killed worker left half written
     shutil.rmtree(out / ".bars")
     info = {
         "format": FORMAT,
-        "split": {"train_through": str(split.train_through), "valid_through": str(split.valid_through)},
+        "split": _dates(split),
         "horizon": horizon,
         "embargo": horizon,
         "context_length": processor.feature_extractor.context_length,
         "features": processor.feature_extractor.names,
         "fitted_through": processor.fitted_through,
         "fitted_on": fitted_on,
+        "fitted_from": fitted_from,
         "counts": {
             part: {unit: sum(one[part][unit] for one in written.values()) for unit in ("bars", "windows")}
             for part in ("train", "valid", "test")
@@ -149,6 +174,7 @@ def prepare(
     }
     write_text(_card(info, report), out / "README.md")
     write_json(info, out / "dataset.json")
+    (out / FENCES).unlink(missing_ok=True)
     return info
 
 
@@ -158,6 +184,50 @@ def shard_path(folder: Path, ticker: str) -> Path:
     if len(name) > 100:
         name = f"{name[:80]}-{hashlib.sha256(ticker.encode()).hexdigest()[:16]}"
     return folder / "data" / f"{name}.parquet"
+
+
+def _split(bars: pd.DataFrame, out: Path, train_through: Any, valid_through: Any, refit: bool) -> Split:
+    """Each date as given, or as the folder has it, or by share."""
+    earlier = next((path for path in (out / "dataset.json", out / FENCES) if path.is_file()), None)
+    if earlier is None or refit or (train_through and valid_through):
+        return Split.of(bars, train_through, valid_through)
+    kept = json.loads(earlier.read_text(encoding="utf-8")).get("split", {})
+    try:
+        return Split.of(bars, train_through or kept.get("train_through"), valid_through or kept.get("valid_through"))
+    except ValueError as error:
+        raise ValueError(f"{error}; {out} keeps the dates it has: give both, or --refit to choose anew") from error
+
+
+def _dates(split: Split) -> dict[str, str]:
+    return {"train_through": str(split.train_through), "valid_through": str(split.valid_through)}
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor) -> str:
+    """Of all that fitting reads: the bars through the fence, the fence, the settings and the code."""
+    digest = hashlib.sha256(bars["timestamp"].to_numpy().astype("datetime64[us]").tobytes())
+    digest.update(bars[[*PRICES, "volume"]].to_numpy().tobytes())
+    sizes = bars.groupby("ticker", sort=False).size().to_dict()
+    state = {**processor.feature_extractor.to_dict(), "n_bins": processor.tokenizer.n_bins}
+    state = {name: value for name, value in state.items() if name not in {*FITTED, "auto_map"}}  # set by saving
+    return _hash(digest.hexdigest(), list(sizes.items()), split.train_through, state, _versions(), FORMAT)
+
+
+def _take_fit(processor: TsfLlmProcessor, stored: TsfLlmProcessor) -> None:
+    """Only what fitting sets: a loaded tokenizer also says where it came from, in the files that it saves."""
+    for name in FITTED:
+        setattr(processor.feature_extractor, name, getattr(stored.feature_extractor, name))
+    processor.tokenizer.bin_edges = processor.tokenizer.init_kwargs["bin_edges"] = stored.tokenizer.bin_edges
+
+
+def _fitted_from(out: Path) -> str | None:
+    """The key of the processor in a finished folder."""
+    if not is_prepared(out) or not (out / "processor").is_dir():
+        return None
+    return json.loads((out / "dataset.json").read_text(encoding="utf-8")).get("fitted_from")
 
 
 def _tickers_to_fit(bars: pd.DataFrame, split: Split, seed: int) -> list[str]:
@@ -196,6 +266,40 @@ def _run(
     with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn")) as pool:
         futures = {name: pool.submit(_encode_job, name, path, *common) for name, path in jobs}
         return {name: future.result() for name, future in futures.items()}
+
+
+def _check_engine(engine: str, ray_address: str | None) -> None:
+    """Before anything is read: a run must not end at its last step because Ray is missing."""
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine={engine!r}: choose local or ray")
+    if engine == "local" and ray_address is not None:
+        raise ValueError(f"ray_address={ray_address!r} goes with engine='ray', not 'local'")
+    if engine == "ray":
+        try:
+            import ray  # noqa: F401 (optional, and seconds to import)
+        except ImportError as error:
+            raise ValueError("engine='ray' needs Ray, which is not installed: pip install 'tsf-llm[ray]'") from error
+
+
+def _run_on_ray(
+    jobs: list[tuple[str, Path]], common: tuple[Path, str, Split, int], num_proc: int, address: str | None
+) -> dict[str, dict[str, Any]]:
+    """`_encode_job` as Ray tasks. A cluster that the caller is connected to is used and left as it is."""
+    import ray
+
+    out, *others = common
+    start = not ray.is_initialized()
+    if start:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report its use over the network
+        size = {} if address else {"num_cpus": num_proc, "include_dashboard": False}
+        ray.init(address or "local", log_to_driver=False, logging_level="error", **size)
+    try:
+        encode = ray.remote(max_retries=RETRIES)(_encode_job)
+        tasks = [encode.remote(name, path.resolve(), out.resolve(), *others) for name, path in jobs]
+        return {name: result for (name, _), result in zip(jobs, ray.get(tasks), strict=True)}
+    finally:
+        if start:
+            ray.shutdown()
 
 
 def _encode_job(name: str, path: Path, out: Path, *common: Any) -> dict[str, Any]:

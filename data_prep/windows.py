@@ -4,11 +4,12 @@ Design choices:
 * All bars of all tickers lie in flat arrays; a window is a row of indices, so a batch is one gather, no copy is kept.
 * A split is a fence in time. A training window ends early enough that its last label lies before the fence; a
   validation label lies at least the embargo behind it. Context may reach back over a fence: the past is no secret.
+* Augmentation and weights draw by (seed, epoch, index): the same in one process or several, and after a resume.
 
 Shapes: B windows, T bars, F features, P steps ahead, N bars of all tickers together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ import torch
 from torch.utils.data import Dataset
 
 from ..processing_tsf_llm import EncodedSeries, TsfLlmProcessor, day_end
+from . import augment as changes
+from .weights import parse_weights, recency, resample, volatility
 
 Objective = Literal["causal_lm", "regression", "quantile", "classification"]
 FLAT_SIGMAS = 0.43  # |z| below this is "flat": about a third of a normal distribution
@@ -56,6 +59,80 @@ class Split:
         return split
 
 
+@dataclass(frozen=True)
+class Fold:
+    """One step of a walk forward: train in (after, train_through], then validation, then test, each behind the last.
+
+    `dataset_options` says so to `WindowDataset`, which purges the labels that would reach over a fence.
+    """
+
+    after: pd.Timestamp | None  # None: from the first bar
+    train_through: pd.Timestamp
+    valid_through: pd.Timestamp
+    test_through: pd.Timestamp
+    embargo: int  # bars between a fence and the first label behind it
+
+    @property
+    def split(self) -> Split:
+        return Split(self.train_through, self.valid_through)
+
+    def dataset_options(self, part: Literal["train", "valid", "test"]) -> dict[str, Any]:
+        """`after`, `through` and `embargo` of a part; a rolling fold's first bars need none, nothing lies before."""
+        if part == "train":
+            return {"after": self.after, "through": self.train_through, "embargo": 0}
+        if part == "valid":
+            return {"after": self.train_through, "through": self.valid_through, "embargo": self.embargo}
+        return {"after": self.valid_through, "through": self.test_through, "embargo": self.embargo}
+
+
+def folds(
+    bars: pd.DataFrame,
+    n_folds: int,
+    *,
+    horizon: int,
+    embargo: int | None = None,
+    mode: Literal["expanding", "rolling"] = "expanding",
+    first_train: float = 0.5,
+) -> list[Fold]:
+    """Folds whose tests lie end to end up to the last bar: what one fold tests, the next one validates on.
+
+    Args:
+        bars: any table with a `timestamp`; the fences stand on its distinct times.
+        horizon: steps ahead of a label.
+        embargo: bars between parts, the horizon if none; at least the horizon.
+        mode: train on everything before (`expanding`), or on as many bar times as the first fold (`rolling`).
+        first_train: share of the bar times before the first fold's validation.
+
+    Raises:
+        ValueError: for a mode or embargo that cannot be, or parts too short for a single label.
+    """
+    embargo = horizon if embargo is None else embargo
+    if n_folds < 1 or not 0 < first_train < 1 or mode not in ("expanding", "rolling"):
+        raise ValueError(
+            f"n_folds={n_folds}, first_train={first_train}, mode={mode!r}: give at least one fold, a share between "
+            "0 and 1, and expanding or rolling"
+        )
+    if embargo < horizon:
+        raise ValueError(f"embargo={embargo} is below the horizon of {horizon}: labels of two parts would share bars")
+    stamps = pd.DatetimeIndex(np.sort(bars["timestamp"].unique()))
+    first = int(first_train * len(stamps))
+    edges = np.linspace(first, len(stamps), n_folds + 2).astype(int)  # each part ends before its edge
+    shortest = min(first, *np.diff(edges))
+    if shortest <= embargo + horizon:
+        raise ValueError(
+            f"{n_folds} fold(s) of {len(stamps)} bar times leave a part of {shortest}, which embargo and horizon need "
+            f"more than {embargo + horizon} of: ask for fewer folds or give more history"
+        )
+    return [
+        Fold(
+            None if mode == "expanding" or edges[i] == first else stamps[edges[i] - first - 1],
+            *(day_end(stamps[edge - 1]) for edge in edges[i : i + 3]),
+            embargo,
+        )
+        for i in range(n_folds)
+    ]
+
+
 class WindowDataset(Dataset):
     """Training examples of one stretch of time, batched by index (`__getitems__`): pass `collate_fn=identity`.
 
@@ -65,6 +142,10 @@ class WindowDataset(Dataset):
         embargo: bars that must lie between `after` and the first label.
         horizon: steps ahead, `P`.
         stride: bars between the origins of neighbouring windows of a ticker.
+        augment: strengths by name, see `augment.py`. For training only.
+        sample_weights: `none`, `volatility` or `recency:DAYS`, see `weights.py`. For training only: index i is then
+            the i-th window drawn for the epoch.
+        seed: of both. `set_epoch` gives them new draws.
 
     A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]` and `past_values [B,T,F]`;
     for the heads `labels` are `[B,P]` and masks `[B,T]`.
@@ -81,6 +162,9 @@ class WindowDataset(Dataset):
         through: Any = None,
         embargo: int = 0,
         stride: int = 1,
+        augment: Mapping[str, float] | None = None,
+        sample_weights: str = "none",
+        seed: int = 0,
     ):
         if processor.feature_extractor.is_seed:
             raise ValueError(
@@ -97,7 +181,7 @@ class WindowDataset(Dataset):
         self.log_return = np.concatenate([one.log_return for one in series])
         self.sigma = np.concatenate([one.sigma for one in series])
         self.tokens = self.tokenizer.encode_returns(np.concatenate([one.standard_return() for one in series]))
-        stamps = np.concatenate([one.timestamp for one in series])
+        self.timestamp = stamps = np.concatenate([one.timestamp for one in series])
         rows = np.arange(len(stamps))
         allowed = np.ones(len(stamps), bool)
         if after is not None:
@@ -113,6 +197,14 @@ class WindowDataset(Dataset):
         candidates = rows[usable]
         self.origins = candidates[(candidates - self.start_of[candidates]) % stride == 0]
 
+        self.augment, self.seed = dict(augment or {}), seed
+        self.weights = self._weights(sample_weights)
+        if self.augment or self.weights is not None:
+            self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that outlive an epoch see it too
+            self._drawn: tuple[int, np.ndarray] | None = None  # epoch and its windows
+            self._by_time = self.origins[np.argsort(stamps[self.origins], kind="stable")]
+            self._times = stamps[self._by_time]
+
     def __len__(self) -> int:
         return len(self.origins)
 
@@ -120,22 +212,86 @@ class WindowDataset(Dataset):
         return {key: value[0] for key, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        origins = self.origins[np.asarray(indices)]
-        rows = origins[:, None] - np.arange(self.context_length)[::-1]  # [B,T]
-        inside = rows >= self.start_of[origins][:, None]
-        rows = np.where(inside, rows, origins[:, None])
-        mask = inside & self.observed[rows]
+        origins = self.origins[self._windows(np.asarray(indices))]
+        rows, mask = self._context(origins)
         ahead = origins[:, None] + np.arange(1, self.horizon + 1)  # [B,P]
-        batch = {"past_values": np.where(mask[..., None], self.features[rows], np.float32(0))}
-        batch |= (
-            self._token_labels(rows, mask, ahead) if self.objective == "causal_lm" else self._head_labels(mask, ahead)
-        )
+        values, intact = np.where(mask[..., None], self.features[rows], np.float32(0)), mask
+        if self.augment:
+            values, mask, intact = self._augmented(values, mask, origins, indices)
+        batch = {"past_values": values}
+        if self.objective == "causal_lm":
+            batch |= self._token_labels(rows, mask, intact, ahead)
+        else:
+            batch |= self._head_labels(mask, ahead)
         return {key: torch.from_numpy(value) for key, value in batch.items()}
 
-    def _token_labels(self, rows: np.ndarray, mask: np.ndarray, ahead: np.ndarray) -> dict[str, np.ndarray]:
+    def set_epoch(self, epoch: int) -> None:
+        """New draws of augmentation and weights; nothing where there are none."""
+        if self.augment or self.weights is not None:
+            self._epoch.fill_(epoch)
+
+    def _weights(self, sample_weights: str) -> np.ndarray | None:
+        rule = parse_weights(sample_weights)
+        if rule is None or not len(self.origins):
+            return None
+        if rule[0] == "recency":
+            return recency(self.timestamp[self.origins], rule[1])
+        return volatility(self.sigma[self.origins], self.start_of[self.origins])
+
+    def _windows(self, indices: np.ndarray) -> np.ndarray:
+        """The windows at these places: themselves, or those that were drawn for the epoch."""
+        if self.weights is None:
+            return indices
+        epoch = int(self._epoch)
+        if self._drawn is None or self._drawn[0] != epoch:
+            self._drawn = epoch, resample(self.weights, seed=self.seed, epoch=epoch)
+        return self._drawn[1][indices]
+
+    def _context(self, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the bars up to each origin, and which of them are of its ticker and observed, `[B,T]`."""
+        rows = origins[:, None] - np.arange(self.context_length)[::-1]
+        inside = rows >= self.start_of[origins][:, None]
+        rows = np.where(inside, rows, origins[:, None])
+        return rows, inside & self.observed[rows]
+
+    def _augmented(
+        self, values: np.ndarray, mask: np.ndarray, origins: np.ndarray, indices: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Changes `values` and `mask` in place; and the rows from which the next bar may be predicted, `[B,T]`."""
+        moved = np.zeros_like(mask)
+        for i, index in enumerate(indices):
+            for name, strength in self.augment.items():
+                rng = changes.generator(name, seed=self.seed, epoch=int(self._epoch), index=int(index) % len(self))
+                if name == "mixup":
+                    other, allowed = self._partner(origins[i], rng)
+                    values[i] = changes.mixup(values[i], other, allowed & mask[i], strength, rng)
+                elif name == "warp":
+                    values[i], moved[i] = changes.warp(values[i], mask[i], strength, rng)
+                elif name == "scale":
+                    values[i] = changes.scale(values[i], strength, rng)
+                elif name == "jitter":
+                    values[i] = changes.jitter(values[i], mask[i], strength, rng)
+                elif name == "crop":
+                    mask[i] = changes.crop(mask[i], strength, rng)
+        values[~mask] = 0
+        return values, mask, mask & ~moved
+
+    def _partner(self, origin: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Features of a random window that ends no later, and its observed rows that are no later than ours, `[T]`.
+
+        A later window, of this ticker or of one that moves with it, would bring the returns that are to be predicted.
+        """
+        earlier = np.searchsorted(self._times, self.timestamp[origin], side="right")
+        pair = np.stack([self._by_time[rng.integers(earlier)], origin])
+        rows, mask = self._context(pair)
+        return self.features[rows[0]], mask[0] & (self.timestamp[rows[0]] <= self.timestamp[rows[1]])
+
+    def _token_labels(
+        self, rows: np.ndarray, mask: np.ndarray, intact: np.ndarray, ahead: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """Bars are labelled with their own token, known at the bar before; then come the tokens of the future."""
         usable = mask & self.is_label[rows]
-        usable[:, 1:] &= mask[:, :-1]  # the bar before is the one that predicts
+        usable[:, 1:] &= intact[:, :-1]  # the bar before is the one that predicts
         usable[:, 0] = False
         bar_labels = np.where(usable, self.tokens[rows], -100)
         future = self.tokenizer.encode_returns(self.log_return[ahead] / self.sigma[ahead[:, 0] - 1][:, None])

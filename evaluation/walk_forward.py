@@ -30,6 +30,7 @@ from .distributions import Forecast, Gaussian, Samples
 from .metrics import paired_difference, score, skill, verdict
 
 ORIGINS_AT_ONCE = 32
+KEYS = ("ticker", "origin")  # of a forecast
 STEP_KEYS = ("crps", "coverage_80", "direction_accuracy")
 
 
@@ -162,6 +163,26 @@ def walk_forward(
         baselines = {name: _joined([part[name] for part in parts], unit) for name in parts[0]}
         result.steps.append({"model": Samples(paths[..., step] / unit[:, None]), **baselines})
     return result
+
+
+def pool(results: Sequence[WalkForward]) -> WalkForward:
+    """The forecasts of several folds as one period, in order: `rows` and `verdicts` then speak of all of them.
+
+    Raises:
+        ValueError: if two folds forecast from the same bar, or differ in models, steps or number of samples.
+    """
+    if len({(len(one.steps), one.steps[0]["model"].values.shape[1], *one.steps[0]) for one in results}) != 1:
+        raise ValueError("pool needs at least one result, all of the same models, steps and number of samples")
+    origins = pd.MultiIndex.from_arrays([np.concatenate([getattr(one, name) for one in results]) for name in KEYS])
+    if origins.has_duplicates:
+        again = origins[origins.duplicated()][0]
+        raise ValueError(f"two folds forecast {again[0]} from {again[1]}: their test periods must not overlap")
+    parts = {name: np.concatenate([getattr(one, name) for one in results]) for name in (*KEYS, "realised", "scale")}
+    steps = [
+        {name: _joined([one.steps[p][name] for one in results], np.ones(len(origins))) for name in results[0].steps[p]}
+        for p in range(len(results[0].steps))
+    ]
+    return WalkForward(**parts, steps=steps)
 
 
 def _baselines(

@@ -217,7 +217,7 @@ def clean(
 @app.command()
 def prepare(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the dataset; run again to go on.")],
+    out: Annotated[Path, typer.Option(help="Folder for the dataset; run again to go on, or to add new bars.")],
     ticker: Ticker = None,
     train_through: Annotated[
         str | None, typer.Option(help="Last training date; by default after 80 % of all bar times.")
@@ -232,7 +232,16 @@ def prepare(
     scaling: Annotated[str | None, typer.Option(help="robust (default), standard or minmax.")] = None,
     per_ticker: Annotated[bool, typer.Option("--per-ticker", help="Scale every ticker by itself.")] = False,
     bins: Annotated[int | None, typer.Option(help="Return tokens; by default 256.")] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Choose the dates anew; by default a folder keeps those it has.")
+    ] = False,
     num_proc: Annotated[int, typer.Option(min=1, help="Processes; the bytes do not depend on it.")] = 1,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Processes of this machine, or Ray tasks; the bytes are the same.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster that sees --out; by default one of --num-proc workers is started.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of which tickers are fitted on, if there are many.")] = 0,
 ) -> None:
     """Clean, fit and encode price files into a parquet dataset that training and `datasets` read.
@@ -254,6 +263,9 @@ def prepare(
         per_ticker=per_ticker,
         n_bins=bins,
         num_proc=num_proc,
+        refit=refit,
+        engine=engine,
+        ray_address=ray_address,
         seed=seed,
     )
     print_prepared(info)

@@ -1,7 +1,7 @@
 """What the data commands print and write: `clean`, `prepare` and `describe`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +27,17 @@ def clean(source: str, out: Path, tickers: list[str] | None = None) -> dict[str,
     return report
 
 
-def prepare(source: str, out: Path, *, num_proc: int, seed: int, **given: Any) -> dict[str, Any]:
+def prepare(
+    source: str,
+    out: Path,
+    *,
+    num_proc: int,
+    seed: int,
+    refit: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
+    **given: Any,
+) -> dict[str, Any]:
     """The dataset that training with the `given` data arguments would make; the others take training's defaults."""
     from ..data_prep.prepare import prepare as prepare_dataset
     from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
@@ -50,6 +60,9 @@ def prepare(source: str, out: Path, *, num_proc: int, seed: int, **given: Any) -
         train_through=arguments.train_through,
         valid_through=arguments.valid_through,
         num_proc=num_proc,
+        refit=refit,
+        engine=engine,
+        ray_address=ray_address,
         seed=seed,
     )
 
@@ -61,6 +74,7 @@ def print_prepared(info: dict[str, Any]) -> None:
         table.add_row(part, f"{count['bars']:,}", f"{count['windows']:,}")
     console = Console()
     console.print(table)
+    console.print("training through {train_through}, validation through {valid_through}".format(**info["split"]))
     for reason in info["skipped"].values():
         console.print(f"skipped {reason}", highlight=False, markup=False)
 

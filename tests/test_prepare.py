@@ -1,6 +1,8 @@
 """Prepared datasets: what is in the folder, the fence, the same bytes whatever the way, and going on."""
 
 import json
+import os
+import signal
 import sys
 
 import numpy as np
@@ -137,6 +139,69 @@ def test_two_processes_write_the_bytes_of_one(prices, folder, tmp_path):
     assert contents(tmp_path) == contents(folder)
 
 
+@pytest.fixture(scope="module")
+def ray_workers():
+    """A cluster of two workers on this machine."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tsf-llm[ray]'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        yield ray
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_writes_the_bytes_of_one_process(prices, folder, tmp_path, ray_workers):
+    prepare(prices, tmp_path, **settings(), engine="ray")
+    assert contents(tmp_path) == contents(folder)
+    assert ray_workers.is_initialized()  # not ours to stop
+
+
+@pytest.mark.slow
+def test_a_killed_ray_worker_loses_nothing(prices, folder, tmp_path, ray_workers, monkeypatch):
+    encode, killed = module._encode_job, tmp_path / "killed"
+
+    def die_once(name, path, out, *common):
+        """At the worst moment: half of a shard is written."""
+        if name == "BRK/B" and not killed.exists():
+            killed.touch()
+            shard = shard_path(out, name)
+            shard.parent.mkdir(exist_ok=True)
+            shard.with_name(f".{shard.name}.{os.getpid()}").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode(name, path, out, *common)
+
+    monkeypatch.setattr(module, "_encode_job", die_once)
+    prepare(prices, tmp_path / "out", **settings(), engine="ray")
+    assert killed.exists()
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+@pytest.mark.slow
+def test_ray_on_a_cluster_of_its_own(run, prices, tmp_path):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tsf-llm[ray]'")
+    if ray.is_initialized():
+        ray.shutdown()
+    common = ["prepare", "--data", prices, "--horizon", 2, "--bins", 32]
+    assert run(*common, "--out", tmp_path / "ray", "--engine", "ray", "--num-proc", 2)[0] == 0
+    assert not ray.is_initialized()
+    assert run(*common, "--out", tmp_path / "local")[0] == 0
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
+def test_engine_refusals(run, prices, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if not installed
+    common = ["prepare", "--data", prices, "--out", tmp_path / "out"]
+    code, _, error = run(*common, "--engine", "ray")
+    assert code == 2
+    assert "pip install 'tsf-llm[ray]'" in error
+    for words in (["--engine", "dask"], ["--ray-address", "auto"]):
+        code, _, error = run(*common, *words)
+        assert code == 2
+        assert "engine=" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
     encode, done = module._encode_shard, []
 
@@ -158,6 +223,87 @@ def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
     prepare(prices, tmp_path, **settings())
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
     assert contents(tmp_path) == contents(folder)
+
+
+# One more day
+
+
+@pytest.fixture
+def one_more_day(prices, tmp_path):
+    """The prices, and one bar more of one ticker."""
+    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    last = bars[bars["ticker"] == "BRK/B"].tail(1)
+    path = tmp_path / "one_more_day.csv"
+    new = last.assign(timestamp=last["timestamp"] + pd.Timedelta(days=1), volume=last["volume"] + 1)
+    pd.concat([bars, new]).to_csv(path, index=False)
+    return path
+
+
+def test_one_more_day_is_a_full_rebuild_bit_for_bit(prices, one_more_day, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    first = prepare(prices, out, **settings())
+    then = {path.name: path.stat().st_mtime_ns for path in (out / "data").iterdir()}
+    fits = []
+    fit = TsfLlmProcessor.fit
+    monkeypatch.setattr(TsfLlmProcessor, "fit", lambda *args, **kwargs: fits.append(1) or fit(*args, **kwargs))
+    given = settings()
+    info = prepare(one_more_day, out, **given)
+    assert not fits
+    assert given["processor"].fitted_through == first["fitted_through"]  # fitted, as after a fit
+    changed = {path.name for path in (out / "data").iterdir() if path.stat().st_mtime_ns != then[path.name]}
+    assert changed == {shard_path(out, "BRK/B").name}
+    assert info["split"] == first["split"]
+    assert sum(one["bars"] for one in info["counts"].values()) == 1 + sum(
+        one["bars"] for one in first["counts"].values()
+    )
+    prepare(one_more_day, tmp_path / "full", **settings(), **first["split"])
+    assert fits
+    assert contents(out) == contents(tmp_path / "full")
+
+
+def test_an_interrupted_renewal_keeps_the_dates(prices, one_more_day, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    first = prepare(prices, out, **settings())
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_write_bars", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(one_more_day, out, **settings())
+    monkeypatch.undo()
+    assert not is_prepared(out)
+    assert prepare(one_more_day, out, **settings())["split"] == first["split"]
+    prepare(one_more_day, tmp_path / "full", **settings(), **first["split"])
+    assert contents(out) == contents(tmp_path / "full")
+
+
+def test_a_changed_past_is_fitted_again(prices, folder, tmp_path):
+    out = tmp_path / "out"
+    first = prepare(prices, out, **settings())
+    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    bars.loc[10, "volume"] *= 2
+    bars.to_csv(tmp_path / "other.csv", index=False)
+    prepare(tmp_path / "other.csv", out, **settings())
+    assert contents(out) != contents(folder)
+    prepare(tmp_path / "other.csv", tmp_path / "full", **settings(), **first["split"])
+    assert contents(out) == contents(tmp_path / "full")
+
+
+def test_dates_are_kept_unless_others_are_asked_for(prices, folder, tmp_path):
+    by_share = json.loads((folder / "dataset.json").read_text())["split"]
+    early = {"train_through": "2015-03-02", "valid_through": "2015-05-01"}
+    chosen = prepare(prices, tmp_path / "out", **settings(), **early)["split"]
+    assert chosen != by_share
+    assert prepare(prices, tmp_path / "out", **settings())["split"] == chosen
+    later = prepare(prices, tmp_path / "out", **settings(), valid_through="2015-06-01")["split"]
+    assert later["train_through"] == chosen["train_through"]
+    with pytest.raises(ValueError, match=r"keeps the dates it has.*--refit"):
+        prepare(prices, tmp_path / "out", **settings(), train_through="2015-06-02")
+    again = settings()  # the second and third time with a processor that is fitted already
+    for out in (tmp_path / "out", tmp_path / "out", tmp_path / "new"):
+        prepare(prices, out, **again, refit=True)
+        assert contents(out) == contents(folder)
 
 
 def test_other_settings_or_bars_replace_what_is_there(prices, folder, tmp_path, make_bars):

@@ -53,7 +53,11 @@ def train(prices):
 
     def run(output_dir, **options):
         chosen = {**OPTIONS, "data": prices, "output_dir": output_dir, **options}
-        flat = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+        flat = [
+            word
+            for name, value in chosen.items()
+            for word in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
+        ]
         return sft.main(*sft.parse(flat))
 
     return run
@@ -137,6 +141,36 @@ def test_resumed_equals_uninterrupted(train, tmp_path):
     assert same(weights(tmp_path), whole)
 
 
+def test_augmented_and_weighted_training_differs_reproduces_and_resumes(train, tmp_path):
+    options = {
+        "augment": ["crop=0.5", "jitter=0.1"],
+        "sample_weights": "recency:90",
+        "save_strategy": "steps",
+        "eval_strategy": "steps",
+        "save_steps": 5,
+        "eval_steps": 5,
+        "save_total_limit": 9,
+    }
+    report = train(tmp_path / "a", **options)
+    assert report["augment"] == {"jitter": 0.1, "crop": 0.5}
+    assert report["sample_weights"] == "recency:90"
+    whole = weights(tmp_path / "a")
+    plain = train(tmp_path / "plain", **{**options, "augment": "crop=0.001", "sample_weights": "none"})
+    assert not same(weights(tmp_path / "plain"), whole)
+    assert report["windows"] == plain["windows"]
+    train(tmp_path / "a", **options, resume_from_checkpoint=_within(tmp_path / "a", epoch=1))
+    assert same(weights(tmp_path / "a"), whole)
+
+
+def _within(folder, *, epoch):
+    """A checkpoint inside an epoch, where the data of the rest of it is still to come."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
+        reached = json.loads((path / "trainer_state.json").read_text())["epoch"]
+        if epoch < reached < epoch + 1:
+            return path
+    raise AssertionError("no checkpoint lies within the epoch")
+
+
 def test_resume_true_means_the_last_checkpoint(train, tmp_path):
     [*_, arguments] = sft.parse(["--output_dir", str(tmp_path), "--resume_from_checkpoint", "true"])
     assert arguments.checkpoint_to_resume() is None  # a first run has none, and starts
@@ -182,6 +216,8 @@ def test_one_epoch_moves_every_parameter_and_logs_the_balance_of_the_experts(tra
         ({"tickers": "ZZZ"}, ["ZZZ", "AAA"]),
         ({"feature_groups": "magic"}, ["magic", "returns"]),
         ({"n_bins": 7}, ["n_bins=7"]),
+        ({"augment": "blur=2"}, ["blur", "jitter"]),
+        ({"sample_weights": "recency"}, ["half-life", "recency:365"]),
     ],
 )
 def test_bad_input_is_refused_with_a_remedy(train, tmp_path, options, words):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsf_llm.evaluation.walk_forward import pick_origins, provenance, walk_forward
+from tsf_llm.evaluation.walk_forward import pick_origins, pool, provenance, walk_forward
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
@@ -165,3 +165,20 @@ def test_a_seasonal_baseline_stands_beside_the_others(load_result):
     small, large = (load_result.ticker == name for name in ("small", "large"))
     for forecast in list(load_result.steps[29].values())[1:]:
         np.testing.assert_allclose(forecast.median[small], forecast.median[large], atol=1e-9)
+
+
+def test_pooled_folds_speak_of_all_their_forecasts(pipe, bars):
+    periods = [("2016-01-01", "2016-01-31"), ("2016-02-01", "2016-02-29")]
+    parts = [walk_forward(pipe, bars, start=a, end=b, horizon=2, samples=8, progress=False) for a, b in periods]
+    pooled = pool(parts)
+    sizes = [len(part.origin) for part in parts]
+    assert len(pooled.origin) == sum(sizes)
+    assert {row["model"] for row in pooled.rows()} == {row["model"] for row in parts[0].rows()}
+    for i, row in enumerate(pooled.rows()):
+        crps = np.average([part.rows()[i]["crps"] for part in parts], weights=sizes)
+        assert row["crps"] == pytest.approx(crps, abs=1e-6)
+    assert set(pooled.verdicts()) == set(parts[0].verdicts())
+    with pytest.raises(ValueError, match="must not overlap"):
+        pool([parts[0], parts[0]])
+    with pytest.raises(ValueError, match="at least one"):
+        pool([])

@@ -1,11 +1,13 @@
 """Windows: the fences hold, labels are what they claim, batches equal single items."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from tsf_llm.data_prep.windows import FLAT_SIGMAS, Split, WindowDataset
+from tsf_llm.data_prep.windows import FLAT_SIGMAS, Split, WindowDataset, folds
 from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
 
 HORIZON = 3
@@ -157,3 +159,55 @@ def test_split_by_date(bars):
         Split.of(bars, "2016-03-01", "2016-01-01")
     with pytest.raises(ValueError, match="lie inside the data"):
         Split.of(bars, "2016-03-01", "2030-01-01")
+
+
+@pytest.mark.parametrize("objective", ["causal_lm", "regression"])
+@pytest.mark.parametrize("mode", ["expanding", "rolling"])
+def test_no_label_of_a_part_lies_within_the_embargo_of_the_next(processor, bars, mode, objective):
+    embargo = 5
+    for fold in folds(bars, 3, horizon=HORIZON, embargo=embargo, mode=mode):
+        data = {
+            part: dataset(processor, bars, objective, **fold.dataset_options(part))
+            for part in ("train", "valid", "test")
+        }
+        for earlier, later in (("train", "valid"), ("valid", "test")):
+            for ticker in np.unique(data["train"].start_of):
+                before, behind = (_label_rows(data[part], ticker, objective) for part in (earlier, later))
+                assert behind.min() - before.max() > embargo
+
+
+def _label_rows(data, ticker, objective):
+    """Rows whose bar is a label of some window of the ticker."""
+    mine = np.flatnonzero(data.start_of[data.origins] == ticker)
+    origins = data.origins[mine]
+    rows = [(origins[:, None] + np.arange(1, HORIZON + 1)).ravel()]
+    if objective == "causal_lm":
+        labelled = data.__getitems__(mine)["labels"][:, :16].numpy() != -100
+        rows.append((origins[:, None] - np.arange(16)[::-1])[labelled])
+    return np.concatenate(rows)
+
+
+def test_tests_of_folds_lie_end_to_end(bars):
+    expanding, rolling = (folds(bars, 4, horizon=HORIZON, mode=mode) for mode in ("expanding", "rolling"))
+    stamps = np.unique(bars["timestamp"])
+    for one, following in itertools.pairwise(expanding):
+        assert (one.valid_through, one.test_through) == (following.train_through, following.valid_through)
+    assert expanding[-1].test_through == stamps[-1]
+    assert all(fold.after is None for fold in expanding)
+    assert [fold.split for fold in expanding] == [fold.split for fold in rolling]
+    sizes = [((stamps > (fold.after or pd.Timestamp.min)) & (stamps <= fold.train_through)).sum() for fold in rolling]
+    assert set(sizes) == {len(stamps) // 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n_folds": 0}, "at least one fold"),
+        ({"n_folds": 2, "embargo": HORIZON - 1}, "below the horizon"),
+        ({"n_folds": 2, "mode": "random"}, "expanding or rolling"),
+        ({"n_folds": 60}, "fewer folds"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(bars, options, words):
+    with pytest.raises(ValueError, match=words):
+        folds(bars, horizon=HORIZON, **options)

@@ -9,6 +9,9 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
+from ..data_prep.augment import parse_augmentations
+from ..data_prep.weights import parse_weights
+
 
 @dataclass
 class DataArguments:
@@ -52,8 +55,19 @@ class DataArguments:
     )
     scaling: Literal["robust", "standard", "minmax"] = field(default="robust", metadata={"help": "feature scaling"})
     per_ticker: bool = field(default=False, metadata={"help": "scale every ticker by itself"})
+    augment: list[str] = field(
+        default_factory=list,
+        metadata={"help": "random changes of training windows: jitter=, scale=, warp=, crop=, mixup= and a strength"},
+    )
+    sample_weights: str = field(
+        default="none", metadata={"help": "training windows to draw more often: none, volatility or recency:DAYS"}
+    )
     n_bins: int = field(default=256, metadata={"help": "return tokens of the causal LM"})
     report_samples: int = field(default=128, metadata={"help": "sampled paths per forecast in report.json"})
+
+    def __post_init__(self) -> None:
+        parse_augmentations(self.augment)
+        parse_weights(self.sample_weights)
 
 
 @dataclass

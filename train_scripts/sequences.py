@@ -32,6 +32,8 @@ def train_on_sequences(
 ) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
+    if data_args.augment or data_args.sample_weights != "none":
+        raise ValueError("augment and sample_weights work on windows of bars: leave them out for .npz sequences")
     logger.warning(LEAK)
     sequences = read_sequences(data_args.data)
     model, processor = load_or_make(model_args)

@@ -33,6 +33,7 @@ import pandas as pd
 from transformers import set_seed
 
 from ..configuration_tsf_llm import TsfLlmConfig
+from ..data_prep.augment import parse_augmentations
 from ..data_prep.errors import one_line_errors
 from ..data_prep.files import write_json
 from ..data_prep.npz import sequence_files
@@ -66,7 +67,7 @@ def main(data_args: DataArguments, model_args: ModelArguments, training_args: Sf
     model.config.trained_on = describe(data_args.data, bars)
     market = market_bars(data_args, processor.feature_extractor, bars)
     series = stored.series() if stored else processor.feature_extractor.encode(bars, market=market)
-    train, valid = windows(processor, series, split, data_args, model_args.head)
+    train, valid = windows(processor, series, split, data_args, model_args.head, seed=training_args.seed)
 
     report: dict[str, Any] = {
         **provenance(),
@@ -76,6 +77,8 @@ def main(data_args: DataArguments, model_args: ModelArguments, training_args: Sf
         "train_through": fence(split.train_through),
         "valid_through": fence(split.valid_through),
         "windows": {"train": len(train), "valid": len(valid)},
+        "augment": train.augment,
+        "sample_weights": data_args.sample_weights,
         "seed": training_args.seed,
     }
     trainer = make_trainer(model, processor, train=train, valid=valid, training_args=training_args)
@@ -163,11 +166,25 @@ def load_or_make_model(
 
 
 def windows(
-    processor: TsfLlmProcessor, series: list[EncodedSeries], split: Split, data_args: DataArguments, head: str
+    processor: TsfLlmProcessor,
+    series: list[EncodedSeries],
+    split: Split,
+    data_args: DataArguments,
+    head: str,
+    *,
+    seed: int = 0,
 ) -> tuple[WindowDataset, WindowDataset]:
-    """Training and validation windows, an embargo of one horizon between their labels."""
+    """Training and validation windows, an embargo of one horizon between their labels; only training is augmented."""
     common = {"objective": head, "horizon": data_args.horizon, "stride": data_args.stride}
-    train = WindowDataset(processor, series, through=split.train_through, **common)
+    train = WindowDataset(
+        processor,
+        series,
+        through=split.train_through,
+        augment=parse_augmentations(data_args.augment),
+        sample_weights=data_args.sample_weights,
+        seed=seed,
+        **common,
+    )
     valid = WindowDataset(
         processor, series, after=split.train_through, through=split.valid_through, embargo=data_args.horizon, **common
     )

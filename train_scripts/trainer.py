@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from ..data_prep.windows import identity
+from ..data_prep.windows import WindowDataset, identity
 from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import SftArguments
 
@@ -41,12 +41,22 @@ class TsfLlmTrainer(Trainer):
         super().log(logs, start_time)
 
 
+class EpochCallback(TrainerCallback):
+    """Tells the windows their epoch. accelerate does so too, but not for the epoch in which a run resumes."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        train_dataloader.dataset.set_epoch(int(state.epoch))
+
+
 def make_trainer(
     model: Any, processor: TsfLlmProcessor, *, train: Dataset, valid: Dataset, training_args: SftArguments
 ) -> TsfLlmTrainer:
     """A trainer for datasets whose batches come ready, with early stopping where it is asked for."""
     patience = training_args.early_stopping_patience
     stops = patience and training_args.load_best_model_at_end
+    callbacks: list[TrainerCallback] = [EarlyStoppingCallback(patience)] if stops else []
+    if isinstance(train, WindowDataset):
+        callbacks.append(EpochCallback())
     return TsfLlmTrainer(
         model=model,
         args=training_args,
@@ -54,7 +64,7 @@ def make_trainer(
         eval_dataset=valid,
         data_collator=identity,
         processing_class=processor,
-        callbacks=[EarlyStoppingCallback(patience)] if stops else [],
+        callbacks=callbacks,
     )
 
 

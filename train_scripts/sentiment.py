@@ -1,0 +1,276 @@
+"""Fine-tunes a text classifier of financial sentiment: negative, neutral, positive.
+
+    python -m tsf_llm.train_scripts.sentiment --config train_scripts/configs/debug_sentiment.yaml \
+        --data labelled.csv --encoder FOLDER_OR_NAME --output_dir outputs/sentiment
+
+`--data` is CSV or parquet with the columns text and label. `--encoder` is any encoder that
+AutoModelForSequenceClassification loads, with its tokenizer.
+
+Design choices:
+- Three parts, stratified by label: training, validation (which picks the weights) and test (which only the report
+  sees). Texts that are equal but for case and blanks are one text; with two labels they are refused.
+- The loss weighs classes by the inverse of their share, so that rare ones count.
+- Beside the scores stands what the commonest label of training would score. Intervals are bootstraps over test texts.
+
+The output folder then holds the classifier (safetensors) with its tokenizer, and `report.json`. The classifier goes
+into `data_prep/text.py --sentiment`.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    Trainer,
+    set_seed,
+)
+
+from ..data_prep.errors import one_line_errors
+from ..data_prep.files import write_json
+from ..data_prep.sources import _plain_name, _read_csv, _read_parquet, _stripped
+from ..evaluation.walk_forward import provenance
+from .arguments import Parser, SftArguments
+
+LABELS = ("negative", "neutral", "positive")
+FEWEST = 10  # texts of each label, so that each part has some
+REPETITIONS = 1000  # of the bootstrap
+
+
+@dataclass
+class TextArguments:
+    """Which texts, which encoder."""
+
+    _argument_group_name = "text"
+
+    data: str = field(default="", metadata={"help": "CSV or parquet with the columns text and label"})
+    encoder: str = field(default="", metadata={"help": "folder or name of a pretrained encoder"})
+    valid_share: float = field(default=0.1, metadata={"help": "share of the texts for validation"})
+    test_share: float = field(default=0.2, metadata={"help": "share of the texts for the report"})
+    max_tokens: int = field(default=128, metadata={"help": "longest text; the rest is cut"})
+    class_weights: bool = field(default=True, metadata={"help": "weigh classes by the inverse of their share"})
+
+    def __post_init__(self) -> None:
+        for name in ("data", "encoder"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} is missing: {self.__dataclass_fields__[name].metadata['help']}")
+        if not (self.valid_share > 0 and self.test_share > 0 and self.valid_share + self.test_share < 1):
+            raise ValueError(f"valid_share={self.valid_share}, test_share={self.test_share}: leave some for training")
+
+
+@dataclass
+class SentimentArguments(SftArguments):
+    """The training arguments of the other scripts, with defaults for fine-tuning an encoder."""
+
+    output_dir: str | None = field(default="outputs/sentiment", metadata={"help": "where model and report.json go"})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "texts per step and device"})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "texts per validation step and device"})
+    num_train_epochs: float = field(default=4, metadata={"help": "passes over the training texts"})
+    learning_rate: float = field(default=5e-5, metadata={"help": "peak learning rate of AdamW"})
+    weight_decay: float = field(default=0.01, metadata={"help": "weight decay of AdamW"})
+    early_stopping_patience: int = field(
+        default=2, metadata={"help": "validations without a better loss before training stops; 0 switches it off"}
+    )
+
+
+class LabelledTexts(Dataset):
+    """Tokens and class of each text."""
+
+    def __init__(self, frame: pd.DataFrame, tokenizer: Any, max_tokens: int):
+        self.rows = [
+            {**tokenizer(text, truncation=True, max_length=max_tokens), "labels": LABELS.index(label)}
+            for text, label in zip(frame["text"], frame["label"], strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+class WeightedTrainer(Trainer):
+    """Trainer whose cross entropy weighs the classes; validation likewise."""
+
+    loss_is_scaled_for_ga = False  # a mean per batch: the Trainer divides it by the accumulated batches
+
+    def __init__(self, *args: Any, weights: torch.Tensor | None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.weights = weights
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        weights = None if self.weights is None else self.weights.to(labels.device)
+        loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, weight=weights)
+        return (loss, outputs) if return_outputs else loss
+
+
+def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[str, Any]:
+    """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
+    started = time.perf_counter()
+    set_seed(training_args.seed)
+    frame = read_labelled(text_args.data)
+    parts = split(frame, text_args.valid_share, text_args.test_share, training_args.seed)
+    tokenizer = AutoTokenizer.from_pretrained(text_args.encoder)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        text_args.encoder,
+        num_labels=len(LABELS),
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: i for i, name in enumerate(LABELS)},
+        ignore_mismatched_sizes=True,
+        dtype=torch.float32,
+    )
+    max_tokens = min(text_args.max_tokens, getattr(model.config, "max_position_embeddings", text_args.max_tokens))
+    train, valid, test = (LabelledTexts(parts[name], tokenizer, max_tokens) for name in ("train", "valid", "test"))
+    stops = training_args.early_stopping_patience and training_args.load_best_model_at_end
+    trainer = WeightedTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train,
+        eval_dataset=valid,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        weights=inverse_shares(parts["train"]["label"]) if text_args.class_weights else None,
+        callbacks=[EarlyStoppingCallback(training_args.early_stopping_patience)] if stops else [],
+    )
+    trainer.train(resume_from_checkpoint=training_args.checkpoint_to_resume())
+    trainer.save_model()
+    (Path(training_args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle; report.json says it all
+    truth = parts["test"]["label"].to_numpy()
+    commonest = parts["train"]["label"].mode()[0]
+    report = {
+        **provenance(),
+        "encoder": Path(text_args.encoder).name,
+        "data": Path(text_args.data).name,
+        "texts": {name: part["label"].value_counts().to_dict() for name, part in parts.items()},
+        "seed": training_args.seed,
+        "steps": trainer.state.global_step,
+        "valid_loss": trainer.evaluate()["eval_loss"],
+        "test": scores(truth, predict(trainer, test), seed=training_args.seed),
+        "majority_baseline": {
+            "label": commonest,
+            **scores(truth, np.full(len(truth), commonest), seed=training_args.seed),
+        },
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    if trainer.is_world_process_zero():
+        write_json(report, Path(training_args.output_dir) / "report.json")
+    return report
+
+
+def read_labelled(path: str | Path) -> pd.DataFrame:
+    """CSV or parquet -> distinct `text, label`, labels in lower case.
+
+    Raises:
+        ValueError: names the file, the row and the remedy; so does FileNotFoundError for a path that does not exist.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; name a CSV or parquet file with the columns text and label.")
+    raw = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    found = {_plain_name(name): name for name in reversed(raw.columns)}
+    if missing := [name for name in ("text", "label") if name not in found]:
+        listed = ", ".join(map(str, raw.columns))
+        raise ValueError(f"{path} has no column {' and no '.join(missing)}; found: {listed}. Rename its columns.")
+    frame = pd.DataFrame({"text": _stripped(raw[found["text"]]), "label": _stripped(raw[found["label"]]).str.lower()})
+    if (bad := np.flatnonzero(~frame["label"].isin(LABELS))).size:
+        held = frame["label"].iloc[bad[0]]
+        raise ValueError(f"{path}, row {bad[0] + 1}: label '{held}'; the labels are {', '.join(LABELS)}.")
+    if (bad := np.flatnonzero(frame["text"] == "")).size:
+        raise ValueError(f"{path}, row {bad[0] + 1}: the text is empty; drop the row.")
+    same = frame["text"].str.lower().str.replace(r"\s+", " ", regex=True)
+    if (bad := np.flatnonzero(frame.groupby(same)["label"].transform("nunique") > 1)).size:
+        text = frame["text"].iloc[bad[0]][:60]
+        raise ValueError(f"{path}, row {bad[0] + 1}: '{text}' has two labels; keep one of its rows.")
+    frame = frame[~same.duplicated()].reset_index(drop=True)
+    counts = frame["label"].value_counts().reindex(LABELS, fill_value=0)
+    if counts.min() < FEWEST:
+        raise ValueError(f"{path}: {counts.min()} distinct texts are {counts.idxmin()}; {FEWEST} of each are needed.")
+    return frame
+
+
+def split(frame: pd.DataFrame, valid_share: float, test_share: float, seed: int) -> dict[str, pd.DataFrame]:
+    """`train`, `valid` and `test` with the same shares of labels, one text at least of each label in each part."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}
+    for label in LABELS:
+        own = rng.permutation(np.flatnonzero(frame["label"] == label))
+        valid, test = (max(1, round(share * len(own))) for share in (valid_share, test_share))
+        if valid + test >= len(own):
+            raise ValueError(f"{len(own)} {label} texts leave none for training: take smaller shares or more texts")
+        rows["valid"].append(own[:valid])
+        rows["test"].append(own[valid : valid + test])
+        rows["train"].append(own[valid + test :])
+    return {name: frame.iloc[np.sort(np.concatenate(part))].reset_index(drop=True) for name, part in rows.items()}
+
+
+def inverse_shares(labels: pd.Series) -> torch.Tensor:
+    """Weights per class whose mean over the texts is 1, float32 `[3]`.
+
+    >>> inverse_shares(pd.Series(["negative", "neutral", "neutral", "positive"])).tolist()[:2]
+    [1.3333333730697632, 0.6666666865348816]
+    """
+    counts = labels.value_counts().reindex(LABELS).to_numpy()
+    return torch.tensor(counts.sum() / (len(LABELS) * counts), dtype=torch.float32)
+
+
+def predict(trainer: Trainer, texts: LabelledTexts) -> np.ndarray:
+    """The label of each text, `[N]`."""
+    trainer.args.prediction_loss_only = False
+    return np.array(LABELS)[trainer.predict(texts).predictions.argmax(-1)]
+
+
+def scores(truth: np.ndarray, guess: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
+    """Accuracy and macro F1 with 95 % intervals, precision, recall and F1 per class, and the confusion matrix.
+
+    A class that is never guessed has precision 0; one that never occurs has recall 0.
+    """
+    counts = confusion(truth, guess)
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(0, len(truth), len(truth)) for _ in range(REPETITIONS))
+    again = [summary(confusion(truth[rows], guess[rows])) for rows in drawn]
+    found = {"texts": len(truth)}
+    for name, value in summary(counts).items():
+        found[name] = round(value, 4)
+        found[f"{name}_ci95"] = np.quantile([one[name] for one in again], (0.025, 0.975)).round(4).tolist()
+    precision, recall, f1 = (part.round(4).tolist() for part in per_class(counts))
+    found["classes"] = {
+        name: {"precision": precision[i], "recall": recall[i], "f1": f1[i], "texts": int(counts[i].sum())}
+        for i, name in enumerate(LABELS)
+    }
+    return {**found, "confusion": {"rows": "truth", "columns": list(LABELS), "counts": counts.tolist()}}
+
+
+def confusion(truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    """`[3,3]`: truth by guess."""
+    i, j = (np.searchsorted(LABELS, values) for values in (truth, guess))  # LABELS are sorted
+    return np.bincount(len(LABELS) * i + j, minlength=len(LABELS) ** 2).reshape(len(LABELS), len(LABELS))
+
+
+def per_class(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 = 2 hits / (guessed + true), each `[3]`; 0 where undefined."""
+    hits, guessed, true = np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)
+    return hits / np.maximum(guessed, 1), hits / np.maximum(true, 1), 2 * hits / np.maximum(guessed + true, 1)
+
+
+def summary(counts: np.ndarray) -> dict[str, float]:
+    return {"accuracy": float(np.trace(counts) / counts.sum()), "macro_f1": float(per_class(counts)[2].mean())}
+
+
+def parse(arguments: list[str] | None = None) -> tuple[TextArguments, SentimentArguments]:
+    parser = Parser((TextArguments, SentimentArguments), prog="sentiment", description=__doc__)
+    return parser.parse_args_and_config(arguments)
+
+
+if __name__ == "__main__":
+    with one_line_errors("sentiment"):
+        main(*parse())
