@@ -59,9 +59,8 @@ def market_state(tickers: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 def as_of(state: pd.DataFrame, timestamps: pd.Series) -> pd.DataFrame:
     """The `MARKET_COLUMNS` at each of these times, on their index: the last row at or before it."""
-    rows = np.searchsorted(
-        state["timestamp"].to_numpy(), timestamps.to_numpy(), side="right"
-    )  # one too far: 0 is none
+    known_at = state["timestamp"].to_numpy()
+    rows = np.searchsorted(known_at, timestamps.to_numpy(), side="right")  # one too far: 0 is none
     rows[STALE:] *= rows[STALE:] != rows[:-STALE]
     values = np.vstack((np.full(len(MARKET_COLUMNS), np.nan), state[MARKET_COLUMNS].to_numpy()))[rows]
     return pd.DataFrame(values, index=timestamps.index, columns=MARKET_COLUMNS)

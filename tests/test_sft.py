@@ -195,6 +195,17 @@ def test_fine_tuning_goes_on_from_the_folder_with_its_processor(train, tmp_path)
     assert before.tokenizer.bin_edges == after.tokenizer.bin_edges
 
 
+def test_a_fine_tuned_model_forgets_no_date(train, tmp_path):
+    """Weights that have seen later prices stay marked, and scores on those dates are no test."""
+    base = train(tmp_path / "base", num_train_epochs=1)
+    earlier = {"train_through": "2015-10-30", "valid_through": "2015-12-31"}
+    more = train(tmp_path / "more", model_name_or_path=tmp_path / "base", num_train_epochs=1, **earlier)
+    assert base["out_of_sample"] is True
+    assert more["out_of_sample"] is False
+    assert more["trained_through"] == base["trained_through"] > more["valid_through"]
+    assert load_pipeline(tmp_path / "more").model.config.trained_through == base["trained_through"]
+
+
 def test_one_epoch_moves_every_parameter_and_logs_the_balance_of_the_experts(train, tmp_path):
     train(tmp_path, num_train_epochs=1, save_strategy="steps", eval_strategy="steps", save_steps=1, eval_steps=1)
     steps = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))

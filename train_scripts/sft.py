@@ -63,7 +63,7 @@ def main(data_args: DataArguments, model_args: ModelArguments, training_args: Sf
     stored = prepared if model_args.model_name_or_path is None else None  # a model brings its own scalers
     processor = stored.processor if stored else load_or_fit_processor(data_args, model_args, bars, split)
     model = load_or_make_model(data_args, model_args, processor)
-    model.config.trained_through = fence(split.valid_through)
+    model.config.trained_through = last_seen(model.config.trained_through, split)
     model.config.trained_on = describe(data_args.data, bars)
     market = market_bars(data_args, processor.feature_extractor, bars)
     series = stored.series() if stored else processor.feature_extractor.encode(bars, market=market)
@@ -76,6 +76,8 @@ def main(data_args: DataArguments, model_args: ModelArguments, training_args: Sf
         "data": model.config.trained_on,
         "train_through": fence(split.train_through),
         "valid_through": fence(split.valid_through),
+        "trained_through": model.config.trained_through,
+        "out_of_sample": model.config.trained_through == fence(split.valid_through),
         "windows": {"train": len(train), "valid": len(valid)},
         "augment": train.augment,
         "sample_weights": data_args.sample_weights,
@@ -222,6 +224,12 @@ def test_scores(
     model.train(training)
     rows = {row["model"]: row for row in result.rows(seed=training_args.seed)}
     return {**rows, "verdicts": {name: one["verdict"] for name, one in result.verdicts().items()}}
+
+
+def last_seen(before: str | None, split: Split) -> str:
+    """The later of what a model to go on from has seen and what it will see now: weights forget no date."""
+    now = fence(split.valid_through)
+    return now if before is None or day_end(before) <= day_end(now) else before
 
 
 def fence(moment: pd.Timestamp) -> str:
