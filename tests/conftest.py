@@ -1,6 +1,7 @@
-"""What several test files share: a tiny random model, its inputs, made-up bars, and a comparison."""
+"""What several test files share: a tiny random model, its inputs, made-up bars, a comparison, and small trainings."""
 
 import functools
+import json
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
+from tsf_llm.train_scripts import sft
 
 TINY = {
     "num_features": 5,
@@ -91,3 +93,64 @@ def make_bars():
         return pd.DataFrame({"timestamp": times, "ticker": ticker, **prices, "close": close, "volume": volume})
 
     return build
+
+
+SMALL_MODEL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "n_routed_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+
+
+@pytest.fixture(scope="session")
+def small_model():
+    """Fields of `TsfLlmConfig`, as JSON, of a model that trains in a second."""
+    return json.dumps(SMALL_MODEL)
+
+
+@pytest.fixture(scope="session")
+def command_line():
+    """`command_line(**options)` -> the words of a command line; a list gives several, None leaves an option out."""
+
+    def flat(**options):
+        given = {name: value if isinstance(value, list) else [value] for name, value in options.items()}
+        return [
+            word for name, values in given.items() if values != [None] for word in (f"--{name}", *map(str, values))
+        ]
+
+    return flat
+
+
+@pytest.fixture(scope="session")
+def prices(make_bars, tmp_path_factory):
+    """A price file of two tickers, AAA and BBB, 400 bars each."""
+    path = tmp_path_factory.mktemp("prices") / "prices.csv"
+    pd.concat([make_bars(400, ticker="AAA", seed=1), make_bars(400, ticker="BBB", seed=2)]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def train(prices, small_model, command_line):
+    """`train(output_dir, **options)` -> the report of a small `sft` run on `prices`."""
+    usual = {"context_length": 16, "horizon": 2, "stride": 2, "n_bins": 32, "report_samples": 0, "data": prices}
+    usual |= {"num_train_epochs": 2, "per_device_train_batch_size": 32, "logging_steps": 2, "disable_tqdm": True}
+    usual |= {"model_config": small_model}
+    return lambda output_dir, **options: sft.main(
+        *sft.parse(command_line(**{**usual, "output_dir": output_dir, **options}))
+    )
+
+
+@pytest.fixture(scope="session")
+def base_folder(train, tmp_path_factory):
+    """A small causal LM trained on `prices`, to start from. Read only: others read it too."""
+    folder = tmp_path_factory.mktemp("base")
+    train(folder, num_train_epochs=1)
+    return folder

@@ -3,24 +3,12 @@
 import doctest
 import json
 
-import pandas as pd
 import pytest
 from transformers import AutoConfig
 
 from tsf_llm.train_scripts import ablate
 
-MODEL = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "kv_lora_rank": 8,
-    "qk_nope_head_dim": 4,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 8,
-    "n_routed_experts": 2,
-    "num_experts_per_tok": 1,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
+FRONT_END = {
     "mscnn_channels": 8,
     "t2t_patch_size": 4,
     "t2t_patch_overlap": 2,
@@ -39,25 +27,18 @@ OPTIONS = {
     "save_steps": 3,
     "eval_steps": 3,
     "disable_tqdm": True,
-    "model_config": json.dumps(MODEL),
 }
 
 
 @pytest.fixture(scope="module")
-def prices(make_bars, tmp_path_factory):
-    path = tmp_path_factory.mktemp("prices") / "prices.csv"
-    pd.concat([make_bars(400, ticker="AAA", seed=1), make_bars(400, ticker="BBB", seed=2)]).to_csv(path, index=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(prices):
+def run(prices, small_model, command_line):
     """`run(output_dir, **options)` -> the report."""
 
+    model = json.dumps({**json.loads(small_model), **FRONT_END})
+
     def call(output_dir, seeds=("0", "1"), **options):
-        chosen = {**OPTIONS, "data": prices, "output_dir": output_dir, **options}
-        flat = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
-        return ablate.main(*ablate.parse([*flat, "--seeds", *seeds]))
+        chosen = {**OPTIONS, "model_config": model, "data": prices, "output_dir": output_dir, **options}
+        return ablate.main(*ablate.parse(command_line(**chosen, seeds=list(seeds))))
 
     return call
 

@@ -13,20 +13,6 @@ from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor, center_and_scale
 from tsf_llm.train_scripts import sequences, sft
 
-SMALL_MODEL = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "kv_lora_rank": 8,
-    "qk_nope_head_dim": 4,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 8,
-    "n_routed_experts": 2,
-    "num_experts_per_tok": 1,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
-}
-
 
 def published(bars):
     """X and y of the training rows, as the original leaves them."""
@@ -50,13 +36,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def train(folder):
+def train(folder, small_model, command_line):
     """`train(output_dir, **options)` -> the report."""
 
     def run(output_dir, **options):
         chosen = {"data": folder, "head": "regression", "output_dir": output_dir, "num_train_epochs": 3}
-        chosen |= {"disable_tqdm": True, "model_config": json.dumps(SMALL_MODEL), "learning_rate": 5e-3, **options}
-        return sft.main(*sft.parse([word for name, value in chosen.items() for word in (f"--{name}", str(value))]))
+        chosen |= {"disable_tqdm": True, "model_config": small_model, "learning_rate": 5e-3, **options}
+        return sft.main(*sft.parse(command_line(**chosen)))
 
     return run
 

@@ -13,55 +13,6 @@ from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.train_scripts import sft
 
-SMALL_MODEL = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "kv_lora_rank": 8,
-    "qk_nope_head_dim": 4,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 8,
-    "n_routed_experts": 2,
-    "num_experts_per_tok": 1,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
-}
-OPTIONS = {
-    "context_length": 16,
-    "horizon": 2,
-    "stride": 2,
-    "n_bins": 32,
-    "report_samples": 0,
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 32,
-    "logging_steps": 2,
-    "disable_tqdm": True,
-    "model_config": json.dumps(SMALL_MODEL),
-}
-
-
-@pytest.fixture(scope="module")
-def prices(make_bars, tmp_path_factory):
-    path = tmp_path_factory.mktemp("prices") / "prices.csv"
-    pd.concat([make_bars(400, ticker="AAA", seed=1), make_bars(400, ticker="BBB", seed=2)]).to_csv(path, index=False)
-    return path
-
-
-@pytest.fixture
-def train(prices):
-    """`train(output_dir, **options)` -> the report."""
-
-    def run(output_dir, **options):
-        chosen = {**OPTIONS, "data": prices, "output_dir": output_dir, **options}
-        flat = [
-            word
-            for name, value in chosen.items()
-            for word in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
-        ]
-        return sft.main(*sft.parse(flat))
-
-    return run
-
 
 def weights(folder):
     return load_file(folder / "model.safetensors")

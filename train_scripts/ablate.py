@@ -26,15 +26,12 @@ import pandas as pd
 
 from ..data_prep.errors import one_line_errors
 from ..data_prep.files import write_json
-from ..data_prep.sources import read_bars
-from ..data_prep.windows import Split
 from ..evaluation.metrics import mean_interval, paired_difference, verdict
-from ..evaluation.walk_forward import WalkForward, provenance, walk_forward
+from ..evaluation.walk_forward import WalkForward, provenance
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
-from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import TsfLlmProcessor
 from . import sft
 from .arguments import DataArguments, ModelArguments, Parser, SftArguments
+from .data import TrainingData
 
 VARIANTS: dict[str, dict[str, bool]] = {
     "base": {},
@@ -104,19 +101,8 @@ def train_and_score(
 
 def score(folder: Path, data_args: DataArguments, model_args: ModelArguments, seed: int) -> WalkForward:
     """Forecasts on the dates after validation by the model in `folder`."""
-    bars = read_bars(data_args.data, data_args.tickers)
-    split = Split.of(bars, data_args.train_through, data_args.valid_through)
     model_class = TsfLlmForCausalLM if model_args.head == "causal_lm" else TsfLlmForPrediction
-    model, processor = model_class.from_pretrained(folder), TsfLlmProcessor.from_pretrained(folder)
-    return walk_forward(
-        TsfLlmPipeline(model=model, processor=processor),
-        bars,
-        start=split.valid_through + pd.Timedelta(1, "ns"),
-        end=bars["timestamp"].max(),
-        horizon=data_args.horizon,
-        samples=data_args.report_samples,
-        seed=seed,
-    )
+    return TrainingData.read(data_args, str(folder)).walk_forward(model_class.from_pretrained(folder), seed=seed)
 
 
 def row(name: str, runs: list[dict[str, Any]], losses: dict[str, np.ndarray], result: WalkForward) -> dict[str, Any]:

@@ -1,0 +1,195 @@
+"""What every training script starts from and ends with: bars, fences and processor; scores on the dates after them.
+
+Design choices:
+* `TrainingData` is read once. Windows for training and forecasts for the report come from the same bars and fences.
+* Whatever is fitted is fitted on the training dates; a model to go on from brings its own processor, unchanged.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..data_prep.augment import parse_augmentations
+from ..data_prep.prepare import Prepared, is_prepared, load_prepared
+from ..data_prep.series import read_data
+from ..data_prep.sources import read_bars
+from ..data_prep.windows import Objective, Split, WindowDataset
+from ..evaluation.walk_forward import WalkForward, walk_forward
+from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer, day_end
+from ..series_tsf_llm import kind_of
+from .arguments import DataArguments
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Bars, fences and the processor of one training."""
+
+    args: DataArguments
+    bars: pd.DataFrame
+    split: Split
+    processor: TsfLlmProcessor
+    market: pd.DataFrame | None  # bars that the features read beside their own
+    prepared: Prepared | None = None  # the folder whose features are used as they are
+
+    @classmethod
+    def read(cls, args: DataArguments, model: str | None = None) -> "TrainingData":
+        """Reads `args.data`. `model` is the folder or Hub name whose processor is used instead of a new one.
+
+        Raises:
+            ValueError: for data, tickers or dates that cannot be used.
+        """
+        prepared = load_prepared(args.data) if is_prepared(args.data) else None
+        bars, split = _read_and_split(args) if prepared is None else _stored_bars(prepared, args)
+        if model is not None:
+            processor, prepared = TsfLlmProcessor.from_pretrained(model), None  # a model brings its own scalers
+        elif prepared is not None:
+            processor = prepared.processor
+        else:
+            processor = _fit_processor(args, bars, split)
+        return cls(args, bars, split, processor, _market_bars(args, processor.feature_extractor, bars), prepared)
+
+    def series(self) -> list[EncodedSeries]:
+        """Features of every ticker."""
+        if self.prepared is not None:
+            return self.prepared.series()
+        return self.processor.feature_extractor.encode(self.bars, market=self.market)
+
+    def windows(self, objective: Objective, *, seed: int = 0) -> tuple[WindowDataset, WindowDataset]:
+        """Training and validation windows, an embargo of one horizon between their labels.
+
+        Only training windows are augmented or weighted.
+
+        Raises:
+            ValueError: if there is none of either.
+        """
+        args, split, series = self.args, self.split, self.series()
+        train = WindowDataset(
+            self.processor,
+            series,
+            objective=objective,
+            horizon=args.horizon,
+            stride=args.stride,
+            through=split.train_through,
+            augment=parse_augmentations(args.augment),
+            sample_weights=args.sample_weights,
+            seed=seed,
+        )
+        valid = WindowDataset(
+            self.processor,
+            series,
+            objective=objective,
+            horizon=args.horizon,
+            stride=args.stride,
+            after=split.train_through,
+            through=split.valid_through,
+            embargo=args.horizon,
+        )
+        for name, part in (("training", train), ("validation", valid)):
+            if len(part) == 0:
+                raise ValueError(
+                    f"no {name} window of {args.horizon} steps fits: move the fences or give more history"
+                )
+        return train, valid
+
+    def walk_forward(self, model: Any, *, seed: int = 0, start: Any = None, end: Any = None) -> WalkForward:
+        """The model's forecasts beside the baselines'; by default on the dates after validation."""
+        training = model.training
+        result = walk_forward(
+            TsfLlmPipeline(model=model, processor=self.processor, device=model.device),
+            self.bars,
+            start=self.split.valid_through + pd.Timedelta(1, "ns") if start is None else start,
+            end=self.bars["timestamp"].max() if end is None else end,
+            horizon=self.args.horizon,
+            samples=self.args.report_samples,
+            seed=seed,
+            market=self.market,
+        )
+        model.train(training)
+        return result
+
+    def test_scores(self, model: Any, *, seed: int = 0) -> dict[str, Any]:
+        """One row per model and baseline, by name, on the dates after validation; `verdicts` beside them."""
+        if self.args.report_samples == 0:
+            return {"model": {}}
+        result = self.walk_forward(model, seed=seed)
+        rows = {row["model"]: row for row in result.rows(seed=seed)}
+        return {**rows, "verdicts": {name: one["verdict"] for name, one in result.verdicts().items()}}
+
+    def describe(self) -> str:
+        """What the weights are trained on, in words, without a path of this machine."""
+        tickers = list(self.bars[kind_of(self.bars).id].unique())
+        listed = ", ".join(tickers[:8]) + (f" and {len(tickers) - 8} more" if len(tickers) > 8 else "")
+        return f"{Path(self.args.data).name}: {listed}, from {self.bars['timestamp'].min().date()}"
+
+    def mark(self, config: Any) -> None:
+        """Writes into a model's config what it is trained on. Weights forget no date: a later one there stays."""
+        before, now = config.trained_through, fence(self.split.valid_through)
+        config.trained_through = now if before is None or day_end(before) <= day_end(now) else before
+        config.trained_on = self.describe()
+
+    def provenance(self, config: Any) -> dict[str, Any]:
+        """The lines of a report that say what was trained on and whether its scores are a test."""
+        return {
+            "data": config.trained_on,
+            "train_through": fence(self.split.train_through),
+            "valid_through": fence(self.split.valid_through),
+            "trained_through": config.trained_through,
+            "out_of_sample": config.trained_through == fence(self.split.valid_through),
+        }
+
+
+def fence(moment: pd.Timestamp) -> str:
+    """The date of a fence that ends a day or stands on a daily bar; of one within a day the instant.
+
+    >>> fence(pd.Timestamp("2020-06-30")), fence(pd.Timestamp("2020-06-30 12:00"))
+    ('2020-06-30', '2020-06-30 12:00:00')
+    """
+    whole_day = moment in (moment.normalize(), day_end(moment.date()))
+    return str(moment.date() if whole_day else moment)
+
+
+def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split]:
+    bars = read_data(
+        args.data,
+        args.tickers,
+        value=args.value_column,
+        id=args.id_column,
+        time=args.time_column,
+        covariates=[*args.past_covariates, *args.known_covariates],
+    )
+    return bars, Split.of(bars, args.train_through, args.valid_through)
+
+
+def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame, Split]:
+    """Bars and fences of a prepared folder. Others would need another fit, so they are refused."""
+    fixed = ["tickers", "train_through", "valid_through", "market"]
+    if given := [name for name in fixed if getattr(args, name)]:
+        raise ValueError(f"{prepared.folder} is prepared, so {', '.join(given)} cannot be chosen: prepare it again")
+    return prepared.bars(), prepared.split
+
+
+def _fit_processor(args: DataArguments, bars: pd.DataFrame, split: Split) -> TsfLlmProcessor:
+    """A new processor, fitted on the training dates alone."""
+    features = TsfLlmFeatureExtractor(
+        feature_groups=args.feature_groups,
+        scaling=args.scaling,
+        per_ticker=args.per_ticker,
+        context_length=args.context_length,
+        calendar=args.calendar,
+        kind=kind_of(bars).name,
+        past_covariates=args.past_covariates,
+        known_covariates=args.known_covariates,
+    )
+    processor = TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins))
+    return processor.fit(bars, through=split.train_through, market=_market_bars(args, features, bars))
+
+
+def _market_bars(args: DataArguments, features: TsfLlmFeatureExtractor, bars: pd.DataFrame) -> pd.DataFrame | None:
+    """The prices of `market`; or, where the group of that name was chosen, the whole universe of the data."""
+    if args.market is not None:
+        return read_bars(args.market)
+    chosen = "market" in (features.feature_groups or ()) or features.fitted_with_market
+    return bars if chosen and features.reads_market else None
