@@ -143,9 +143,11 @@ def train(prices, small_model, command_line):
     usual = {"context_length": 16, "horizon": 2, "stride": 2, "n_bins": 32, "report_samples": 0, "data": prices}
     usual |= {"num_train_epochs": 2, "per_device_train_batch_size": 32, "logging_steps": 2, "disable_tqdm": True}
     usual |= {"model_config": small_model}
-    return lambda output_dir, **options: sft.main(
-        *sft.parse(command_line(**{**usual, "output_dir": output_dir, **options}))
-    )
+
+    def run(output_dir, **options):
+        return sft.main(*sft.parse(command_line(**{**usual, "output_dir": output_dir, **options})))
+
+    return run
 
 
 @pytest.fixture(scope="session")
