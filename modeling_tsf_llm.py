@@ -13,10 +13,8 @@ r rotary part of a head, v value part, E experts, K experts per token, V vocabul
 """
 
 import math
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +30,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import ModelOutput, cached_file, can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -47,7 +45,10 @@ from .legacy_tsf_llm import (
     wrap_positions,
 )
 
-CODE_FILES = (
+if TYPE_CHECKING:  # never run: saving and loading from the Hub take along what a module imports, so all code travels
+    from .pipeline_tsf_llm import TsfLlmPipeline  # noqa: F401
+
+CODE_FILES = (  # what every saved folder holds
     "configuration_tsf_llm.py",
     "modeling_tsf_llm.py",
     "legacy_tsf_llm.py",
@@ -530,27 +531,24 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
             init_front_end(module)
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """transformers' own, plus all code files and a config that names them: the folder stands on its own.
-        Tensors keep our names, also those of a model that was loaded from the original's.
+        """transformers' own, with a config that names all code files: the folder, or the repo with `push_to_hub=True`,
+        stands on its own. Tensors keep our names, also those of a model that was loaded from the original's.
 
         `AutoModel` leads to the class that was saved, except that a causal LM opens as its base model."""
-        own_class = type(self).__name__
-        auto_model = "TsfLlmForPrediction" if own_class == "TsfLlmForPrediction" else "TsfLlmModel"
-        auto_pipeline = (
-            "AutoModelForTimeSeriesPrediction" if own_class == "TsfLlmForPrediction" else "AutoModelForCausalLM"
-        )
+        predicts = isinstance(self, TsfLlmForPrediction)
+        auto_model = "TsfLlmForPrediction" if predicts else "TsfLlmModel"
+        auto_pipeline = "AutoModelForTimeSeriesPrediction" if predicts else "AutoModelForCausalLM"
         self.config.auto_map = {**AUTO_MAP, "AutoModel": f"modeling_tsf_llm.{auto_model}"}
         for task in (self.config.custom_pipelines or {}).values():
             task["pt"] = [auto_pipeline]
         kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, *args, **kwargs)
-        for name in CODE_FILES:
-            target, source = Path(save_directory) / name, Path(__file__).with_name(name)
-            if not source.exists():  # loaded as remote code, which fetches only what it imports
-                origin = str(self.config.name_or_path)
-                source = Path(cached_file(origin, name, _raise_exceptions_for_missing_entries=False) or target)
-            if source.exists() and not (target.exists() and target.samefile(source)):
-                shutil.copyfile(source, target)
+        own_class = type(self)
+        # While sharded it is of a class that torch makes around ours, whose code is not to be saved.
+        self.__class__ = next(one for one in own_class.__mro__ if not one.__module__.startswith("torch."))
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.__class__ = own_class
 
 
 class TsfLlmModel(TsfLlmPreTrainedModel):

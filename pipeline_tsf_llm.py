@@ -31,7 +31,8 @@ class TsfLlmPipeline(Pipeline):
     """`pipe(bars, horizon=5)` -> one row per ticker and step, in price units.
 
     Args of a call:
-        bars: DataFrame `timestamp, [ticker,] open, high, low, close, volume`, or a list of them for a list of answers.
+        bars: DataFrame `timestamp, [ticker,] open, high, low, close, volume`, and the covariates that the model was
+            trained on; or a list of them for a list of answers.
         horizon: steps ahead; by default the model's `prediction_length`. The original's weights know one horizon, two
             bars as published; steps before it lie on the straight line to it.
         samples: paths per ticker.
@@ -133,17 +134,32 @@ class TsfLlmPipeline(Pipeline):
             return self._spread_quantiles(self.predict_head(batch, horizon), batch, samples)
         chunk = max(1, ROWS_AT_ONCE // samples)
         starts = range(0, len(batch["ticker"]), chunk)
-        tokens = [self._sample_tokens(_rows(batch, i, i + chunk), horizon, samples, seed) for i in starts]
+        steps = {"horizon": horizon, "samples": samples, "seed": seed}
+        tokens = [self.sample_tokens(_rows(batch, i, i + chunk), **steps) for i in starts]
         return self.processor.path_returns(np.concatenate(tokens), batch)
 
     @torch.inference_mode()
-    def _sample_tokens(self, batch: Any, horizon: int, samples: int, seed: int) -> np.ndarray:
-        """Return tokens `[B,K,P]`: the first step from the prefill's own logits, the others by `generate`."""
-        batch = batch.to(self.model.device)
+    def sample_tokens(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> np.ndarray:
+        """Return tokens of sampled paths, int64 `[B,K,P]`; `sample` has them as log returns, in bounded memory.
+
+        A path depends on the seed, its ticker and its origin, and on no other row. The first step comes from the
+        prefill's own logits, the others from `generate`.
+
+        Raises:
+            ValueError: the model's generation config would let it sample `<pad>` or `<bar>`, which are no returns.
+        """
+        suppressed = self.model.generation_config.suppress_tokens or []
+        special = [self.processor.tokenizer.pad_token_id, self.processor.tokenizer.bar_token_id]
+        if not set(special) <= set(suppressed):
+            raise ValueError(
+                f"generation_config.suppress_tokens={suppressed} lets the model sample <pad> or <bar>, which are no "
+                f"returns: put {special} there"
+            )
+        batch = BatchFeature(dict(batch)).to(self.model.device)  # the caller's batch stays where it is
         B, T = batch["input_ids"].shape
         out = self.model(**batch, use_cache=horizon > 1, logits_to_keep=1)
         uniforms = path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed)
-        sampler = InverseCdfSampler(uniforms, self.model.generation_config.suppress_tokens)
+        sampler = InverseCdfSampler(uniforms, suppressed)
         first = sampler.pick(out.logits[:, 0].repeat_interleave(samples, 0), step=0)
         if horizon == 1:
             return first.view(B, samples, 1).cpu().numpy()

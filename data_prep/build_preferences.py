@@ -7,6 +7,7 @@
 Design choices:
 - Training dates only. Bars after the fence are cut off before anything is computed; so is an origin whose outcome
   would lie behind it. The fence is the earlier of what the processor and the weights have seen, or an earlier date.
+  In Python a later `fence` can be named, for pairs that judge a model and never train one.
 - A utility is a pure function of paths, outcome and sigma. It judges a path by what happened, so it is hindsight: fit
   for choosing what to train on, never a score of the model.
 - Pairs are written chunk by chunk: neither windows nor paths of all origins are ever in memory together.
@@ -27,7 +28,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
-from transformers import BatchFeature, HfArgumentParser
+from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from ..configuration_tsf_llm import TsfLlmConfig
@@ -183,18 +184,20 @@ def build_preferences(
     pairs: PairArguments | None = None,
     *,
     market: pd.DataFrame | None = None,
+    fence: Any = None,
     jsonl: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Writes `out/preferences.parquet`, on wish `.jsonl`, then `.json`, which it returns.
 
-    `bars` and `market` are as `read_data` and `read_bars` give them.
+    `bars` and `market` are as `read_data` and `read_bars` give them. `fence` is the last date of an outcome; by
+    default the end of training. Pairs behind that end are for judging alone.
 
     Raises:
         ValueError: no causal LM, a fence later than training's, a utility that is not for this kind of series, or no
             origin or pair to be had.
     """
-    pairs, out = _checked(pipe, pairs or PairArguments()), Path(out)
+    pairs, out = _checked(pipe, pairs or PairArguments(), fence), Path(out)
     processor = pipe.processor
     kind, covariates = processor.feature_extractor.series_kind, processor.feature_extractor.covariates
     frames = bars_through(bars, pairs.through, kind, covariates)
@@ -260,7 +263,7 @@ class Tally:
         }
 
 
-def _checked(pipe: TsfLlmPipeline, pairs: PairArguments) -> PairArguments:
+def _checked(pipe: TsfLlmPipeline, pairs: PairArguments, fence: Any = None) -> PairArguments:
     """The settings with all defaults filled in."""
     if not pipe.model.can_generate():
         raise ValueError("the model has a head for numbers and samples no paths: preference pairs need a causal LM")
@@ -272,7 +275,7 @@ def _checked(pipe: TsfLlmPipeline, pairs: PairArguments) -> PairArguments:
     seen = [date for date in (pipe.processor.fitted_through, pipe.model.config.trained_through) if date is not None]
     if not seen:
         raise ValueError("the processor is not fitted: train the model first, pairs are from its training dates")
-    fence = min(seen, key=day_end)
+    fence = min(seen, key=day_end) if fence is None else str(fence)
     through = fence if pairs.through is None else pairs.through
     if day_end(through) > day_end(fence):
         raise ValueError(
@@ -346,8 +349,7 @@ def _pairs_of(
     assert pairs.horizon is not None
     processor = pipe.processor
     batch = processor.batch([(series, rows)])
-    on_device = BatchFeature(dict(batch))  # its tensors move, those of the batch stay
-    ids_BKP = pipe._sample_tokens(on_device, pairs.horizon, pairs.samples, pairs.seed)
+    ids_BKP = pipe.sample_tokens(batch, horizon=pairs.horizon, samples=pairs.samples, seed=pairs.seed)
     if ids_BKP.max() >= processor.tokenizer.n_bins:
         raise ValueError("the model gives no finite probabilities of return tokens: its weights are broken")
     change = processor.feature_extractor.series_kind.change

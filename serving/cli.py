@@ -24,7 +24,7 @@ app = typer.Typer(
 
 DATA_HELP = "Price file (csv, csv.gz, parquet), folder of them, hf:org/name, or 'sample' for the embedded prices."
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
-Model = Annotated[str, typer.Option(help="Model folder that training wrote, or a Hub name.")]
+Model = Annotated[str, typer.Option(help="Folder of a model or adapter that training wrote, or a Hub name.")]
 Horizon = Annotated[int, typer.Option(min=1, help="Bars ahead.")]
 Samples = Annotated[int, typer.Option(min=2, help="Sampled paths per forecast.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampled paths.")]
@@ -195,6 +195,67 @@ def evaluate(
     )
     print_results(results, pipe.processor.feature_extractor.series_kind)
     typer.echo(f"results.json, scores.png and pit.png written to {out}")
+
+
+@app.command()
+def adapt(
+    model: Model,
+    ticker: Annotated[str, typer.Option(help="Ticker or series to fit the model to; the model need not know it.")],
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for adapter and report.json; by default MODEL/adapters/TICKER.")
+    ] = None,
+    train_through: Annotated[
+        str | None, typer.Option(help="Last training date; by default the model's own, or after 80 % of the bars.")
+    ] = None,
+    valid_through: Annotated[
+        str | None, typer.Option(help="Last validation date; by default the model's own, or after another 10 %.")
+    ] = None,
+    horizon: Annotated[int | None, typer.Option(min=1, help="Bars ahead; by default those the model learned.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the adapter; by default 8.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training windows; by default 10.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate; by default 1e-4.")] = None,
+    experts: Annotated[
+        bool, typer.Option("--experts", help="Adapt the routed experts too; such an adapter mixes with no other.")
+    ] = False,
+    per_ticker: Annotated[bool, typer.Option("--per-ticker", help="Scale the ticker by itself.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with any argument of train_scripts/lora.py instead of lora.yaml.")
+    ] = None,
+    samples: Samples = 256,
+    seed: Seed = 0,
+    market: Market = None,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
+) -> None:
+    """Fit a model to one ticker by an adapter; it is kept only if it forecasts better on the validation dates.
+
+    Exit code 0 in both cases; report.json says what was found, on later dates too.
+
+    Example: tsf-llm adapt --model quickstart/model --ticker AAPL --data sample
+    """
+    from .adapt import adapt as adapt_model
+    from .adapt import print_adapted
+
+    options = {
+        "data": data,
+        "train_through": train_through,
+        "valid_through": valid_through,
+        "horizon": horizon,
+        "r": rank,
+        "num_train_epochs": epochs,
+        "learning_rate": learning_rate,
+        "target_experts": True if experts else None,
+        "per_ticker": True if per_ticker else None,
+        "report_samples": samples,
+        "seed": seed,
+        "market": market,
+        "value_column": value,
+        "id_column": id,
+        "time_column": time,
+    }
+    print_adapted(*adapt_model(model, ticker=ticker, out=out, config=config, options=options))
 
 
 @app.command()

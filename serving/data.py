@@ -40,11 +40,15 @@ def prepare(
 ) -> dict[str, Any]:
     """The dataset that training with the `given` data arguments would make; the others take training's defaults."""
     from ..data_prep.prepare import prepare as prepare_dataset
+    from ..data_prep.series import _has_prices
     from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
     from ..train_scripts.arguments import DataArguments
 
     arguments = DataArguments(**{name: value for name, value in given.items() if value is not None})
     features = TsfLlmFeatureExtractor(
+        kind="ohlcv" if arguments.value_column is None and _has_prices(source) else "univariate",
+        past_covariates=arguments.past_covariates,
+        known_covariates=arguments.known_covariates,
         feature_groups=arguments.feature_groups,
         scaling=arguments.scaling,
         per_ticker=arguments.per_ticker,
@@ -57,6 +61,8 @@ def prepare(
         processor=TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=arguments.n_bins)),
         horizon=arguments.horizon,
         tickers=arguments.tickers,
+        market=arguments.market,
+        columns={"value": arguments.value_column, "id": arguments.id_column, "time": arguments.time_column},
         train_through=arguments.train_through,
         valid_through=arguments.valid_through,
         num_proc=num_proc,
@@ -68,7 +74,7 @@ def prepare(
 
 
 def print_prepared(info: dict[str, Any]) -> None:
-    """Bars and windows by split, and the tickers left out."""
+    """Bars and windows by split, the tickers left out, and what this run computed of it all."""
     table = Table("split", "bars", "windows", box=None, pad_edge=False)
     for part, count in info["counts"].items():
         table.add_row(part, f"{count['bars']:,}", f"{count['windows']:,}")
@@ -77,6 +83,12 @@ def print_prepared(info: dict[str, Any]) -> None:
     console.print("training through {train_through}, validation through {valid_through}".format(**info["split"]))
     for reason in info["skipped"].values():
         console.print(f"skipped {reason}", highlight=False, markup=False)
+    run, tickers = info["run"], info["run"]["tickers"]
+    console.print(
+        f"computed {run['rows_encoded']:,} of {run['rows']:,} rows; tickers encoded {tickers['encoded']:,}, "
+        f"extended {tickers['extended']:,}, kept {tickers['kept']:,}",
+        highlight=False,
+    )
 
 
 def print_cleaning(report: dict[str, Any]) -> None:

@@ -1,39 +1,95 @@
-"""A model folder or Hub name -> a pipeline that forecasts.
+"""A folder or Hub name of a model, or of an adapter, -> a pipeline that forecasts.
 
-This package's own classes load it: no code that the folder holds is run."""
+This package's own classes load it: no code that the folder holds is run. An adapter is merged into its base, which
+then forecasts as fast as ever, and warns of dates that either of them has seen."""
 
-import re
+import json
 from pathlib import Path
 
 import pandas as pd
-from transformers.utils import logging
+from peft import PeftConfig
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
-from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.series import read_data
-from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import TsfLlmProcessor
+from ..processing_tsf_llm import TsfLlmProcessor, day_end
+from ..train_scripts.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_FACTS,
+    Model,
+    attach,
+    digest,
+    find_model,
+    is_hub_name,
+    load_model,
+)
 
 
 def load_pipeline(model: str | Path) -> TsfLlmPipeline:
-    """The model with the processor saved beside it, as a forecasting pipeline.
+    """The model, or base and adapter, with the processor saved beside it, as a forecasting pipeline.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no model in it.
-        ValueError: the folder holds a model of another kind.
+        FileNotFoundError: there is no such folder, no model in it, or no base for the adapter in it.
+        ValueError: the folder holds a model of another kind, or an adapter of another base.
     """
     name = find_model(model)
     logging.disable_progress_bar()  # of loading, which takes no time; forecasts and training show their own
-    fields, _ = TsfLlmConfig.get_config_dict(name)
-    if fields.get("model_type") != TsfLlmConfig.model_type:
-        raise ValueError(f"{name} holds a {fields.get('model_type')!r} model, not a {TsfLlmConfig.model_type!r} one")
-    is_head = fields.get("architectures") == [TsfLlmForPrediction.__name__]
-    model_class = TsfLlmForPrediction if is_head else TsfLlmForCausalLM
-    return TsfLlmPipeline(
-        model=model_class.from_pretrained(name),
-        processor=TsfLlmProcessor.from_pretrained(name),
-        task="time-series-forecasting",
-    )
+    if is_adapter(name):
+        loaded, processor = load_with_adapter(name)
+    else:
+        loaded, processor = load_model(name), TsfLlmProcessor.from_pretrained(name)
+    return TsfLlmPipeline(model=loaded, processor=processor, task="time-series-forecasting")
+
+
+def load_with_adapter(name: str) -> tuple[Model, TsfLlmProcessor]:
+    """The base with the adapter merged, and the adapter's processor, or the base's if it has none.
+
+    Raises:
+        FileNotFoundError: the base is not there.
+        ValueError: the adapter was trained on other weights, or does not fit.
+    """
+    base_name = find_base(name)
+    base = load_model(base_name)
+    file = cached_file(name, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False)
+    facts = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    if facts and facts["base_digest"] != digest(base):
+        raise ValueError(
+            f"{name} was trained on other weights than those of {base_name}: restore its base, name it as "
+            f"base_model_name_or_path in {ADAPTER_CONFIG}, or adapt again"
+        )
+    model = attach(base, name).merge_and_unload()
+    seen = [date for date in (base.config.trained_through, facts.get("trained_through")) if date]
+    model.config.trained_through = max(seen, key=day_end, default=None)
+    own = cached_file(name, "processor_config.json", _raise_exceptions_for_missing_entries=False)
+    return model, TsfLlmProcessor.from_pretrained(name if own else base_name)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a folder or Hub repository holds an adapter and no model of its own."""
+    folder = Path(name)
+    if folder.is_dir():
+        return (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG_NAME).is_file()
+    return find_adapter_config_file(name) is not None
+
+
+def find_base(adapter: str) -> str:
+    """The model that an adapter names: a path, from its own folder or from here, or a Hub name.
+
+    After a move the path is stale: then the nearest folder above the adapter that holds a model is taken.
+
+    Raises:
+        FileNotFoundError: there is none of them.
+    """
+    named, folder = PeftConfig.from_pretrained(adapter).base_model_name_or_path or "..", Path(adapter).resolve()
+    for path in (folder / named, Path(named), folder.parent, folder.parent.parent):
+        if (path / CONFIG_NAME).is_file():
+            return str(path)
+    if not is_hub_name(named):
+        raise FileNotFoundError(
+            f"{adapter} is an adapter of {named}, which is not there: put it there, or name the base "
+            f"as base_model_name_or_path in {ADAPTER_CONFIG}"
+        )
+    return named
 
 
 def read_for(
@@ -42,19 +98,3 @@ def read_for(
     """The data of the kind that the processor reads, with the covariates that it wants."""
     extractor = processor.feature_extractor
     return read_data(data, names, kind=extractor.series_kind, covariates=extractor.covariates, **columns)
-
-
-def find_model(model: str | Path) -> str:
-    """The name of a folder that holds a model, or of a model on the Hub (`organisation/name`).
-
-    Raises:
-        FileNotFoundError: it is neither.
-    """
-    path = Path(model)
-    if path.is_dir() and (path / "config.json").is_file():
-        return str(model)
-    if path.exists():
-        raise FileNotFoundError(f"{model} holds no model (no config.json): name a folder that training wrote")
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(model)):
-        raise FileNotFoundError(f"{model} is no folder; a model on the Hub is named organisation/name")
-    return str(model)

@@ -299,6 +299,16 @@ def test_the_earlier_of_the_two_fences_holds(pipe, processor, bars, tiny_model, 
         build_preferences(other, bars, tmp_path, PairArguments(through="2015-08-01"))
 
 
+def test_a_later_fence_can_be_named_for_pairs_that_judge(pipe, bars, tmp_path):
+    later = PairArguments(samples=4, start="2015-10-01", through="2015-11-15")
+    with pytest.raises(ValueError, match=f"training ended with {FENCE}"):
+        build_preferences(pipe, bars, tmp_path, later)
+    info = build_preferences(pipe, bars, tmp_path, later, fence="2015-11-15", progress=False)
+    assert FENCE < info["first_origin"] < info["last_origin"] < "2015-11-15"
+    with pytest.raises(ValueError, match="2015-11-15"):
+        build_preferences(pipe, bars, tmp_path, PairArguments(through="2015-11-16"), fence="2015-11-15")
+
+
 def test_a_market_is_read_up_to_each_origin(make_bars, tiny_model, tmp_path):
     bars, index = make_bars(300, ticker="AAA", seed=1), make_bars(300, ticker="IDX", seed=2)
     extractor = TsfLlmFeatureExtractor(names=["body", "market_return_5", "market_range"], context_length=24)

@@ -108,6 +108,52 @@ def test_evaluate_says_when_the_model_has_seen_the_period(run, model, tmp_path):
     assert "Not out of sample" in text
 
 
+@pytest.fixture(scope="module")
+def risers(make_bars, tmp_path_factory):
+    """A price file of a stock that rises by about one standard deviation a day, as no stock of the sample does."""
+    bars, rng = make_bars(900, ticker="RISE", seed=4), np.random.default_rng(4)
+    close = 50 * np.exp(rng.normal(0.004, 0.001, 900).cumsum())
+    path = tmp_path_factory.mktemp("risers") / "risers.csv"
+    bars.assign(open=close, high=close * 1.001, low=close / 1.001, close=close).to_csv(path, index=False)
+    return path
+
+
+def test_adapt_keeps_a_better_adapter_that_the_other_commands_take(run, model, risers, tmp_path):
+    words = ["--model", model, "--ticker", "RISE", "--data", risers, "--samples", 16, "--out", tmp_path / "RISE"]
+    code, text, _ = run("adapt", *words, "--epochs", 3, "--learning-rate", 0.005, "--rank", 4)
+    report = json.loads((tmp_path / "RISE" / "report.json").read_text())
+    assert (code, report["kept"], report["lora"]["r"], report["horizon"]) == (0, True, 4, 5)
+    assert report["validation"]["interval_excludes_zero"] is True
+    assert "Kept" in text
+    assert "better than the base" in text
+    chosen = ["--model", tmp_path / "RISE", "--data", risers, "--horizon", 5]
+    code, _, _ = run("forecast", *chosen, "--out", tmp_path / "with.csv")
+    assert code == 0
+    run("forecast", "--model", model, *chosen[2:], "--out", tmp_path / "without.csv")
+    with_adapter, without = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("with", "without"))
+    assert with_adapter["p_up"].iloc[-1] > without["p_up"].iloc[-1]
+    period = ["--start", report["valid_through"], "--end", "2030-01-01", "--samples", 16]
+    code, _, _ = run("evaluate", *chosen, *period, "--out", tmp_path / "scores")
+    assert code == 0
+    results = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert (results["trained_through"], results["out_of_sample"]) == (report["trained_through"], False)
+    code, text, _ = run("audit", "--model", tmp_path / "RISE", "--data", risers)
+    assert (code, json.loads(text)["passed"]) == (0, True)
+    code, _, error = run("adapt", *words)
+    assert (code, "remove it" in error, len(error.strip().splitlines())) == (2, True, 1)
+
+
+def test_adapt_drops_an_adapter_that_is_no_better_and_ends_well(run, model, tmp_path):
+    """A rate at which nothing is learned, to the last bit of the forecast: the same is not better."""
+    words = ["--model", model, "--ticker", "FB", "--data", "sample", "--samples", 8, "--epochs", 1]
+    dates = ["--train-through", "2012-10-31", "--valid-through", "2012-12-31", "--learning-rate", "1e-30"]
+    code, text, _ = run("adapt", *words, *dates, "--out", tmp_path / "FB")
+    report = json.loads((tmp_path / "FB" / "report.json").read_text())
+    assert (code, report["kept"], report["validation"]["difference"]) == (0, False, 0)
+    assert "Not kept" in text
+    assert [path.name for path in (tmp_path / "FB").iterdir()] == ["report.json"]
+
+
 def test_a_market_is_refused_by_a_model_that_reads_none(run, model, tmp_path):
     options = ["--model", model, "--data", "sample", "--market", "sample", "--horizon", 2, "--samples", 8]
     code, _, error = run("forecast", *options, "--out", tmp_path / "forecast.csv")
@@ -148,6 +194,7 @@ def test_audit_fails_on_tomorrows_close(run, tmp_path):
 SAMPLE = ["--data", "sample"]
 FORECAST = ["forecast", "--horizon", 5, "--out", "forecast.csv"]
 EVALUATE = ["evaluate", "--horizon", 5, "--out", "evaluation"]
+ADAPT = ["adapt", "--out", "adapter"]
 
 
 @pytest.mark.parametrize(
@@ -168,6 +215,10 @@ EVALUATE = ["evaluate", "--horizon", 5, "--out", "evaluation"]
         (["audit", "--data", "sample", "--features", "nowhere.py"], ["nowhere.py"]),
         (["audit", "--data", "sample", "--model", "nowhere"], ["nowhere"]),
         (["quickstart", "--ticker", "ZZZ", "--out", "q"], ["ZZZ", "AAPL"]),
+        ([*ADAPT, "--model", "{model}", *SAMPLE, "--ticker", "ZZZ"], ["ZZZ", "AAPL"]),
+        ([*ADAPT, "--model", "{model}", *SAMPLE, "--ticker", "IBM", "--rank", 0], ["r=0"]),
+        ([*ADAPT, "--model", "nowhere", *SAMPLE, "--ticker", "IBM"], ["nowhere"]),
+        ([*ADAPT, "--model", "{model}", *SAMPLE, "--ticker", "IBM", "--train-through", "1990-01-01"], ["2000-03-01"]),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(run, model, tmp_path, monkeypatch, words, says):
@@ -186,7 +237,7 @@ def test_help_teaches(run):
     code, text, _ = run("--help")
     assert code == 0
     assert all(name in text for name in ("quickstart", "forecast", "evaluate", "audit", "leak"))
-    for command in ("quickstart", "forecast", "evaluate", "audit", "leak"):
+    for command in ("quickstart", "forecast", "evaluate", "adapt", "audit", "leak"):
         assert "Example: tsf-llm" in run(command, "--help")[1]
 
 
@@ -250,6 +301,9 @@ def test_the_other_commands_take_a_plain_series(run, series_quickstart, loads, t
     assert "mean one-step changes" in text
     code, text, _ = run("audit", *chosen)
     assert (code, json.loads(text)["passed"]) == (0, True)
+    words = ["--ticker", "OT", "--epochs", 1, "--samples", 8, "--out", tmp_path / "adapter"]
+    code, text, _ = run("adapt", *chosen, *words)
+    assert (code, "CRPS" in text) == (0, True)
     code, _, error = run("audit", "--data", loads)
     assert (code, "--value" in error) == (2, True)
     code, _, error = run("forecast", *chosen[:2], "--data", "sample", "--horizon", 2, "--out", out)

@@ -140,11 +140,11 @@ def test_other_tickers_do_not_matter(pipe, head, bars, prediction_type):
 def test_chunks_do_not_matter(pipe, bars, monkeypatch, rows_at_once):
     whole = pipe(bars, horizon=3, samples=40)
     calls = []
-    forward = TsfLlmPipeline._sample_tokens
+    forward = TsfLlmPipeline.sample_tokens
     monkeypatch.setattr(
         TsfLlmPipeline,
-        "_sample_tokens",
-        lambda self, batch, *a: calls.append(len(batch["ticker"])) or forward(self, batch, *a),
+        "sample_tokens",
+        lambda self, batch, **steps: calls.append(len(batch["ticker"])) or forward(self, batch, **steps),
     )
     monkeypatch.setattr(pipeline_tsf_llm, "ROWS_AT_ONCE", rows_at_once)
     chunked = pipe(bars, horizon=3, samples=40)
@@ -198,7 +198,7 @@ def test_first_step_frequencies_are_the_models_own(pipe, make_bars):
         logits = pipe.model(**batch, use_cache=False).logits[0, -1].double()
     expected = logits[:BINS].softmax(-1).numpy()  # pad and bar are left out
     assert logits.softmax(-1)[BINS:].min() > 0.001  # else nothing would have to be left out
-    tokens = pipe._sample_tokens(batch, 1, n, 0)
+    tokens = pipe.sample_tokens(batch, horizon=1, samples=n)
     counts = np.bincount(tokens.ravel(), minlength=34)
     assert not counts[BINS:].any()
     chi_square = ((counts[:BINS] - n * expected) ** 2 / (n * expected)).sum()
@@ -214,7 +214,7 @@ def test_paths_equal_a_plain_loop_without_cache(processor, tiny_model, bars, att
         model=tiny_model(TsfLlmForCausalLM, attention_type=attention_type, **SIZES), processor=processor
     )
     batch, samples, horizon, seed = processor(bars), 12, 4, 9
-    tokens = pipe._sample_tokens(batch, horizon, samples, seed)
+    tokens = pipe.sample_tokens(batch, horizon=horizon, samples=samples, seed=seed)
     assert tokens.shape == (3, samples, horizon)
     uniforms = (
         path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed).view(3, samples, horizon).numpy()
@@ -235,10 +235,18 @@ def test_paths_equal_a_plain_loop_without_cache(processor, tiny_model, bars, att
             mask = torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1)
 
 
+@pytest.mark.parametrize("suppressed", [None, [], [PAD]])
+def test_a_model_that_may_sample_special_tokens_is_refused(processor, tiny_model, bars, suppressed):
+    model = tiny_model(TsfLlmForCausalLM, **SIZES)
+    model.generation_config.suppress_tokens = suppressed
+    with pytest.raises(ValueError, match=rf"lets the model sample <pad> or <bar>.*put \[{PAD}, {BAR}\] there"):
+        TsfLlmPipeline(model=model, processor=processor)(bars, horizon=2, samples=4)
+
+
 def test_sharing_the_cache_changes_nothing(pipe, bars):
     """Oracle: `generate` from scratch, one full prompt per path."""
     batch, samples, horizon = pipe.processor(bars), 16, 4
-    shared = pipe._sample_tokens(batch, horizon, samples, 0)
+    shared = pipe.sample_tokens(batch, horizon=horizon, samples=samples)
     uniforms = path_uniforms(batch["ticker"], batch["origin"], samples, horizon, 0)
     T = batch["input_ids"].shape[1]
     repeated = {
@@ -253,7 +261,7 @@ def test_sharing_the_cache_changes_nothing(pipe, bars):
 
 def test_later_steps_depend_on_earlier_ones(pipe, make_bars):
     batch = pipe.processor(make_bars(100))
-    tokens = pipe._sample_tokens(batch, 2, 4000, 0)[0]
+    tokens = pipe.sample_tokens(batch, horizon=2, samples=4000)[0]
     low, high = (tokens[side, 1].mean() for side in (tokens[:, 0] < 12, tokens[:, 0] >= 20))
     assert abs(low - high) > 0.5  # deviation of a mean is about 0.25
     assert not np.array_equal(tokens[:, 0], tokens[:, 1])

@@ -2,14 +2,21 @@
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tsf_llm.data_prep.errors import one_line_errors
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
-from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.train_scripts import sft
 
@@ -174,12 +181,14 @@ def test_one_epoch_moves_every_parameter_and_logs_the_balance_of_the_experts(tra
         ({"data": "nowhere.csv"}, ["nowhere.csv", "does not exist"]),
         ({"train_through": "2030-01-01"}, ["must increase", "inside the data"]),
         ({"model_config": '{"hidden_sise": 3}'}, ["hidden_sise", "TsfLlmConfig"]),
-        ({"horizon": 500}, ["window of 500 steps", "more history"]),
+        ({"horizon": 500}, ["AAA (400)", "needs 521", "more history"]),
         ({"tickers": "ZZZ"}, ["ZZZ", "AAA"]),
         ({"feature_groups": "magic"}, ["magic", "returns"]),
         ({"n_bins": 7}, ["n_bins=7"]),
         ({"augment": "blur=2"}, ["blur", "jitter"]),
         ({"sample_weights": "recency"}, ["half-life", "recency:365"]),
+        ({"learning_rate": 0}, ["learning_rate=0.0", "above 0"]),
+        ({"learning_rate": -1e-3}, ["learning_rate=-0.001", "above 0"]),
     ],
 )
 def test_bad_input_is_refused_with_a_remedy(train, tmp_path, options, words):
@@ -187,6 +196,109 @@ def test_bad_input_is_refused_with_a_remedy(train, tmp_path, options, words):
         train(tmp_path / "out", **options)
     assert all(word in str(refused.value) for word in words)
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_an_empty_file_is_refused(train, prices, tmp_path):
+    empty = tmp_path / "empty.csv"
+    empty.write_text(prices.read_text().partition("\n")[0] + "\n")
+    with pytest.raises(ValueError, match=r"empty\.csv has no rows"):
+        train(tmp_path / "out", data=empty)
+
+
+def test_a_ticker_that_is_too_short_is_named_and_left_out(train, prices, make_bars, tmp_path, caplog):
+    path = tmp_path / "prices.csv"
+    short = [make_bars(22, ticker="SHORT", seed=3), make_bars(5, ticker="FIVE", seed=4)]
+    pd.concat([pd.read_csv(prices, parse_dates=["timestamp"]), *short]).to_csv(path, index=False)
+    report = train(tmp_path / "out", data=path, num_train_epochs=1)
+    assert "left out, for a ticker needs 23 bars: SHORT (22), FIVE (5)" in caplog.text
+    assert report["data"].startswith("prices.csv: AAA, BBB, from")
+    pd.concat(short).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"too few bars: SHORT \(22\), FIVE \(5\); a ticker needs 23: give more"):
+        train(tmp_path / "refused", data=path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"head": "quantile"}, ["is a causal_lm model, not quantile", "--head causal_lm"]),
+        ({"model_name_or_path": "mixed"}, ["its processor gives", "its model wants", "different trainings"]),
+        ({"model_name_or_path": None, "continue_from": "nowhere"}, ["continue_from=nowhere", "no such folder"]),
+    ],
+)
+def test_a_folder_of_another_kind_is_refused(train, base_folder, prices, tmp_path, options, words):
+    mixed = tmp_path / "mixed"
+    TsfLlmForCausalLM.from_pretrained(base_folder).save_pretrained(mixed)
+    other = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_groups=["bar"]), TsfLlmTokenizer(n_bins=64))
+    other.fit(pd.read_csv(prices, parse_dates=["timestamp"])).save_pretrained(mixed)
+    chosen = {"model_name_or_path": base_folder, **options}
+    if chosen["model_name_or_path"] == "mixed":
+        chosen["model_name_or_path"] = mixed
+    with pytest.raises(ValueError, match=r".") as refused:
+        train(tmp_path / "out", **chosen)
+    assert all(word in str(refused.value) for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_horizon_is_for_a_causal_lm_alone(train, base_folder, tmp_path):
+    train(tmp_path / "longer", model_name_or_path=base_folder, horizon=3, max_steps=1)
+    train(tmp_path / "head", head="regression", max_steps=1)
+    with pytest.raises(ValueError, match=r"predicts 2 step\(s\), not 3: add --horizon 2"):
+        train(tmp_path / "out", head="regression", model_name_or_path=tmp_path / "head", horizon=3)
+
+
+def test_killed_and_resumed_equals_uninterrupted(train, prices, small_model, command_line, tmp_path):
+    """SIGKILL in the middle of training, with dropout, whose random state must come back too."""
+    fields = json.dumps({**json.loads(small_model), "hidden_dropout": 0.2})
+    options = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 4, "eval_steps": 4, "max_steps": 40}
+    options |= {"model_config": fields, "num_train_epochs": None, "learning_rate": 1e-4}
+    options |= {"early_stopping_patience": 0, "disable_tqdm": None}
+    usual = {"data": prices, "context_length": 16, "horizon": 2, "stride": 2, "n_bins": 32, "report_samples": 0}
+    usual |= {"per_device_train_batch_size": 32, "logging_steps": 2}
+    words = command_line(**{**usual, **options, "output_dir": tmp_path / "killed"})
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen([sys.executable, "-m", "tsf_llm.train_scripts.sft", *words], stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 120
+            while not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
+                assert run.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        finally:
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+    assert run.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    assert "%|" in (tmp_path / "log").read_text()  # the progress bar
+    reached = max(int(path.name.split("-")[1]) for path in (tmp_path / "killed").glob("checkpoint-*"))
+    assert reached < 40
+    train(tmp_path / "killed", **options, resume_from_checkpoint="true")
+    train(tmp_path / "whole", **options)
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+def test_a_wrong_word_ends_in_one_line_and_code_2(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"), one_line_errors("sft"):
+        sft.main(*sft.parse(["--learning_rate", "0", "--output_dir", str(tmp_path / "out")]))
+    assert capsys.readouterr().err.startswith("sft: error: learning_rate=0.0: must be above 0")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["debug", "debug_sft", "quickstart", "5m", "27m"])
+def test_shipped_configs_are_understood_without_a_gpu(name, tmp_path):
+    path = Path(sft.__file__).parent / "configs" / f"{name}.yaml"
+    data, model, training = sft.parse(["--config", str(path), "--output_dir", str(tmp_path)])
+    assert model.model_config
+    assert data.horizon == 5
+    assert training.bf16 == (name in ("5m", "27m"))
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        sft.parse(["--help"])
+    text = capsys.readouterr().out
+    assert "    python -m tsf_llm.train_scripts.sft --config train_scripts/configs/debug_sft.yaml --output_dir" in text
+    assert "--continue_from outputs/27m --data prices.parquet --replay 0.3" in text
+    assert text.index("Go on after a crash") < text.index("--learning_rate LEARNING_RATE")
 
 
 def test_unknown_keys_fail(tmp_path, capsys):
@@ -204,3 +316,47 @@ def test_yaml_and_command_line_meet(tmp_path):
     config.write_text("horizon: 7\nlearning_rate: 5.0e-4\nmodel_config:\n  hidden_size: 24\n")
     data, model, training = sft.parse(["--config", str(config), "--horizon", "9"])
     assert (data.horizon, training.learning_rate, model.model_config) == (9, 5e-4, {"hidden_size": 24})
+
+
+def series_of_signs(flip, *, rows=900, ticker="AAA", seed=0, surprise=0.03):
+    """Bars whose next direction follows from the last one: the other (`flip=1`), the same (0) or any (0.5)."""
+    rng = np.random.default_rng(seed)
+    turned = rng.random(rows) < (flip if flip == 0.5 else abs(flip - surprise))
+    signs = np.where(np.cumsum(turned) % 2, -1.0, 1.0)
+    close = 50 * np.exp((signs * np.abs(rng.normal(0, 0.01, rows))).cumsum())
+    open_ = np.concatenate(([50.0], close[:-1]))
+    up, down = np.exp(np.abs(rng.normal(0, 0.003, (2, rows))))
+    prices = {"open": open_, "high": np.maximum(open_, close) * up, "low": np.minimum(open_, close) / down}
+    times = pd.date_range("2015-01-01", periods=rows, freq="B")
+    return pd.DataFrame({"timestamp": times, "ticker": ticker, **prices, "close": close, "volume": 1000.0})
+
+
+@pytest.fixture
+def learn(train, tmp_path):
+    """`learn(flip, **options)` -> the report of a training on such a series."""
+
+    def run(flip, **options):
+        path = tmp_path / "signs.csv"
+        pd.concat([series_of_signs(flip, ticker=t, seed=i) for i, t in enumerate("AB")]).to_csv(path, index=False)
+        usual = {"horizon": 1, "stride": 1, "context_length": 8, "feature_groups": "bar", "report_samples": 32}
+        usual |= {"per_device_train_batch_size": 64, "learning_rate": 1e-2, "num_train_epochs": 3, "data": path}
+        return train(tmp_path / "out", **{**usual, **options})
+
+    return run
+
+
+@pytest.mark.parametrize("head", ["causal_lm", pytest.param("quantile", marks=pytest.mark.slow)])
+def test_a_planted_rule_is_learned(learn, head):
+    report = learn(1, head=head)
+    low, _ = report["after"]["direction_ci95"]
+    assert report["after"]["direction_accuracy"] > low > 0.9
+    assert all(words.startswith("better than") for words in report["verdicts"].values())
+    before_low, before_high = report["before"]["direction_ci95"]
+    assert before_low < 0.5 < before_high
+
+
+def test_noise_is_not_learned(learn):
+    report = learn(0.5)
+    low, high = report["after"]["direction_ci95"]
+    assert low < 0.5 < high
+    assert not any(words.startswith("better than") for words in report["verdicts"].values())

@@ -1,16 +1,20 @@
 """Arguments that the training scripts share. Each default lives here or in `TsfLlmConfig`, and nowhere else."""
 
+import argparse
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.integrations import is_tensorboard_available, is_trackio_available
 from trl import TrlParser
 
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.weights import parse_weights
+from .checkpoints import last_complete_checkpoint, missing_parts
+from .classes import parse_class_weights
 
 
 @dataclass
@@ -87,9 +91,40 @@ class ModelArguments:
         metadata={"help": "fields of TsfLlmConfig for a new model: a YAML mapping, or JSON on the command line"},
     )
 
+    continue_from: str | None = field(
+        default=None,
+        metadata={"help": "go on from this finished folder with new data and keep what it knows: see replay and ewc"},
+    )
+    replay: float = field(
+        default=0.2, metadata={"help": "with continue_from: share of old windows among those of an epoch; 0 for none"}
+    )
+    replay_data: str | None = field(
+        default=None,
+        metadata={"help": "with continue_from: where old windows are; else in --data, up to the old training fence"},
+    )
+    ewc: float = field(
+        default=0.0,
+        metadata={"help": "with continue_from: weight of elastic weight consolidation: 100 to 1000 is usual"},
+    )
+
     def __post_init__(self) -> None:
         if isinstance(self.model_config, str):
             self.model_config = json.loads(self.model_config)
+        if self.continue_from is not None and self.model_name_or_path is not None:
+            raise ValueError(
+                "give continue_from, to go on and keep what was learned, or model_name_or_path, to fine-tune; not both"
+            )
+        if self.continue_from is not None and not Path(self.continue_from).is_dir():
+            raise ValueError(f"continue_from={self.continue_from}: no such folder; give one that a training finished")
+        if self.continue_from is None and (self.ewc or self.replay_data is not None):
+            raise ValueError("replay_data and ewc keep what an old model knows: name it with continue_from")
+        if not 0 <= self.replay < 1 or not 0 <= self.ewc < float("inf"):
+            raise ValueError(f"replay={self.replay}, ewc={self.ewc}: a share must lie in [0, 1), a weight in [0, inf)")
+
+    @property
+    def start(self) -> str | None:
+        """The folder or Hub model to start from, with its own processor; None for a new model."""
+        return self.continue_from or self.model_name_or_path
 
 
 @dataclass
@@ -120,15 +155,68 @@ class SftArguments(TrainingArguments):
         default=4, metadata={"help": "validations without a better loss before training stops; 0 switches it off"}
     )
 
+    dynamic_lr: bool = field(
+        default=False,
+        metadata={
+            "help": "follow the trend of the validation loss: the schedule's rate is cut when it rises and "
+            "sometimes doubled when it stands still (callbacks.py has the formula)"
+        },
+    )
+    class_weights: str = field(
+        default="none",
+        metadata={"help": "classification: none, balanced, or the weights of down, flat, up, as 2,1,2"},
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "hide NaN in the logged loss; here a NaN stops the training"}
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "a resumed run remembers how long it has been without a better loss"}
+    )
+
+    def __post_init__(self) -> None:
+        if not torch.accelerator.is_available():
+            if self.fp16:
+                raise ValueError("fp16=true needs a GPU; on a CPU use bf16=true, or leave both out for float32")
+            self.use_cpu = self.use_cpu or bool(self.bf16)  # transformers wants to be told
+        super().__post_init__()
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate={self.learning_rate}: must be above 0; 1e-3 to 1e-4 is usual")
+        if self.dynamic_lr and self.eval_strategy == "no":
+            raise ValueError("dynamic_lr=true follows the validation loss: set eval_strategy to epoch or steps")
+        parse_class_weights(self.class_weights)
+        available = {"tensorboard": is_tensorboard_available, "trackio": is_trackio_available}
+        if missing := [name for name in self.report_to if name in available and not available[name]()]:
+            raise ValueError(f"report_to={', '.join(missing)}: not installed; pip install 'tsf-llm[train]'")
+
     def checkpoint_to_resume(self) -> str | None:
-        """`--resume_from_checkpoint true` means the last one in `output_dir`, if there is one."""
-        if self.resume_from_checkpoint in ("true", "True", "last"):
-            return get_last_checkpoint(self.output_dir)
-        return self.resume_from_checkpoint
+        """`--resume_from_checkpoint true` means the last complete one in `output_dir`, if there is one.
+
+        Raises:
+            ValueError: for a folder that is no complete checkpoint.
+        """
+        chosen = self.resume_from_checkpoint
+        if chosen in ("true", "True", "last"):
+            return last_complete_checkpoint(self.output_dir)
+        if chosen in (None, "false", "False"):
+            return None
+        if missing := missing_parts(chosen):
+            raise ValueError(
+                f"resume_from_checkpoint={chosen}: no whole {', '.join(missing)} there; true picks the last complete "
+                f"checkpoint of {Path(self.output_dir)}"
+            )
+        return chosen
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the commands of a script's docstring as they are, and tells defaults."""
 
 
 class Parser(TrlParser):
     """TrlParser whose complaints are one line: the usage of some 150 options helps nobody."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        usage = "%(prog)s [--config FILE.yaml] [--option VALUE ...]"
+        super().__init__(*args, **{"formatter_class": _Help, "usage": usage, **kwargs})
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")

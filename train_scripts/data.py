@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from transformers.utils import logging
 
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
@@ -19,8 +20,10 @@ from ..data_prep.windows import Objective, Split, WindowDataset
 from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer, day_end
-from ..series_tsf_llm import kind_of
+from ..series_tsf_llm import MIN_BARS, kind_of
 from .arguments import DataArguments
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,12 @@ class TrainingData:
             return self.prepared.series()
         return self.processor.feature_extractor.encode(self.bars, market=self.market)
 
-    def windows(self, objective: Objective, *, seed: int = 0) -> tuple[WindowDataset, WindowDataset]:
+    def windows(
+        self, objective: Objective, *, seed: int = 0, after: pd.Timestamp | None = None
+    ) -> tuple[WindowDataset, WindowDataset]:
         """Training and validation windows, an embargo of one horizon between their labels.
 
-        Only training windows are augmented or weighted.
+        Only training windows are augmented or weighted. Their labels lie behind `after`, where it is given.
 
         Raises:
             ValueError: if there is none of either.
@@ -72,6 +77,7 @@ class TrainingData:
             objective=objective,
             horizon=args.horizon,
             stride=args.stride,
+            after=after,
             through=split.train_through,
             augment=parse_augmentations(args.augment),
             sample_weights=args.sample_weights,
@@ -109,6 +115,18 @@ class TrainingData:
         )
         model.train(training)
         return result
+
+    def part(self, objective: Objective, series: list[EncodedSeries] | None = None, **fences: Any) -> WindowDataset:
+        """Windows between any fences (`after`, `through`, `embargo`, `stride`), neither augmented nor weighted.
+
+        `series` saves encoding the bars again, where there are several parts."""
+        return WindowDataset(
+            self.processor,
+            self.series() if series is None else series,
+            objective=objective,
+            horizon=self.args.horizon,
+            **{"stride": self.args.stride, **fences},
+        )
 
     def test_scores(self, model: Any, *, seed: int = 0) -> dict[str, Any]:
         """One row per model and baseline, by name, on the dates after validation; `verdicts` beside them."""
@@ -160,7 +178,25 @@ def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split]:
         time=args.time_column,
         covariates=[*args.past_covariates, *args.known_covariates],
     )
+    bars = _long_enough(bars, MIN_BARS + args.horizon)
     return bars, Split.of(bars, args.train_through, args.valid_through)
+
+
+def _long_enough(bars: pd.DataFrame, needed: int) -> pd.DataFrame:
+    """Without the tickers that are too short for a single window, which a warning names.
+
+    Raises:
+        ValueError: if none is left.
+    """
+    kind = kind_of(bars)
+    known = bars.groupby(kind.id, sort=False)[kind.value].count()
+    short = known[known < needed]
+    listed = ", ".join(f"{name} ({count})" for name, count in short.items())
+    if len(short) == len(known):
+        raise ValueError(f"too few bars: {listed or 'none'}; a ticker needs {needed}: give more history")
+    if listed:
+        logger.warning(f"left out, for a ticker needs {needed} bars: {listed}")
+    return bars[~bars[kind.id].isin(short.index)].reset_index(drop=True)
 
 
 def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame, Split]:

@@ -34,6 +34,8 @@ def train_on_sequences(
     started = time.perf_counter()
     if data_args.augment or data_args.sample_weights != "none":
         raise ValueError("augment and sample_weights work on windows of bars: leave them out for .npz sequences")
+    if model_args.continue_from is not None:
+        raise ValueError("continue_from works on windows of bars: use model_name_or_path for .npz sequences")
     logger.warning(LEAK)
     sequences = read_sequences(data_args.data)
     model, processor = load_or_make(model_args)

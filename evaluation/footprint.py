@@ -1,0 +1,100 @@
+"""What a model costs: bytes on disk and milliseconds, measured beside other models in one run.
+
+Design choices:
+* Contestants take turns within each repeat, in alternating order, and a ratio is the median of the ratios of single
+  repeats: a machine that slows down meanwhile slows all of them.
+* Two things are timed: one forward pass over a window, and a whole forecast from tensors to sampled paths.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.utils import CONFIG_NAME, cached_file
+
+from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..processing_tsf_llm import EncodedSeries
+
+Task = Callable[[], Any]
+WARM_UP = 2  # unmeasured runs: allocations, kernel choice
+
+
+def weight_files(model: str | Path) -> list[Path]:
+    """The files with the weights of a folder or Hub model."""
+    return sorted(Path(str(cached_file(str(model), CONFIG_NAME))).parent.glob("model*.safetensors"))
+
+
+def weight_bytes(model: str | Path) -> int:
+    """Their size on disk."""
+    return sum(path.stat().st_size for path in weight_files(model))
+
+
+def last_windows(pipe: TsfLlmPipeline, series: Sequence[EncodedSeries], count: int) -> BatchFeature:
+    """The last `count` windows of the first series that has as many, as the model reads them.
+
+    Raises:
+        ValueError: if no series has as many.
+    """
+    for one in series:
+        rows = one.origins(one.timestamp[0], one.timestamp[-1])[-count:]
+        if len(rows) == count:
+            return pipe.processor.batch([(one, rows)])
+    raise ValueError(f"no series has {count} windows to time: give more history")
+
+
+def forward_task(pipe: TsfLlmPipeline, batch: BatchFeature) -> Task:
+    """One forward pass, as forecasting begins: the next step's logits, or the head's answer."""
+    names = ("past_values", "attention_mask", *(("input_ids",) if pipe.model.can_generate() else ()))
+    inputs = {name: batch[name].to(pipe.model.device) for name in names}
+    options = {"use_cache": False, "logits_to_keep": 1} if pipe.model.can_generate() else {}
+
+    @torch.inference_mode()
+    def run() -> Any:
+        return pipe.model(**inputs, **options)
+
+    return run
+
+
+def forecast_task(pipe: TsfLlmPipeline, batch: BatchFeature, *, horizon: int, samples: int) -> Task:
+    """A whole forecast: sampled paths where the model gives a distribution, else the head's answer."""
+    if pipe.samples_paths:
+        return partial(pipe.sample, batch, horizon=horizon, samples=samples)
+    return partial(pipe.predict_head, batch, horizon)
+
+
+def latencies(tasks: dict[str, Task], *, repeats: int = 20) -> dict[str, dict[str, float]]:
+    """Median milliseconds `ms` of each task, and `ratio`, its time in units of the first task's time.
+
+    Raises:
+        ValueError: for fewer than one repeat.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}: give at least 1")
+    for task in tasks.values():
+        for _ in range(WARM_UP):
+            task()
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for repeat in range(repeats):
+        for name in tasks if repeat % 2 == 0 else reversed(tasks):
+            times[name].append(_seconds(tasks[name]))
+    reference = times[next(iter(tasks))]
+    return {
+        name: {
+            "ms": round(1e3 * statistics.median(own), 3),
+            "ratio": round(statistics.median(a / b for a, b in zip(own, reference, strict=True)), 3),
+        }
+        for name, own in times.items()
+    }
+
+
+def _seconds(task: Task) -> float:
+    started = time.perf_counter()
+    task()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
