@@ -84,7 +84,7 @@ setup(
     ],
     package_data={
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
-        "tsf_llm.train_scripts": ["configs/*.yaml"],
+        "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },
     python_requires=">=3.11,<3.14",
     install_requires=CORE,

@@ -38,10 +38,11 @@ Value = Annotated[
 Id = Annotated[str | None, typer.Option("--id", help="Plain series: column that names them.")]
 Time = Annotated[str | None, typer.Option(help="Plain series: column of times.")]
 PastCovariates = Annotated[
-    str | None, typer.Option(help="Plain series: further columns, each known up to its row; commas between.")
+    str | None,
+    typer.Option(help="Further columns, each known up to its row: names or patterns as text_*; commas between."),
 ]
 KnownCovariates = Annotated[
-    str | None, typer.Option(help="Plain series: further columns that are known in advance; commas between.")
+    str | None, typer.Option(help="Further columns that are known in advance: names or patterns; commas between.")
 ]
 
 
@@ -280,6 +281,18 @@ def prepare(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the dataset; run again to go on, or to add new bars.")],
     ticker: Ticker = None,
+    market: Annotated[
+        str | None, typer.Option(help="Price file of an index or a universe, for features that read one.")
+    ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(help="Groups of features, see docs/features.md; commas between. By default 64 features."),
+    ] = None,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
+    past_covariates: PastCovariates = None,
+    known_covariates: KnownCovariates = None,
     train_through: Annotated[
         str | None, typer.Option(help="Last training date; by default after 80 % of all bar times.")
     ] = None,
@@ -305,7 +318,7 @@ def prepare(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of which tickers are fitted on, if there are many.")] = 0,
 ) -> None:
-    """Clean, fit and encode price files into a parquet dataset that training and `datasets` read.
+    """Clean, fit and encode price files, or plain series, into a parquet dataset that training and `datasets` read.
 
     Example: tsf-llm prepare --data prices.csv --out dataset --train-through 2018-12-31
     """
@@ -316,6 +329,13 @@ def prepare(
         data,
         out,
         tickers=_names(ticker),
+        market=market,
+        feature_groups=_names(groups),
+        value_column=value,
+        id_column=id,
+        time_column=time,
+        past_covariates=_names(past_covariates),
+        known_covariates=_names(known_covariates),
         train_through=train_through,
         valid_through=valid_through,
         horizon=horizon,

@@ -41,8 +41,9 @@ from ..data_prep.windows import Split
 from ..evaluation.metrics import paired_difference, verdict
 from ..evaluation.walk_forward import WalkForward, provenance
 from ..modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForCausalLM, TsfLlmForPrediction
-from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, day_end
+from ..processing_tsf_llm import TsfLlmProcessor, day_end
 from ..series_tsf_llm import kind_of
+from . import int8  # noqa: F401 (from_pretrained then opens int8 folders too)
 from .arguments import DataArguments, SftArguments
 from .data import TrainingData
 from .trainer import make_trainer, train_and_save
@@ -129,7 +130,7 @@ def digest(model: nn.Module) -> str:
 
 
 def read_for_base(data_args: DataArguments, base: str, config: TsfLlmConfig) -> TrainingData:
-    """All tickers of the data, with the base's processor and, for plain series, its covariates.
+    """All tickers of the data, with the base's processor.
 
     Raises:
         ValueError: for data that cannot be used, or a horizon that the base's head does not have.
@@ -138,9 +139,7 @@ def read_for_base(data_args: DataArguments, base: str, config: TsfLlmConfig) -> 
         raise ValueError(
             f"horizon={data_args.horizon}, but {base} answers for {config.prediction_length} step(s): give these"
         )
-    extractor = TsfLlmFeatureExtractor.from_pretrained(base)
-    covariates = {name: getattr(extractor, name) for name in ("past_covariates", "known_covariates")}
-    return TrainingData.read(dataclasses.replace(data_args, tickers=None, **covariates), base)
+    return TrainingData.read(dataclasses.replace(data_args, tickers=None), base)
 
 
 def with_fences_of(data: TrainingData, config: TsfLlmConfig) -> TrainingData:

@@ -33,10 +33,11 @@ class DataArguments:
     id_column: str | None = field(default=None, metadata={"help": "plain series: column that names them"})
     time_column: str | None = field(default=None, metadata={"help": "plain series: column of times"})
     past_covariates: list[str] = field(
-        default_factory=list, metadata={"help": "plain series: further columns, each known up to its row"}
+        default_factory=list,
+        metadata={"help": "further columns, each known up to its row: names, or patterns as text_*"},
     )
     known_covariates: list[str] = field(
-        default_factory=list, metadata={"help": "plain series: further columns that are known in advance"}
+        default_factory=list, metadata={"help": "further columns that are known in advance: names, or patterns"}
     )
     train_through: str | None = field(
         default=None, metadata={"help": "last training date; by default after 80 percent of all bar times"}

@@ -7,6 +7,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from . import sft
+from .adapters import find_model
 from .arguments import DataArguments
 
 logger = logging.get_logger(__name__)
@@ -38,10 +39,11 @@ def base_model(base_args: BaseArguments, data_args: DataArguments, output_dir: s
     It is trained on `data_args`' prices and fences. A finished one is used again, an unfinished one resumed.
 
     Raises:
+        FileNotFoundError: if there is no such model.
         ValueError: if there is no such config.
     """
     if base_args.model_name_or_path is not None:
-        return base_args.model_name_or_path
+        return find_model(base_args.model_name_or_path)
     assert base_args.base_config is not None
     path = next((p for p in (Path(base_args.base_config), CONFIGS / base_args.base_config) if p.is_file()), None)
     if path is None:

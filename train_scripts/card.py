@@ -278,9 +278,10 @@ def _spacing(seconds: float | None) -> str | None:
 
 
 def _columns(facts: Facts) -> str:
-    if facts.kind is OHLCV:
-        return "timestamp, open, high, low, close, volume; ticker, if there are several"
     covariates = [*facts.features.get("past_covariates", ()), *facts.features.get("known_covariates", ())]
+    if facts.kind is OHLCV:
+        prices = ["timestamp, open, high, low, close, volume", *covariates]
+        return ", ".join(prices) + "; ticker, if there are several"
     return ", ".join(["timestamp", "value", *covariates]) + "; series_id, if there are several"
 
 

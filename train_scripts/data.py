@@ -5,7 +5,7 @@ Design choices:
 * Whatever is fitted is fitted on the training dates; a model to go on from brings its own processor, unchanged.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,13 @@ class TrainingData:
             ValueError: for data, tickers or dates that cannot be used.
         """
         prepared = load_prepared(args.data) if is_prepared(args.data) else None
+        given = None if model is None else TsfLlmProcessor.from_pretrained(model)
+        if given is not None:  # a model reads the columns that it knows
+            known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
+            args = replace(args, **known)
         bars, split = _read_and_split(args) if prepared is None else _stored_bars(prepared, args)
-        if model is not None:
-            processor, prepared = TsfLlmProcessor.from_pretrained(model), None  # a model brings its own scalers
+        if given is not None:
+            processor, prepared = given, None  # and brings its own scalers
         elif prepared is not None:
             processor = prepared.processor
         else:

@@ -33,7 +33,6 @@ positions with a label.
 """
 
 import copy
-import dataclasses
 import json
 import time
 from dataclasses import dataclass, field
@@ -46,20 +45,19 @@ from transformers import set_seed
 
 from ..data_prep.errors import one_line_errors
 from ..data_prep.files import write_json
-from ..data_prep.windows import WindowDataset, identity
+from ..data_prep.windows import WindowDataset
 from ..evaluation.footprint import forecast_task, forward_task, last_windows, latencies, weight_bytes
 from ..evaluation.metrics import paired_difference, verdict
 from ..evaluation.plots import loss_curve
 from ..evaluation.walk_forward import WalkForward, provenance
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import TsfLlmFeatureExtractor, day_end
+from ..processing_tsf_llm import day_end
 from . import sft
 from .adapters import Model, load_model, with_fences_of
 from .arguments import DataArguments, ModelArguments, Parser, SftArguments
 from .base import BaseArguments, base_model
-from .callbacks import DynamicLrCallback, EpochCallback, FiniteCallback
 from .data import TrainingData
-from .trainer import TsfLlmTrainer, train_and_save
+from .trainer import TsfLlmTrainer, leave_group, make_trainer, train_and_save
 
 TEACHERS = ("num_features", "prediction_length", "vocab_size", "pad_token_id", "bar_token_id", "prediction_type")
 UNKNOWN = -100
@@ -201,7 +199,7 @@ def distance(teacher: Model, student: Model, windows: WindowDataset, *, batch_si
 
 
 def read_for_teacher(data_args: DataArguments, name: str, teacher: Model) -> TrainingData:
-    """The data with the teacher's processor, covariates and, unless others are chosen, fences.
+    """The data with the teacher's processor and, unless others are chosen, fences.
 
     Raises:
         ValueError: for data that cannot be used, or a horizon that the teacher's head does not have.
@@ -211,10 +209,7 @@ def read_for_teacher(data_args: DataArguments, name: str, teacher: Model) -> Tra
             f"horizon={data_args.horizon}, but the teacher {name} answers for {teacher.config.prediction_length} "
             f"step(s): add --horizon {teacher.config.prediction_length}"
         )
-    extractor = TsfLlmFeatureExtractor.from_pretrained(name)
-    covariates = {key: getattr(extractor, key) for key in ("past_covariates", "known_covariates")}
-    data = TrainingData.read(dataclasses.replace(data_args, **covariates), name)
-    return with_fences_of(data, teacher.config)
+    return with_fences_of(TrainingData.read(data_args, name), teacher.config)
 
 
 def make_student(args: DistillArguments, data: TrainingData, teacher: Model, *, seed: int) -> Model:
@@ -274,17 +269,16 @@ def teach(
 ) -> dict[str, Any]:
     """Trains the student into `folder`; what the report says of it."""
     training_args = copy.copy(training_args)
-    training_args.output_dir = str(folder)
+    training_args.output_dir, training_args.early_stopping_patience = str(folder), 0
     set_seed(training_args.seed)
     train, valid = data.windows(head_of(teacher), seed=training_args.seed)
-    trainer = DistillationTrainer(
-        model=student,
-        args=training_args,
-        train_dataset=train,
-        eval_dataset=valid,
-        data_collator=identity,
-        processing_class=data.processor,
-        callbacks=[EpochCallback(), FiniteCallback(), *([DynamicLrCallback()] if training_args.dynamic_lr else [])],
+    trainer = make_trainer(
+        student,
+        data.processor,
+        train=train,
+        valid=valid,
+        training_args=training_args,
+        trainer_class=DistillationTrainer,
         teacher=teacher,
         temperature=args.temperature,
         alpha=alpha,
@@ -451,3 +445,4 @@ def parse(
 if __name__ == "__main__":
     with one_line_errors("distill"):
         main(*parse())
+        leave_group()

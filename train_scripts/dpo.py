@@ -63,7 +63,8 @@ from .preferences import (
     reference_copy,
     split_pairs,
 )
-from .trainer import train_and_save
+from .push import HubCallback
+from .trainer import leave_group, train_and_save
 
 logger = logging.get_logger(__name__)
 LOSSES = ("sigmoid", "ipo", "hinge")
@@ -368,7 +369,7 @@ def make_trainer(
         "data_collator": PreferenceCollator(data.processor.tokenizer.bar_token_id, numbers=noise is not None),
         "processing_class": data.processor,
         "peft_config": lora_config(training_args.lora_r, training_args.lora_alpha) if training_args.lora_r else None,
-        "callbacks": [FiniteCallback()],
+        "callbacks": [FiniteCallback(), HubCallback()],
     }
     return TsfLlmDPOTrainer(**options) if noise is None else RegressionDPOTrainer(**options, noise=noise)
 
@@ -450,3 +451,4 @@ def parse(
 if __name__ == "__main__":
     with one_line_errors("dpo"):
         main(*parse())
+        leave_group()

@@ -46,6 +46,8 @@ from .checkpoints import remove_unfinished, save_whole
 from .data import TrainingData, fence
 from .dpo import Judge, build, print_findings
 from .preferences import Reader, SteadyTrainer, lora_config, steady
+from .push import HubCallback
+from .trainer import leave_group
 
 
 @dataclass
@@ -297,7 +299,7 @@ def make_trainer(
         train_dataset=origins,
         processor=data.processor,
         peft_config=lora_config(training_args.lora_r, training_args.lora_alpha) if training_args.lora_r else None,
-        callbacks=[FiniteCallback()],
+        callbacks=[FiniteCallback(), HubCallback()],
     )
 
 
@@ -311,3 +313,4 @@ def parse(
 if __name__ == "__main__":
     with one_line_errors("grpo"):
         main(*parse())
+        leave_group()

@@ -54,6 +54,7 @@ from .adapters import (
 from .arguments import DataArguments, Parser, SftArguments
 from .base import BaseArguments, base_model
 from .data import TrainingData
+from .trainer import leave_group
 
 RESERVED = ("base", "checkpoints")  # what else lies in the output folder
 
@@ -192,3 +193,4 @@ def parse(
 if __name__ == "__main__":
     with one_line_errors("lora"):
         main(*parse())
+        leave_group()

@@ -151,8 +151,12 @@ def make_trainer(
     valid: Dataset,
     training_args: SftArguments,
     anchor: Anchor | None = None,
+    trainer_class: type[TsfLlmTrainer] = TsfLlmTrainer,
+    **options: Any,
 ) -> TsfLlmTrainer:
     """A trainer for datasets whose batches come ready, with early stopping where it is asked for.
+
+    `options` are further ones of `trainer_class`.
 
     Raises:
         ValueError: for class weights without classes, or EWC with FSDP.
@@ -164,7 +168,7 @@ def make_trainer(
         callbacks.append(EpochCallback())
     if training_args.dynamic_lr:
         callbacks.append(DynamicLrCallback())
-    trainer = TsfLlmTrainer(
+    trainer = trainer_class(
         model=model,
         args=training_args,
         train_dataset=train,
@@ -174,6 +178,7 @@ def make_trainer(
         callbacks=[*callbacks, FiniteCallback(), HubCallback()],
         class_weights=_class_weights(train, training_args.class_weights),
         anchor=anchor,
+        **options,
     )
     if anchor is not None and trainer.is_fsdp_enabled:
         raise ValueError("ewc compares whole tensors, which FSDP cuts up: leave ewc out, or use one process or DDP")
