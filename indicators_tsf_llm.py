@@ -8,6 +8,9 @@ Design choices:
   Levels that depend on where the history starts (`ad`, `obv`, `nvi`, `pvi`, `pvt`) are differenced or left out.
 * No feature turns on the sign of a rounding error. `adx` and `mfi` compare differences of prices, where a tie is
   broken by the last bit and a change of currency changes the answer; `vortex` and `cmf` say the same smoothly.
+* Memory is bounded. Running sums and exponential averages depend on where they start, in their last bits or more, so
+  they start at fixed rows: values are computed in blocks, each after a warm-up (`_blocks`). The values of new bars
+  then cost one block, and are, bit for bit, those of a computation of the whole history.
 * Unknown is NaN: too little history, a zero denominator, no volume. A flat window has no position inside itself.
 * Groups in `SELECTABLE_GROUPS` are used only when they are asked for by name; the others are the default 64 features.
 * The market group reads `bars.market`, the state of an index or a universe as of each bar (`market_tsf_llm`); without
@@ -21,7 +24,7 @@ channel is (close - lower) / (upper - lower).
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +43,8 @@ PRICES = ["open", "high", "low", "close"]
 FIBONACCI_LEVELS = np.array([0.0, 0.236, 0.382, 0.5, 0.618, 0.786, 1.0])
 FLAT = 1e-9  # a window whose range is below this share of its price is rounding error, not movement
 PIVOT = 5  # bars on either side that a pivot must undercut; the later ones confirm it
+WARM_UP = 1024  # bars before a block that its averages may remember
+SHORTEST_BLOCK, LONGEST_BLOCK = 4096, 8192  # 64 features of a block take 30 ms and 4 us per bar of it and its warm-up
 PIVOT_REACH = 63  # most bars between two pivots that are compared, and bars that make a support or resistance
 SELECTABLE_GROUPS = (  # not among the default features
     "more_averages",
@@ -117,6 +122,11 @@ class Feature:
     lookback: int
     formula: str
     compute: Callable[[IndicatorFrame], pd.Series]
+
+    @property
+    def warm_up(self) -> int:
+        """Bars before a block that are computed with it."""
+        return max(WARM_UP, 2 * self.lookback)
 
 
 def _moves(high: pd.Series, low: pd.Series, length: int) -> pd.Series:
@@ -829,6 +839,9 @@ def feature(
         return bars.close / bars.close.shift(1) - 1
     ```
 
+    The bars are those of a block and its warm-up, at least twice `lookback`, not the whole history: an all-time high,
+    say, is that of the block.
+
     Raises:
         ValueError: the name is taken.
     """
@@ -863,11 +876,14 @@ def reads_market(names: Sequence[str]) -> bool:
     return bool(groups - {row.group for row in _TABLE} or groups & set(MARKET_GROUPS))
 
 
-def compute_features(bars: pd.DataFrame, names: Sequence[str], market: pd.DataFrame | None = None) -> pd.DataFrame:
+def compute_features(
+    bars: pd.DataFrame, names: Sequence[str], market: pd.DataFrame | None = None, *, start: int = 0
+) -> pd.DataFrame:
     """The named features of one ticker as float64 [N, len(names)] on the index of `bars`, NaN where unknown.
 
     `bars` is sorted by time, with columns timestamp, open, high, low, close, volume; `market` is what
-    `market_tsf_llm.market_state` makes of the bars of an index or a universe.
+    `market_tsf_llm.market_state` makes of the bars of an index or a universe. With `start`, only the rows from there
+    on, with the same bits; of the bars before them only the last few thousand are read.
 
     Raises:
         ValueError: no such feature, or one that does not return a value per bar.
@@ -878,12 +894,43 @@ def compute_features(bars: pd.DataFrame, names: Sequence[str], market: pd.DataFr
         raise ValueError(f"unknown features {unknown}; import the module that defines them with @feature")
     observed = np.isfinite(bars[PRICES].to_numpy(dtype=float)).all(axis=1)
     present = bars[observed].reset_index(drop=True).astype(dict.fromkeys([*PRICES, "volume"], float))
-    frame = IndicatorFrame(present, None if market is None else as_of(market, present["timestamp"]))
+    seen = None if market is None else as_of(market, present["timestamp"])
     values = np.full((len(bars), len(names)), np.nan)
+    rows = np.flatnonzero(observed)
     with np.errstate(all="ignore"):  # a division by zero or the log of zero is an unknown, made NaN below
-        for column, name in enumerate(names):
-            values[observed, column] = _evaluate(FEATURES[name], frame)
-    return pd.DataFrame(np.where(np.isfinite(values), values, np.nan), index=bars.index, columns=list(names))
+        for begin, end in _blocks(len(present), int(observed[:start].sum())):
+            values[rows[begin:end]] = _block(present, names, seen, begin, end)
+    values = np.where(np.isfinite(values), values, np.nan)
+    return pd.DataFrame(values, index=bars.index, columns=list(names)).iloc[start:]
+
+
+def _blocks(length: int, start: int) -> Iterator[tuple[int, int]]:
+    """The blocks of rows that hold rows from `start` to `length`. Their places depend on neither.
+
+    Each is as long as all before it, within the limits: of a short history the end is computed again, of a long one
+    few blocks are computed. A shorter first block would cost as much, since most of the cost is not of the rows.
+    """
+    begin = 0
+    while begin < length:
+        end = begin + min(max(begin, SHORTEST_BLOCK), LONGEST_BLOCK)
+        if end > start:
+            yield begin, min(end, length)
+        begin = end
+
+
+def _block(
+    present: pd.DataFrame, names: Sequence[str], market: pd.DataFrame | None, begin: int, end: int
+) -> np.ndarray:
+    """The features of rows `begin` to `end` of the observed bars, `[end - begin, len(names)]`."""
+    values = np.empty((end - begin, len(names)))
+    frames: dict[int, IndicatorFrame] = {}  # by first row
+    for column, row in enumerate(FEATURES[name] for name in names):
+        head = max(0, begin - row.warm_up)
+        if head not in frames:
+            part = None if market is None else market.iloc[head:end].reset_index(drop=True)
+            frames[head] = IndicatorFrame(present.iloc[head:end].reset_index(drop=True), part)
+        values[:, column] = _evaluate(row, frames[head])[begin - head :]
+    return values
 
 
 def _evaluate(row: Feature, frame: IndicatorFrame) -> np.ndarray:

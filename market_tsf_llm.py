@@ -7,6 +7,8 @@ Design choices:
   holidays the level stands still, and after a ticker's holiday its change spans the days that the ticker missed.
 * Time stamps are taken at their word: a row stamped t is known at t. A market that closes later on the same date, in
   another time zone, must be stamped with the next date.
+* Tickers are added one by one to running moments, so a universe need not be in memory at once, and the state has the
+  same bits whichever way its bars came.
 * A market that has stopped is unknown, not constant: NaN once `STALE` bars saw no new row.
 """
 
@@ -33,28 +35,54 @@ def market_state(tickers: Iterable[pd.DataFrame]) -> pd.DataFrame:
     0    0.0         NaN
     1    0.0       0.693
     """
-    observed = [bars[bars["close"].notna()] for bars in tickers]
-    table = pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "timestamp": bars["timestamp"],
-                    "return": np.log(bars["close"]).diff(),
-                    "range": np.log(bars["high"] / bars["low"]),
-                }
-            )
-            for bars in observed
-        ]
-    )
-    by_time = table.assign(abs_return=table["return"].abs()).groupby("timestamp")
-    state = by_time[["abs_return", "range"]].mean()
-    state["level"] = by_time["return"].mean().fillna(0.0).cumsum()  # only its changes mean anything
-    spread = by_time["return"].std(ddof=0)
-    state["dispersion"] = spread.where(by_time["return"].count() > 1)
-    for name in STATES:
-        for length in TRAILING:
-            state[f"{name}_{length}"] = state[name].rolling(length).mean()
-    return state[MARKET_COLUMNS].reset_index()
+    moments = MarketMoments()
+    for bars in tickers:
+        moments.add(bars)
+    return moments.state()
+
+
+class MarketMoments:
+    """What `market_state` needs of the tickers seen so far: counts, means and squares by time."""
+
+    def __init__(self) -> None:
+        self.table = pd.DataFrame(columns=["bars", "range", "returns", "mean", "squares", "abs_return"], dtype=float)
+        self.table.index = pd.DatetimeIndex([], name="timestamp")
+
+    def add(self, bars: pd.DataFrame) -> None:
+        """One ticker's bars: sorted, each time once."""
+        bars = bars[bars["close"].notna()]
+        times = pd.DatetimeIndex(bars["timestamp"])
+        if not times.isin(self.table.index).all():
+            self.table = self.table.reindex(self.table.index.union(times), fill_value=0.0)
+        rows = self.table.index.get_indexer(times)
+        moved = np.log(bars["close"].to_numpy()[1:] / bars["close"].to_numpy()[:-1])
+        table = {name: self.table[name].to_numpy(copy=True) for name in self.table}
+        table["bars"][rows] += 1
+        table["range"][rows] += np.log(bars["high"] / bars["low"]).to_numpy()
+        rows = rows[1:]
+        before = moved - table["mean"][rows]  # Welford's update: squares of what hardly differs do not cancel
+        table["returns"][rows] += 1
+        table["mean"][rows] += before / table["returns"][rows]
+        table["squares"][rows] += before * (moved - table["mean"][rows])
+        table["abs_return"][rows] += np.abs(moved)
+        self.table = pd.DataFrame(table, index=self.table.index)
+
+    def state(self) -> pd.DataFrame:
+        """`market_state` of the tickers added."""
+        sums = self.table
+        known = sums["returns"].where(sums["returns"] > 0)
+        state = pd.DataFrame(
+            {
+                "level": sums["mean"].cumsum(),  # only its changes mean anything
+                "abs_return": sums["abs_return"] / known,
+                "dispersion": np.sqrt(sums["squares"] / known).where(known > 1),
+                "range": sums["range"] / sums["bars"],
+            }
+        )
+        for name in STATES:
+            for length in TRAILING:
+                state[f"{name}_{length}"] = state[name].rolling(length).mean()
+        return state[MARKET_COLUMNS].rename_axis("timestamp").reset_index()
 
 
 def as_of(state: pd.DataFrame, timestamps: pd.Series) -> pd.DataFrame:

@@ -9,6 +9,8 @@ Design choices:
 * A plain series (`kind="univariate"`: sales, temperature, load) goes the same way, with differences for log returns;
   `series_tsf_llm` says what differs.
 * Missing is NaN at the boundary, zero and a mask inside. A gap is a gap: nothing is filled.
+* Further columns of the bars (texts as numbers, a calendar of earnings) join the features as covariates: they are
+  taken as they are, row by row, and scaled as the others.
 * `market=` is the bars of an index or of a universe, which the groups `market` and `reversal` read as of each bar.
 * `feature_set="seed64"` is for the original's weights alone: its 64 inputs and its target, a scaled return in percent.
   Three of its inputs lie ahead of their bar. They are unknown here, so they get their median, zero after scaling.
@@ -18,9 +20,9 @@ Shapes: N bars of one ticker, B windows, T bars of a window, F features, K sampl
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -41,7 +43,7 @@ from .legacy_features_tsf_llm import (
     seed_features,
     seed_target,
 )
-from .market_tsf_llm import market_state
+from .market_tsf_llm import MARKET_COLUMNS, market_state
 from .series_tsf_llm import (
     KINDS,
     MIN_BARS,
@@ -52,13 +54,19 @@ from .series_tsf_llm import (
     candidate_seasons,
     choose_seasons,
     compute_series_features,
+    covariate_columns,
+    covariate_features,
     hide_after,
     kind_of,
+    named_columns,
     peeking_covariates,
     random_walk_series,
     series_feature_names,
     series_table,
 )
+
+if TYPE_CHECKING:  # never run: with it a saved processor brings the model's code too, see `modeling_tsf_llm.py`
+    from .modeling_tsf_llm import TsfLlmModel  # noqa: F401
 
 logger = logging.get_logger(__name__)
 COLUMNS = ["timestamp", *PRICES, "volume"]
@@ -82,7 +90,7 @@ def split_tickers(
 ) -> dict[str, pd.DataFrame]:
     """Bars of any number of tickers -> one checked frame per ticker, in order of appearance.
 
-    Of a plain series the names are in `series_id`, the rows are its values, and its covariates are kept.
+    Of a plain series the names are in `series_id`, and rows are its values. Covariates are further columns to keep.
 
     Raises:
         ValueError: names the ticker, the row and the remedy for every kind of bar that has no honest reading.
@@ -244,7 +252,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
 
     Args:
         kind: `ohlcv` (market bars) or `univariate` (`timestamp, value[, series_id]` and covariates).
-        past_covariates: further columns of a plain series, each known up to its row.
+        past_covariates: further columns of the bars or the plain series, each known up to its row; names, or patterns
+            as `text_*`, for which `fit` puts the columns that it finds.
         known_covariates: further columns that are known in advance (price list, holiday): read up to 7 rows ahead.
         seasons: fitted state of a plain series: rows per cycle, best first; if none are given, `fit` finds them.
         feature_set: `default`, or `seed64`: the inputs of the original checkpoint, see `legacy_features_tsf_llm`.
@@ -310,8 +319,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         seed = feature_set == "seed64"
         if expose_leak and not seed:
             raise ValueError("expose_leak=True: only feature_set='seed64' has a leak to expose")
-        if kind != "univariate" and (past_covariates or known_covariates or seasons):
-            raise ValueError(f"covariates and seasons go with kind='univariate', not {kind!r}")
+        if kind != "univariate" and seasons:
+            raise ValueError(f"seasons go with kind='univariate', not {kind!r}")
+        own_columns = {"timestamp", KINDS[kind].id, *KINDS[kind].columns}
+        if taken := own_columns & {*past_covariates, *known_covariates}:
+            raise ValueError(f"{sorted(taken)} cannot be covariates: every feature is made of them already")
+        if seed and (past_covariates or known_covariates):
+            raise ValueError("feature_set='seed64' has 64 inputs and no room for covariates: leave them out")
         if kind != "ohlcv" and seed:
             raise ValueError("feature_set='seed64' is for market bars: leave kind at 'ohlcv'")
         self.feature_set, self.seed_horizon, self.expose_leak = feature_set, seed_horizon, expose_leak
@@ -348,10 +362,35 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         return [*self.past_covariates, *self.known_covariates]
 
     def _feature_names(self) -> list[str]:
-        """Those of the groups; of a plain series they depend on its seasons, so `fit` asks again."""
+        """Those of the groups, then covariates; of a plain series they depend on its seasons, so `fit` asks again."""
         if self.series_kind is OHLCV:
-            return feature_names(self.feature_groups)
+            groups = self.feature_groups and [group for group in self.feature_groups if group != "covariates"]
+            return [*feature_names(groups), *self._covariate_columns()]
         return series_feature_names(self._series_table(), self.feature_groups)
+
+    def _covariate_columns(self) -> dict[str, tuple[str, int]]:
+        return covariate_columns(self.past_covariates, self.known_covariates)
+
+    def _name_covariates(self, bars: pd.DataFrame | Sequence[pd.DataFrame]) -> None:
+        """Puts the columns of these bars for patterns such as `text_*`, and their features among the others."""
+        columns = list(bars if isinstance(bars, pd.DataFrame) else bars[0]) if len(bars) else []
+        taken = {"timestamp", self.series_kind.id, *self.series_kind.columns}
+        before = self._covariate_columns()
+        self.known_covariates = named_columns(self.known_covariates, columns, taken)
+        self.past_covariates = named_columns(self.past_covariates, columns, {*taken, *self.known_covariates})
+        if self._covariate_columns().keys() != before.keys():
+            self.names = [name for name in self.names if name not in before] + list(self._covariate_columns())
+            self.feature_size = len(self.names)
+
+    def _with_unknown_covariates(self, bars: pd.DataFrame) -> pd.DataFrame:
+        """Bars with a column for every covariate, unknown where they bring none; a plain series must bring them."""
+        if self.series_kind is UNIVARIATE or not isinstance(bars, pd.DataFrame):
+            return bars
+        missing = [name for name in self.covariates if name not in bars]
+        if not missing:
+            return bars
+        logger.warning_once(f"the bars have no column(s) {missing}: what the processor knows of them is masked")
+        return bars.assign(**dict.fromkeys(missing, np.nan))
 
     def _series_table(self) -> dict[str, Any]:
         return series_table(self.seasons or (), self.past_covariates, self.known_covariates)
@@ -362,11 +401,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         return self.series_kind is OHLCV and not self.is_seed and reads_market(self.names)
 
     def _market_state(self, market: pd.DataFrame | Sequence[pd.DataFrame] | None) -> pd.DataFrame | None:
-        """The market's bars, checked, as `market_tsf_llm.market_state`."""
+        """The market's bars, checked, as `market_tsf_llm.market_state`; or one of these as it is."""
         if market is None:
             return None
         if not self.reads_market:
             raise ValueError("market=: no feature of this processor reads it; leave it out, or fit one with the group")
+        if isinstance(market, pd.DataFrame) and set(MARKET_COLUMNS) <= set(market.columns):
+            return market
         tickers = split_tickers(market)
         for ticker, frame in tickers.items():
             self._check_spacing(f"market, {ticker}", frame["timestamp"].to_numpy())
@@ -380,16 +421,19 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
                 f"{pd.Timedelta(seconds=self.bar_seconds)}: resample the bars or fit a processor on these"
             )
 
-    def raw_features(self, bars: pd.DataFrame, market: pd.DataFrame | None = None) -> pd.DataFrame:
-        """The features of one ticker before scaling, `[N,F]` with their names, NaN where unknown.
+    def raw_features(self, bars: pd.DataFrame, market: pd.DataFrame | None = None, start: int = 0) -> pd.DataFrame:
+        """The features of one ticker before scaling, `[N,F]` with their names, NaN where unknown; from row `start` on.
 
         `market` is a `market_tsf_llm.market_state`."""
         if self.is_seed:
-            return seed_features(bars, horizon=self.seed_horizon, expose_leak=self.expose_leak)
+            return seed_features(bars, horizon=self.seed_horizon, expose_leak=self.expose_leak).iloc[start:]
         if self.series_kind is UNIVARIATE:
             table = self._series_table()
-            return compute_series_features(bars, self.names, table, self.sigma_decay, self.sigma_floor)
-        return compute_features(bars, self.names, market)
+            return compute_series_features(bars, self.names, table, self.sigma_decay, self.sigma_floor).iloc[start:]
+        covariates = covariate_features(bars, self.past_covariates, self.known_covariates)
+        own = [name for name in self.names if name not in covariates]
+        table = compute_features(bars, own, market, start=start)
+        return table.join(covariates)[self.names] if len(covariates.columns) else table
 
     def fit(
         self,
@@ -399,7 +443,11 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
     ) -> "TsfLlmFeatureExtractor":
         """Learns scalers and bar spacing from the bars up to and including `through`; all of them by default."""
+        self._name_covariates(bars)
         frames = bars_through(bars, through, self.series_kind, self.covariates)
+        unknown = [name for name in self.covariates if all(frame[name].isna().all() for frame in frames.values())]
+        if unknown:
+            raise ValueError(f"column(s) {unknown} are empty up to {through}: leave them out or move the fence")
         self.bar_seconds = float(np.median([bar_spacing(frame["timestamp"].to_numpy()) for frame in frames.values()]))
         if self.series_kind is UNIVARIATE and self.seasons is None:
             times = np.concatenate([frame["timestamp"].to_numpy() for frame in frames.values()])
@@ -424,9 +472,14 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         return self
 
     def _fit_scalers(self, parts: dict[str, np.ndarray]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-        """Center and scale of all tickers together under `*`, and of each if `per_ticker`; parts are `[N,F]`."""
-        pooled = {"*": np.concatenate(list(parts.values())), **(parts if self.per_ticker else {})}
-        fitted = {ticker: center_and_scale(values, self.scaling) for ticker, values in pooled.items()}
+        """Center and scale of all tickers together under `*`, and of each if `per_ticker`; parts are `[N,F]`.
+
+        Column by column: all of them together would take the memory of the parts once more."""
+        own = parts if self.per_ticker else {}
+        fitted = {ticker: center_and_scale(values, self.scaling) for ticker, values in own.items()}
+        by_column = zip(*(part.T for part in parts.values()), strict=True)
+        pooled = [center_and_scale(np.concatenate(column)[:, None], self.scaling) for column in by_column]
+        fitted["*"] = np.concatenate([c for c, _ in pooled]), np.concatenate([s for _, s in pooled])
         return {t: c.tolist() for t, (c, _) in fitted.items()}, {t: s.tolist() for t, (_, s) in fitted.items()}
 
     def seed_log_returns(self, values: np.ndarray, tickers: Sequence[str]) -> np.ndarray:
@@ -454,25 +507,37 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         as_of: Any = None,
         *,
         market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
+        known: Mapping[str, EncodedSeries] | None = None,
+        last_window: bool = False,
     ) -> list[EncodedSeries]:
         """Every bar of every ticker, up to and including `as_of`, once. Windows are slices of the result.
 
-        A bar reads the market's last row at or before it, so the market may go on after `as_of`.
+        A bar reads the market's last row at or before it, so the market may go on after `as_of`. Market bars without a
+        covariate's column are read without it: it is masked, and a warning says so.
+
+        `known` has tickers encoded before, for a ticker's first rows. Their features are taken as they are and only
+        those of later rows are computed, to the same bits; that bars and market are the same up to there is the
+        caller's word. With known covariates the last rows read later ones: leave it out.
+
+        With `last_window`, features are those of the window that ends at the last origin, and zero before it: to
+        forecast from there needs no others, however long the history is.
 
         Raises:
             ValueError: if not fitted, or for bars that `check_bars` refuses, too few or of another frequency.
         """
-        tickers = split_tickers(bars, self.series_kind, self.covariates)
+        frames = [bars] if isinstance(bars, pd.DataFrame) else list(bars)
+        frames = [self._with_unknown_covariates(frame) for frame in frames]
+        tickers = split_tickers(frames, self.series_kind, self.covariates)
         if as_of is not None:
             tickers = {
                 ticker: hide_after(frame, int((frame["timestamp"] <= day_end(as_of)).sum()), self.known_covariates)
                 for ticker, frame in tickers.items()
             }
         for ticker, frame in tickers.items():
-            if (known := frame[self.series_kind.value].notna().sum()) < MIN_BARS:
+            if (observed := frame[self.series_kind.value].notna().sum()) < MIN_BARS:
                 upto = "" if as_of is None else f" up to {as_of}"
                 raise ValueError(
-                    f"{ticker}: {known} observed bars{upto}, at least {MIN_BARS} are needed: "
+                    f"{ticker}: {observed} observed bars{upto}, at least {MIN_BARS} are needed: "
                     "give more history or leave the ticker out"
                 )
         if self.center is None or self.scale is None or self.bar_seconds is None:
@@ -482,9 +547,20 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("market=: the processor was fitted without one; give it to processor.fit(...) as well")
         if market is None and self.fitted_with_market:
             logger.warning_once("no market= was given: what the processor knows of the market is masked")
-        return [self._encode(ticker, frame, state) for ticker, frame in tickers.items()]
+        earlier = {ticker: series.features for ticker, series in (known or {}).items()}
+        return [
+            self._encode(ticker, frame, state, earlier.get(ticker), last_window) for ticker, frame in tickers.items()
+        ]
 
-    def _encode(self, ticker: str, bars: pd.DataFrame, market: pd.DataFrame | None) -> EncodedSeries:
+    def _encode(
+        self,
+        ticker: str,
+        bars: pd.DataFrame,
+        market: pd.DataFrame | None,
+        known: np.ndarray | None,
+        last_window: bool,
+    ) -> EncodedSeries:
+        """`known` is the features of the first rows."""
         assert self.center is not None
         assert self.scale is not None
         observed = bars[self.series_kind.value].notna().to_numpy()
@@ -493,14 +569,18 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if self.is_seed:
             self._warn_of_the_leak()
         center, scale = (np.array(state.get(ticker, state["*"])) for state in (self.center, self.scale))
-        scaled = (self.raw_features(bars, market).to_numpy() - center) / scale
-        limit = np.inf if self.clip is None else self.clip
         close = bars[self.series_kind.value].to_numpy()
         log_return, sigma = self.volatility(close)
+        if last_window:
+            origin = np.flatnonzero(observed & ~np.isnan(sigma))[-1:].sum()
+            known = np.zeros((max(0, origin + 1 - self.context_length), len(self.names)), np.float32)
+        scaled = (self.raw_features(bars, market, 0 if known is None else len(known)).to_numpy() - center) / scale
+        limit = np.inf if self.clip is None else self.clip
+        features = np.nan_to_num(np.clip(scaled, -limit, limit)).astype(np.float32)
         return EncodedSeries(
             ticker=ticker,
             timestamp=timestamp,
-            features=np.nan_to_num(np.clip(scaled, -limit, limit)).astype(np.float32),
+            features=features if known is None else np.concatenate((known, features)),
             observed=observed,
             close=close,
             log_return=log_return,
@@ -720,7 +800,7 @@ class TsfLlmProcessor(ProcessorMixin):
         Raises:
             ValueError: not fitted, bars without an honest reading, or too few of them.
         """
-        encoded = self.feature_extractor.encode(bars, as_of, market=market)
+        encoded = self.feature_extractor.encode(bars, as_of, market=market, last_window=True)
         for series in encoded:
             if not len(series.origins()):
                 raise ValueError(
@@ -840,7 +920,8 @@ def audit_features(
       canary itself: a test harness that leaks would sing here.)
 
     `kind` is told by the columns. A known covariate stays as it is where the rest of the future is cut or replaced: to
-    read it ahead is no leak. A past one whose changes are those of a later value is a leak that came with the data.
+    read it ahead is no leak. A past one that is written from later rows is a leak that came with the data, see
+    `peeking_covariates`.
 
     Features of the market see one in all of this, by default made of the given bars. Then its future is cut off and
     replaced as well, and the longest ticker's features must not change. `compute` takes its state as `market`.
@@ -849,9 +930,16 @@ def audit_features(
         `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON.
     """
     kind = kind or kind_of(bars)
-    covariates = [*past_covariates, *known_covariates]
+    extractor = TsfLlmFeatureExtractor(
+        kind="univariate" if kind is UNIVARIATE else "ohlcv",
+        past_covariates=past_covariates,
+        known_covariates=known_covariates,
+    )
+    extractor._name_covariates(bars)
+    past_covariates, known_covariates = extractor.past_covariates, extractor.known_covariates
+    covariates = extractor.covariates
     if compute is None:
-        compute = _table_of(bars, kind, names, past_covariates, known_covariates)
+        compute = _table_of(bars, extractor, names)
         if market is None and kind is OHLCV and reads_market(list(FEATURES) if names is None else names):
             market = bars
     rng = np.random.default_rng(seed)
@@ -868,8 +956,9 @@ def audit_features(
         for leak in _prefix_leaks(ticker, frame, compute, rng, cuts, kind, known_covariates)
     ]
     for ticker, frame in tickers.items() if past_covariates else ():
-        leaks += [{**found, "ticker": ticker} for found in peeking_covariates(frame, past_covariates)]
-    walk_bars = random_walk_bars(rng) if kind is OHLCV else random_walk_series(rng, covariates)
+        leaks += [{**found, "ticker": ticker} for found in peeking_covariates(frame, past_covariates, kind)]
+    walk_bars = random_walk_bars(rng) if kind is OHLCV else random_walk_series(rng)
+    walk_bars = walk_bars.assign(**{name: rng.normal(0, 1, len(walk_bars)) for name in covariates})
     walk = _canary(walk_bars, compute, rng, shuffle=False, kind=kind)
     shuffled = _canary(longest, compute, rng, shuffle=True, kind=kind)
     return {
@@ -884,19 +973,13 @@ def audit_features(
 
 
 def _table_of(
-    bars: pd.DataFrame | Sequence[pd.DataFrame],
-    kind: Kind,
-    names: Sequence[str] | None,
-    past_covariates: Sequence[str],
-    known_covariates: Sequence[str],
+    bars: pd.DataFrame | Sequence[pd.DataFrame], extractor: TsfLlmFeatureExtractor, names: Sequence[str] | None
 ) -> Callable[..., pd.DataFrame]:
-    """What computes the named features of the kind's table, by default all."""
-    if kind is OHLCV:
-        chosen = list(FEATURES) if names is None else list(names)
-        return lambda frame, market=None: compute_features(frame, chosen, market)
-    extractor = TsfLlmFeatureExtractor(
-        kind="univariate", past_covariates=past_covariates, known_covariates=known_covariates
-    ).fit(bars)
+    """What computes the named features of the extractor's kind, by default all of the table."""
+    if extractor.series_kind is OHLCV:
+        extractor.names = [*FEATURES, *extractor._covariate_columns()]
+    else:
+        extractor.fit(bars)
     extractor.names = extractor.names if names is None else list(names)
     return extractor.raw_features
 

@@ -5,8 +5,9 @@ Design choices:
   evaluation ask the kind and are the same code for both.
 * A price changes by its log return; a value by its difference, so zeros, negatives and gaps are allowed.
 * A feature at row t reads values up to t only, and the scale of its differences known at t: the unit of the value
-  never matters. A known covariate (a price list, a holiday flag) is declared as known ahead, and alone may be read
-  ahead of t.
+  never matters.
+* Covariates are further columns, of bars as of plain series. A past one counts for its own row. A known one (a price
+  list, a holiday flag) is declared as known ahead, and alone may be read ahead of t.
 * Shifting all values by a constant changes no feature but those of the group `level`, which know where zero is.
 * Lags count rows. A gap that is a row without a value keeps the rhythm of the seasons; an absent row breaks it.
 
@@ -15,8 +16,9 @@ In formulas `y[-n]` is y n rows ago, `d` is y - y[-1], and s the scale of d, see
 Shapes: N rows of one series.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -99,7 +101,10 @@ def difference_scale(changes: np.ndarray, decay: float, floor: float) -> np.ndar
 
 
 def _other_prices(values: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    return values * np.exp(rng.normal(0, 0.1, (len(values), 1)))
+    """All numbers of a bar times one factor; a covariate may be zero, so it is moved."""
+    others = values * np.exp(rng.normal(0, 0.1, (len(values), 1)))
+    covariates = values.columns.difference(OHLCV.columns)
+    return others.assign(**_other_values(values[covariates], rng)) if len(covariates) else others
 
 
 def _other_values(values: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -155,11 +160,13 @@ KINDS = {kind.name: kind for kind in (OHLCV, UNIVARIATE)}
 def kind_of(frame: Any) -> Kind:
     """The kind whose column to forecast a frame has; bars where it has neither, or is a list of frames of bars.
 
+    A plain series may have a covariate `close`, and bars one called `value`: then the column of names tells.
+
     >>> kind_of(pd.DataFrame(columns=["timestamp", "value"])).name
     'univariate'
     """
     first = frame if isinstance(frame, pd.DataFrame) or not len(frame) else frame[0]
-    is_series = isinstance(first, pd.DataFrame) and "value" in first and "close" not in first
+    is_series = isinstance(first, pd.DataFrame) and "value" in first and ("close" not in first or "series_id" in first)
     return UNIVARIATE if is_series else OHLCV
 
 
@@ -210,6 +217,39 @@ def _autocorrelated(values: Sequence[np.ndarray]) -> list[int]:
     correlation = [float(changes[lag:] @ changes[:-lag]) / power for lag in lags]
     best = int(np.argmax(correlation))
     return [lags[best]] if correlation[best] > LEAST_AUTOCORRELATION else []
+
+
+# --- covariates ----------------------------------------------------------------------------------------------------
+
+
+def named_columns(wanted: Sequence[str], columns: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """The columns that are asked for, each once; a pattern stands for all that fit it and are not `taken`.
+
+    What no column fits stays as it was written, for whoever needs the column to say so.
+
+    >>> named_columns(["flag", "text_*"], ["close", "text_0", "text_1", "flag"])
+    ['flag', 'text_0', 'text_1']
+    """
+    columns, taken, chosen = list(columns), set(taken), dict[str, None]()
+    for one in wanted:
+        fitting = [one] if one in columns else [name for name in columns if fnmatchcase(str(name), one)]
+        free = [name for name in fitting if name == one or name not in taken]
+        chosen |= dict.fromkeys(free or [one])
+    return list(chosen)
+
+
+def covariate_columns(past: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Feature -> its column, and how many rows ahead this is read: past ones as they are, known ones also as they
+    will be. The processor scales them as any feature.
+    """
+    columns = {f"past:{name}": (name, 0) for name in past} | {f"known:{name}": (name, 0) for name in known}
+    return columns | {f"known:{name}+{ahead}": (name, ahead) for name in known for ahead in LEADS}
+
+
+def covariate_features(frame: pd.DataFrame, past: Sequence[str], known: Sequence[str]) -> pd.DataFrame:
+    """The features of `covariate_columns`, float64 `[N,F]`, NaN where unknown."""
+    features = {name: frame[column].shift(-k) for name, (column, k) in covariate_columns(past, known).items()}
+    return pd.DataFrame(features, index=frame.index, dtype=float)
 
 
 # --- features ------------------------------------------------------------------------------------------------------
@@ -276,8 +316,8 @@ def _cycle(f: SeriesFrame, part: str, length: float, wave: Callable[[Any], Any])
     return wave(2 * np.pi * getattr(f.time, part) / length)
 
 
-def _covariate(f: SeriesFrame, name: str, ahead: int = 0) -> pd.Series:
-    return f.frame[name].shift(-ahead)
+def _covariate(f: SeriesFrame, column: str, ahead: int) -> pd.Series:
+    return f.frame[column].shift(-ahead)
 
 
 def _rows(
@@ -319,22 +359,16 @@ def _seasonal(m: int) -> list[SeriesFeature]:
     ]
 
 
-def _covariates(past: Sequence[str], known: Sequence[str]) -> list[SeriesFeature]:
-    """Covariates as they are: the processor scales them. Known ones also as they will be."""
-    rows = _rows("past:{0}", "covariates", "{0}", _covariate, name=past)
-    rows += _rows("known:{0}", "covariates", "{0}", _covariate, name=known)
-    for name in known:
-        ahead = partial(_covariate, name=name)
-        rows += _rows(f"known:{name}+{{0}}", "covariates", f"{name}, {{0}} rows ahead", ahead, ahead=LEADS)
-    return rows
-
-
 def series_table(
     seasons: Sequence[int] = (), past: Sequence[str] = (), known: Sequence[str] = ()
 ) -> dict[str, SeriesFeature]:
     """The features of series with these seasons (rows per cycle), past covariates and known covariates."""
     seasonal = [row for season in seasons for row in _seasonal(season)]
-    return {row.name: row for row in [*_TABLE, *seasonal, *_covariates(past, known)]}
+    covariates = [
+        SeriesFeature(name, "covariates", f"{column}[+{ahead}]", partial(_covariate, column=column, ahead=ahead))
+        for name, (column, ahead) in covariate_columns(past, known).items()
+    ]
+    return {row.name: row for row in [*_TABLE, *seasonal, *covariates]}
 
 
 def series_feature_names(table: dict[str, SeriesFeature], groups: Sequence[str] | None = None) -> list[str]:
@@ -381,24 +415,30 @@ def hide_after(frame: pd.DataFrame, cut: int, known: Sequence[str]) -> pd.DataFr
     return hidden
 
 
-def random_walk_series(rng: np.random.Generator, covariates: Sequence[str] = (), n: int = 4000) -> pd.DataFrame:
-    """Values without any pattern, hourly, and covariates that know nothing of them."""
+def random_walk_series(rng: np.random.Generator, n: int = 4000) -> pd.DataFrame:
+    """Values without any pattern, hourly."""
     frame = pd.DataFrame({"timestamp": pd.date_range("2000-01-03", periods=n, freq="h")})
     frame["value"] = rng.normal(0, 1, n).cumsum()
-    return frame.assign(**{name: rng.normal(0, 1, n) for name in covariates})
+    return frame
 
 
-def peeking_covariates(frame: pd.DataFrame, names: Sequence[str], ahead: int = 24) -> list[dict[str, Any]]:
-    """Covariates whose own changes are, all but exactly, the value's changes some rows later.
+def peeking_covariates(
+    frame: pd.DataFrame, names: Sequence[str], kind: Kind = UNIVARIATE, ahead: int = 24
+) -> list[dict[str, Any]]:
+    """Covariates that are, all but exactly, written from later rows: their own changes are those of the value some
+    rows later, or, beside prices, they are the return over some rows to come.
 
     Prefix invariance cannot see these: the future was written into the column before it came here.
     """
-    y = frame["value"].diff()
+    y = pd.Series(kind.additive(frame[kind.value].to_numpy()))
     found = []
     for name in names:
-        changes = frame[name].diff()
-        strength = [_correlation(changes, y.shift(-k)) for k in range(ahead + 1)]
+        x = frame[name].reset_index(drop=True)
+        strength = [_correlation(x.diff(), y.diff().shift(-k)) for k in range(ahead + 1)]
         k = int(np.argmax(strength))
+        if kind is OHLCV and strength[k] <= 0.99:  # a plain series may well be predictable from an honest column
+            strength = [0.0, *(_correlation(x, y.shift(-k) - y) for k in range(1, ahead + 1))]
+            k = int(np.argmax(strength))
         if k and strength[k] > 0.99 > strength[0]:
             found.append({"feature": name, "bar": str(frame["timestamp"].iloc[0]), "reads_up_to_bars_ahead": k})
     return found
@@ -411,4 +451,4 @@ def _correlation(left: pd.Series, right: pd.Series) -> float:
     return abs(float(np.corrcoef(left[both], right[both])[0, 1]))
 
 
-__all__ = ["KINDS", "Kind", "kind_of", "series_table"]
+__all__ = ["KINDS", "Kind", "kind_of", "named_columns", "series_table"]

@@ -1,16 +1,18 @@
-"""Bars per second of cleaning and features, beside pandas_ta_classic on the same bars, and the memory they take.
+"""Bars per second of cleaning and features, beside pandas_ta_classic on the same bars; of preparing a dataset, of
+adding a day to it, and the memory they take.
 
     python -m tsf_llm.benchmarks.data_speed --json data_speed.json
-    python -m tsf_llm.benchmarks.data_speed --tickers 50 --data prices.csv
+    python -m tsf_llm.benchmarks.data_speed --tickers 50 --data prices.parquet
     OMP_NUM_THREADS=1 python -m tsf_llm.benchmarks.data_speed     # one core is then one core
 
 Design choices:
-* Tickers are made from the embedded prices: days drawn with replacement, each with its gap, candle and volume, so that
-  candles and tails are real ones. The seed and the number of a ticker say all of it.
+* Tickers are those of the data, their last ten years, then made ones up to the number asked for: days of the data
+  drawn with replacement, each with its gap, candle and volume, so that candles and tails are real ones. The seed and
+  the number of a ticker say all of it. Without `--data` all are made, of the embedded prices.
 * Every measurement runs in fresh processes, which read one ticker after the other from files: their peak memory is
   that of the work. Files are written by a process of their own, since a process starts with its parent's peak.
 * Times are of the work alone: not of starting, importing, and a first ticker that warms up. Processes of one
-  measurement start together; the slowest counts.
+  measurement start together; the slowest counts. `prepare` starts its workers itself: there, their start counts.
 * CPU seconds are counted too: where other programs run, wall time says how busy the machine was.
 * The peer computes all it has, which is more columns than ours and other ones: multiply by the columns for values.
 """
@@ -36,9 +38,10 @@ from rich.table import Table
 
 from ..data_prep.clean import clean_bars
 from ..data_prep.files import write_json, write_parquet
+from ..data_prep.prepare import prepare
 from ..data_prep.raw import read_raw
-from ..data_prep.sources import SAMPLE, read_bars
-from ..processing_tsf_llm import TsfLlmFeatureExtractor
+from ..data_prep.sources import SAMPLE
+from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor
 
 OURS, PEER = "tsf-llm", "pandas_ta_classic"
 BARS = 2520  # ten years of days
@@ -70,18 +73,27 @@ def synthetic_ticker(days: np.ndarray, number: int, bars: int = BARS) -> pd.Data
     return frame.assign(volume=volume)
 
 
-def write_tickers(folder: Path, data: str | None, tickers: int, bars: int) -> list[Path]:
-    """One file per ticker: of `data`, or synthetic ones."""
-    if data is not None:
-        frames = [one for _, one in read_raw(data).groupby("ticker", sort=False)][:tickers]
-    else:
-        days = real_days(read_bars(SAMPLE))
-        frames = (synthetic_ticker(days, number, bars) for number in range(tickers))
+def write_tickers(folder: Path, data: str | list[str] | None, tickers: int, bars: int) -> list[Path]:
+    """One file per ticker: of `data`, and then made ones."""
+    raw = read_raw(SAMPLE if data is None else data).drop(columns=["row", "note", "file"])
+    own = [] if data is None else [one.tail(bars) for _, one in raw.groupby("ticker", sort=False)][:tickers]
+    days = real_days(clean_bars(raw)[0])
     paths = []
-    for number, frame in enumerate(frames):
+    for number in range(tickers):
+        frame = own[number] if number < len(own) else synthetic_ticker(days, number, bars)
         paths.append(folder / f"{number}.parquet")
         write_parquet(frame, paths[-1])
     return paths
+
+
+def write_sources(folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
+    """The same tickers as `prepare` may get them: by date in one file, and in files that lack the last bar."""
+    together = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    write_parquet(together.sort_values("timestamp", kind="stable", ignore_index=True), folder / "together.parquet")
+    before = [folder / "before" / path.name for path in paths]
+    for path, shorter in zip(paths, before, strict=True):
+        write_parquet(pd.read_parquet(path).iloc[:-1], shorter)
+    return {"together": folder / "together.parquet", "before": before}
 
 
 def our_features(bars: pd.DataFrame) -> int:
@@ -121,7 +133,7 @@ def work(contestant: Contestant, paths: Sequence[Path]) -> dict[str, float]:
             bars += len(cleaned)
             for stage, took in zip(seconds, np.diff(times), strict=True):
                 seconds[stage] += float(took)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    peak = _peak_mb(resource.RUSAGE_SELF)
     return {**seconds, "features_cpu": features_cpu, "bars": bars, "columns": columns, "peak_mb": peak}
 
 
@@ -153,7 +165,57 @@ def _wait(start: Any) -> None:
     start.wait()
 
 
-def run(data: str | None, tickers: int, bars: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _peak_mb(who: int) -> float:
+    return resource.getrusage(who).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def prepare_once(source: Any, out: Path, processes: int) -> dict[str, float]:
+    """Seconds, CPU seconds and peak memory of `prepare` in this process and its workers, and what it encoded."""
+    before = _peak_mb(resource.RUSAGE_SELF)
+    started, cpu = time.perf_counter(), time.process_time()
+    info = prepare(source, out, processor=TsfLlmProcessor(), horizon=5, num_proc=processes)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "rows": info["run"]["rows"],
+        "rows_encoded": info["run"]["rows_encoded"],
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu + children.ru_utime + children.ru_stime,
+        "imports_mb": before,
+        "peak_mb": _peak_mb(resource.RUSAGE_SELF),
+        "worker_peak_mb": _peak_mb(resource.RUSAGE_CHILDREN) if processes > 1 else 0.0,
+    }
+
+
+def measure_prepare(what: str, source: Any, out: Path, tickers: int, processes: int = 1) -> dict[str, Any]:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(prepare_once, source, out, processes).result()
+    speed = found["rows"] / found["seconds"]
+    return {"what": what, "tickers": tickers, "processes": processes, "bars_per_second": speed, **found}
+
+
+def run_prepare(folder: Path, paths: Sequence[Path], say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Datasets of a tenth, two fifths and all of the tickers, in files of their own and in one; and one more day."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        sources = pool.submit(write_sources, folder, paths).result()
+        parts = sorted({max(1, len(paths) // 10), max(1, 2 * len(paths) // 5)})
+        some = [(n, pool.submit(write_sources, folder / str(n), paths[:n]).result()["together"]) for n in parts]
+    everything, n = folder / "all", len(paths)
+    plan: list[tuple[str, Any, Path, int, int]] = [
+        *(("a file per ticker", list(paths[:part]), folder / f"files{part}", part, 1) for part in parts),
+        ("a file per ticker", sources["before"], everything, n, 1),
+        ("one more day", list(paths), everything, n, 1),
+        ("a file per ticker", sources["before"], folder / "two", n, min(2, n)),
+        *(("one file by date", source, folder / f"one{part}", part, 1) for part, source in some),
+        ("one file by date", sources["together"], folder / "one", n, 1),
+    ]
+    rows = []
+    for what, source, out, tickers, processes in plan:
+        say(f"prepare: {what}, {tickers} tickers, {processes} processes")
+        rows.append(measure_prepare(what, source, out, tickers, processes))
+    return rows
+
+
+def run(data: list[str] | None, tickers: int, bars: int, say: Callable[[str], None]) -> dict[str, Any]:
     """All measurements: a tenth of the tickers and all of them on one core, all on two, some with the peer."""
     with tempfile.TemporaryDirectory() as folder:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -168,9 +230,11 @@ def run(data: str | None, tickers: int, bars: int, say: Callable[[str], None]) -
         for contestant, share, processes in plan:
             say(f"{contestant}: {len(share)} tickers, {processes} processes")
             rows.append(measure(contestant, share, processes))
+        prepared = run_prepare(Path(folder), paths, say)
     return {
         "rows": rows,
-        "settings": {"data": "bootstrap of the sample" if data is None else Path(data).name, "seed": SEED},
+        "prepare": prepared,
+        "settings": {"data": "the sample" if data is None else [Path(one).name for one in data], "seed": SEED},
         "machine": {"cpu_count": os.cpu_count(), "omp_num_threads": os.environ.get("OMP_NUM_THREADS")},
         "versions": {
             "python": sys.version.split()[0],
@@ -181,7 +245,7 @@ def run(data: str | None, tickers: int, bars: int, say: Callable[[str], None]) -
 
 def show(results: dict[str, Any], console: Console) -> None:
     """The results as text."""
-    table = Table(title=f"bars per second, {results['settings']['data']}, {results['machine']['cpu_count']} cores")
+    table = Table(title=f"bars per second, {results['machine']['cpu_count']} cores")
     for heading in ("", "tickers", "processes", "columns", "in all", "features", "features, CPU s", "peak MB"):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in results["rows"]:
@@ -189,6 +253,28 @@ def show(results: dict[str, Any], console: Console) -> None:
         counts = [f"{row[name]:,}" for name in ("tickers", "processes", "columns")]
         table.add_row(row["contestant"], *counts, *speeds, f"{row['peak_mb']:,.0f}")
     console.print(table)
+    table = Table(title="tsf-llm prepare")
+    for heading in (
+        "",
+        "tickers",
+        "processes",
+        "rows",
+        "encoded",
+        "seconds",
+        "CPU s",
+        "rows/s",
+        "peak MB",
+        "workers' MB",
+    ):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row in results["prepare"]:
+        counts = [f"{row[name]:,}" for name in ("tickers", "processes", "rows", "rows_encoded")]
+        numbers = [
+            f"{row[name]:,.0f}" for name in ("seconds", "cpu_seconds", "bars_per_second", "peak_mb", "worker_peak_mb")
+        ]
+        table.add_row(row["what"], *counts, *numbers)
+    console.print(table)
+    console.print(f"of the peak, imports take {results['prepare'][0]['imports_mb']:,.0f} MB")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -203,15 +289,17 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "and weighs the memory.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--tickers", metavar="N", type=int, help="default 500, or all of --data; 3 with --quick")
-    parser.add_argument("--data", metavar="FILE", help="price file or folder, instead of synthetic tickers")
+    parser.add_argument("--tickers", metavar="N", type=int, help="default 500; 3 with --quick")
+    parser.add_argument(
+        "--data", metavar="FILE", nargs="+", help="price files or folders, instead of the embedded prices"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all results here (a file is replaced)")
     parser.add_argument("--quick", action="store_true", help="a few short tickers: its speeds mean nothing")
     parsed = parser.parse_args(arguments)
     if parsed.tickers is not None and parsed.tickers < 1:
         parser.error(f"--tickers {parsed.tickers}: give at least 1")
-    if parsed.data is not None and not Path(parsed.data).exists():
-        parser.error(f"--data {parsed.data}: there is no such file or folder")
+    if missing := [path for path in parsed.data or () if not Path(path).exists()]:
+        parser.error(f"--data {missing[0]}: there is no such file or folder")
     if parsed.json is not None and (parsed.json.is_dir() or not parsed.json.absolute().parent.is_dir()):
         parser.error(f"--json {parsed.json}: give a file name in an existing folder")
     return parsed
@@ -219,9 +307,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse_arguments(arguments)
-    default = 3 if parsed.quick else 500 if parsed.data is None else sys.maxsize
+    default = 3 if parsed.quick else 500
     errors = Console(stderr=True)
-    results = run(parsed.data, parsed.tickers or default, 300 if parsed.quick else BARS, errors.print)
+    results = run(parsed.data, parsed.tickers or default, 400 if parsed.quick else BARS, errors.print)
     show(results, Console())
     if parsed.json is not None:
         write_json(results, parsed.json)

@@ -63,6 +63,13 @@ The group `market` needs the bars of an index or of a universe: `processor(bars,
 own time, so other holidays do no harm. Time stamps are taken at their word: a market that closes later on the same
 date must be stamped with the next one. Without a market the group is unknown.
 
+## Columns beside prices
+
+Texts or other columns of the bars are the group `covariates`: `past_covariates=["text_*"]` gives a feature
+`past:text_0` per column, `known_covariates=["earnings_day"]` gives `known:earnings_day` and, up to seven bars ahead,
+`known:earnings_day+1` and so on. They are taken row by row as they are, and come after the features of the table. See
+[data.md](data.md#columns-beside-prices).
+
 ## Table
 """
 

@@ -1,35 +1,33 @@
 """A dataset on disk: cleaned bars with their scaled features and return tokens, one parquet shard per ticker.
 
 Design choices:
-- A shard holds what training reads, and the bars themselves: the folder alone is enough to train and to score.
 - The processor is fitted on training dates only, before any shard is written, and lies in `processor/`.
-- One ticker at a time: features of all tickers are never in memory together. Scalers and bins are fitted on at most
-  `FIT_BARS` bars, of tickers chosen by the seed.
-- Each shard carries a key of its bars and of the processor. A shard with the right key is kept, so an interrupted run
-  goes on where it stopped, and several processes write the same bytes as one.
+- One ticker at a time: `collect` cleans, `shards` encodes. Scalers and bins are fitted on at most `FIT_BARS` bars, of
+  tickers chosen by the seed. So memory does not grow with the number of tickers.
+- A shard that is right already is kept, so an interrupted run goes on where it stopped, and several processes write
+  the same bytes as one.
 - An engine only says where `_encode_job` runs: in processes of this machine, or as tasks of a Ray cluster. Results
   are files and counts, so a task whose worker died is run again and loses nothing.
-- New days are added by running again: the folder keeps its fences, so the processor stays, and only tickers whose bars
-  changed are encoded, each as a whole. Features are recursive and rolling sums: started at a later row they differ in
-  their last bits, and a folder must not depend on how often it was renewed.
+- New days are added by running again: the folder keeps its fences, so the processor stays, and of a ticker that only
+  grew the new rows are computed. The folder is that of a first run on all days, byte for byte; only `report.json` says
+  what this run did.
+- A market is kept as `market.parquet`, the state that features read: training and scoring read it from there.
 - `dataset.json` is written last: a folder without it is unfinished.
 
 A window is any `context_length` rows of one shard in a row; `windows.py` cuts them when they are read, so a bar is
 stored once and not once per window.
 """
 
-import hashlib
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -37,18 +35,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
-from ..processing_tsf_llm import EncodedSeries, TsfLlmProcessor, day_end
-from .clean import clean_bars, policy_table
+from ..market_tsf_llm import market_state
+from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor, day_end, split_tickers
+from ..series_tsf_llm import MIN_BARS, OHLCV
+from .clean import policy_table
+from .collect import Collected, collect_bars, collect_series
 from .files import write_json, write_parquet, write_text
-from .raw import read_raw
-from .sources import COLUMNS, PRICES
-from .windows import Split, WindowDataset
+from .shards import ENCODED, encode_shard, hash_of, hash_of_rows, series_of, shard_path
+from .sources import read_bars
+from .windows import Split
 
-FORMAT = 1
-FIT_BARS = 500_000  # 64 features of as many bars take 256 MB
-KEY = b"tsf_llm_key"
+FORMAT = 2
+FIT_BARS = 200_000  # 64 features of as many bars take 100 MB
 FENCES = ".split.json"  # the dates of a finished folder while it is renewed
+WORK = ".work"  # what a run needs on the way
 FITTED = {"center", "scale", "target_center", "target_scale", "bar_seconds", "fitted_through", "fitted_with_market"}
+FITTED_OF_SERIES = {
+    "seasons",
+    "names",
+    "feature_size",
+    "past_covariates",
+    "known_covariates",
+}  # settings that fit adds to
 RETRIES = 3  # of a Ray task whose worker died
 
 
@@ -69,12 +77,16 @@ class Prepared:
             yield pq.read_table(shard_path(self.folder, ticker), memory_map=True)
 
     def bars(self) -> pd.DataFrame:
-        """The cleaned bars of all tickers."""
-        return pd.concat([shard.select(COLUMNS).to_pandas() for shard in self.shards()], ignore_index=True)
+        """The cleaned bars, or the values of plain series, of all tickers."""
+        return pd.concat([shard.drop_columns(list(ENCODED)).to_pandas() for shard in self.shards()], ignore_index=True)
 
     def series(self) -> list[EncodedSeries]:
         """The stored arrays, equal to encoding the bars again."""
-        return [_series_of(shard) for shard in self.shards()]
+        return [series_of(shard) for shard in self.shards()]
+
+    def market(self) -> pd.DataFrame | None:
+        """What the features read of the market: the `market=` of the processor, the pipeline and the evaluation."""
+        return _read_market(self.folder)
 
 
 def is_prepared(source: str | Path | list) -> bool:
@@ -99,6 +111,8 @@ def prepare(
     processor: TsfLlmProcessor,
     horizon: int,
     tickers: Sequence[str] | None = None,
+    market: str | Path | list | None = None,
+    columns: Mapping[str, str | None] | None = None,
     train_through: Any = None,
     valid_through: Any = None,
     refit: bool = False,
@@ -107,54 +121,65 @@ def prepare(
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
 ) -> dict[str, Any]:
-    """Cleans, fits and encodes `source` into the folder `out`; returns what `dataset.json` holds.
+    """Cleans, fits and encodes `source` into the folder `out`.
 
-    `processor` says which features, scaling and bins; it is fitted here. `num_proc` processes encode, one fits.
+    `processor` says which kind of series, features, scaling, covariates and bins; it is fitted here. `num_proc`
+    processes encode, one fits.
     A folder that was prepared before keeps its dates unless others are given or `refit` is true; what bars, dates and
     settings leave unchanged is not computed again, and the result is that of an empty folder and these dates.
+    `market` is price files that the features read beside their own; where the group of that name was chosen, and none
+    is given, all tickers together are the market. `columns` names those of plain series: `value`, `id`, `time`.
     With `engine="ray"` they are tasks: of the cluster at `ray_address`, all of whose machines must see `out` under the
     same path, or of a cluster of `num_proc` workers that is started on this machine and stopped again.
+
+    Returns:
+        What `dataset.json` holds and, as `run`, what `report.json` does.
 
     Raises:
         ValueError: for a source, dates or sizes that leave nothing to train on, or without Ray; with the reason.
     """
     _check_engine(engine, ray_address)
     out = Path(out)
-    for part in source if isinstance(source, list | tuple) else [source]:
-        if Path(part).is_dir() and out.resolve().is_relative_to(Path(part).resolve()):
-            raise ValueError(
-                f"{out} lies in {part}, which is read: a second run would read it too; name another folder"
-            )
-    bars, report = clean_bars(read_raw(source, tickers))
-    split = _split(bars, out, train_through, valid_through, refit)
-    names = list(bars["ticker"].unique())
-    fitted_on = _tickers_to_fit(bars, split, seed)
-    to_fit = bars[bars["ticker"].isin(fitted_on) & (bars["timestamp"] <= split.train_through)]
-    fitted_from = _fit_key(to_fit, split, processor)
-    is_fitted = _fitted_from(out) == fitted_from
-    if is_prepared(out) or (out / FENCES).is_file():
-        write_json({"split": _dates(split)}, out / FENCES)
-    (out / "dataset.json").unlink(missing_ok=True)
-    if is_fitted:
-        _take_fit(processor, TsfLlmProcessor.from_pretrained(out / "processor"))
-    else:
-        _save_processor(processor.fit(to_fit, through=split.train_through), out / "processor")
-    del to_fit
-    write_json(report, out / "cleaning.json")
-    jobs = _write_bars(bars, out, names)
-    del bars
-    settings = _hash(_versions(), FORMAT, *(path.read_bytes() for path in sorted((out / "processor").iterdir())))
-    common = (out, settings, split, horizon)
-    results = _run_on_ray(jobs, common, num_proc, ray_address) if engine == "ray" else _run(jobs, common, num_proc)
+    _check_folder(out, source)
+    work = out / WORK
+    shutil.rmtree(work, ignore_errors=True)  # of a killed run
+    try:
+        data = _collect(source, work, processor.feature_extractor, horizon, tickers, market, columns or {})
+        split = _split(data.times, out, train_through, valid_through, refit)
+        state = _market(data, market)
+        fitted_on = _tickers_to_fit(data, split, seed)
+        to_fit = pd.concat([pd.read_parquet(data.files[name]) for name in fitted_on], ignore_index=True)
+        to_fit = to_fit[to_fit["timestamp"] <= split.train_through]
+        fitted_from = _fit_key(to_fit, split, processor, state)
+        is_fitted = _fitted_from(out) == fitted_from
+        if is_prepared(out) or (out / FENCES).is_file():
+            write_json({"split": _dates(split)}, out / FENCES)
+        (out / "dataset.json").unlink(missing_ok=True)
+        if is_fitted:
+            _take_fit(processor, TsfLlmProcessor.from_pretrained(out / "processor"))
+        else:
+            processor.fit(to_fit, through=split.train_through, market=state)
+            _save_processor(processor, out / "processor")
+        del to_fit
+        _write_beside(out, "cleaning.json", data.report, write_json)
+        _write_beside(out, "market.parquet", state, write_parquet)
+        _check_market(processor.feature_extractor, state, data)
+        settings = hash_of(_versions(), FORMAT, *(path.read_bytes() for path in sorted((out / "processor").iterdir())))
+        common = (out, settings, split, horizon)
+        jobs = list(data.files.items())
+        results = _run_on_ray(jobs, common, num_proc, ray_address) if engine == "ray" else _run(jobs, common, num_proc)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     written = {name: one for name, one in results.items() if "skipped" not in one}
     if not written:
         raise ValueError(f"no ticker can be encoded: {'; '.join(one['skipped'] for one in results.values())}")
     for path in [*(out / "data").glob("*.parquet"), *(out / "data").glob(".*.parquet.*")]:
         if path not in {shard_path(out, name) for name in written}:
             path.unlink()  # of an earlier run on other tickers, or what a killed worker left half written
-    shutil.rmtree(out / ".bars")
+    encoded = {name: one.pop("encoded") for name, one in written.items()}
     info = {
         "format": FORMAT,
+        "kind": processor.feature_extractor.kind,
         "split": _dates(split),
         "horizon": horizon,
         "embargo": horizon,
@@ -172,22 +197,49 @@ def prepare(
         "seed": seed,
         "versions": _versions(),
     }
-    write_text(_card(info, report), out / "README.md")
+    run = _report(out, encoded, is_fitted=is_fitted)
+    write_text(_card(info, data.report), out / "README.md")
+    write_json(run, out / "report.json")
     write_json(info, out / "dataset.json")
     (out / FENCES).unlink(missing_ok=True)
-    return info
+    return {**info, "run": run}
 
 
-def shard_path(folder: Path, ticker: str) -> Path:
-    """`data/AAPL.parquet`; what a file name cannot hold is percent-encoded, what is long ends in a hash."""
-    name = quote(ticker, safe="^=").replace(".", "%2E")
-    if len(name) > 100:
-        name = f"{name[:80]}-{hashlib.sha256(ticker.encode()).hexdigest()[:16]}"
-    return folder / "data" / f"{name}.parquet"
+def _check_folder(out: Path, source: str | Path | list) -> None:
+    for part in source if isinstance(source, list | tuple) else [source]:
+        if Path(part).is_dir() and out.resolve().is_relative_to(Path(part).resolve()):
+            raise ValueError(
+                f"{out} lies in {part}, which is read: a second run would read it too; name another folder"
+            )
 
 
-def _split(bars: pd.DataFrame, out: Path, train_through: Any, valid_through: Any, refit: bool) -> Split:
+# --- the bars, their dates and their market ------------------------------------------------------------------------
+
+
+def _collect(
+    source: str | Path | list,
+    work: Path,
+    extractor: TsfLlmFeatureExtractor,
+    horizon: int,
+    tickers: Sequence[str] | None,
+    market: str | Path | list | None,
+    columns: Mapping[str, str | None],
+) -> Collected:
+    if extractor.series_kind is not OHLCV:
+        if taken := {*extractor.covariates} & {*ENCODED}:
+            raise ValueError(f"{sorted(taken)}: a prepared dataset has columns of these names; rename the covariates")
+        return collect_series(source, work, tickers, covariates=extractor.covariates, **columns)
+    if extractor.covariates:
+        raise ValueError("covariates of market bars cannot be prepared: train on the files themselves")
+    if any(columns.values()):
+        raise ValueError(f"columns={dict(columns)} name those of plain series, and these are bars: leave them out")
+    chosen = market is None and "market" in (extractor.feature_groups or ())
+    return collect_bars(source, work, tickers, universe=MIN_BARS + horizon if chosen else None)
+
+
+def _split(times: np.ndarray, out: Path, train_through: Any, valid_through: Any, refit: bool) -> Split:
     """Each date as given, or as the folder has it, or by share."""
+    bars = pd.DataFrame({"timestamp": times})
     earlier = next((path for path in (out / "dataset.json", out / FENCES) if path.is_file()), None)
     if earlier is None or refit or (train_through and valid_through):
         return Split.of(bars, train_through, valid_through)
@@ -202,25 +254,52 @@ def _dates(split: Split) -> dict[str, str]:
     return {"train_through": str(split.train_through), "valid_through": str(split.valid_through)}
 
 
-def _hash(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+def _market(data: Collected, market: str | Path | list | None) -> pd.DataFrame | None:
+    """The state of the market's files, or of the universe, or None."""
+    if market is not None:
+        return market_state(split_tickers(read_bars(market)).values())
+    return data.moments.state() if data.universe else None
 
 
-def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor) -> str:
-    """Of all that fitting reads: the bars through the fence, the fence, the settings and the code."""
-    digest = hashlib.sha256(bars["timestamp"].to_numpy().astype("datetime64[us]").tobytes())
-    digest.update(bars[[*PRICES, "volume"]].to_numpy().tobytes())
-    sizes = bars.groupby("ticker", sort=False).size().to_dict()
+def _check_market(extractor: TsfLlmFeatureExtractor, market: pd.DataFrame | None, data: Collected) -> None:
+    """Raises ValueError for bars of another frequency, in the market or in one ticker of a universe."""
+    if market is not None:
+        extractor._check_spacing("market", market["timestamp"].to_numpy())
+    for name in data.universe:
+        extractor._check_spacing(f"market, {name}", _times(data.files[name]))
+
+
+def _times(path: Path) -> np.ndarray:
+    return pd.read_parquet(path, columns=["timestamp"])["timestamp"].to_numpy()
+
+
+def _read_market(out: Path) -> pd.DataFrame | None:
+    path = out / "market.parquet"
+    return pd.read_parquet(path) if path.is_file() else None
+
+
+# --- the fit -------------------------------------------------------------------------------------------------------
+
+
+def _tickers_to_fit(data: Collected, split: Split, seed: int) -> list[str]:
+    """All, or a random choice whose training bars are no more than `FIT_BARS`; in order of appearance."""
+    fence = day_end(split.train_through).to_datetime64()
+    sizes = {name: int((_times(path) <= fence).sum()) for name, path in data.files.items()}
+    names = [name for name, size in sizes.items() if size]
+    order = np.random.default_rng(seed).permutation(len(names))
+    fits = np.cumsum([sizes[names[i]] for i in order]) <= FIT_BARS
+    fits[:1] = True
+    return [names[i] for i in np.sort(order[fits])]
+
+
+def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor, market: pd.DataFrame | None) -> str:
+    """Of all that fitting reads: bars and market through the fence, the fence, the settings and the code."""
+    id = processor.feature_extractor.series_kind.id
+    sizes = bars.groupby(id, sort=False).size().to_dict()
     state = {**processor.feature_extractor.to_dict(), "n_bins": processor.tokenizer.n_bins}
     state = {name: value for name, value in state.items() if name not in {*FITTED, "auto_map"}}  # set by saving
-    return _hash(digest.hexdigest(), list(sizes.items()), split.train_through, state, _versions(), FORMAT)
-
-
-def _take_fit(processor: TsfLlmProcessor, stored: TsfLlmProcessor) -> None:
-    """Only what fitting sets: a loaded tokenizer also says where it came from, in the files that it saves."""
-    for name in FITTED:
-        setattr(processor.feature_extractor, name, getattr(stored.feature_extractor, name))
-    processor.tokenizer.bin_edges = processor.tokenizer.init_kwargs["bin_edges"] = stored.tokenizer.bin_edges
+    read = (hash_of_rows(bars.drop(columns=id)), hash_of_rows(market, split.train_through))
+    return hash_of(read, list(sizes.items()), split.train_through, state, _versions(), FORMAT)
 
 
 def _fitted_from(out: Path) -> str | None:
@@ -230,22 +309,11 @@ def _fitted_from(out: Path) -> str | None:
     return json.loads((out / "dataset.json").read_text(encoding="utf-8")).get("fitted_from")
 
 
-def _tickers_to_fit(bars: pd.DataFrame, split: Split, seed: int) -> list[str]:
-    """All, or a random choice whose training bars are no more than `FIT_BARS`; in order of appearance."""
-    sizes = bars[bars["timestamp"] <= day_end(split.train_through)].groupby("ticker", sort=False).size()
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    fits = np.cumsum(sizes.to_numpy()[order]) <= FIT_BARS
-    fits[:1] = True
-    return list(sizes.index[np.sort(order[fits])])
-
-
-def _write_bars(bars: pd.DataFrame, out: Path, names: list[str]) -> list[tuple[str, Path]]:
-    """Each ticker's cleaned bars to a file of its own, so that a worker need not hold the others'."""
-    jobs = [(name, out / ".bars" / shard_path(out, name).name) for name in names]
-    groups = dict(iter(bars.groupby("ticker", sort=False)))
-    for name, path in jobs:
-        write_parquet(groups[name], path)
-    return jobs
+def _take_fit(processor: TsfLlmProcessor, stored: TsfLlmProcessor) -> None:
+    """Only what fitting sets: a loaded tokenizer also says where it came from, in the files that it saves."""
+    for name in FITTED | FITTED_OF_SERIES:
+        setattr(processor.feature_extractor, name, getattr(stored.feature_extractor, name))
+    processor.tokenizer.bin_edges = processor.tokenizer.init_kwargs["bin_edges"] = stored.tokenizer.bin_edges
 
 
 def _save_processor(processor: TsfLlmProcessor, folder: Path) -> None:
@@ -256,13 +324,24 @@ def _save_processor(processor: TsfLlmProcessor, folder: Path) -> None:
     os.replace(unfinished, folder)
 
 
+def _write_beside(out: Path, name: str, content: Any, write: Any) -> None:
+    """Writes the file, or removes an earlier run's where there is nothing to write."""
+    if content is None:
+        (out / name).unlink(missing_ok=True)
+    else:
+        write(content, out / name)
+
+
+# --- the shards ----------------------------------------------------------------------------------------------------
+
+
 def _run(
     jobs: list[tuple[str, Path]], common: tuple[Path, str, Split, int], num_proc: int
 ) -> dict[str, dict[str, Any]]:
     """Fresh processes, not forks: torch's threads do not survive a fork."""
     if num_proc == 1:
-        processor = TsfLlmProcessor.from_pretrained(common[0] / "processor")
-        return {name: _encode_shard(name, path, processor, *common) for name, path in jobs}
+        processor, market = TsfLlmProcessor.from_pretrained(common[0] / "processor"), _read_market(common[0])
+        return {name: encode_shard(name, path, processor, market, *common) for name, path in jobs}
     with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn")) as pool:
         futures = {name: pool.submit(_encode_job, name, path, *common) for name, path in jobs}
         return {name: future.result() for name, future in futures.items()}
@@ -303,107 +382,45 @@ def _run_on_ray(
 
 
 def _encode_job(name: str, path: Path, out: Path, *common: Any) -> dict[str, Any]:
-    return _encode_shard(name, path, TsfLlmProcessor.from_pretrained(out / "processor"), out, *common)
+    processor = TsfLlmProcessor.from_pretrained(out / "processor")
+    return encode_shard(name, path, processor, _read_market(out), out, *common)
 
 
-def _encode_shard(
-    name: str, path: Path, processor: TsfLlmProcessor, out: Path, settings: str, split: Split, horizon: int
-) -> dict[str, Any]:
-    """Writes a ticker's shard unless it is there already; counts its bars and windows by split."""
-    key = hashlib.sha256(settings.encode() + path.read_bytes()).hexdigest().encode()
-    shard = shard_path(out, name)
-    if _key_of(shard) != key:
-        bars = pd.read_parquet(path)
-        try:
-            [series] = processor.feature_extractor.encode(bars)
-        except ValueError as error:  # too short, or of another frequency
-            return {"skipped": str(error)}
-        write_parquet(_table_of(bars, series, processor, key), shard)
-    series = _series_of(pq.read_table(shard, memory_map=True))
-    fences = {
-        "train": (None, split.train_through),
-        "valid": (split.train_through, split.valid_through),
-        "test": (split.valid_through, None),
+# --- what is said of it --------------------------------------------------------------------------------------------
+
+
+def _report(out: Path, encoded: dict[str, int], *, is_fitted: bool) -> dict[str, Any]:
+    """What a run did: the one file that depends on what was in the folder before."""
+    rows = {name: pq.read_metadata(shard_path(out, name)).num_rows for name in encoded}
+    done = ["kept" if not n else "extended" if n < rows[name] else "encoded" for name, n in encoded.items()]
+    return {
+        "fitted": not is_fitted,
+        "rows": sum(rows.values()),
+        "rows_encoded": sum(encoded.values()),
+        "tickers": {one: done.count(one) for one in ("kept", "extended", "encoded")},
     }
-    counts: dict[str, Any] = {"file": f"data/{shard.name}"}
-    for part, (after, through) in fences.items():
-        window = WindowDataset(
-            processor,
-            [series],
-            objective="causal_lm",
-            horizon=horizon,
-            after=after,
-            through=through,
-            embargo=0 if after is None else horizon,
-        )
-        stamps = pd.Series(series.timestamp)
-        inside = (stamps > (after or pd.Timestamp.min)) & (stamps <= (through or pd.Timestamp.max))
-        counts[part] = {"bars": int((inside & series.observed).sum()), "windows": len(window)}
-    return counts
-
-
-def _key_of(shard: Path) -> bytes | None:
-    try:
-        return (pq.read_schema(shard).metadata or {}).get(KEY)
-    except (OSError, pa.ArrowInvalid):
-        return None
-
-
-def _table_of(bars: pd.DataFrame, series: EncodedSeries, processor: TsfLlmProcessor, key: bytes) -> pa.Table:
-    features = pa.FixedSizeListArray.from_arrays(pa.array(series.features.ravel()), series.features.shape[1])
-    tokens = processor.tokenizer.encode_returns(series.standard_return())
-    columns = {
-        "timestamp": pa.array(series.timestamp.astype("datetime64[us]")),
-        "ticker": pa.array([series.ticker] * len(bars), pa.string()),
-        **{name: pa.array(bars[name].to_numpy()) for name in [*PRICES, "volume"]},
-        "features": features,
-        "observed": pa.array(series.observed),
-        "log_return": pa.array(series.log_return),
-        "sigma": pa.array(series.sigma),
-        "token": pa.array(tokens.astype(np.int32)),
-    }
-    return pa.table(columns).replace_schema_metadata({KEY: key})
-
-
-def _series_of(shard: pa.Table) -> EncodedSeries:
-    def array(name: str) -> np.ndarray:
-        return shard[name].combine_chunks().to_numpy(zero_copy_only=False)
-
-    features = shard["features"].combine_chunks()
-    return EncodedSeries(
-        ticker=shard["ticker"][0].as_py(),
-        timestamp=array("timestamp").astype("datetime64[ns]"),
-        features=features.flatten().to_numpy().reshape(len(shard), features.type.list_size),
-        observed=array("observed"),
-        close=array("close"),
-        log_return=array("log_return"),
-        sigma=array("sigma"),
-    )
 
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("tsf-llm", "numpy", "pandas")}
 
 
-def _card(info: dict[str, Any], report: dict[str, Any]) -> str:
+def _card(info: dict[str, Any], report: dict[str, Any] | None) -> str:
     """The dataset card: metadata that the Hub reads, then what is in the folder and how it came about."""
     total = sum(one["bars"] for one in info["counts"].values())
     sizes = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<n<10M": 1e7, "10M<n<100M": 1e8}
     metadata = DatasetCardData(
-        pretty_name="Market bars prepared for TSF-LLM",
-        tags=["time-series", "finance", "tsf-llm"],
+        pretty_name="Market bars prepared for TSF-LLM" if report else "Time series prepared for TSF-LLM",
+        tags=["time-series", *(["finance"] if report else []), "tsf-llm"],
         task_categories=["time-series-forecasting"],
         size_categories=[next((name for name, most in sizes.items() if total < most), "100M<n<1B")],
         configs=[{"config_name": "default", "data_files": "data/*.parquet"}],
     )
     counts = [f"| {part} | {one['bars']:,} | {one['windows']:,} |" for part, one in info["counts"].items()]
-    found = [
-        f"| `{name}` | {one['policy']} | {one['rows']:,} |" for name, one in report["rules"].items() if one["rows"]
-    ]
     skipped = [f"* {reason}" for reason in info["skipped"].values()] or ["None."]
     lines = [
         f"---\n{metadata.to_yaml()}\n---\n",
-        "# Market bars prepared for TSF-LLM\n",
+        f"# {metadata.pretty_name}\n",
         f"{total:,} bars of {len(info['tickers'])} tickers, one parquet file each, written by `tsf-llm prepare`.\n",
         "```python",
         "from datasets import load_dataset",
@@ -411,11 +428,10 @@ def _card(info: dict[str, Any], report: dict[str, Any]) -> str:
         "```\n",
         "| column | what |",
         "| --- | --- |",
-        "| `timestamp`, `ticker` | when and whose |",
-        "| `open`, `high`, `low`, `close`, `volume` | the cleaned bar; NaN for a missing one |",
+        *(BAR_COLUMNS if report else SERIES_COLUMNS),
         f"| `features` | {len(info['features'])} scaled features, 0 where unknown; names in `dataset.json` |",
-        "| `observed` | false for a missing bar |",
-        "| `log_return`, `sigma` | the bar's log return, and the volatility known after it |",
+        "| `observed` | false where missing |",
+        "| `log_return`, `sigma` | the log return (of a plain series the difference), its scale known after it |",
         "| `token` | bin of `log_return` over the `sigma` before; -100 where unknown |\n",
         "## Splits\n",
         f"By date, never at random: training through {info['split']['train_through']}, validation through "
@@ -425,6 +441,29 @@ def _card(info: dict[str, Any], report: dict[str, Any]) -> str:
         "| split | bars | windows |",
         "| --- | --- | --- |",
         *counts,
+        *([] if report is None else _cleaning(report)),
+        "\n## Skipped tickers\n",
+        *skipped,
+        "\nSource, licence and permitted use are those of the data that were given.\n",
+    ]
+    return "\n".join(lines)
+
+
+BAR_COLUMNS = (
+    "| `timestamp`, `ticker` | when and whose |",
+    "| `open`, `high`, `low`, `close`, `volume` | the cleaned bar; NaN for a missing one |",
+)
+SERIES_COLUMNS = (
+    "| `timestamp`, `series_id` | when and whose |",
+    "| `value` | the value; NaN for a missing one. Covariates follow it |",
+)
+
+
+def _cleaning(report: dict[str, Any]) -> list[str]:
+    found = [
+        f"| `{name}` | {one['policy']} | {one['rows']:,} |" for name, one in report["rules"].items() if one["rows"]
+    ]
+    return [
         "\n## Cleaning\n",
         f"{report['rows_in']:,} rows = {report['bars']:,} bars + {report['missing_bars']:,} missing bars + "
         f"{report['rows_dropped']:,} dropped rows; every case is in `cleaning.json`.\n",
@@ -433,8 +472,4 @@ def _card(info: dict[str, Any], report: dict[str, Any]) -> str:
         *(found or ["| none | | 0 |"]),
         "\nThe rules:\n",
         policy_table(),
-        "\n## Skipped tickers\n",
-        *skipped,
-        "\nSource, licence and permitted use are those of the prices that were given.\n",
     ]
-    return "\n".join(lines)

@@ -1,15 +1,20 @@
 """Price files as they are, for cleaning: where `read_bars` refuses a cell, it is left empty and noted.
 
 Files, names of columns, dates and numbers are found and read by `sources`; only what happens to a bad cell differs.
+Files are read `ROWS` rows at a time, so that memory need not grow with them: `iter_raw` yields the pieces, `read_raw`
+joins them. How a file writes its dates is told by its first piece.
 """
 
 import csv
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from . import sources
 from .sources import PRICES
@@ -21,6 +26,8 @@ RAW_ALIASES = {
 }
 RAW_NUMBERS = [*PRICES, "volume", "adj_close", "split_coefficient"]
 LARGEST_NOTE = 80  # characters kept of what a bad cell held
+OURS = ["row", "note", "file"]  # of a file's own columns of these names nothing is known
+ROWS = 100_000
 
 
 def read_raw(source: str | Path | list, tickers: Sequence[str] | None = None) -> pd.DataFrame:
@@ -31,22 +38,90 @@ def read_raw(source: str | Path | list, tickers: Sequence[str] | None = None) ->
 
     Raises FileNotFoundError for a path that does not exist and ValueError for what is no table of prices.
     """
-    return sources._read(source, tickers, _read_raw_file)
+    raw = pd.concat(iter_raw(source, tickers), ignore_index=True)
+    by_first_row = np.argsort(pd.factorize(raw["ticker"])[0], kind="stable")
+    return raw.iloc[by_first_row].reset_index(drop=True)
 
 
-def _read_raw_file(path: Path, *, shared_name: bool) -> pd.DataFrame:
+def iter_raw(
+    source: str | Path | list, tickers: Sequence[str] | None = None, rows: int = ROWS
+) -> Iterator[pd.DataFrame]:
+    """The rows of `read_raw` in the order of the files, at most `rows` at a time."""
+    files = sources._list_files(source)
+    stems = Counter(file.name for file in files)
+    wanted = None if tickers is None else [tickers] if isinstance(tickers, str) else list(tickers)
+    seen: dict[str, None] = {}
+    for file in files:
+        for raw in _iter_file(file, sources._ticker_of(file, shared_name=stems[file.name] > 1), rows):
+            if wanted is not None:
+                seen |= dict.fromkeys(raw["ticker"].unique())
+                raw = raw[raw["ticker"].isin(wanted)]
+            yield raw
+    if unknown := [name for name in wanted or () if name not in seen]:
+        raise ValueError(f"Unknown ticker {', '.join(unknown)}; the data holds {', '.join(seen)}.")
+
+
+def _iter_file(path: Path, ticker: str, rows: int) -> Iterator[pd.DataFrame]:
+    """A file's pieces in the columns of `raw_columns`."""
+    done, time_format = 0, None
+    for raw in _load(path, rows):
+        if raw.empty:
+            continue
+        raw = sources._join_time_of_day(raw.reset_index(drop=True)).drop(columns=OURS, errors="ignore")
+        if time_format is None:
+            column = sources._match_columns(raw, path, sources.ALIASES | RAW_ALIASES)
+            time_format = sources._time_format(raw[column["timestamp"]])
+        raw["row"] = np.arange(done + 1, done + len(raw) + 1)
+        done += len(raw)
+        yield raw_columns(raw, path, ticker, time_format).assign(file=path.name)
+    if not done:
+        raise ValueError(f"{path} has no rows; download or export it again.")
+
+
+def _load(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    """The pieces of a file as they stand in it."""
+    if str(path).startswith(sources.HUB) or path.is_dir():
+        yield from sources._open_dataset(path).to_pandas(batch_size=rows, batched=True)
+    elif path.suffix.lower() == ".parquet":
+        with sources._parquet_errors(path), pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=rows):
+                yield sources._without_index(pa.Table.from_batches([batch]).to_pandas())
+    else:
+        yield from _load_csv(path, rows)
+
+
+def _load_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    """Where the fast reader meets a line that no CSV has, the slower reader of such lines goes on."""
+    done = 0
     try:
-        raw = sources._load(path)
+        for raw in _load_straight_csv(path, rows):
+            done += len(raw)
+            yield raw
+        return
     except ValueError as error:
         if not isinstance(error.__cause__, pd.errors.ParserError | pd.errors.ParserWarning | UnicodeError):
             raise
-        raw = _read_crooked_csv(path)
-    if raw.empty:
-        raise ValueError(f"{path} has no rows; download or export it again.")
-    return raw_columns(raw, path, ticker=sources._ticker_of(path, shared_name=shared_name)).assign(file=path.name)
+    for raw in _load_crooked_csv(path, rows):
+        skipped = min(done, len(raw))
+        done -= skipped
+        yield raw.iloc[skipped:]
 
 
-def raw_columns(raw: pd.DataFrame, where: str | Path = "the frame", ticker: str = "series") -> pd.DataFrame:
+def _load_straight_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    with sources._csv_errors(path):
+        reader = pd.read_csv(path, chunksize=rows, **sources._csv_options(path))
+    with reader:
+        while True:
+            with sources._csv_errors(path):
+                raw = next(reader, None)
+            if raw is None:
+                return
+            yield raw
+
+
+def raw_columns(
+    raw: pd.DataFrame, where: str | Path = "the frame", ticker: str = "series", time_format: str | None = None
+) -> pd.DataFrame:
     """Any table of prices in the columns that `clean_bars` works on; a second time changes nothing.
 
     `timestamp` (NaT where unreadable), `ticker` ("" where empty), `open, high, low, close, volume, adj_close,
@@ -64,7 +139,7 @@ def raw_columns(raw: pd.DataFrame, where: str | Path = "the frame", ticker: str 
             if held := str(value).strip()[:LARGEST_NOTE].replace("NaT", ""):
                 notes[row] += f"{'; ' if notes[row] else ''}{name}='{held}'"
 
-    stamps, bad = sources._parse_timestamps(raw[column["timestamp"]])
+    stamps, bad = sources._parse_timestamps(raw[column["timestamp"]], time_format)
     note("timestamp", bad)
     frame = pd.DataFrame({"timestamp": stamps.to_numpy()})
     frame["ticker"] = ticker if "ticker" not in column else sources._stripped(raw[column["ticker"]]).to_numpy()
@@ -83,26 +158,27 @@ def raw_columns(raw: pd.DataFrame, where: str | Path = "the frame", ticker: str 
     return frame
 
 
-def _read_crooked_csv(path: Path) -> pd.DataFrame:
+def _load_crooked_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
     """A CSV whose lines differ in length, or with bytes that are no UTF-8: slower; each such line is one bad row."""
+    options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "encoding_errors": "replace"}
+    options |= {"engine": "python", "index_col": False}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
-            options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "encoding_errors": "replace"}
-            header = pd.read_csv(path, nrows=0, engine="python", index_col=False, **options).columns
-            names = [sources._plain_name(name) for name in header]
-            place = next((i for i, name in enumerate(names) if name in sources.ALIASES["timestamp"]), 0)
+            names = [sources._plain_name(name) for name in pd.read_csv(path, nrows=0, **options).columns]
+        place = next((i for i, name in enumerate(names) if name in sources.ALIASES["timestamp"]), 0)
 
-            def one_bad_cell(cells: list[str]) -> list[str]:
-                return ["" if i != place else ",".join(map(str, cells)) for i in range(len(names))]
+        def one_bad_cell(cells: list[str]) -> list[str]:
+            return ["" if i != place else ",".join(map(str, cells)) for i in range(len(names))]
 
-            return pd.read_csv(
-                path,
-                engine="python",
-                index_col=False,
-                on_bad_lines=one_bad_cell,
-                **options,
-            )
+        with pd.read_csv(path, on_bad_lines=one_bad_cell, chunksize=rows, **options) as reader:
+            while True:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", pd.errors.ParserWarning)
+                    raw = next(reader, None)
+                if raw is None:
+                    return
+                yield raw
     except (ValueError, OverflowError, csv.Error) as error:  # pandas' own parser errors are among these
         raise ValueError(
             f"{path} is not a comma-separated file ({sources._first_line(error)}); export it again."

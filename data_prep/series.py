@@ -4,7 +4,8 @@ Design choices:
 - Two shapes. Long: one row per time and series, with a column of names. Wide: one row per time, several columns of
   numbers, of which one is chosen with `value` and is the name of the series.
 - Reading is not cleaning, as in `sources`: nothing is sorted, filled or dropped.
-- A file is of prices where it has a column of open, high, low or close and no `value` was named.
+- A file is of prices where it has two of open, high, low and close, and no `value` was named. What else it holds may
+  be asked for as covariates, of prices as of other series.
 """
 
 from collections import Counter
@@ -14,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet
 
-from ..series_tsf_llm import OHLCV, UNIVARIATE, Kind
+from ..series_tsf_llm import OHLCV, UNIVARIATE, Kind, named_columns
 from .sources import (
     ALIASES,
     PRICES,
@@ -48,17 +49,19 @@ def read_data(
 ) -> pd.DataFrame:
     """Bars (`read_bars`) from files of prices, a plain series (`read_series`) from others or where `value` is given.
 
-    `kind` is the one that a model wants; without it the columns tell.
+    `kind` is the one that a model wants; without it the columns tell. A model's covariates may be missing from bars,
+    which then come without them: its processor masks them.
 
     Raises ValueError for a `value` to choose from bars.
     """
+    missing_ok = kind is not None
     if kind is None:
-        kind = OHLCV if value is None and not covariates and _has_prices(source) else UNIVARIATE
+        kind = OHLCV if value is None and _has_prices(source) else UNIVARIATE
     if kind is UNIVARIATE:
         return read_series(source, names, value=value, id=id, time=time, covariates=covariates)
     if value is not None:
         raise ValueError(f"this model reads market bars, which have no column '{value}' to choose; leave --value out")
-    return read_bars(source, names)
+    return read_bars(source, names, covariates=covariates, missing_ok=missing_ok)
 
 
 def read_series(
@@ -75,7 +78,7 @@ def read_series(
     `value`, `id` and `time` name columns of the file. By default the time is in `timestamp`, `date`, `datetime`,
     `time` or `ds`; the name is in `series_id`, `unique_id`, `item_id`, `id`, `ticker` or the like; the value is in
     `value`, `y`, `target` or the only column of numbers left. Without a column of names, a series is called as its
-    `value` column or its file. `names` selects series.
+    `value` column or its file. `names` selects series. Covariates may be patterns, as `text_*`.
 
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
@@ -105,14 +108,15 @@ def _series(
     if stamp is None:
         raise ValueError(f"{path} has no column of times; found: {_listed(raw)}. Name it with --time.")
     name = _column(raw, path, id, NAMES)
-    used = {stamp, name, *covariates}
     chosen = _column(raw, path, value, VALUES)
     if chosen is None:
+        used = {stamp, name, *named_columns(covariates, raw.columns, {stamp, name})}
         numeric = [column for column in raw.columns if column not in used and _is_numeric(raw[column])]
         if len(numeric) != 1:
             found = f"columns of numbers: {', '.join(map(str, numeric))}" if numeric else "no column of numbers"
             raise ValueError(f"{path} has {found}; choose what to forecast with --value.")
         [chosen] = numeric
+    covariates = named_columns(covariates, raw.columns, {stamp, name, chosen})
     for column in covariates:
         _column(raw, path, column, ())
     frame = pd.DataFrame({"timestamp": _to_timestamps(raw[stamp], path)})

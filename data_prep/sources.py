@@ -1,7 +1,8 @@
 """Price files to one frame of bars.
 
 Design choices:
-- One function, `read_bars`, and one shape of result: `timestamp, ticker, open, high, low, close, volume`.
+- One function, `read_bars`, and one shape of result: `timestamp, ticker, open, high, low, close, volume`, and behind
+  them the further columns that are asked for.
 - Reading is not cleaning: nothing is sorted, filled, dropped or repaired, so that a defect stays visible to the
   cleaning report and to the processor, which names the row. Files with cells that are refused here are read by
   `raw.read_raw` and cleaned by `clean.clean_bars`.
@@ -16,11 +17,17 @@ import re
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.api import guess_datetime_format
+
+from ..series_tsf_llm import named_columns
 
 SAMPLE = "sample"
 SAMPLE_FILE = Path(__file__).parent / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"
@@ -48,10 +55,17 @@ BINANCE_COLUMNS = [
 ]
 # Digits of a time since 1970 -> its unit. Ten digits could be seconds or 2024013115: not read.
 EPOCHS = {13: "ms", 16: "us", 19: "ns"}
+NO_TIMES = {"", "now", "today", "nat", "nan", "na", "none", "null"}  # which tell nothing of a column's format
 MISSING_NUMBERS = {"", "-", "na", "n/a", "nan", "none", "null", "#n/a", "<na>"}
 
 
-def read_bars(source: str | Path | list, tickers: Sequence[str] | None = None) -> pd.DataFrame:
+def read_bars(
+    source: str | Path | list,
+    tickers: Sequence[str] | None = None,
+    *,
+    covariates: Sequence[str] = (),
+    missing_ok: bool = False,
+) -> pd.DataFrame:
     """Read bars with split- and dividend-adjusted prices.
 
     `source` is `"sample"` (the embedded daily prices), a `.csv`, `.csv.gz` or `.parquet` file, a folder that is
@@ -66,14 +80,18 @@ def read_bars(source: str | Path | list, tickers: Sequence[str] | None = None) -
     nothing into them. A ticker without any adjusted close keeps its prices as they are. A ticker with some gets NaN
     where its own is missing: raw prices between adjusted ones would look like jumps.
 
-    Returns `timestamp` (datetime64 without zone; zoned times are converted to UTC), `ticker` (str) and
-    `open, high, low, close, volume` (float64; volume is NaN where the file has none). Rows keep the order of the
-    file within each ticker, tickers the order of their first row.
+    `covariates` are further columns of numbers to keep, by their names in the file or by patterns as `text_*`. They
+    are taken as they are: nothing is adjusted for a split. A file without one of them is refused or, with
+    `missing_ok`, read without it.
+
+    Returns `timestamp` (datetime64 without zone; zoned times are converted to UTC), `ticker` (str),
+    `open, high, low, close, volume` (float64; volume is NaN where the file has none) and the covariates (float64).
+    Rows keep the order of the file within each ticker, tickers the order of their first row.
 
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
-    return _read(source, tickers, _read_file)
+    return _read(source, tickers, partial(_read_file, covariates=covariates, missing_ok=missing_ok))
 
 
 def _read(
@@ -126,7 +144,9 @@ def _is_saved_dataset(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or all((path / name).is_file() for name in files)
 
 
-def _read_file(path: Path, *, shared_name: bool) -> pd.DataFrame:
+def _read_file(
+    path: Path, *, shared_name: bool, covariates: Sequence[str] = (), missing_ok: bool = False
+) -> pd.DataFrame:
     raw = _load(path)
     if raw.empty:
         raise ValueError(f"{path} has no rows; download or export it again.")
@@ -140,12 +160,28 @@ def _read_file(path: Path, *, shared_name: bool) -> pd.DataFrame:
         bars[name] = _to_numbers(raw[column[name]], path) if name in column else np.nan
     if "adj_close" in column:
         _adjust(bars, _to_numbers(raw[column["adj_close"]], path))
-    return bars[COLUMNS]
+    chosen = _choose_covariates(raw, path, covariates, taken=column.values(), missing_ok=missing_ok)
+    return bars[COLUMNS].assign(**{name: _to_numbers(raw[name], path) for name in chosen})
+
+
+def _choose_covariates(
+    raw: pd.DataFrame, path: Path, wanted: Sequence[str], *, taken: Iterable[object], missing_ok: bool = False
+) -> list[str]:
+    """The columns of a file that these names and patterns ask for; patterns pass over those that are `taken`."""
+    chosen = named_columns(wanted, raw.columns, taken)
+    if own := [name for name in chosen if name in COLUMNS]:
+        raise ValueError(f"{own} cannot be covariates: bars have a column of this name; rename it in {path}.")
+    missing = [name for name in chosen if name not in raw.columns]
+    if missing and not missing_ok:
+        raise ValueError(
+            f"{path} has no column {', '.join(map(repr, missing))}; found: {', '.join(map(str, raw.columns))}."
+        )
+    return [name for name in chosen if name in raw.columns]
 
 
 def _load(path: Path) -> pd.DataFrame:
     if str(path).startswith(HUB) or path.is_dir():
-        return _join_time_of_day(_read_dataset(path))
+        return _join_time_of_day(_open_dataset(path).to_pandas())
     return _join_time_of_day(_read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path))
 
 
@@ -159,7 +195,8 @@ def _join_time_of_day(raw: pd.DataFrame) -> pd.DataFrame:
     return raw.assign(**{found["date"]: days.str.cat(clock, sep=" ")})
 
 
-def _read_dataset(path: Path) -> pd.DataFrame:
+def _open_dataset(path: Path) -> Any:
+    """A `datasets.Dataset`."""
     import datasets  # half a second, and most sources are files
 
     is_hub, (name, split) = str(path).startswith(HUB), _hub_name(path)
@@ -173,7 +210,7 @@ def _read_dataset(path: Path) -> pd.DataFrame:
             choices = ", ".join(f"{path}:{part}" if is_hub else str(path / part) for part in data)
             raise ValueError(f"{path} has several splits; name one: {choices}.")
         data = next(iter(data.values()))
-    return data.with_format(None).to_pandas()
+    return data.with_format(None)
 
 
 def _hub_name(path: Path) -> tuple[str, str]:
@@ -183,15 +220,29 @@ def _hub_name(path: Path) -> tuple[str, str]:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
+    with _csv_errors(path):
+        return pd.read_csv(path, **_csv_options(path))
+
+
+def _csv_options(path: Path) -> dict[str, Any]:
+    """All cells as text; with Binance's names where the first line is one of its rows."""
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False, "encoding": "utf-8-sig"}
+    first = [str(name) for name in pd.read_csv(path, nrows=0, **options).columns]
+    if len(first) == len(BINANCE_COLUMNS) and re.fullmatch(r"\d{13}(\d{3})?", first[0]):
+        options |= {"header": None, "names": BINANCE_COLUMNS}
+    return options
+
+
+@contextmanager
+def _csv_errors(path: Path) -> Iterator[None]:
+    """What pandas says of a CSV as one line; a row longer than the header is an error too.
+
+    pandas would cut it, or take the first column for an index.
+    """
     try:
         with warnings.catch_warnings():
-            # Rows longer than the header: pandas would cut them, or take the first column for an index.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            raw = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-            if len(raw.columns) == len(BINANCE_COLUMNS) and re.fullmatch(r"\d{13}(\d{3})?", raw.columns[0]):
-                names = {"header": None, "names": BINANCE_COLUMNS}
-                raw = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, **names)
-            return raw
+            yield
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path} is empty; download or export it again.") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeError) as error:
@@ -203,10 +254,19 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
+    with _parquet_errors(path):
+        return _without_index(pd.read_parquet(path))
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
     try:
-        frame = pd.read_parquet(path)
+        yield
     except (OSError, ValueError) as error:  # pyarrow's errors are among these
         raise ValueError(f"{path} cannot be read ({_first_line(error)}); download or export it again.") from error
+
+
+def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
     if isinstance(frame.index, pd.DatetimeIndex):
         frame.index.name = frame.index.name or "timestamp"
     return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
@@ -255,28 +315,50 @@ def _to_timestamps(column: pd.Series, path: Path) -> pd.Series:
     return times
 
 
+def _time_format(column: pd.Series) -> str:
+    """How a column, or the first of its rows, writes times: `typed`, `epoch`, `ISO8601`, `mixed` or a format.
+
+    ISO unless its first cell is not; then the format that pandas guesses from the first time, if it reads as many.
+    """
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return "typed"
+    text = column.astype(str)
+    if text.str.len().where(text.str.isdecimal(), 0).isin(EPOCHS).any():
+        return "epoch"
+
+    def read(values: pd.Series, format: str) -> int:
+        return int(pd.to_datetime(values, errors="coerce", utc=True, format=format).notna().sum())
+
+    if not len(text) or read(text.iloc[:1], "ISO8601"):
+        return "ISO8601"
+    first = next((str(one) for one in text if str(one).lower() not in NO_TIMES), "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # no format fits the first row: then its row is reported
+        guess = guess_datetime_format(first) or "mixed"
+        return guess if read(text, guess) >= read(text, "ISO8601") else "ISO8601"
+
+
+def _parse_timestamps(column: pd.Series, format: str | None = None) -> tuple[pd.Series, np.ndarray]:
+    """Times without zone, NaT for what is no date, and the positions of these. The format is the column's own."""
+    format = format or _time_format(column)
+    if format == "typed":
+        times = pd.to_datetime(column, utc=True)
+    elif format == "epoch":  # a bare number would be read as nanoseconds
+        times = _from_epoch(column.astype(str)).dt.tz_localize("UTC")
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            times = pd.to_datetime(column.astype(str), errors="coerce", utc=True, format=format)
+    return times.dt.tz_localize(None).astype("datetime64[us]"), np.flatnonzero(times.isna())
+
+
 def _from_epoch(column: pd.Series) -> pd.Series:
-    """Times since 1970, told by their number of digits; a column without any comes back as it was."""
+    """Times since 1970, told by their number of digits; NaT for other cells."""
     digits = column.str.len().where(column.str.isdecimal(), 0)
-    if not digits.isin(EPOCHS).any():
-        return column
     times = pd.Series(pd.NaT, index=column.index, name=column.name, dtype="datetime64[us]")
     for length, unit in EPOCHS.items():
         times[digits == length] = pd.to_datetime(column[digits == length].astype("int64"), unit=unit)
     return times
-
-
-def _parse_timestamps(column: pd.Series) -> tuple[pd.Series, np.ndarray]:
-    """Times without zone, NaT for what is no date, and the positions of these."""
-    if not pd.api.types.is_datetime64_any_dtype(column):
-        column = _from_epoch(column.astype(str))  # a bare number would be read as nanoseconds
-    times = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
-    if len(times) and pd.isna(times.iloc[0]):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # no format fits the first row: then its row is reported
-            others = pd.to_datetime(column, errors="coerce", utc=True)
-        times = others if others.notna().sum() >= times.notna().sum() else times
-    return times.dt.tz_localize(None).astype("datetime64[us]"), np.flatnonzero(times.isna())
 
 
 def _to_tickers(column: pd.Series, path: Path) -> pd.Series:

@@ -1,7 +1,11 @@
 """Dated texts (news, filings, posts) beside prices: causal features per bar, through a frozen encoder of your choice.
 
     python -m tsf_llm.data_prep.text --data prices.csv --texts news.csv --encoder FOLDER_OR_NAME \
-        --through 2018-12-31 --out text.parquet
+        --through 2018-12-31 --out joined.parquet
+
+`joined.parquet` has the prices with columns `text_*` beside. To train on it:
+
+    python -m tsf_llm.train_scripts.sft --data joined.parquet --past_covariates 'text_*' --output_dir outputs/text
 
 Design choices:
 - A text counts for the first bar that closes after it was published, and for no earlier one. Nothing else decides:
@@ -34,7 +38,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from ..processing_tsf_llm import day_end, split_tickers
-from ..series_tsf_llm import kind_of
+from ..series_tsf_llm import OHLCV, kind_of
 from .errors import one_line_errors
 from .files import write_json, write_parquet
 from .series import read_data
@@ -382,21 +386,33 @@ def _per_bar(
     return pd.DataFrame(np.column_stack((count, means, trailing)), columns=columns)
 
 
-def as_series(bars: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
-    """`timestamp, series_id, value, text_*`: log closes as a plain series, whose past covariates the texts can be."""
-    frames = split_tickers(bars)
+def join_texts(data: pd.DataFrame, features: pd.DataFrame, covariates: Sequence[str] = ()) -> pd.DataFrame:
+    """The bars (or values of plain series) and the named columns of `data`, one row each, with the `text_*` beside."""
+    kind = kind_of(data)
+    if twice := sorted(set(covariates) & set(features)):
+        raise ValueError(f"the data has column(s) {twice} already: leave them out of the covariates, or rename them")
     parts = [
-        pd.DataFrame({"timestamp": frame["timestamp"], "series_id": ticker, "value": np.log(frame["close"])})
-        for ticker, frame in frames.items()
+        frame[["timestamp"]].assign(**{kind.id: name}, **frame.drop(columns="timestamp"))
+        for name, frame in split_tickers(data, kind, covariates).items()
     ]
-    named = features.rename(columns={"ticker": "series_id"})
-    return pd.concat(parts).merge(named, on=["timestamp", "series_id"], how="left", validate="one_to_one")
+    return pd.concat(parts, ignore_index=True).merge(
+        features, on=["timestamp", kind.id], how="left", validate="one_to_one"
+    )
+
+
+def as_series(joined: pd.DataFrame) -> pd.DataFrame:
+    """`timestamp, series_id, value, ...`: the log closes of joined bars as a plain series, all else as it was."""
+    value = np.log(joined["close"])
+    others = joined.drop(columns=["timestamp", "ticker", *OHLCV.columns])
+    return joined[["timestamp"]].assign(series_id=joined["ticker"], value=value, **others)
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     options = vars(_parser().parse_args(arguments))
     with one_line_errors("text"):
-        bars, texts = read_data(options["data"]), read_texts(options["texts"])
+        data, texts = read_data(options["data"], covariates=options["covariates"]), read_texts(options["texts"])
+        if options["as_series"] and kind_of(data) is not OHLCV:
+            raise ValueError(f"{options['data']} is a plain series already: leave --as-series out")
         shared = {name: options[name] for name in ("cache", "batch_size", "device")} | {"progress": True}
         vectors = encode_texts(texts["text"].tolist(), options["encoder"], **shared)
         if options["projection"]:
@@ -407,14 +423,18 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
         chosen = options["sentiment"]
         scores = score_sentiment(texts["text"].tolist(), chosen, **shared) if chosen else None
         when = {name: options[name] for name in ("close_time", "zone", "half_life")}
-        features = text_features(bars, texts, projection(vectors), scores, **when)
-        write_parquet(as_series(bars, features) if options["as_series"] else features, options["out"])
-    return features
+        features = text_features(data, texts, projection(vectors), scores, **when)
+        kept = [name for name in data if name not in ("timestamp", kind_of(data).id, *kind_of(data).columns)]
+        joined = join_texts(data, features, kept)
+        joined = as_series(joined) if options["as_series"] else joined
+        write_parquet(joined, options["out"])
+    return joined
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("text", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="price file or folder, or 'sample'")
+    parser.add_argument("--data", required=True, help="price file or folder, 'sample', or a plain series")
+    parser.add_argument("--covariates", nargs="+", default=[], help="columns of it to keep, as earnings or macro_*")
     parser.add_argument("--texts", required=True, help="CSV or parquet: timestamp, ticker, text")
     parser.add_argument("--encoder", required=True, help="folder or name of a text encoder")
     parser.add_argument("--out", required=True, help="parquet file to write, and its .projection.json")
@@ -426,7 +446,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--close-time", help="close of daily bars, as 16:00; without it texts count from the next day")
     parser.add_argument("--zone", default="UTC", help="time zone of the bars' dates, as America/New_York (UTC)")
     parser.add_argument("--half-life", type=float, default=5.0, help="bars, of the trailing means (5)")
-    parser.add_argument("--as-series", action="store_true", help="write log closes beside: a plain series to train on")
+    parser.add_argument("--as-series", action="store_true", help="write log closes for bars: a plain series")
     parser.add_argument("--cache", help="parquet file of vectors to keep and use again")
     parser.add_argument("--batch-size", type=int, default=32, help="texts encoded together (32)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")

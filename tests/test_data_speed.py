@@ -39,26 +39,50 @@ def test_work_counts_all_bars_but_the_warm_up(tmp_path, contestant, least):
     assert min(part[name] for name in ("read", "clean", "features", "features_cpu", "peak_mb")) > 0
 
 
-def test_own_data(tmp_path, make_bars):
+def test_own_data_comes_first_and_made_tickers_fill_up(tmp_path, make_bars):
     bars = [make_bars(60, ticker=name) for name in "ABC"]
     pd.concat(bars).to_csv(tmp_path / "prices.csv", index=False)
-    paths = data_speed.write_tickers(tmp_path / "out", str(tmp_path / "prices.csv"), 2, bars=0)
-    assert [clean_bars(pd.read_parquet(path))[0]["ticker"].iloc[0] for path in paths] == ["A", "B"]
+    paths = data_speed.write_tickers(tmp_path / "out", str(tmp_path / "prices.csv"), 5, bars=50)
+    cleaned = [clean_bars(pd.read_parquet(path))[0] for path in paths]
+    assert [one["ticker"].iloc[0] for one in cleaned] == ["A", "B", "C", "T00003", "T00004"]
+    assert [len(one) for one in cleaned] == [50] * 5
+    assert cleaned[0]["close"].tolist() == bars[0]["close"].tail(50).tolist()
+
+
+def test_prepare_is_measured_with_what_it_encoded(tmp_path):
+    paths = data_speed.write_tickers(tmp_path, None, 2, 400)
+    sources = data_speed.write_sources(tmp_path / "sources", paths)
+    together = pd.read_parquet(sources["together"])
+    assert len(together) == 800
+    assert together["timestamp"].is_monotonic_increasing
+    first = data_speed.prepare_once(sources["before"], tmp_path / "out", 1)
+    assert first["rows"] == first["rows_encoded"] == 798
+    again = data_speed.prepare_once(paths, tmp_path / "out", 1)
+    assert (again["rows"], again["rows_encoded"]) == (800, 2)
+    assert min(again[name] for name in ("seconds", "cpu_seconds", "imports_mb", "peak_mb")) > 0
 
 
 @pytest.mark.slow
 def test_quick_run_writes_its_json(tmp_path):
     assert data_speed.main(["--quick", "--json", str(tmp_path / "speed.json")]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
-    rows = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["rows"]
-    assert [(row["contestant"], row["tickers"], row["processes"]) for row in rows] == [
+    results = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert [(row["contestant"], row["tickers"], row["processes"]) for row in results["rows"]] == [
         (data_speed.OURS, 1, 1),
         (data_speed.OURS, 3, 1),
         (data_speed.OURS, 3, 2),
         (data_speed.PEER, 3, 1),
     ]
-    assert all(row["bars"] == 300 * row["tickers"] for row in rows)
-    assert all(row[name] > 0 for row in rows for name in data_speed.SPEEDS)
+    assert all(row["bars"] == 400 * row["tickers"] for row in results["rows"])
+    assert all(row[name] > 0 for row in results["rows"] for name in data_speed.SPEEDS)
+    assert [(row["what"], row["tickers"], row["processes"]) for row in results["prepare"]] == [
+        ("a file per ticker", 1, 1),
+        ("a file per ticker", 3, 1),
+        ("one more day", 3, 1),
+        ("a file per ticker", 3, 2),
+        ("one file by date", 1, 1),
+        ("one file by date", 3, 1),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,12 @@ def test_no_feature_reads_later_bars(sample, market, ticker):
     assert_causal(bars, ALL, [cut for cut in (1, 2, 30, 77, 150, 600, 1111) if cut < len(bars)], market)
 
 
+def test_no_feature_reads_later_bars_over_the_edge_of_a_block(sample, market, monkeypatch):
+    monkeypatch.setattr(indicators, "SHORTEST_BLOCK", 1500)
+    bars = sample["IBM"].iloc[:2000].astype({"volume": float})
+    assert_causal(bars, ALL, [1499, 1500, 1501, 1800], market)
+
+
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), cut=st.integers(1, 399))
 def test_no_feature_reads_later_bars_of_an_illiquid_ticker(seed, cut):
@@ -178,6 +184,67 @@ def test_the_start_of_the_history_is_forgotten(sample, market, ticker):
     apart = (late - early) / spread
     assert apart.drop(columns="ema_200").iloc[600:].abs().max().max() < 1e-6
     assert apart["ema_200"].iloc[1500:].abs().max() < 1e-6  # its memory is longer
+
+
+# Blocks
+
+
+@pytest.fixture(scope="module", params=["B", "5min"], ids=["daily", "intraday"])
+def long_bars(request, make_bars) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Bars of three blocks, some of them missing, and a market."""
+    bars = make_bars(9000, seed=3, freq=request.param, start="1990-01-01")
+    bars.loc[[7, 900, 4095, 4098, 8193], PRICES] = np.nan
+    return bars, market_state([make_bars(9000, seed=4, freq=request.param, start="1990-01-01"), bars])
+
+
+@pytest.mark.parametrize("names", [NAMES, ALL], ids=["default", "all"])
+def test_new_bars_cost_their_block_and_have_the_bits_of_the_whole(long_bars, names, monkeypatch):
+    bars, market = long_bars
+    whole = compute_features(bars, names, market)
+    computed = []
+    evaluate = indicators._evaluate
+    monkeypatch.setattr(
+        indicators, "_evaluate", lambda row, frame: computed.append(len(frame)) or evaluate(row, frame)
+    )
+    for length, new in [(300, 1), (4093, 5), (4096, 1), (4100, 1), (4100, 5), (4100, 700), (8100, 700), (8300, 1)]:
+        computed.clear()
+        tail = compute_features(bars.iloc[: length + new], names, market, start=length)
+        assert tail.to_numpy().tobytes() == whole.iloc[length : length + new].to_numpy().tobytes()
+        assert list(tail.index) == list(range(length, length + new))
+        begin = max(start for start in (0, 4096, 8192) if start <= length - bars["close"][:length].isna().sum())
+        assert max(computed) <= length + new - max(0, begin - indicators.WARM_UP)
+    assert max(computed) < 1200  # of the last one: the warm-up and what its block has so far
+
+
+def test_a_block_forgets_what_hardly_mattered(long_bars, monkeypatch):
+    bars, market = long_bars
+    blocks = compute_features(bars, ALL, market)
+    for limit in ("SHORTEST_BLOCK", "LONGEST_BLOCK"):
+        monkeypatch.setattr(indicators, limit, len(bars))
+    assert list(indicators._blocks(len(bars), 0)) == [(0, len(bars))]
+    whole = compute_features(bars, ALL, market)
+    assert blocks.isna().equals(whole.isna())
+    apart = (blocks - whole).abs().max() / whole.std().replace(0.0, 1.0)
+    assert apart["ema_200"] < 1e-3
+    assert apart.drop("ema_200").max() < 1e-7
+
+
+def test_blocks_lie_where_they_lie():
+    edges = list(indicators._blocks(40_000, 0))
+    assert edges == [(0, 4096), (4096, 8192), (8192, 16384), (16384, 24576), (24576, 32768), (32768, 40_000)]
+    assert list(indicators._blocks(8200, 8192)) == [(8192, 8200)]
+    assert list(indicators._blocks(8200, 8191)) == [(4096, 8192), (8192, 8200)]
+    assert not list(indicators._blocks(0, 0))
+
+
+def test_a_long_lookback_gets_a_longer_warm_up(table, make_bars):
+    @feature(group="mine", lookback=1500, formula="log(close / close[-1500])")
+    def far(bars):
+        return np.log(bars.close / bars.close.shift(1500))
+
+    bars = make_bars(4500)  # the second block holds the last of them
+    expected = np.log(bars["close"] / bars["close"].shift(1500))
+    pd.testing.assert_series_equal(compute_features(bars, ["far", "rsi_14"])["far"], expected, check_names=False)
 
 
 @pytest.mark.parametrize("length", range(1, 31))

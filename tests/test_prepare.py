@@ -12,9 +12,15 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
+from tsf_llm.data_prep import collect
 from tsf_llm.data_prep import prepare as module
-from tsf_llm.data_prep.prepare import is_prepared, load_prepared, prepare, shard_path
+from tsf_llm.data_prep.prepare import is_prepared, load_prepared, prepare
+from tsf_llm.data_prep.raw import iter_raw
+from tsf_llm.data_prep.series import read_series
+from tsf_llm.data_prep.shards import shard_path
+from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.data_prep.windows import WindowDataset
+from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, SELECTABLE_GROUPS, WARM_UP, IndicatorFrame, _blocks
 from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
 from tsf_llm.serving import cli
 from tsf_llm.train_scripts import sft
@@ -46,7 +52,9 @@ def folder(prices, tmp_path_factory):
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """All files but the one that says what the run did."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "report.json"]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def test_what_is_in_the_folder(folder):
@@ -59,7 +67,7 @@ def test_what_is_in_the_folder(folder):
     report = json.loads((folder / "cleaning.json").read_text())
     assert report["missing_bars"] == 2
     assert {path.name for path in folder.iterdir()} == {
-        *("data", "processor", "README.md", "dataset.json", "cleaning.json")
+        *("data", "processor", "README.md", "dataset.json", "cleaning.json", "report.json")
     }
     assert sum(count["bars"] for count in info["counts"].values()) == report["bars"] - 10
 
@@ -203,7 +211,7 @@ def test_engine_refusals(run, prices, tmp_path, monkeypatch):
 
 
 def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
-    encode, done = module._encode_shard, []
+    encode, done = module.encode_shard, []
 
     def stop_at_the_third(name, *rest):
         if len(done) == 2:
@@ -211,7 +219,7 @@ def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
         done.append(name)
         return encode(name, *rest)
 
-    monkeypatch.setattr(module, "_encode_shard", stop_at_the_third)
+    monkeypatch.setattr(module, "encode_shard", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         prepare(prices, tmp_path, **settings())
     assert not is_prepared(tmp_path)
@@ -268,7 +276,7 @@ def test_an_interrupted_renewal_keeps_the_dates(prices, one_more_day, tmp_path, 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_write_bars", stop)
+    monkeypatch.setattr(module, "_run", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(one_more_day, out, **settings())
     monkeypatch.undo()
@@ -276,6 +284,70 @@ def test_an_interrupted_renewal_keeps_the_dates(prices, one_more_day, tmp_path, 
     assert prepare(one_more_day, out, **settings())["split"] == first["split"]
     prepare(one_more_day, tmp_path / "full", **settings(), **first["split"])
     assert contents(out) == contents(tmp_path / "full")
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The lengths of all frames of which features are computed."""
+    lengths = []
+    init = IndicatorFrame.__init__
+    monkeypatch.setattr(
+        IndicatorFrame, "__init__", lambda self, *args: lengths.append(len(args[0])) or init(self, *args)
+    )
+    return lengths
+
+
+@pytest.mark.parametrize(
+    ("freq", "groups"),
+    [("h", None), pytest.param("B", list(FEATURE_GROUPS + SELECTABLE_GROUPS), marks=pytest.mark.slow)],
+)
+def test_new_bars_are_all_that_is_computed(make_bars, tmp_path, computed, freq, groups):
+    """Tickers whose ends lie around the edges of blocks, all on the same day, and 1, 5 and 694 new days for all."""
+    lengths = (60, 4094, 4096, 4400)
+    shape = {"freq": freq, "start": "1995-01-01"}
+    bars = [make_bars(5200, ticker=f"T{n}", seed=n, **shape).iloc[4500 - n :] for n in lengths]
+    bars[3].loc[150, ["open", "high", "low", "close"]] = np.nan
+    times = make_bars(5200, **shape)["timestamp"]
+    fences = {"train_through": str(times[4470]), "valid_through": str(times[4480])}
+    common = settings(feature_groups=groups)
+    out = tmp_path / "out"
+    for before, end in ((0, 4500), (4500, 4501), (4501, 4506), (4506, 5200)):
+        path = tmp_path / f"{end}.parquet"
+        pd.concat([one[one["timestamp"] <= times[end - 1]] for one in bars]).to_parquet(path)
+        computed.clear()
+        run = prepare(path, out, **common, **fences)["run"]
+        if before:
+            assert run["rows_encoded"] == len(lengths) * (end - before)
+            assert run["tickers"] == {"kept": 0, "extended": 4, "encoded": 0}
+            assert not run["fitted"]
+            observed = [(n - 4500 + before - (n == 4400), n - 4500 + end - (n == 4400)) for n in lengths]
+            blocks = [block for old, new in observed for block in _blocks(new, old)]
+            assert computed == [stop - max(0, first - WARM_UP) for first, stop in blocks]
+        prepare(path, tmp_path / f"full{end}", **common, **fences)
+        assert contents(out) == contents(tmp_path / f"full{end}")
+    assert json.loads((out / "report.json").read_text()) == run
+
+
+def test_a_corrected_bar_is_found(prices, tmp_path):
+    """Behind the fence, so that only this ticker is encoded again; a split that re-bases prices is another fit."""
+    out = tmp_path / "out"
+    first = prepare(prices, out, **settings())
+    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    late = bars["timestamp"] > first["split"]["train_through"]
+    bars.loc[bars.index[late & (bars["ticker"] == "^AAA")][3], "volume"] *= 1 + 1e-15
+    bars.to_csv(tmp_path / "other.csv", index=False)
+    run = prepare(tmp_path / "other.csv", out, **settings())["run"]
+    assert run["tickers"] == {"kept": 2, "extended": 0, "encoded": 1}
+    prepare(tmp_path / "other.csv", tmp_path / "full", **settings(), **first["split"])
+    assert contents(out) == contents(tmp_path / "full")
+    mine = bars["ticker"] == "^AAA"
+    bars.loc[mine, ["open", "high", "low", "close"]] /= 2
+    bars.to_csv(tmp_path / "split.csv", index=False)
+    run = prepare(tmp_path / "split.csv", out, **settings())["run"]
+    assert run["fitted"]
+    assert run["tickers"]["encoded"] == 3
+    prepare(tmp_path / "split.csv", tmp_path / "full2", **settings(), **first["split"])
+    assert contents(out) == contents(tmp_path / "full2")
 
 
 def test_a_changed_past_is_fitted_again(prices, folder, tmp_path):
@@ -338,8 +410,152 @@ def test_refusals(prices, tmp_path, make_bars):
     with pytest.raises(ValueError, match="dates must increase"):
         prepare(prices, tmp_path / "out", **settings(), train_through="2030-01-01")
     (tmp_path / "dataset.json").write_text('{"format": 0}')
-    with pytest.raises(ValueError, match="format 0, this version reads 1"):
+    with pytest.raises(ValueError, match="format 0, this version reads 2"):
         load_prepared(tmp_path)
+
+
+# In little memory
+
+
+def test_the_size_of_the_pieces_changes_nothing(prices, folder, tmp_path, monkeypatch):
+    bars = pd.read_csv(prices)
+    shuffled = bars.sort_values(
+        ["timestamp", "volume"]
+    )  # by date, as many vendors' files: every piece has all tickers
+    (tmp_path / "files").mkdir()
+    for number, part in enumerate(np.array_split(np.arange(len(shuffled)), 3)):
+        shuffled.iloc[part].to_csv(tmp_path / "files" / f"{number}.csv", index=False)
+    prepare(tmp_path / "files", tmp_path / "one", **settings())
+    monkeypatch.setattr(collect, "BUFFER", 100)
+    monkeypatch.setattr(collect, "iter_raw", lambda source, tickers: iter_raw(source, tickers, rows=37))
+    prepare(tmp_path / "files", tmp_path / "two", **settings())
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    prepare(prices, tmp_path / "three", **settings())
+    assert contents(tmp_path / "three") == contents(folder)
+
+
+# With a market
+
+
+def encoded_equals(folder, bars, **kwargs):
+    stored = load_prepared(folder)
+    encoded = stored.processor.feature_extractor.encode(bars, **kwargs)
+    assert [one.ticker for one in encoded] == [one.ticker for one in stored.series()]
+    for one, other in zip(stored.series(), encoded, strict=True):
+        for field in FIELDS:
+            np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+    return stored
+
+
+@pytest.fixture(scope="module")
+def stocks(make_bars, tmp_path_factory):
+    """Three tickers of one length, and an index."""
+    folder = tmp_path_factory.mktemp("stocks")
+    pd.concat([make_bars(260, ticker=name, seed=i) for i, name in enumerate("ABC")]).to_csv(folder / "stocks.csv")
+    make_bars(260, ticker="INDEX", seed=9).to_csv(folder / "index.csv")
+    return folder
+
+
+def test_a_market_of_its_own_files(stocks, tmp_path):
+    chosen = settings(feature_groups=["returns", "market"])
+    prepare(stocks / "stocks.csv", tmp_path, **chosen, market=stocks / "index.csv")
+    stored = encoded_equals(tmp_path, load_prepared(tmp_path).bars(), market=read_bars(stocks / "index.csv"))
+    by_hand = TsfLlmProcessor(
+        TsfLlmFeatureExtractor(context_length=16, feature_groups=["returns", "market"]), TsfLlmTokenizer(n_bins=32)
+    ).fit(stored.bars(), through=stored.split.train_through, market=read_bars(stocks / "index.csv"))
+    assert by_hand.feature_extractor.center == stored.processor.feature_extractor.center
+    encoded_equals(tmp_path, stored.bars(), market=stored.market())
+    with pytest.raises(ValueError, match="no feature of this processor reads it"):
+        prepare(stocks / "stocks.csv", tmp_path / "no", **settings(), market=stocks / "index.csv")
+    prepare(stocks / "stocks.csv", tmp_path, **settings())  # and without it nothing of it stays
+    assert load_prepared(tmp_path).market() is None
+
+
+def test_all_tickers_are_the_market_where_the_group_was_chosen(stocks, tmp_path):
+    chosen = settings(feature_groups=["returns", "market"])
+    bars = pd.read_csv(stocks / "stocks.csv", parse_dates=["timestamp"])
+    days = bars["timestamp"].unique()
+    bars[bars["timestamp"] < days[-1]].to_csv(tmp_path / "before.csv")
+    first = prepare(tmp_path / "before.csv", tmp_path / "out", **chosen)
+    run = prepare(stocks / "stocks.csv", tmp_path / "out", **chosen)["run"]
+    assert run["rows_encoded"] == 3
+    encoded_equals(tmp_path / "out", read_bars(stocks / "stocks.csv"), market=read_bars(stocks / "stocks.csv"))
+    late = (bars["ticker"] == "A") & (bars["timestamp"] == days[-4])  # a day of one stock changes the market of all
+    bars.assign(close=bars["close"].mask(late, bars["low"])).to_csv(tmp_path / "other.csv")
+    run = prepare(tmp_path / "other.csv", tmp_path / "out", **chosen)["run"]
+    assert run["tickers"]["encoded"] == 3
+    prepare(tmp_path / "other.csv", tmp_path / "full", **chosen, **first["split"])
+    assert contents(tmp_path / "out") == contents(tmp_path / "full")
+
+
+def test_a_universe_of_two_frequencies_is_refused(stocks, make_bars, tmp_path):
+    pd.concat(
+        [pd.read_csv(stocks / "stocks.csv", parse_dates=["timestamp"]), make_bars(60, ticker="W", freq="W")]
+    ).to_csv(tmp_path / "mixed.csv")
+    with pytest.raises(ValueError, match="market, W: a bar every 7 days"):
+        prepare(tmp_path / "mixed.csv", tmp_path / "out", **settings(feature_groups=["market"]))
+
+
+# Plain series
+
+
+@pytest.fixture(scope="module")
+def loads(tmp_path_factory):
+    """Two hourly series with a daily cycle, a gap and a covariate."""
+    path = tmp_path_factory.mktemp("loads") / "loads.csv"
+    rng, hours = np.random.default_rng(0), np.arange(400)
+    parts = []
+    for name in "xy":
+        value = np.sin(2 * np.pi * hours / 24) + rng.normal(0, 0.2, 400)
+        stamps = pd.date_range("2024-01-01", periods=400, freq="h")
+        parts.append(pd.DataFrame({"date": stamps, "id": name, "load": value, "heat": rng.normal(0, 1, 400)}))
+    parts[0].loc[70, "load"] = np.nan
+    pd.concat(parts).to_csv(path, index=False)
+    return path
+
+
+def series_settings():
+    return settings(kind="univariate", past_covariates=["heat"]) | {"columns": {"value": "load"}}
+
+
+def test_plain_series(loads, tmp_path):
+    info = prepare(loads, tmp_path / "out", **series_settings())
+    stored = load_prepared(tmp_path / "out")
+    bars = read_series(loads, value="load", covariates=["heat"])
+    assert info["kind"] == "univariate"
+    assert list(stored.bars()) == ["timestamp", "series_id", "value", "heat"]
+    assert stored.processor.feature_extractor.seasons[0] == 24
+    assert "Time series prepared" in (tmp_path / "out" / "README.md").read_text()
+    encoded_equals(tmp_path / "out", bars)
+    by_hand = TsfLlmProcessor(
+        TsfLlmFeatureExtractor(context_length=16, kind="univariate", past_covariates=["heat"]),
+        TsfLlmTokenizer(n_bins=32),
+    ).fit(bars, through=stored.split.train_through)
+    assert by_hand.feature_extractor.center == stored.processor.feature_extractor.center
+    assert by_hand.tokenizer.bin_edges == stored.processor.tokenizer.bin_edges
+
+
+def test_one_more_row_of_plain_series(loads, tmp_path):
+    frame = pd.read_csv(loads)
+    frame[frame["date"] < "2024-01-17 15:00:00"].to_csv(tmp_path / "before.csv", index=False)
+    first = prepare(tmp_path / "before.csv", tmp_path / "out", **series_settings())
+    run = prepare(loads, tmp_path / "out", **series_settings())["run"]
+    assert not run["fitted"]
+    prepare(loads, tmp_path / "full", **series_settings(), **first["split"])
+    assert contents(tmp_path / "out") == contents(tmp_path / "full")
+
+
+def test_refusals_of_columns_and_covariates(loads, prices, tmp_path):
+    frame = pd.read_csv(loads)
+    frame.assign(token=1.0).to_csv(tmp_path / "token.csv", index=False)
+    taken = settings(kind="univariate", past_covariates=["token"]) | {"columns": {"value": "load"}}
+    with pytest.raises(ValueError, match=r"\['token'\]: a prepared dataset has columns"):
+        prepare(tmp_path / "token.csv", tmp_path / "out", **taken)
+    frame.iloc[::-1].to_csv(tmp_path / "backwards.csv", index=False)
+    with pytest.raises(ValueError, match="timestamp goes backwards"):
+        prepare(tmp_path / "backwards.csv", tmp_path / "out", **series_settings())
+    with pytest.raises(ValueError, match="and these are bars"):
+        prepare(prices, tmp_path / "out", **settings(), columns={"value": "close"})
 
 
 # Training on it
@@ -362,6 +578,15 @@ def test_training_on_the_folder_is_training_on_its_bars(folder, tmp_path):
         assert one[key] == two[key]
     again = train(folder, tmp_path / "on", "--model_name_or_path", tmp_path / "two")
     assert again["windows"] == two["windows"]
+
+
+def test_training_on_plain_series_is_training_on_their_file(loads, tmp_path):
+    prepare(loads, tmp_path / "set", **series_settings())
+    one = train(tmp_path / "set", tmp_path / "one", "--head", "quantile")
+    words = ["--value_column", "load", "--past_covariates", "heat", "--head", "quantile"]
+    two = train(loads, tmp_path / "two", *words)
+    for key in ("train_through", "valid_through", "windows", "valid_loss"):
+        assert one[key] == two[key]
 
 
 def test_its_dates_are_fixed(folder, tmp_path):
@@ -389,6 +614,18 @@ def test_prepare_command(run, prices, tmp_path):
     assert "3 tickers, 64 features" in text
     assert "skipped NEW" in text
     assert load_prepared(tmp_path / "set").info["horizon"] == 2
+
+
+def test_prepare_command_for_plain_series_and_markets(run, loads, stocks, tmp_path):
+    words = ["--value", "load", "--past-covariates", "heat", "--bins", 32]
+    code, text, _ = run("prepare", "--data", loads, "--out", tmp_path / "series", *words)
+    assert code == 0
+    assert "computed 800 of 800 rows; tickers encoded 2, extended 0, kept 0" in text
+    assert load_prepared(tmp_path / "series").processor.feature_extractor.past_covariates == ["heat"]
+    words = ["--groups", "returns,market", "--market", stocks / "index.csv", "--bins", 32]
+    code, text, _ = run("prepare", "--data", stocks / "stocks.csv", "--out", tmp_path / "stocks", *words)
+    assert code == 0
+    assert load_prepared(tmp_path / "stocks").market() is not None
 
 
 def test_clean_command(run, prices, tmp_path):

@@ -2,11 +2,13 @@
 
 import gzip
 
+import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from tsf_llm.data_prep.clean import clean_bars
-from tsf_llm.data_prep.raw import raw_columns, read_raw
+from tsf_llm.data_prep.raw import iter_raw, raw_columns, read_raw
 
 HEADER = "date,ticker,open,high,low,close,volume\n"
 
@@ -67,3 +69,63 @@ def test_what_is_no_table_is_refused(tmp_path, name, content, message):
         read_raw(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_raw(tmp_path / "nowhere.csv")
+
+
+def lines(stamps, prefix=""):
+    return HEADER + prefix + "".join(f"{stamp},A,1,2,1,2,3\n" for stamp in stamps)
+
+
+DAYS = pd.date_range("2024-01-13", periods=40)
+PIECES = {
+    "day first": lines(DAYS.strftime("%d/%m/%Y")),  # a piece that starts on 05/02 would read it as the 2nd of May
+    "words": lines(DAYS.strftime("%b %d %Y"), prefix="Error: rate limit\n"),
+    "epoch": lines(int(day.timestamp() * 1000) for day in DAYS),
+    "crooked": lines(DAYS).replace("2024-02-09,A", "2024-02-09,A,9,9") + "\n2024-02-22,A,1,2,1,2,3\n",
+    "no UTF-8": lines(DAYS).encode().replace(b"2024-02-09,A", b"2024-02-09,A\xff"),
+}
+
+
+@pytest.mark.parametrize("content", PIECES.values(), ids=PIECES)
+def test_pieces_are_the_whole(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    whole = read_raw(tmp_path / "a.csv")
+    good = whole[(whole["ticker"] == "A") & whole["timestamp"].notna()]
+    assert good["timestamp"].isin([*DAYS, pd.Timestamp("2024-02-22")]).all()
+    assert len(good) >= 39
+    for rows in (1, 7, 40):
+        pieces = list(iter_raw(tmp_path / "a.csv", rows=rows))
+        assert max(map(len, pieces)) <= rows
+        joined = pd.concat(pieces, ignore_index=True)
+        assert joined["row"].tolist() == list(range(1, len(whole) + 1))
+        pd.testing.assert_frame_equal(
+            joined.sort_values("row").reset_index(drop=True), whole.sort_values("row").reset_index(drop=True)
+        )
+
+
+def test_remarks_of_the_vendor_are_not_ours(tmp_path, make_bars):
+    make_bars(5).assign(note="ex dividend", row=np.nan, file="x").to_csv(tmp_path / "a.csv", index=False)
+    raw = read_raw(tmp_path / "a.csv")
+    assert raw["row"].tolist() == [1, 2, 3, 4, 5]
+    assert raw["note"].tolist() == [""] * 5
+    assert raw["file"].unique().tolist() == ["a.csv"]
+    assert clean_bars(raw)[1]["bars"] == 5
+
+
+@pytest.mark.parametrize("index", ["times", "numbers", "reversed"])
+def test_pieces_of_parquet(tmp_path, make_bars, index):
+    bars = make_bars(50)
+    frame = {"times": bars.set_index("timestamp"), "numbers": bars, "reversed": bars.set_index(bars.index[::-1])}[
+        index
+    ]
+    frame.to_parquet(tmp_path / "a.parquet")
+    joined = pd.concat(iter_raw(tmp_path / "a.parquet", rows=8), ignore_index=True)
+    pd.testing.assert_frame_equal(joined, read_raw(tmp_path / "a.parquet"))
+    assert joined["close"].tolist() == bars["close"].tolist()
+    assert joined["row"].tolist() == list(range(1, 51))
+
+
+def test_pieces_of_a_saved_dataset(tmp_path, make_bars):
+    Dataset.from_pandas(make_bars(50)).save_to_disk(tmp_path / "saved")
+    pieces = list(iter_raw(tmp_path / "saved", rows=8))
+    assert [len(one) for one in pieces] == [8] * 6 + [2]
+    assert pd.concat(pieces)["close"].tolist() == make_bars(50)["close"].tolist()

@@ -19,6 +19,7 @@ from tsf_llm.series_tsf_llm import (
     compute_series_features,
     difference_scale,
     kind_of,
+    named_columns,
     peeking_covariates,
     series_feature_names,
     series_table,
@@ -178,6 +179,44 @@ def test_fit_stores_seasons_and_survives_saving(processor, tmp_path):
     assert again.feature_extractor.to_json_string() == extractor.to_json_string()
 
 
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        (["b", "a"], ["b", "a"]),
+        (["t_*", "t_1"], ["t_0", "t_1"]),
+        (["t_1", "t_?"], ["t_1", "t_0"]),
+        (["*"], ["a", "t_0", "t_1"]),  # b is taken, unless it is called by its name
+        (["b*", "x", "x_*"], ["b*", "x", "x_*"]),
+        (["T_*"], ["T_*"]),
+        ([], []),
+    ],
+)
+def test_names_and_patterns(wanted, chosen):
+    assert named_columns(wanted, ["a", "b", "t_0", "t_1"], taken=["b"]) == chosen
+
+
+def test_noise_for_the_audit_moves_covariates_that_are_zero():
+    bars = pd.DataFrame(4.0, index=range(50), columns=OHLCV.columns).assign(flag=0.0)
+    other = OHLCV.noise(bars, np.random.default_rng(0))
+    assert (other["flag"] != 0).all()
+    np.testing.assert_allclose(other["high"], other["low"])  # still a bar
+
+
+def test_a_column_that_looks_like_a_pattern_is_itself():
+    assert named_columns(["a[1]", "*"], ["a1", "a[1]", "*"]) == ["a[1]", "*"]
+
+
+def test_patterns_of_covariates_are_fitted():
+    frame = series().assign(rain=1.0, close=2.0)  # a covariate may have the name of a price
+    extractor = TsfLlmFeatureExtractor(kind="univariate", past_covariates=["*"], known_covariates=["pro*"])
+    names = extractor.fit(frame).names
+    assert extractor.past_covariates == ["wind", "rain", "close"]
+    assert extractor.feature_size == len(names)
+    assert sum(name.startswith("past:") for name in names) == 3
+    assert sum(name.startswith("known:") for name in names) == 8
+    assert extractor.encode(frame)[0].features.shape[1] == len(names)
+
+
 def test_fit_reads_nothing_after_the_fence():
     def fitted(frame):
         extractor = TsfLlmFeatureExtractor(kind="univariate", known_covariates=["promo"])
@@ -244,8 +283,8 @@ def test_wrong_input_is_refused(processor):
             processor(wrong)
     with pytest.raises(ValueError, match="kind='weather'"):
         TsfLlmFeatureExtractor(kind="weather")
-    with pytest.raises(ValueError, match="go with kind='univariate'"):
-        TsfLlmFeatureExtractor(known_covariates=["promo"])
+    with pytest.raises(ValueError, match=r"\['value'\] cannot be covariates"):
+        TsfLlmFeatureExtractor(kind="univariate", known_covariates=["value"])
     assert kind_of(frame) is UNIVARIATE
     assert kind_of(pd.DataFrame(columns=["timestamp", "close"])) is OHLCV
 

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 from tsf_llm.data_prep import text as module
+from tsf_llm.data_prep.series import read_data
 from tsf_llm.data_prep.text import (
     Projection,
     as_series,
     encode_texts,
+    join_texts,
     publication_times,
     read_texts,
     score_sentiment,
@@ -303,16 +305,48 @@ def test_the_projection_knows_no_text_after_its_fence(tmp_path):
 # --- into the model ------------------------------------------------------------------------------------------------
 
 
-def test_the_processor_reads_them_as_past_covariates(make_bars):
+@pytest.fixture(scope="module")
+def beside(make_bars):
+    """Bars of two tickers, texts, and both joined."""
     bars = pd.concat([make_bars(120, ticker=name, seed=i) for i, name in enumerate(("AAA", "BBB"))])
     texts = news(n=150, start="2015-01-20", days=120)
+    return bars, texts, join_texts(bars, text_features(bars, texts, numbers(texts)))
+
+
+def test_joining_keeps_every_bar(beside):
+    bars, texts, joined = beside
+    assert list(joined)[:8] == [*bars, "text_count"]
+    pd.testing.assert_frame_equal(joined[list(bars)], bars.reset_index(drop=True), check_dtype=False)
     features = text_features(bars, texts, numbers(texts))
-    names = [name for name in features if name.startswith("text_")]
-    frame = as_series(bars, features)
-    extractor = TsfLlmFeatureExtractor(kind="univariate", past_covariates=names, seasons=[]).fit(frame)
+    pd.testing.assert_frame_equal(joined[list(features)], features)
+    kept = join_texts(bars.assign(meeting=1.0), features, ["meeting"])
+    assert (kept["meeting"] == 1).all()
+    with pytest.raises(ValueError, match=r"column\(s\) \['text_0'\] already"):
+        join_texts(joined, features, ["text_0"])
+
+
+def test_missing_bars_and_plain_series_join_too(beside):
+    bars, texts, joined = beside
+    gappy = bars.reset_index(drop=True)
+    gappy.loc[50, ["open", "high", "low", "close", "volume"]] = np.nan
+    again = join_texts(gappy, text_features(gappy, texts, numbers(texts)))
+    assert again.loc[50, ["close", "volume"]].isna().all()
+    pd.testing.assert_frame_equal(again.filter(like="text_"), joined.filter(like="text_"))
+    sales = bars.rename(columns={"ticker": "series_id", "close": "value"})[["timestamp", "series_id", "value"]]
+    told = join_texts(sales, text_features(sales, texts, numbers(texts)))
+    assert list(told)[:4] == ["timestamp", "series_id", "value", "text_count"]
+    pd.testing.assert_frame_equal(told.filter(like="text_"), joined.filter(like="text_"))
+
+
+@pytest.mark.parametrize("kind", ["ohlcv", "univariate"])
+def test_the_processor_reads_them_as_past_covariates(beside, kind):
+    joined = beside[2]
+    frame = joined if kind == "ohlcv" else as_series(joined)
+    seasons = None if kind == "ohlcv" else []
+    extractor = TsfLlmFeatureExtractor(kind=kind, past_covariates=["text_*"], seasons=seasons).fit(frame)
     one = extractor.encode(frame)[0]
     column = extractor.names.index("past:text_0")
-    unknown = features.loc[features["ticker"] == "AAA", "text_0"].isna().to_numpy()
+    unknown = joined.loc[joined["ticker"] == "AAA", "text_0"].isna().to_numpy()
     assert (one.features[unknown, column] == 0).all()
     assert (one.features[~unknown, column] != 0).any()
     assert extractor.encode(frame[frame["timestamp"] <= "2015-04-01"])[0].features.tobytes() == (
@@ -320,32 +354,94 @@ def test_the_processor_reads_them_as_past_covariates(make_bars):
     )
 
 
+@FEW
+@given(cut=st.integers(30, 118), close=st.sampled_from([{}, NEW_YORK]))
+def test_the_future_of_bars_and_texts_changes_no_bit_of_the_features(beside, cut, close):
+    """Cut off, or other: from the texts to the scaled features of the bars."""
+    bars, texts, _ = beside
+    now = bars["timestamp"].iloc[cut]
+    end = now.tz_localize("America/New_York") + pd.Timedelta(hours=16) if close else now.tz_localize("UTC")
+    is_later = (texts["timestamp"].dt.tz_localize("UTC") >= end).to_numpy()
+    noise = texts.assign(text=texts["text"].where(~is_later, "oil"), ticker=texts["ticker"].where(~is_later, "AAA"))
+    dear = bars.assign(close=bars["close"].where(bars["timestamp"] <= now, bars["high"]))
+
+    def joined(those_bars, those_texts):
+        return join_texts(those_bars, text_features(those_bars, those_texts, numbers(those_texts), **close))
+
+    extractor = TsfLlmFeatureExtractor(past_covariates=["text_*"], feature_groups=["returns", "calendar"])
+    extractor.fit(joined(bars, texts), through="2015-04-30")
+
+    def seen(those_bars, those_texts):
+        first = extractor.encode(joined(those_bars, those_texts))[0]
+        return first.features[first.timestamp <= now.to_datetime64()].tobytes()
+
+    whole = seen(bars, texts)
+    for those_bars, those_texts in (
+        (bars[bars["timestamp"] <= now], texts[~is_later]),
+        (bars, texts[~is_later]),
+        (dear, noise),
+    ):
+        assert seen(those_bars, those_texts) == whole
+
+
 def test_the_command(tiny, make_bars, tmp_path, capsys):
-    make_bars(60).to_csv(tmp_path / "prices.csv", index=False)
+    bars = make_bars(60).assign(meeting=1.0)
+    bars.to_csv(tmp_path / "prices.csv", index=False)
     news(n=80).to_csv(tmp_path / "news.csv", index=False)
     words = ["--data", tmp_path / "prices.csv", "--texts", tmp_path / "news.csv", "--encoder", tiny]
-    fit = [
-        "--through",
-        "2015-01-31",
-        "--size",
-        "2",
-        "--out",
-        tmp_path / "one.parquet",
-        "--cache",
-        tmp_path / "c.parquet",
-    ]
-    module.main([str(word) for word in [*words, *fit]])
+    fit = ["--through", "2015-01-31", "--size", "2", "--cache", tmp_path / "c.parquet", "--covariates", "meet*"]
+    module.main([str(word) for word in [*words, *fit, "--out", tmp_path / "one.parquet"]])
     again = ["--projection", tmp_path / "one.projection.json", "--out", tmp_path / "two.parquet", "--as-series"]
     module.main([str(word) for word in [*words, *again]])
     one, two = pd.read_parquet(tmp_path / "one.parquet"), pd.read_parquet(tmp_path / "two.parquet")
-    assert list(one) == ["timestamp", "ticker", "text_count", "text_0", "text_1", "text_0_trailing", "text_1_trailing"]
-    assert list(two) == ["timestamp", "series_id", "value", *list(one)[2:]]
-    np.testing.assert_array_equal(one.iloc[:, 2:], two.iloc[:, 3:])
+    added = ["text_count", "text_0", "text_1", "text_0_trailing", "text_1_trailing"]
+    assert list(one) == [*bars, *added]
+    assert list(two) == ["timestamp", "series_id", "value", *added]
+    np.testing.assert_array_equal(one[added], two[added])
+    np.testing.assert_array_equal(np.log(one["close"]), two["value"])
+    assert list(read_data(tmp_path / "one.parquet", covariates=["text_*", "meeting"])) == [
+        *bars.columns[:7],
+        *added,
+        "meeting",
+    ]
     capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        module.main([str(word) for word in [*words, *again[:-1], "--close-time", "soon"]])
-    assert stop.value.code == 2
-    assert "text: error: close_time='soon'" in capsys.readouterr().err
+    for wrong, message in (
+        (["--close-time", "soon"], "close_time='soon'"),
+        (["--covariates", "tone"], "no column 'tone'"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            module.main([str(word) for word in [*words, *again[:-1], *wrong]])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    words[1] = tmp_path / "two.parquet"
+    with pytest.raises(SystemExit):
+        module.main([str(word) for word in [*words, *again]])
+    assert "is a plain series already: leave --as-series out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("minute", "least", "most"), [(59, 0.9, 1.0), (61, 0.3, 0.7)])
+def test_news_of_tomorrow_is_learned_if_it_comes_before_the_close(
+    tiny, make_bars, train, tmp_path, minute, least, most
+):
+    """A text of each day says where the next bar goes, a minute before New York closes, or after."""
+    frames, texts = [], []
+    for seed, name in enumerate(("AAA", "BBB")):
+        bars = make_bars(500, ticker=name, seed=seed, start="2015-01-01")
+        rises = np.log(bars["close"]).diff().shift(-1) > 0
+        local = bars["timestamp"] + pd.Timedelta(hours=15, minutes=minute)
+        when = local.dt.tz_localize("America/New_York").dt.tz_convert("UTC").dt.tz_localize(None)
+        frames.append(bars)
+        texts.append(pd.DataFrame({"timestamp": when, "ticker": name, "text": np.where(rises, "profit", "loss")}))
+    noise = pd.DataFrame({"timestamp": frames[0]["timestamp"], "ticker": "AAA", "text": "the weak year"})
+    pd.concat(frames).to_csv(tmp_path / "prices.csv", index=False)
+    pd.concat([*texts, noise]).to_csv(tmp_path / "news.csv", index=False)
+    options = ["--close-time", "16:00", "--zone", "America/New_York", "--size", 2, "--through", "2016-06-30"]
+    files = ["--data", tmp_path / "prices.csv", "--texts", tmp_path / "news.csv", "--out", tmp_path / "joined.parquet"]
+    module.main([str(word) for word in [*files, "--encoder", tiny, *options]])
+    settings = {"past_covariates": "text_*", "feature_groups": "returns", "horizon": 1, "learning_rate": 0.01}
+    data = tmp_path / "joined.parquet"
+    report = train(tmp_path / "out", data=data, report_samples=64, num_train_epochs=6, **settings)
+    assert least < report["after"]["direction_accuracy"] <= most
 
 
 @pytest.mark.slow

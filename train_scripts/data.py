@@ -56,7 +56,8 @@ class TrainingData:
             processor = prepared.processor
         else:
             processor = _fit_processor(args, bars, split)
-        return cls(args, bars, split, processor, _market_bars(args, processor.feature_extractor, bars), prepared)
+        own = _market_bars(args, processor.feature_extractor, bars) if prepared is None else prepared.market()
+        return cls(args, bars, split, processor, own, prepared)
 
     def series(self) -> list[EncodedSeries]:
         """Features of every ticker."""

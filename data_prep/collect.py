@@ -1,0 +1,156 @@
+"""Files of any size to one checked file per ticker, in memory that does not grow with the number of tickers.
+
+Design choices:
+- Rows come in pieces, in the order of the files, and go to disk regrouped by ticker; then one ticker after the other
+  is read back and cleaned. A piece, `BUFFER` rows and the longest ticker are all that is in memory.
+- What is needed of all tickers together is gathered on the way: the distinct bar times, and the moments of a universe.
+- Files of plain series are read at once: they are small, and their value may have to be guessed from a whole column.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ..market_tsf_llm import MarketMoments
+from ..processing_tsf_llm import check_bars
+from ..series_tsf_llm import UNIVARIATE
+from .clean import Findings, _clean_ticker, _nothing_left, _summary
+from .files import write_parquet
+from .raw import iter_raw
+from .series import read_series
+from .shards import file_name
+
+BUFFER = 300_000  # rows; of prices about 50 MB
+
+
+@dataclass
+class Collected:
+    """One parquet file of checked bars per ticker, in order of first row, and what is known of all together."""
+
+    folder: Path
+    files: dict[str, Path] = field(default_factory=dict)
+    times: np.ndarray = field(default_factory=lambda: np.array([], "datetime64[us]"))
+    universe: list[str] = field(default_factory=list)  # the tickers whose moments follow
+    moments: MarketMoments = field(default_factory=MarketMoments)
+    report: dict[str, Any] | None = None  # of cleaning
+
+    def add(self, name: str, bars: pd.DataFrame) -> None:
+        self.files[name] = self.folder / file_name(name)
+        write_parquet(bars, self.files[name])
+        times = bars["timestamp"].to_numpy()
+        if not np.array_equal(times, self.times):
+            self.times = np.union1d(self.times, times)
+
+
+def collect_bars(
+    source: str | Path | list, folder: Path, tickers: Sequence[str] | None = None, *, universe: int | None = None
+) -> Collected:
+    """The cleaned bars of all tickers; and the moments of the market that those with `universe` bars make.
+
+    Raises:
+        ValueError: for files that cannot be read, or if no bar is left.
+    """
+    found = Collected(folder / "bars")
+    reports = {}
+    with Spill(folder / "raw", "ticker") as spill:
+        for raw in iter_raw(source, tickers):
+            spill.add(raw if "source" in raw else raw.assign(source=""))
+        for name in spill.names():
+            rows = spill.take(name)
+            if name == "":
+                nameless = Findings()
+                nameless.add("no_ticker", rows)
+                reports[name] = nameless.report(rows_in=len(rows), bars=0, missing_bars=0)
+                continue
+            bars, reports[name] = _clean_ticker(rows, name)
+            if len(bars):
+                found.add(name, bars)
+            if universe is not None and reports[name]["bars"] >= universe:
+                found.universe.append(name)
+                found.moments.add(bars)
+    found.report = _summary({**({"": reports[""]} if "" in reports else {}), **reports})
+    if found.report["bars"] == 0:
+        raise ValueError(_nothing_left(found.report))
+    return found
+
+
+def collect_series(
+    source: str | Path | list,
+    folder: Path,
+    names: Sequence[str] | None = None,
+    *,
+    covariates: Sequence[str] = (),
+    **columns: str | None,
+) -> Collected:
+    """The rows of all plain series, of the `columns` that `read_series` takes.
+
+    Raises:
+        ValueError: for files that cannot be read, and for rows that the processor refuses.
+    """
+    found = Collected(folder / "bars")
+    frame = read_series(source, names, covariates=covariates, **columns)
+    more = [name for name in frame if name not in ("timestamp", UNIVARIATE.id, *UNIVARIATE.columns)]
+    for name, part in frame.groupby(UNIVARIATE.id, sort=False):
+        rows = check_bars(part, str(name), UNIVARIATE, more)
+        rows["timestamp"] = rows["timestamp"].astype("datetime64[us]")
+        rows.insert(1, UNIVARIATE.id, str(name))
+        found.add(str(name), rows)
+    return found
+
+
+class Spill:
+    """Rows that come in any order, given back name by name, and on disk in between.
+
+    A file holds `BUFFER` rows, in one record batch per name, so that a name is read without the others.
+    """
+
+    def __init__(self, folder: Path, column: str):
+        folder.mkdir(parents=True)
+        self.folder, self.column = folder, column
+        self._buffer: list[pd.DataFrame] = []
+        self._files: list[pa.ipc.RecordBatchFileReader] = []
+        self._places: dict[str, list[tuple[int, int]]] = {}  # name -> file and batch
+
+    def __enter__(self) -> "Spill":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._files.clear()
+
+    def add(self, rows: pd.DataFrame) -> None:
+        self._buffer.append(rows)
+        if sum(map(len, self._buffer)) >= BUFFER:
+            self._write()
+
+    def names(self) -> list[str]:
+        """In order of first row."""
+        self._write()
+        return list(self._places)
+
+    def take(self, name: str) -> pd.DataFrame:
+        """The rows of a name, in the order they came."""
+        parts = [self._files[file].get_batch(batch).to_pandas() for file, batch in self._places[name]]
+        return pd.concat(parts, ignore_index=True)
+
+    def _write(self) -> None:
+        rows = pd.concat(self._buffer, ignore_index=True) if self._buffer else pd.DataFrame()
+        self._buffer = []
+        if rows.empty:
+            return
+        codes, names = pd.factorize(rows[self.column])
+        order = np.argsort(codes, kind="stable")
+        ends = np.cumsum(np.bincount(codes))
+        table = pa.Table.from_pandas(rows.iloc[order], preserve_index=False)
+        [batch] = table.combine_chunks().to_batches()
+        path = self.folder / f"{len(self._files)}.arrow"
+        with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as file:
+            for number, (name, end) in enumerate(zip(names, ends, strict=True)):
+                first = ends[number - 1] if number else 0
+                file.write_batch(batch.slice(first, end - first))
+                self._places.setdefault(str(name), []).append((len(self._files), number))
+        self._files.append(pa.ipc.open_file(pa.OSFile(str(path))))

@@ -1,0 +1,171 @@
+"""The shard of one ticker: what is in it, and which of its rows still hold when bars were added.
+
+Design choices:
+- A shard holds what training reads, and the bars themselves: the folder alone is enough to train and to score.
+- Each shard carries two keys. `KEY` is of its bars, the market as of them and the processor: a shard with the right
+  one is kept. `BASE` leaves its bars out: if it is right and the stored bars are the first of the new ones, bit for
+  bit, only the features of later rows are computed (`TsfLlmFeatureExtractor.encode(known=)`).
+- One changed bit in an old bar, as after a correction, a split or a dividend that re-bases adjusted prices, or in the
+  market as of it, and the ticker is encoded as a whole.
+- Plain series are encoded as a whole: their scale remembers all rows, and known covariates reach back over the end.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..processing_tsf_llm import EncodedSeries, TsfLlmProcessor
+from ..series_tsf_llm import OHLCV, UNIVARIATE, Kind
+from .files import write_parquet
+from .windows import Split, WindowDataset
+
+KEY, BASE = b"tsf_llm_key", b"tsf_llm_base"
+ENCODED = ("features", "observed", "log_return", "sigma", "token")  # the columns beside those of the bars
+
+
+def hash_of(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_of_rows(frame: pd.DataFrame | None, through: Any = None) -> str:
+    """Of the bits of a frame of times and numbers, as far as `through`."""
+    if frame is None:
+        return ""
+    frame = frame if through is None else frame[frame["timestamp"] <= through]
+    digest = hashlib.sha256(frame["timestamp"].to_numpy().astype("datetime64[us]").tobytes())
+    digest.update(frame.drop(columns="timestamp").to_numpy(dtype=float).tobytes())
+    return digest.hexdigest()
+
+
+def file_name(ticker: str) -> str:
+    """`AAPL.parquet`; what a file name cannot hold is percent-encoded, what is long ends in a hash."""
+    name = quote(ticker, safe="^=").replace(".", "%2E")
+    if len(name) > 100:
+        name = f"{name[:80]}-{hashlib.sha256(ticker.encode()).hexdigest()[:16]}"
+    return f"{name}.parquet"
+
+
+def shard_path(folder: Path, ticker: str) -> Path:
+    return folder / "data" / file_name(ticker)
+
+
+def series_of(shard: pa.Table) -> EncodedSeries:
+    """The stored arrays, equal to encoding the bars again."""
+
+    def array(name: str) -> np.ndarray:
+        return shard[name].combine_chunks().to_numpy(zero_copy_only=False)
+
+    kind = OHLCV if OHLCV.id in shard.column_names else UNIVARIATE
+    features = shard["features"].combine_chunks()
+    return EncodedSeries(
+        ticker=shard[kind.id][0].as_py(),
+        timestamp=array("timestamp").astype("datetime64[ns]"),
+        features=features.flatten().to_numpy().reshape(len(shard), features.type.list_size),
+        observed=array("observed"),
+        close=array(kind.value),
+        log_return=array("log_return"),
+        sigma=array("sigma"),
+    )
+
+
+def encode_shard(
+    name: str,
+    path: Path,
+    processor: TsfLlmProcessor,
+    market: pd.DataFrame | None,
+    out: Path,
+    settings: str,
+    split: Split,
+    horizon: int,
+) -> dict[str, Any]:
+    """Brings a ticker's shard up to date with the bars at `path`.
+
+    Returns its bars and windows by split, and `encoded`: the rows whose features were computed.
+    """
+    bars = pd.read_parquet(path)
+    shard, end = shard_path(out, name), bars["timestamp"].iloc[-1]
+    key = hash_of(settings, hash_of_rows(market, end), hashlib.sha256(path.read_bytes()).hexdigest())
+    encoded = 0
+    if _metadata(shard).get(KEY) != key.encode():
+        known = _known(shard, bars, settings, market, processor.feature_extractor.series_kind)
+        try:
+            [series] = processor.feature_extractor.encode(
+                bars, market=market, known=None if known is None else {name: known}
+            )
+        except ValueError as error:  # too short, or of another frequency
+            return {"skipped": str(error)}
+        encoded = len(bars) - (0 if known is None else len(known.features))
+        metadata = {KEY: key, BASE: hash_of(settings, hash_of_rows(market, end))}
+        write_parquet(_table_of(bars, series, processor).replace_schema_metadata(metadata), shard)
+    series = series_of(pq.read_table(shard, memory_map=True))
+    return {"file": f"data/{shard.name}", **_counts(series, processor, split, horizon), "encoded": encoded}
+
+
+def _known(
+    shard: Path, bars: pd.DataFrame, settings: str, market: pd.DataFrame | None, kind: Kind
+) -> EncodedSeries | None:
+    """The stored series, if the ticker had these settings, this market and, so far, these bars."""
+    base = _metadata(shard).get(BASE)
+    if base is None or kind is not OHLCV:
+        return None
+    old = pq.read_table(shard)
+    if len(old) > len(bars) or base != hash_of(settings, hash_of_rows(market, old["timestamp"][-1].as_py())).encode():
+        return None
+    columns = ["timestamp", *kind.columns]
+    before, now = old.select(columns).to_pandas(), bars[columns].head(len(old))
+    same = all(before[name].to_numpy().tobytes() == now[name].to_numpy().tobytes() for name in columns)
+    return series_of(old) if same else None
+
+
+def _metadata(shard: Path) -> dict[bytes, bytes]:
+    try:
+        return pq.read_schema(shard).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return {}
+
+
+def _table_of(bars: pd.DataFrame, series: EncodedSeries, processor: TsfLlmProcessor) -> pa.Table:
+    features = pa.FixedSizeListArray.from_arrays(pa.array(series.features.ravel()), series.features.shape[1])
+    tokens = processor.tokenizer.encode_returns(series.standard_return())
+    kind, covariates = processor.feature_extractor.series_kind, processor.feature_extractor.covariates
+    columns = {
+        "timestamp": pa.array(series.timestamp.astype("datetime64[us]")),
+        kind.id: pa.array([series.ticker] * len(bars), pa.string()),
+        **{name: pa.array(bars[name].to_numpy()) for name in [*kind.columns, *covariates]},
+        "features": features,
+        "observed": pa.array(series.observed),
+        "log_return": pa.array(series.log_return),
+        "sigma": pa.array(series.sigma),
+        "token": pa.array(tokens.astype(np.int32)),
+    }
+    return pa.table(columns)
+
+
+def _counts(series: EncodedSeries, processor: TsfLlmProcessor, split: Split, horizon: int) -> dict[str, Any]:
+    fences = {
+        "train": (None, split.train_through),
+        "valid": (split.train_through, split.valid_through),
+        "test": (split.valid_through, None),
+    }
+    counts = {}
+    for part, (after, through) in fences.items():
+        window = WindowDataset(
+            processor,
+            [series],
+            objective="causal_lm",
+            horizon=horizon,
+            after=after,
+            through=through,
+            embargo=0 if after is None else horizon,
+        )
+        stamps = pd.Series(series.timestamp)
+        inside = (stamps > (after or pd.Timestamp.min)) & (stamps <= (through or pd.Timestamp.max))
+        counts[part] = {"bars": int((inside & series.observed).sum()), "windows": len(window)}
+    return counts

@@ -1,0 +1,77 @@
+"""Regrouping by ticker on disk: the same bars and report as cleaning all at once, in bounded memory."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tsf_llm.data_prep import collect
+from tsf_llm.data_prep.clean import clean_bars
+from tsf_llm.data_prep.collect import Spill, collect_bars, collect_series
+from tsf_llm.data_prep.raw import iter_raw, read_raw
+from tsf_llm.market_tsf_llm import market_state
+
+
+@pytest.fixture
+def folder(make_bars, tmp_path):
+    """Files of several tickers by date, with defects, a row without a ticker, and columns that only one file has."""
+    bars = pd.concat([make_bars(60, ticker=name, seed=i) for i, name in enumerate(["B", "A/1", "C"])])
+    bars = bars.sort_values("timestamp", kind="stable", ignore_index=True)
+    bars.loc[[5, 90], "close"] = [-1, np.nan]
+    bars.loc[17, "ticker"] = ""
+    files = tmp_path / "files"
+    files.mkdir()
+    bars.iloc[:100].to_csv(files / "1.csv", index=False)
+    bars.iloc[100:].assign(source="other", split_coefficient=1.0).to_parquet(files / "2.parquet")
+    (files / "3.csv").write_text("timestamp,ticker,open,high,low,close\n2015-05-01,D,x,2,1,2\n2015-05-02,D,1,2\n")
+    return files
+
+
+@pytest.mark.parametrize("rows", [7, 10_000])
+def test_it_is_cleaning_all_at_once(folder, tmp_path, monkeypatch, rows):
+    expected, report = clean_bars(read_raw(folder))
+    monkeypatch.setattr(collect, "BUFFER", 2 * rows)
+    monkeypatch.setattr(collect, "iter_raw", lambda source, tickers: iter_raw(source, tickers, rows=rows))
+    found = collect_bars(folder, tmp_path / "work", universe=2)
+    assert found.report == report
+    assert list(found.report["tickers"]) == list(report["tickers"])
+    assert list(found.files) == ["B", "A/1", "C", "D"]  # of D one missing bar is left
+    assert report["tickers"][""]["rules"]["no_ticker"]["rows"] == 1
+    pd.testing.assert_frame_equal(
+        pd.concat([pd.read_parquet(path) for path in found.files.values()], ignore_index=True), expected
+    )
+    assert found.universe == ["B", "A/1", "C"]
+    np.testing.assert_array_equal(found.times, np.sort(expected["timestamp"].unique()))
+    pd.testing.assert_frame_equal(
+        found.moments.state(), market_state(expected[expected["ticker"] == name] for name in found.universe)
+    )
+
+
+def test_memory_is_that_of_the_buffer(folder, tmp_path, monkeypatch):
+    held = []
+    write = Spill._write
+    monkeypatch.setattr(Spill, "_write", lambda self: held.append(sum(map(len, self._buffer))) or write(self))
+    monkeypatch.setattr(collect, "BUFFER", 30)
+    monkeypatch.setattr(collect, "iter_raw", lambda source, tickers: iter_raw(source, tickers, rows=11))
+    collect_bars(folder, tmp_path / "work")
+    assert sum(held) == 182
+    assert max(held) < 30 + 11
+
+
+def test_a_choice_of_tickers(folder, tmp_path):
+    assert list(collect_bars(folder, tmp_path / "one", ["C", "B"]).files) == ["B", "C"]
+    with pytest.raises(ValueError, match="Unknown ticker Z; the data holds B, A/1, C"):
+        collect_bars(folder, tmp_path / "two", ["Z"])
+    with pytest.raises(ValueError, match="no bar is left of 2 rows"):
+        collect_bars(folder, tmp_path / "three", ["D"])
+
+
+def test_plain_series(tmp_path):
+    stamps = pd.date_range("2024-01-01", periods=5, freq="h")
+    frame = pd.DataFrame({"ds": [*stamps, *stamps], "unique_id": ["b"] * 5 + ["a"] * 5, "y": range(10), "x": 1.0})
+    frame.to_csv(tmp_path / "y.csv", index=False)
+    found = collect_series(tmp_path / "y.csv", tmp_path / "work", covariates=["x"])
+    assert found.report is None
+    assert list(found.files) == ["b", "a"]
+    one = pd.read_parquet(found.files["a"])
+    assert list(one) == ["timestamp", "series_id", "value", "x"]
+    assert one["value"].tolist() == [5, 6, 7, 8, 9]
