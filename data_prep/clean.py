@@ -6,6 +6,7 @@ Design choices:
 - No row is repaired from a later one, so cleaning what was known at a time gives what cleaning everything gives up to
   that time. Rules that must look at the next bar only report. The one exception is a constant: adjusting for a split
   divides all earlier prices of a ticker by one factor, which scale-free features cancel: it leaks nothing into them.
+- A covariate stays with its row: it goes where the row is dropped, and is never repaired, moved or filled.
 - Nothing is silent: rows in = bars + missing bars + dropped rows, for every ticker, and each is counted under a rule.
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..processing_tsf_llm import check_bars
-from .raw import raw_columns
+from .raw import RAW_COLUMNS, raw_columns
 from .sources import COLUMNS, PRICES, _adjust
 
 EXAMPLES = 5  # rows named per rule and ticker
@@ -125,12 +126,15 @@ def policy_table() -> str:
     return "\n".join(["| rule | looks for | policy | why |", "| --- | --- | --- | --- |", *rows])
 
 
-def clean_bars(bars: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+def clean_bars(bars: pd.DataFrame, covariates: Sequence[str] = ()) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Bars that `check_bars` accepts, and what was done to them.
 
     `bars` is what `read_raw` returns, or any frame with a timestamp and four prices under names that `read_bars`
     knows; text, NaN and infinities are allowed. Prices are adjusted as by `read_bars` where there is an adjusted
     close.
+
+    Covariates are further columns to keep, by name or pattern; of those that `read_raw` was asked for give the names
+    again. What is no finite number in them becomes unknown.
 
     Returns the frame of `read_bars`, sorted within each ticker, and a report for JSON: `rows_in`, `bars`,
     `missing_bars`, `rows_dropped` (of all and per ticker), `rules` with the counts, and per ticker under each rule up
@@ -141,7 +145,7 @@ def clean_bars(bars: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     if not isinstance(bars, pd.DataFrame):
         raise ValueError(f"bars must be a DataFrame, got {type(bars).__name__}: see tsf_llm.data_prep.raw.read_raw")
-    raw = raw_columns(bars)
+    raw = raw_columns(bars, covariates=covariates)
     frames, tickers = [], {}
     nameless = raw["ticker"] == ""
     if nameless.any():
@@ -149,11 +153,11 @@ def clean_bars(bars: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
         found.add("no_ticker", raw[nameless])
         tickers[""] = found.report(rows_in=int(nameless.sum()), bars=0, missing_bars=0)
     for ticker, part in raw[~nameless].groupby("ticker", sort=False):
-        frame, tickers[str(ticker)] = _clean_ticker(part, str(ticker))
+        frame, tickers[str(ticker)] = clean_ticker(part, str(ticker))
         frames.append(frame)
-    report = _summary(tickers)
+    report = summary_of(tickers)
     if report["bars"] == 0:
-        raise ValueError(_nothing_left(report))
+        raise ValueError(nothing_left(report))
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True), report
 
 
@@ -186,7 +190,8 @@ class Findings:
         return {**counts, "rules": {rule.name: self.rules[rule.name] for rule in RULES if rule.name in self.rules}}
 
 
-def _summary(tickers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def summary_of(tickers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The report on all tickers, from those on each."""
     totals = {
         key: sum(one[key] for one in tickers.values()) for key in ("rows_in", "bars", "missing_bars", "rows_dropped")
     }
@@ -201,7 +206,8 @@ def _summary(tickers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {**totals, "rules": rules, "tickers": tickers}
 
 
-def _nothing_left(report: dict[str, Any]) -> str:
+def nothing_left(report: dict[str, Any]) -> str:
+    """Why no bar is left, in one line."""
     reasons = []
     for name, found in report["rules"].items():
         if found["rows"] and found["policy"] in ("drop", "mask"):
@@ -211,8 +217,9 @@ def _nothing_left(report: dict[str, Any]) -> str:
     return f"no bar is left of {report['rows_in']} rows: {', '.join(reasons) or 'the table is empty'}; export it again"
 
 
-def _clean_ticker(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    found = Findings()
+def clean_ticker(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The bars of one ticker's raw rows, perhaps none, and the report on it."""
+    found, covariates = Findings(), _covariates(raw)
     rows_in = len(raw)
     rows = _drop_rows(_in_order(raw, found), found).reset_index(drop=True)
     as_traded = rows[PRICES].to_numpy()
@@ -224,11 +231,16 @@ def _clean_ticker(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, dict[st
     _flag_levels(rows, at, as_traded, found)
     _flag_still(rows, at, as_traded, found)
     if rows.empty:
-        return rows[COLUMNS], found.report(rows_in=rows_in, bars=0, missing_bars=0)
-    frame = check_bars(rows[COLUMNS], ticker)
+        return rows[[*COLUMNS, *covariates]], found.report(rows_in=rows_in, bars=0, missing_bars=0)
+    rows[covariates] = rows[covariates].where(np.isfinite(rows[covariates]))
+    frame = check_bars(rows[[*COLUMNS, *covariates]], ticker, covariates=covariates)
     frame["timestamp"] = frame["timestamp"].astype("datetime64[us]")
     frame.insert(1, "ticker", ticker)
     return frame, found.report(rows_in=rows_in, bars=len(at), missing_bars=len(rows) - len(at))
+
+
+def _covariates(raw: pd.DataFrame) -> list[str]:
+    return [name for name in raw if name not in RAW_COLUMNS]
 
 
 # --- rows that go --------------------------------------------------------------------------------------------------
@@ -252,7 +264,7 @@ def _drop_rows(rows: pd.DataFrame, found: Findings) -> pd.DataFrame:
     order = np.lexsort((np.arange(len(rows)), ~good, rows["timestamp"]))
     kept = rows.iloc[order[~rows["timestamp"].iloc[order].duplicated().to_numpy()]]
     others = rows.drop(kept.index)
-    values = [*PRICES, "volume", "adj_close", "note"]
+    values = [*PRICES, "volume", "adj_close", "note", *_covariates(rows)]
     twin = kept.set_index("timestamp").loc[others["timestamp"], values].reset_index(drop=True)
     same = (twin == others[values].reset_index(drop=True)) | (
         twin.isna() & others[values].reset_index(drop=True).isna()

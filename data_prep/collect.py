@@ -19,7 +19,7 @@ import pyarrow as pa
 from ..market_tsf_llm import MarketMoments
 from ..processing_tsf_llm import check_bars
 from ..series_tsf_llm import UNIVARIATE
-from .clean import Findings, _clean_ticker, _nothing_left, _summary
+from .clean import Findings, clean_ticker, nothing_left, summary_of
 from .files import write_parquet
 from .raw import iter_raw
 from .series import read_series
@@ -48,9 +48,15 @@ class Collected:
 
 
 def collect_bars(
-    source: str | Path | list, folder: Path, tickers: Sequence[str] | None = None, *, universe: int | None = None
+    source: str | Path | list,
+    folder: Path,
+    tickers: Sequence[str] | None = None,
+    *,
+    covariates: Sequence[str] = (),
+    universe: int | None = None,
 ) -> Collected:
-    """The cleaned bars of all tickers; and the moments of the market that those with `universe` bars make.
+    """The cleaned bars of all tickers, with these columns; and the moments of the market that those with `universe`
+    bars make.
 
     Raises:
         ValueError: for files that cannot be read, or if no bar is left.
@@ -58,7 +64,7 @@ def collect_bars(
     found = Collected(folder / "bars")
     reports = {}
     with Spill(folder / "raw", "ticker") as spill:
-        for raw in iter_raw(source, tickers):
+        for raw in iter_raw(source, tickers, covariates=covariates):
             spill.add(raw if "source" in raw else raw.assign(source=""))
         for name in spill.names():
             rows = spill.take(name)
@@ -67,15 +73,15 @@ def collect_bars(
                 nameless.add("no_ticker", rows)
                 reports[name] = nameless.report(rows_in=len(rows), bars=0, missing_bars=0)
                 continue
-            bars, reports[name] = _clean_ticker(rows, name)
+            bars, reports[name] = clean_ticker(rows, name)
             if len(bars):
                 found.add(name, bars)
             if universe is not None and reports[name]["bars"] >= universe:
                 found.universe.append(name)
                 found.moments.add(bars)
-    found.report = _summary({**({"": reports[""]} if "" in reports else {}), **reports})
+    found.report = summary_of({**({"": reports[""]} if "" in reports else {}), **reports})
     if found.report["bars"] == 0:
-        raise ValueError(_nothing_left(found.report))
+        raise ValueError(nothing_left(found.report))
     return found
 
 

@@ -225,16 +225,15 @@ def _collect(
     market: str | Path | list | None,
     columns: Mapping[str, str | None],
 ) -> Collected:
+    if taken := {*extractor.covariates} & {*ENCODED}:
+        raise ValueError(f"{sorted(taken)}: a prepared dataset has columns of these names; rename the covariates")
     if extractor.series_kind is not OHLCV:
-        if taken := {*extractor.covariates} & {*ENCODED}:
-            raise ValueError(f"{sorted(taken)}: a prepared dataset has columns of these names; rename the covariates")
         return collect_series(source, work, tickers, covariates=extractor.covariates, **columns)
-    if extractor.covariates:
-        raise ValueError("covariates of market bars cannot be prepared: train on the files themselves")
     if any(columns.values()):
         raise ValueError(f"columns={dict(columns)} name those of plain series, and these are bars: leave them out")
     chosen = market is None and "market" in (extractor.feature_groups or ())
-    return collect_bars(source, work, tickers, universe=MIN_BARS + horizon if chosen else None)
+    universe = MIN_BARS + horizon if chosen else None
+    return collect_bars(source, work, tickers, covariates=extractor.covariates, universe=universe)
 
 
 def _split(times: np.ndarray, out: Path, train_through: Any, valid_through: Any, refit: bool) -> Split:

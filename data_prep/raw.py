@@ -25,12 +25,15 @@ RAW_ALIASES = {
     "source": ("source", "vendor", "provider"),
 }
 RAW_NUMBERS = [*PRICES, "volume", "adj_close", "split_coefficient"]
+RAW_COLUMNS = ["timestamp", "ticker", *RAW_NUMBERS, "source", "file", "row", "note"]  # all else are covariates
 LARGEST_NOTE = 80  # characters kept of what a bad cell held
 OURS = ["row", "note", "file"]  # of a file's own columns of these names nothing is known
 ROWS = 100_000
 
 
-def read_raw(source: str | Path | list, tickers: Sequence[str] | None = None) -> pd.DataFrame:
+def read_raw(
+    source: str | Path | list, tickers: Sequence[str] | None = None, *, covariates: Sequence[str] = ()
+) -> pd.DataFrame:
     """What is in the files of `source`, for `clean_bars`: defects and all, nothing adjusted.
 
     Columns as of `raw_columns`, and `file`; tickers and rows are ordered as by `read_bars`. A line of a CSV with too
@@ -38,13 +41,17 @@ def read_raw(source: str | Path | list, tickers: Sequence[str] | None = None) ->
 
     Raises FileNotFoundError for a path that does not exist and ValueError for what is no table of prices.
     """
-    raw = pd.concat(iter_raw(source, tickers), ignore_index=True)
+    raw = pd.concat(iter_raw(source, tickers, covariates=covariates), ignore_index=True)
     by_first_row = np.argsort(pd.factorize(raw["ticker"])[0], kind="stable")
     return raw.iloc[by_first_row].reset_index(drop=True)
 
 
 def iter_raw(
-    source: str | Path | list, tickers: Sequence[str] | None = None, rows: int = ROWS
+    source: str | Path | list,
+    tickers: Sequence[str] | None = None,
+    rows: int = ROWS,
+    *,
+    covariates: Sequence[str] = (),
 ) -> Iterator[pd.DataFrame]:
     """The rows of `read_raw` in the order of the files, at most `rows` at a time."""
     files = sources._list_files(source)
@@ -52,7 +59,8 @@ def iter_raw(
     wanted = None if tickers is None else [tickers] if isinstance(tickers, str) else list(tickers)
     seen: dict[str, None] = {}
     for file in files:
-        for raw in _iter_file(file, sources._ticker_of(file, shared_name=stems[file.name] > 1), rows):
+        ticker = sources._ticker_of(file, shared_name=stems[file.name] > 1)
+        for raw in _iter_file(file, ticker, rows, covariates):
             if wanted is not None:
                 seen |= dict.fromkeys(raw["ticker"].unique())
                 raw = raw[raw["ticker"].isin(wanted)]
@@ -61,7 +69,7 @@ def iter_raw(
         raise ValueError(f"Unknown ticker {', '.join(unknown)}; the data holds {', '.join(seen)}.")
 
 
-def _iter_file(path: Path, ticker: str, rows: int) -> Iterator[pd.DataFrame]:
+def _iter_file(path: Path, ticker: str, rows: int, covariates: Sequence[str]) -> Iterator[pd.DataFrame]:
     """A file's pieces in the columns of `raw_columns`."""
     done, time_format = 0, None
     for raw in _load(path, rows):
@@ -73,7 +81,7 @@ def _iter_file(path: Path, ticker: str, rows: int) -> Iterator[pd.DataFrame]:
             time_format = sources._time_format(raw[column["timestamp"]])
         raw["row"] = np.arange(done + 1, done + len(raw) + 1)
         done += len(raw)
-        yield raw_columns(raw, path, ticker, time_format).assign(file=path.name)
+        yield raw_columns(raw, path, ticker, time_format, covariates).assign(file=path.name)
     if not done:
         raise ValueError(f"{path} has no rows; download or export it again.")
 
@@ -120,15 +128,23 @@ def _load_straight_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
 
 
 def raw_columns(
-    raw: pd.DataFrame, where: str | Path = "the frame", ticker: str = "series", time_format: str | None = None
+    raw: pd.DataFrame,
+    where: str | Path = "the frame",
+    ticker: str = "series",
+    time_format: str | None = None,
+    covariates: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Any table of prices in the columns that `clean_bars` works on; a second time changes nothing.
 
     `timestamp` (NaT where unreadable), `ticker` ("" where empty), `open, high, low, close, volume, adj_close,
-    split_coefficient` (float64, NaN where missing or unreadable), `source` (if there is one), `row` (from 1) and
-    `note`: what the unreadable cells of the row held, as in `close='#REF!'`.
+    split_coefficient` and the covariates, by their own names (float64, NaN where missing or unreadable), `source` (if
+    there is one), `row` (from 1) and `note`: what the unreadable cells of the row held, as in `close='#REF!'`.
     """
     column = sources._match_columns(raw, where, sources.ALIASES | RAW_ALIASES)
+    chosen = sources._choose_covariates(raw, where, covariates, taken=[*column.values(), *RAW_COLUMNS])
+    if own := set(chosen) & set(RAW_COLUMNS):
+        raise ValueError(f"{where}: {sorted(own)} cannot be covariates, as cleaning has such columns; rename them.")
+    column |= {name: name for name in chosen}
     for name in column.values():
         if not isinstance(raw[name], pd.Series):
             raise ValueError(f"{where} has more than one column '{name}'; keep one of each.")
@@ -143,7 +159,7 @@ def raw_columns(
     note("timestamp", bad)
     frame = pd.DataFrame({"timestamp": stamps.to_numpy()})
     frame["ticker"] = ticker if "ticker" not in column else sources._stripped(raw[column["ticker"]]).to_numpy()
-    for name in RAW_NUMBERS:
+    for name in [*RAW_NUMBERS, *chosen]:
         frame[name] = np.nan
         if name in column:
             numbers, bad, _ = sources._parse_numbers(raw[column[name]])

@@ -56,7 +56,7 @@ def read_data(
     """
     missing_ok = kind is not None
     if kind is None:
-        kind = OHLCV if value is None and _has_prices(source) else UNIVARIATE
+        kind = OHLCV if value is None and has_prices(source) else UNIVARIATE
     if kind is UNIVARIATE:
         return read_series(source, names, value=value, id=id, time=time, covariates=covariates)
     if value is not None:
@@ -145,7 +145,7 @@ def _listed(raw: pd.DataFrame) -> str:
     return ", ".join(map(str, raw.columns))
 
 
-def _has_prices(source: str | Path | list) -> bool:
+def has_prices(source: str | Path | list) -> bool:
     """Whether the first file holds bars: two of the four prices at least, as `c` or `close` alone can be any series.
 
     A file that cannot be read counts as bars: their reader says why."""

@@ -21,8 +21,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..processing_tsf_llm import EncodedSeries, TsfLlmProcessor
-from ..series_tsf_llm import OHLCV, UNIVARIATE, Kind
+from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor
+from ..series_tsf_llm import OHLCV, UNIVARIATE
 from .files import write_parquet
 from .windows import Split, WindowDataset
 
@@ -94,7 +94,7 @@ def encode_shard(
     key = hash_of(settings, hash_of_rows(market, end), hashlib.sha256(path.read_bytes()).hexdigest())
     encoded = 0
     if _metadata(shard).get(KEY) != key.encode():
-        known = _known(shard, bars, settings, market, processor.feature_extractor.series_kind)
+        known = _known(shard, bars, settings, market, processor.feature_extractor)
         try:
             [series] = processor.feature_extractor.encode(
                 bars, market=market, known=None if known is None else {name: known}
@@ -109,16 +109,16 @@ def encode_shard(
 
 
 def _known(
-    shard: Path, bars: pd.DataFrame, settings: str, market: pd.DataFrame | None, kind: Kind
+    shard: Path, bars: pd.DataFrame, settings: str, market: pd.DataFrame | None, extractor: TsfLlmFeatureExtractor
 ) -> EncodedSeries | None:
     """The stored series, if the ticker had these settings, this market and, so far, these bars."""
-    base = _metadata(shard).get(BASE)
-    if base is None or kind is not OHLCV:
+    base, kind = _metadata(shard).get(BASE), extractor.series_kind
+    if base is None or kind is not OHLCV or extractor.known_covariates:
         return None
     old = pq.read_table(shard)
     if len(old) > len(bars) or base != hash_of(settings, hash_of_rows(market, old["timestamp"][-1].as_py())).encode():
         return None
-    columns = ["timestamp", *kind.columns]
+    columns = ["timestamp", *kind.columns, *extractor.past_covariates]
     before, now = old.select(columns).to_pandas(), bars[columns].head(len(old))
     same = all(before[name].to_numpy().tobytes() == now[name].to_numpy().tobytes() for name in columns)
     return series_of(old) if same else None

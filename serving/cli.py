@@ -264,6 +264,9 @@ def clean(
     data: Data,
     out: Annotated[Path, typer.Option(help="Parquet file to write; cleaning.json goes beside it.")],
     ticker: Ticker = None,
+    covariates: Annotated[
+        str | None, typer.Option(help="Further columns to keep: names or patterns as text_*; commas between.")
+    ] = None,
 ) -> None:
     """Repair, mask, drop or keep what is wrong with price files, by the rules of docs/data.md, and report each case.
 
@@ -272,7 +275,7 @@ def clean(
     from .data import clean as clean_file
     from .data import print_cleaning
 
-    print_cleaning(clean_file(data, out, _names(ticker)))
+    print_cleaning(clean_file(data, out, _names(ticker), _names(covariates) or ()))
     typer.echo(f"written to {out}, every case to {out.with_name('cleaning.json')}")
 
 

@@ -1,5 +1,6 @@
 """What the data commands print and write: `clean`, `prepare` and `describe`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +14,15 @@ from ..data_prep.raw import read_raw
 MOST_TICKERS = 5  # named per rule
 
 
-def clean(source: str, out: Path, tickers: list[str] | None = None) -> dict[str, Any]:
-    """The cleaned bars at `out` (parquet), the report as `cleaning.json` beside it.
+def clean(source: str, out: Path, tickers: list[str] | None = None, covariates: Sequence[str] = ()) -> dict[str, Any]:
+    """The cleaned bars, with these columns, at `out` (parquet), the report as `cleaning.json` beside it.
 
     Raises:
         ValueError: for another extension, or if no bar is left.
     """
     if out.suffix != ".parquet":
         raise ValueError(f"{out} must end in .parquet: it keeps dates and numbers exactly, a CSV would not")
-    frame, report = clean_bars(read_raw(source, tickers))
+    frame, report = clean_bars(read_raw(source, tickers, covariates=covariates), covariates)
     write_parquet(frame, out)
     write_json(report, out.with_name("cleaning.json"))
     return report
@@ -40,13 +41,13 @@ def prepare(
 ) -> dict[str, Any]:
     """The dataset that training with the `given` data arguments would make; the others take training's defaults."""
     from ..data_prep.prepare import prepare as prepare_dataset
-    from ..data_prep.series import _has_prices
+    from ..data_prep.series import has_prices
     from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
     from ..train_scripts.arguments import DataArguments
 
     arguments = DataArguments(**{name: value for name, value in given.items() if value is not None})
     features = TsfLlmFeatureExtractor(
-        kind="ohlcv" if arguments.value_column is None and _has_prices(source) else "univariate",
+        kind="ohlcv" if arguments.value_column is None and has_prices(source) else "univariate",
         past_covariates=arguments.past_covariates,
         known_covariates=arguments.known_covariates,
         feature_groups=arguments.feature_groups,

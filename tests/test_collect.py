@@ -1,5 +1,7 @@
 """Regrouping by ticker on disk: the same bars and report as cleaning all at once, in bounded memory."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,7 +32,7 @@ def folder(make_bars, tmp_path):
 def test_it_is_cleaning_all_at_once(folder, tmp_path, monkeypatch, rows):
     expected, report = clean_bars(read_raw(folder))
     monkeypatch.setattr(collect, "BUFFER", 2 * rows)
-    monkeypatch.setattr(collect, "iter_raw", lambda source, tickers: iter_raw(source, tickers, rows=rows))
+    monkeypatch.setattr(collect, "iter_raw", partial(iter_raw, rows=rows))
     found = collect_bars(folder, tmp_path / "work", universe=2)
     assert found.report == report
     assert list(found.report["tickers"]) == list(report["tickers"])
@@ -51,7 +53,7 @@ def test_memory_is_that_of_the_buffer(folder, tmp_path, monkeypatch):
     write = Spill._write
     monkeypatch.setattr(Spill, "_write", lambda self: held.append(sum(map(len, self._buffer))) or write(self))
     monkeypatch.setattr(collect, "BUFFER", 30)
-    monkeypatch.setattr(collect, "iter_raw", lambda source, tickers: iter_raw(source, tickers, rows=11))
+    monkeypatch.setattr(collect, "iter_raw", partial(iter_raw, rows=11))
     collect_bars(folder, tmp_path / "work")
     assert sum(held) == 182
     assert max(held) < 30 + 11

@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsf_llm import processing_tsf_llm
+from tsf_llm.data_prep.clean import clean_bars
+from tsf_llm.data_prep.prepare import load_prepared, prepare
+from tsf_llm.data_prep.raw import read_raw
 from tsf_llm.data_prep.series import read_data
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.indicators_tsf_llm import FEATURES
@@ -313,6 +316,51 @@ def test_files_for_a_finished_model_may_lack_columns(wide, processor, tmp_path):
     assert frame.groupby("ticker")["mood_0"].count().to_dict() == {"AAA": 30, "BBB": 0}
     with pytest.raises(ValueError, match=r"BBB\.csv has no column 'mood_0'"):
         read_data(folder, covariates=features.covariates)
+
+
+# --- cleaned and prepared ------------------------------------------------------------------------------------------
+
+
+def test_in_cleaning_a_covariate_follows_its_row(wide, tmp_path):
+    bars = wide(60).assign(mood_0=np.arange(60.0), mood_1=1.0).astype({"mood_0": object})
+    bars.loc[[5, 6], "mood_0"] = ["#REF!", np.inf]
+    bars.loc[9, "close"] = -1.0  # masked
+    again = bars.iloc[[20]].assign(mood_0=99.0)  # dropped
+    defective = pd.concat([bars.iloc[:30], again, bars.iloc[:29:-1]])  # sorted
+    defective.to_csv(tmp_path / "bars.csv", index=False)
+    expected = np.arange(60.0)
+    expected[[5, 6]] = np.nan
+    for raw in (read_raw(tmp_path / "bars.csv", covariates=["mood_*"]), defective):
+        frame, report = clean_bars(raw, ["mood_*"])
+        assert list(frame)[7:] == ["mood_0", "mood_1"]
+        np.testing.assert_array_equal(frame["mood_0"], expected)
+        assert frame["close"].isna().to_numpy().nonzero()[0].tolist() == [9]
+        assert report["rules"]["conflicting"]["rows"] == report["rules"]["text"]["rows"] == 1
+    assert list(clean_bars(read_raw(tmp_path / "bars.csv"))[0])[7:] == []
+    with pytest.raises(ValueError, match=r"\['row'\] cannot be covariates"):
+        clean_bars(bars.assign(row=1.0), ["row"])
+
+
+@pytest.mark.parametrize(("known", "renewed"), [([], "extended"), (["meeting"], "encoded")])
+def test_prepared_columns_are_those_of_the_file(wide, tmp_path, known, renewed):
+    """New bars give a past covariate new rows alone; a known one is read by the last old rows, too."""
+
+    def run(frame):
+        frame.to_parquet(tmp_path / "bars.parquet")
+        features = extractor(known_covariates=known, feature_groups=["returns"])
+        made = TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=32))
+        return prepare(tmp_path / "bars.parquet", tmp_path / "out", processor=made, horizon=2)["run"]["tickers"]
+
+    bars = pd.concat([wide(), wide(ticker="BBB", seed=1)], ignore_index=True)
+    run(bars[bars["timestamp"] < bars["timestamp"][390]])
+    assert run(bars)[renewed] == 2
+    prepared = load_prepared(tmp_path / "out")
+    assert list(prepared.bars())[7:] == ["mood_0", "mood_1", *known]
+    fresh = prepared.processor.feature_extractor.encode(bars)
+    for stored, computed in zip(prepared.series(), fresh, strict=True):
+        assert stored.features.tobytes() == computed.features.tobytes()
+    changed = bars.assign(mood_0=bars["mood_0"].where(bars.index != 10, 0.5))
+    assert run(changed)["encoded"] == 2
 
 
 # --- a model that learns from them ---------------------------------------------------------------------------------

@@ -427,7 +427,9 @@ def test_the_size_of_the_pieces_changes_nothing(prices, folder, tmp_path, monkey
         shuffled.iloc[part].to_csv(tmp_path / "files" / f"{number}.csv", index=False)
     prepare(tmp_path / "files", tmp_path / "one", **settings())
     monkeypatch.setattr(collect, "BUFFER", 100)
-    monkeypatch.setattr(collect, "iter_raw", lambda source, tickers: iter_raw(source, tickers, rows=37))
+    monkeypatch.setattr(
+        collect, "iter_raw", lambda source, tickers, **more: iter_raw(source, tickers, rows=37, **more)
+    )
     prepare(tmp_path / "files", tmp_path / "two", **settings())
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     prepare(prices, tmp_path / "three", **settings())
