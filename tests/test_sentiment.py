@@ -167,6 +167,7 @@ def test_data_that_are_refused_in_one_line(rows, message, encoder, tmp_path, mon
         (["--data", "x.csv"], "--encoder is missing"),
         (["--data", "x.csv", "--encoder", "y", "--test_share", "0.95"], "leave some for training"),
         (["--data", "x.csv", "--encoder", "y", "--labels", "2"], "--labels"),
+        (["--data", "x.csv", "--encoder", "y", "--class_weights", "1,2,1"], "balanced or none"),
     ],
 )
 def test_arguments_that_are_refused_in_one_line(words, message, monkeypatch, capsys):

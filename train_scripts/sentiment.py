@@ -56,7 +56,6 @@ class TextArguments:
     valid_share: float = field(default=0.1, metadata={"help": "share of the texts for validation"})
     test_share: float = field(default=0.2, metadata={"help": "share of the texts for the report"})
     max_tokens: int = field(default=128, metadata={"help": "longest text; the rest is cut"})
-    class_weights: bool = field(default=True, metadata={"help": "weigh classes by the inverse of their share"})
 
     def __post_init__(self) -> None:
         for name in ("data", "encoder"):
@@ -76,9 +75,17 @@ class SentimentArguments(SftArguments):
     num_train_epochs: float = field(default=4, metadata={"help": "passes over the training texts"})
     learning_rate: float = field(default=5e-5, metadata={"help": "peak learning rate of AdamW"})
     weight_decay: float = field(default=0.01, metadata={"help": "weight decay of AdamW"})
+    class_weights: str = field(
+        default="balanced", metadata={"help": "balanced: weigh classes by the inverse of their share; or none"}
+    )
     early_stopping_patience: int = field(
         default=2, metadata={"help": "validations without a better loss before training stops; 0 switches it off"}
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_weights not in ("balanced", "none"):
+            raise ValueError(f"class_weights={self.class_weights}: give balanced or none")
 
 
 class LabelledTexts(Dataset):
@@ -139,7 +146,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
         eval_dataset=valid,
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        weights=inverse_shares(parts["train"]["label"]) if text_args.class_weights else None,
+        weights=inverse_shares(parts["train"]["label"]) if training_args.class_weights == "balanced" else None,
         callbacks=[EarlyStoppingCallback(training_args.early_stopping_patience)] if stops else [],
     )
     trainer.train(resume_from_checkpoint=training_args.checkpoint_to_resume())
