@@ -1,6 +1,9 @@
 """Imports run one way, and the root files lean on nothing that a Hub user might lack."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,11 +43,22 @@ def test_a_layer_imports_only_those_behind_it(layer):
 
 
 def test_root_files_import_only_each_other_and_the_allowed_libraries():
-    import sys
-
     assert {f"{name}.py" for name in ROOT_FILES} == set(CODE_FILES)
     for name in ROOT_FILES:
         for level, module in imports(ROOT / f"{name}.py"):
             first = module.split(".")[0]
             known = first in ROOT_FILES if level else first in ALLOWED | sys.stdlib_module_names
             assert known, f"{name}.py imports {module}"
+
+
+@pytest.mark.parametrize("package", ["train_scripts", "serving"])
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    ids=["none", "count", "policy"],
+)
+def test_waiting_threads_spin_for_a_short_time_unless_told_otherwise(package, given, spins):
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = f"import os, sys, tsf_llm.{package}; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [spins, "False"]  # torch would have read the environment already
