@@ -142,7 +142,8 @@ def test_experts_are_counted_where_something_is_observed():
 
 def test_loads_are_logged_and_reported(train, small_model, tmp_path):
     fields = {**json.loads(small_model), "num_hidden_layers": 2, "n_routed_experts": 4, "num_experts_per_tok": 2}
-    report = train(tmp_path, model_config=json.dumps(fields), num_train_epochs=1)
+    options = {"model_config": json.dumps(fields), "num_train_epochs": 1}
+    report = train(tmp_path, **options, report_to="tensorboard")
     assert [len(layer) for layer in report["expert_load"]] == [4, 4]
     assert all(sum(layer) == pytest.approx(1, abs=1e-3) for layer in report["expert_load"])
     log = log_of(tmp_path)
@@ -151,6 +152,9 @@ def test_loads_are_logged_and_reported(train, small_model, tmp_path):
     [evaluation] = [one for one in log if "eval_loss" in one]
     shares = [[evaluation[f"eval_expert_load_{layer}_{expert}"] for expert in range(4)] for layer in range(2)]
     assert shares == report["expert_load"]  # one epoch: the best weights are the last
+    quiet = train(tmp_path / "quiet", **options)
+    assert quiet["expert_load"] == report["expert_load"]
+    assert not any("eval_expert_load_0_0" in entry for entry in log_of(tmp_path / "quiet"))  # the terminal's lines
 
 
 def test_class_weights_weigh_positions():

@@ -37,7 +37,8 @@ class TsfLlmTrainer(Trainer):
     `eval_loss` is the mean over all labels, whatever the batches and processes they came in; a mean of batch means
     counts a label more where its batch has few.
 
-    In evaluation their names begin with `eval_`, and `eval_expert_load_<layer>_<expert>` are all shares.
+    In evaluation their names begin with `eval_`, and `eval_expert_load_<layer>_<expert>` are all shares; too many for a
+    terminal, so they are logged where `report_to` names something that plots them.
 
     Args:
         class_weights: weights of down, flat, up in the loss of a classification head.
@@ -117,7 +118,7 @@ class TsfLlmTrainer(Trainer):
             logs[f"{prefix}expert_load_max"] = round(load.max().item(), 4)
             if prefix:
                 self.expert_load = [[round(share, 4) for share in layer] for layer in load.tolist()]
-                table = enumerate(self.expert_load)
+                table = enumerate(self.expert_load if self.args.report_to else [])
                 logs |= {f"eval_expert_load_{i}_{e}": share for i, layer in table for e, share in enumerate(layer)}
         super().log(logs, start_time)
 
