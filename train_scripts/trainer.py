@@ -37,8 +37,8 @@ class TsfLlmTrainer(Trainer):
     `eval_loss` is the mean over all labels, whatever the batches and processes they came in; a mean of batch means
     counts a label more where its batch has few.
 
-    In evaluation their names begin with `eval_`, and `eval_expert_load_<layer>_<expert>` are all shares; too many for a
-    terminal, so they are logged where `report_to` names something that plots them.
+    In evaluation their names begin with `eval_`, and `eval_expert_load_<layer>_<expert>` are all shares; these are too
+    many for a terminal and logged only where `report_to` names something that plots them.
 
     Args:
         class_weights: weights of down, flat, up in the loss of a classification head.
