@@ -1,4 +1,4 @@
-"""Preference pairs for DPO: of the paths that a causal LM samples from a past day, in hindsight the best and worst.
+r"""Preference pairs for DPO: of the paths that a causal LM samples from a past day, in hindsight the best and worst.
 
     python -m tsf_llm.data_prep.build_preferences --model outputs/sft --data prices.csv --out preferences
     python -m tsf_llm.data_prep.build_preferences --model outputs/sft --data prices.csv --out preferences \
@@ -18,6 +18,7 @@ Shapes: B origins, T bars, F features, K sampled paths, P steps.
 """
 
 import json
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from ..modeling_tsf_llm import TsfLlmForCausalLM
 from ..pipeline_tsf_llm import ROWS_AT_ONCE, TsfLlmPipeline
 from ..processing_tsf_llm import EncodedSeries, TsfLlmProcessor, bars_through, day_end
 from ..series_tsf_llm import OHLCV
-from .errors import one_line_errors
+from .errors import from_folder, one_line_errors
 from .files import _replace, write_json
 from .prepare import is_prepared, load_prepared
 from .series import read_data
@@ -90,6 +91,11 @@ class PairArguments:
         for name in ("min_margin", "cost_bp", "drawdown_weight", "seed"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
+        for name in ("start", "through"):
+            try:
+                day_end(getattr(self, name) or "2000-01-01")
+            except ValueError:
+                raise ValueError(f"{name}={getattr(self, name)}: no date; write it as 2019-12-31") from None
 
 
 @dataclass(frozen=True)
@@ -420,7 +426,7 @@ def load(folder: str) -> TsfLlmPipeline:
         raise ValueError(f"{folder} holds {fields.get('architectures')}: preference pairs need a causal LM")
     logging.disable_progress_bar()  # of loading, which takes no time
     return TsfLlmPipeline(
-        model=TsfLlmForCausalLM.from_pretrained(folder),
+        model=from_folder(TsfLlmForCausalLM, folder),
         processor=TsfLlmProcessor.from_pretrained(folder),
         task="time-series-forecasting",
     )
@@ -453,11 +459,21 @@ def main(files: FileArguments, pairs: PairArguments) -> dict[str, Any]:
     return build_preferences(pipe, bars, files.out, pairs, market=market, jsonl=files.jsonl)
 
 
+class _Parser(HfArgumentParser):
+    """Complaints are one line."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
 def run(arguments: list[str] | None = None) -> None:
     """The command line, by default that of the process."""
     with one_line_errors("build_preferences"):
-        parser = HfArgumentParser((FileArguments, PairArguments), prog="build_preferences")
-        files, pairs = parser.parse_args_into_dataclasses(arguments)
+        told = {"description": __doc__, "formatter_class": RawDescriptionHelpFormatter}
+        parser = _Parser((FileArguments, PairArguments), prog="build_preferences", **told)
+        files, pairs, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+        if unknown:
+            parser.error(f"unknown: {' '.join(unknown)}")
         info = main(files, pairs)
         counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in info["counts"].items())
         print(f"{counts}; written to {files.out}")

@@ -75,7 +75,10 @@ def adapt(
         own = with_own_scalers(data, ticker) if data_args.per_ticker else data
         about = facts(base, own, lora_args, training_args, ticker=ticker)
         before = _forecasts(data, base, seed)
-        adapted, training = train_adapter(base, own, lora_args, training_args, about=about, work=work)
+        try:
+            adapted, training = train_adapter(base, own, lora_args, training_args, about=about, work=work)
+        except KeyboardInterrupt as stop:
+            raise type(stop)("the same command goes on from the last checkpoint") from stop
     after = _forecasts(own, merged(adapted), seed)
 
     valid, test = (lora.scores(*pair, seed) for pair in zip(before, after, strict=True))

@@ -10,10 +10,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ..data_prep.errors import one_line_errors
 
+
+class _Commands(TyperGroup):
+    """Ctrl-C ends as in the other commands of this package, not with `Aborted!`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            with one_line_errors("tsf-llm"):
+                raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="tsf-llm",
     help="Forecast distributions of market prices, honestly scored. Start with: tsf-llm quickstart",
     no_args_is_help=True,

@@ -359,3 +359,12 @@ def test_an_adapter_loads_in_a_fresh_process_by_peft_alone(base_folder, tmp_path
     assert done.returncode == 0, done.stderr
     expected = sum(w.double().sum() for w in merged(model).state_dict().values())
     assert float(done.stdout.splitlines()[-1]) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"), [('{"a": ', "no valid JSON"), ("[1]", "no config"), ('{"model_type": "gpt2"}', "'gpt2' model")]
+)
+def test_a_broken_or_foreign_config_is_refused(tmp_path, config, told):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=told):
+        adapters.find_model(tmp_path)

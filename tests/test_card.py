@@ -201,6 +201,97 @@ def test_a_report_stands_in_for_results(tmp_path):
     assert crps.dataset_args == {"horizon": 5, "seed": 3}
 
 
+def test_utility_stands_apart_with_its_verdicts_and_its_warning(tmp_path):
+    """Reports of dpo and grpo."""
+    mine = {**MODEL, "utility": 0.00123, "utility_ci95": [-0.001, 0.003], "pair_accuracy": 0.87, "margin": 1.4}
+    report = {
+        **REPORT,
+        "loss_type": ["sigmoid"],
+        "beta": 0.1,
+        "pairs": {"train": 617, "utility": "crps", "cost_bp": 5.0},
+        "after": mine,
+        "baselines": {"random_walk": WALK, "always_long": {"utility": 0.2, "utility_ci95": None}},
+        "difference": {
+            "crps": {"verdict": "better than before (CRPS)"},
+            "utility": {"verdict": "no edge over before (U)"},
+            "margin": {"verdict": "better than before (M)"},
+        },
+        "verdicts": {"random_walk": BETTER, "utility_against_always_long": "worse than always long (U)"},
+        "warning": "utility rises while CRPS gets worse",
+    }
+    text = model_card(replace(FACTS, report=report), scores_of(report, tmp_path, "report.json"))
+    assert "**Warning: utility rises while CRPS gets worse**" in text
+    assert "DPO (sigmoid, beta 0.1) on 617 preference pairs, chosen by crps" in text
+    forecasts, rest = text.split("### Preference pairs")
+    pairs, profits = rest.split("### Utility")
+    assert "always_long" not in forecasts
+    assert f"* better than before (CRPS)\n* {BETTER}\n" in forecasts
+    assert "| this model | 0.870 | 1.400 |" in pairs
+    assert "* margin: better than before (M)" in pairs
+    assert "after costs of 5 basis points" in profits
+    assert "| this model | 0.00123 [-0.00100, 0.00300] |\n| always_long | 0.20000 |" in profits
+    assert "* no edge over before (U)\n* worse than always long (U)" in profits
+
+
+def test_a_distilled_model_stands_beside_its_teacher(tmp_path):
+    teacher = {**MODEL, "model": "teacher", "crps": 0.0111, "parameters": 43344}
+    alone, student = {**MODEL, "model": "student_alone", "crps": 0.0222}, {**MODEL, "model": "student"}
+    report = {
+        **REPORT,
+        "teacher": "base",
+        "temperature": 2.0,
+        "alpha": 0.5,
+        "rows": [teacher, student, alone, WALK],
+        "baselines": None,
+        "differences": {"teacher": {"verdict": "worse than the teacher (...)"}},
+    }
+    scores = scores_of(report, tmp_path, "report.json")
+    text = model_card(replace(FACTS, report=report, base="org/teacher"), scores)
+    names = ["this model", "before this training", "its teacher", "the same, trained without the teacher"]
+    assert [name for name, _ in scores.rows] == [*names, "random_walk"]
+    assert "| its teacher | 1.110 |" in text
+    assert f"* worse than the teacher (...)\n* {BETTER}" in text
+    assert "distillation of a teacher of 43,344 parameters, temperature 2, alpha 0.5" in text
+    data = ModelCard(text).data.to_dict()
+    assert data["base_model"] == "org/teacher"
+    assert "base_model_relation" not in data  # it is no fine-tuned teacher
+
+
+def test_classes_have_scores_of_their_own(tmp_path):
+    recall = {name: {"recall": value} for name, value in (("down", 0.21), ("flat", 0.35), ("up", 0.5))}
+    mine = {"horizon": 5, "n": 291, "accuracy": 0.3643, "accuracy_ci95": [0.2757, 0.4528], "log_loss": 1.09479}
+    mine |= {"log_loss_ci95": None, "brier": 0.66449, "macro_f1": 0.34972, "per_class": recall}
+    report = {**REPORT, "before": {}, "after": mine, "baselines": {"majority_class": {**mine, "log_loss": None}}}
+    text = model_card(FACTS, scores_of(report, tmp_path, "report.json"))
+    assert stand_in_hub.card_errors(text, "model") == []
+    assert "CRPS, %" not in text
+    assert "| this model | 0.364 [0.276, 0.453] | 1.0948 | 0.6645 | 0.350 | 0.21, 0.35, 0.50 |" in text
+    assert "| majority_class | 0.364 [0.276, 0.453] | - |" in text
+    values = {result.metric_type: result.metric_value for result in ModelCard(text).data.eval_results}
+    assert values == {"accuracy": 0.3643, "log_loss": 1.09479, "brier_score": 0.66449, "f1": 0.34972}
+
+
+def test_a_continued_model_tells_what_it_kept():
+    told = {"old_through": "2010-07-27", "replay": 0.2, "ewc": 0.0, "old_loss_before": 3.947, "old_loss_after": 3.9331}
+    text = model_card(replace(FACTS, report={**REPORT, "continual": told}, base="org/old"), None)
+    assert "continued behind 2010-07-27: replay 0.2" in text
+    assert "3.9470 before, 3.9331 after" in text
+    assert "base_model_relation: finetune" in text
+
+
+def test_a_leak_in_the_inputs_is_a_warning(tmp_path):
+    report = {**REPORT, "leak": "inputs contain future returns"}
+    assert "**Warning: inputs contain future returns**" in model_card(
+        FACTS, scores_of(report, tmp_path, "report.json")
+    )
+
+
+def test_without_a_figure_that_the_hub_knows_there_is_no_ranking(tmp_path):
+    text = model_card(FACTS, scores_of({**REPORT, "after": {"n": 3}}, tmp_path, "report.json"))
+    assert "model-index" not in text
+    assert "metrics" not in text.split("---")[1]
+
+
 def test_scores_of_other_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match="trained through 2011-11-09, but these were through 2020-01-01"):
         scores_of(RESULTS, tmp_path, trained_through="2020-01-01")

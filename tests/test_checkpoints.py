@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tsf_llm.data_prep.errors import one_line_errors
+from tsf_llm.data_prep.errors import Terminated, one_line_errors
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
 from tsf_llm.train_scripts.checkpoints import (
+    EARLIER,
     UNFINISHED,
     checkpoints,
     last_complete_checkpoint,
@@ -150,3 +151,44 @@ def test_other_errors_stay_what_they_are(train, tmp_path, monkeypatch):
     monkeypatch.setattr(TsfLlmForCausalLM, "forward", broken)
     with pytest.raises(RuntimeError, match=r"^a bug$"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"n_bins": 48}, "vocab_size"),
+        ({"head": "regression"}, "TsfLlmForCausalLM"),
+        ({"train_through": "2015-12-31"}, "fitted_through"),
+        ({"tickers": "AAA"}, "trained_on"),
+        ({"feature_groups": "returns"}, "num_features"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(train, copy, changed, told):
+    with pytest.raises(ValueError, match=rf"is of another training: .*{told}"):
+        train(copy, **STEPS, **changed, resume_from_checkpoint="true")
+
+
+def test_a_fresh_run_moves_the_checkpoints_of_an_earlier_one_out_of_the_way(train, copy, caplog):
+    """Else a later resume would go on from those of more steps."""
+    before = {path.name for path in checkpoints(copy)}
+    train(copy, **{**STEPS, "max_steps": 4}, n_bins=48)
+    assert [path.name for path in checkpoints(copy)] == ["checkpoint-4"]
+    assert {path.name for path in (copy / EARLIER).iterdir()} == before
+    assert "of an earlier run" in caplog.text
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_stopped_run_says_how_to_go_on(train, tmp_path, monkeypatch, capsys, stop, code):
+    save = torch.save
+
+    def interrupted(content, path, *args, **kwargs):
+        if str(path).endswith("checkpoint-8/optimizer.pt"):
+            raise stop
+        return save(content, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(SystemExit) as end, one_line_errors("sft"):
+        train(tmp_path, **STEPS, save_total_limit=9)
+    assert end.value.code == code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"sft: stopped: go on from {tmp_path}/checkpoint-4 with --resume_from_checkpoint true"

@@ -30,6 +30,7 @@ from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.train_scripts import push
+from tsf_llm.train_scripts.int8 import to_int8
 
 spec = importlib.util.spec_from_file_location("stand_in_hub", Path(__file__).with_name("stand_in_hub.py"))
 stand_in_hub = sys.modules["stand_in_hub"] = importlib.util.module_from_spec(spec)
@@ -160,7 +161,13 @@ def add_adapter(base, target, *, ticker="AAA"):
     adapted = get_peft_model(model, config)
     adapted.save_pretrained(target)
     TsfLlmProcessor.from_pretrained(base).save_pretrained(target)
-    facts = {"ticker": ticker, "base_model": str(base), "data": "prices", "trained_through": "2016-06-30"}
+    facts = {
+        "ticker": ticker,
+        "base_model": str(base),
+        "data": "prices",
+        "trained_through": "2016-06-30",
+        "horizon": 2,
+    }
     (target / "adapter.json").write_text(json.dumps(facts))
     return adapted.eval()
 
@@ -294,11 +301,19 @@ def test_a_branch_is_another_model(world, other, bars):
     assert not np.array_equal(world["arrays"]["org/model@v1 logits"], world["arrays"]["org/model@other/run logits"])
 
 
-@pytest.mark.parametrize("name", ["model", "head"])
+@pytest.mark.parametrize("name", ["model", "head", "adapter"])
 def test_the_code_in_the_card_runs(world, trained, head, bars, name):
-    pipe = load_pipeline({"model": trained, "head": head}[name])
+    pipe = load_pipeline({"model": trained, "head": head}.get(name) or merged_adapter(world, trained))
     wanted = pipe(bars, horizon=2).drop(columns=["ticker", "origin", "timestamp"])
     np.testing.assert_array_equal(world["arrays"][f"org/{name} card"], wanted.astype(float))
+
+
+def merged_adapter(world, trained):
+    folder = world["place"] / "merged"
+    model = PeftModel.from_pretrained(TsfLlmForCausalLM.from_pretrained(trained), str(world["place"] / "adapter"))
+    model.merge_and_unload().save_pretrained(folder)
+    TsfLlmProcessor.from_pretrained(trained).save_pretrained(folder)
+    return folder
 
 
 def test_an_adapter_loads_by_its_name_and_names_its_base_on_the_hub(world, trained, bars):
@@ -430,6 +445,16 @@ def test_leftovers_are_left_out_and_listed(hub, folder, capsys):
     files = hub.repo("org/model").files
     assert set(files) == LOADING_FILES | {"README.md", "report.json", "loss.png", ".gitattributes"}
     assert files["README.md"] != b"mine"
+
+
+def test_a_dry_run_leaves_only_its_card_which_is_never_uploaded(hub, folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    publish(folder, dry_run=True)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(after) - set(before) == {"card.md"}
+    assert {name: after[name] for name in before} == before
+    publish(folder)
+    assert "card.md" not in hub.repo("org/model").files
 
 
 def test_sharded_weights(hub, folder):
@@ -594,6 +619,7 @@ def test_the_command_itself(hub, folder, capsys, monkeypatch):
         ({"repo_id": "org/model", "model": "x", "dataset": "y"}, "give either"),
         ({"repo_id": "org/model", "dataset": "x", "results": "r.json"}, "results is for a model"),
         ({"repo_id": "org/model", "model": "x", "source": "me"}, "source is for a dataset"),
+        ({"repo_id": "org/model", "model": "x", "base": "org/model"}, "that is the repository to write to"),
     ],
 )
 def test_arguments_that_make_no_sense(options, words):
@@ -608,8 +634,6 @@ def test_folders_that_make_no_sense(tmp_path, trained):
         publish(tmp_path)
     with pytest.raises(ValueError, match="is no dataset, or an unfinished one"):
         publish(dataset=str(trained), repo_id="org/bars")
-    with pytest.raises(ValueError, match="only an adapter has a base"):
-        publish(trained, base="org/base")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="'bert' model"):
         publish(tmp_path)
@@ -622,6 +646,61 @@ def test_an_adapter_needs_a_base_on_the_hub(hub, trained, tmp_path):
     assert hub.log == []
 
 
+def test_a_base_must_be_on_the_hub(hub, trained, tmp_path, capsys):
+    add_adapter(trained, tmp_path)
+    assert "base=org/base: no such model on the Hub" in fails(capsys, tmp_path, base="org/base")
+    assert not hub.repos
+    hub.create("org/base")
+    publish(tmp_path, base="org/base")
+    assert json.loads(hub.repo("org/model").files["adapter_config.json"])["base_model_name_or_path"] == "org/base"
+
+
+def test_a_model_names_what_it_was_made_from(hub, trained):
+    hub.create("org/base")
+    publish(trained, base="org/base")
+    assert b"base_model: org/base\n" in hub.repo("org/model").files["README.md"]
+
+
+def test_the_folder_of_a_run_of_adapters(hub, folder, trained, capsys):
+    """Its model goes up without the scores of the adapters, with the fences of its own report, and tells of them."""
+    own = json.loads((folder / "report.json").read_text())
+    (folder / "base").mkdir()
+    (folder / "base" / "report.json").write_text(json.dumps(own))
+    (folder / "report.json").write_text(json.dumps({**own, "train_through": "1999-12-31", "tickers": {"AAA": {}}}))
+    add_adapter(trained, folder / "AAA")
+    publish(folder)
+    assert "left out: AAA/ (an adapter: push it by itself)" in capsys.readouterr().out
+    card = hub.repo("org/model").files["README.md"].decode()
+    assert "No scores were measured." in card
+    assert f"| training fence | {own['train_through']} |" in card
+
+
+def test_an_int8_copy_loads_as_its_card_says(hub, trained, bars, tmp_path):
+    """With this package; its scores are the copy's own row of `compression.json`."""
+    copy = tmp_path / "int8"
+    to_int8(TsfLlmForCausalLM.from_pretrained(trained)).save_pretrained(copy)
+    TsfLlmProcessor.from_pretrained(trained).save_pretrained(copy)
+    row = {"model": "original", "parameters": 9, "bytes": 99, "crps": 0.5, "int8_share": 0.0, "zero_share": 0.0}
+    rows = [row, {**row, "model": "int8", "crps": 0.0123456, "int8_share": 0.8, "difference": {"verdict": "no edge"}}]
+    told = {"rows": rows, "valid_through": "2016-06-30", "out_of_sample": True, "horizon": 2, "samples": 8, "seed": 0}
+    (tmp_path / "compression.json").write_text(json.dumps(told))
+    hub.create("org/base")
+    publish(copy, base="org/base", tag="v1")
+    files = hub.repo("org/model").files
+    card = files["README.md"].decode()
+    assert "compression.json" not in files
+    assert "| this model | 1.235 |" in card
+    assert "* no edge" in card
+    assert "base_model_relation: quantized" in card
+    parameters = TsfLlmForCausalLM.from_pretrained(trained).num_parameters()
+    assert f"{parameters:,} parameters" in card  # scales are none
+    [block] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    scope = {"bars": bars}
+    exec(block, scope)
+    wanted = load_pipeline(copy)(bars, horizon=scope["forecast"]["step"].max())
+    pd.testing.assert_frame_equal(scope["forecast"], wanted)
+
+
 def test_an_adapter_takes_its_scores_from_the_run_that_made_it(hub, trained, tmp_path):
     """The report of the run lies above the adapter, speaks of others too, and stays here."""
     add_adapter(trained, tmp_path / "AAA")
@@ -629,7 +708,8 @@ def test_an_adapter_takes_its_scores_from_the_run_that_made_it(hub, trained, tmp
     parts = {"AAA": {"after": score}, "BBB": {"after": {**score, "crps": 0.5}}}
     report = {"tickers": parts, "after": {**score, "crps": 0.25}, "trained_through": "2016-06-30"}
     (tmp_path / "report.json").write_text(json.dumps(report))
-    publish(tmp_path / "AAA", base="org/model")
+    hub.create("org/base")
+    publish(tmp_path / "AAA", base="org/base")
     files = hub.repo("org/model").files
     assert b"| this adapter | 1.235 |" in files["README.md"]
     assert "report.json" not in files

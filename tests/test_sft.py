@@ -304,7 +304,7 @@ def test_help_teaches(capsys):
 def test_unknown_keys_fail(tmp_path, capsys):
     config = tmp_path / "config.yaml"
     config.write_text("learning_rat: 0.1\n")
-    with pytest.raises(ValueError, match="learning_rat"):
+    with pytest.raises(ValueError, match=r"config.yaml: unknown: learning_rat; did you mean --learning_rate\?"):
         sft.parse(["--config", str(config)])
     with pytest.raises(SystemExit, match="2"):
         sft.parse(["--learning_rate", "fast"])
@@ -360,3 +360,77 @@ def test_noise_is_not_learned(learn):
     low, high = report["after"]["direction_ci95"]
     assert low < 0.5 < high
     assert not any(words.startswith("better than") for words in report["verdicts"].values())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("horizon", 0),
+        ("stride", 0),
+        ("context_length", -1),
+        ("n_bins", 10**8),
+        ("report_samples", 1),
+        ("report_samples", -3),
+        ("train_through", "2015-99-01"),
+        ("learning_rate", "nan"),
+        ("per_device_eval_batch_size", 0),
+        ("gradient_accumulation_steps", -1),
+        ("num_train_epochs", 0),
+        ("max_steps", 0),
+        ("max_grad_norm", -1),
+        ("weight_decay", "nan"),
+        ("save_total_limit", 0),
+        ("early_stopping_patience", -1),
+        ("seed", -1),
+        ("report_to", "nothing-of-this-name"),
+        ("model_config", "[1]"),
+        ("model_config", "{"),
+        ("output_dir", ""),
+    ],
+)
+def test_values_that_train_nothing_are_refused_before_anything_is_read(command_line, option, value):
+    with pytest.raises(ValueError, match=f"^{option}"):
+        sft.parse(command_line(**{option: value}))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("horizon: [1, 2]", "horizon: invalid int value"),
+        ("horizon: 2.5", "horizon: invalid int value"),
+        ("horizon: abc", "invalid int value"),
+        ("horizon:", "horizon is empty"),
+        ("learning_rate: [1]", "learning_rate: invalid float value"),
+        ("learning_rate: fast", "invalid float value"),
+    ],
+)
+def test_a_yaml_file_is_read_as_strictly_as_a_command_line(tmp_path, capsys, text, told):
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        sft.parse(["--config", str(config)])
+    assert told in capsys.readouterr().err
+
+
+def test_dates_names_and_switches_of_a_yaml_file_are_what_they_look_like(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("train_through: 2019-12-31\ntickers: [AAA, 600000]\nresume_from_checkpoint: true\n")
+    data_args, _, training_args = sft.parse(["--config", str(config), "--output_dir", str(tmp_path)])
+    assert (data_args.train_through, data_args.tickers) == ("2019-12-31", ["AAA", "600000"])
+    assert training_args.checkpoint_to_resume() is None  # there is none yet
+    config.write_text("tickers: AAA")
+    assert sft.parse(["--config", str(config)])[0].tickers == ["AAA"]
+
+
+def test_the_model_to_start_from_is_not_written_over(train, base_folder):
+    before = (base_folder / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="choose another folder"):
+        train(base_folder, model_name_or_path=base_folder)
+    assert (base_folder / "model.safetensors").read_bytes() == before
+
+
+def test_sizes_that_the_data_fix_cannot_be_chosen(train, tmp_path):
+    with pytest.raises(ValueError, match="num_features"):
+        train(tmp_path, model_config='{"num_features": 3}')
+    with pytest.raises(ValueError, match="multiple of 4"):
+        train(tmp_path, model_config='{"hidden_size": 15}')

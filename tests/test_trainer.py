@@ -253,6 +253,6 @@ def test_trackio_gets_them_too_without_a_network(prices, small_model, command_li
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio"])
 def test_a_missing_package_is_named(train, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(arguments, f"is_{name}_available", lambda: False)
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", list)
     with pytest.raises(ValueError, match=rf"report_to={name}: not installed; pip install 'tsf-llm\[train\]'"):
         train(tmp_path, report_to=name)

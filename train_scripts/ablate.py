@@ -1,4 +1,4 @@
-"""What the front end is worth: trains the base model, + MSCNN, + T2T and + both alike, and compares their forecasts.
+r"""What the front end is worth: trains the base model, + MSCNN, + T2T and + both alike, and compares their forecasts.
 
 On the embedded prices, in about four minutes on two cores:
     python -m tsf_llm.train_scripts.ablate --config train_scripts/configs/ablation.yaml --output_dir outputs/ablation
@@ -58,6 +58,8 @@ def main(
     """Trains, scores, compares and saves; returns what `ablation.json` holds."""
     if model_args.model_name_or_path is not None:
         raise ValueError("an ablation trains new models: leave model_name_or_path out and describe model_config")
+    if data_args.report_samples == 0:
+        raise ValueError("report_samples=0: variants are compared on sampled paths, give 2 or more")
     if len(set(ablation_args.seeds)) < 2:
         raise ValueError(f"seeds={ablation_args.seeds}: give two or more, one run alone proves nothing")
     runs = {

@@ -35,6 +35,7 @@ from transformers import set_seed
 from transformers.utils import CONFIG_NAME
 
 from ..configuration_tsf_llm import TsfLlmConfig
+from ..data_prep.errors import from_folder
 from ..data_prep.files import write_json, write_text
 from ..data_prep.prepare import is_prepared
 from ..data_prep.windows import Split
@@ -87,9 +88,11 @@ def find_model(model: str | Path) -> str:
 
     Raises:
         FileNotFoundError: it is neither.
+        ValueError: its config is broken, or of a model of another kind.
     """
     path = Path(model)
     if path.is_dir() and any((path / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG)):
+        _check_config(path / CONFIG_NAME)
         return str(model)
     if path.exists():
         raise FileNotFoundError(f"{model} holds no model (no {CONFIG_NAME}): name a folder that training wrote")
@@ -98,8 +101,31 @@ def find_model(model: str | Path) -> str:
     return str(model)
 
 
+def check_start(model: str, output_dir: str | Path | None) -> None:
+    """Refuses to write over the model that a training starts from: a crash would leave neither.
+
+    Raises:
+        ValueError: `output_dir` is the model's own folder.
+    """
+    if Path(model).resolve() == Path(str(output_dir)).resolve():
+        raise ValueError(f"output_dir={output_dir} is the model to start from itself: choose another folder")
+
+
 def is_hub_name(name: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None
+
+
+def _check_config(path: Path) -> None:
+    if not path.is_file():
+        return
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON ({error}): copy or train the model again") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds no config: copy or train the model again")
+    if (kind := fields.get("model_type")) != TsfLlmConfig.model_type:
+        raise ValueError(f"{path.parent} holds a {kind!r} model, not a {TsfLlmConfig.model_type!r} one")
 
 
 def load_model(model: str | Path) -> Model:
@@ -117,7 +143,7 @@ def load_model(model: str | Path) -> Model:
     if fields.get("model_type") != TsfLlmConfig.model_type:
         raise ValueError(f"{name} holds a {fields.get('model_type')!r} model, not a {TsfLlmConfig.model_type!r} one")
     is_head = fields.get("architectures") == [TsfLlmForPrediction.__name__]
-    return (TsfLlmForPrediction if is_head else TsfLlmForCausalLM).from_pretrained(name)
+    return from_folder(TsfLlmForPrediction if is_head else TsfLlmForCausalLM, name)
 
 
 def digest(model: nn.Module) -> str:

@@ -1,20 +1,26 @@
 """Arguments that the training scripts share. Each default lives here or in `TsfLlmConfig`, and nowhere else."""
 
 import argparse
+import datetime
+import difflib
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations import is_tensorboard_available, is_trackio_available
+from transformers.integrations import get_available_reporting_integrations
 from trl import TrlParser
 
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.weights import parse_weights
+from ..processing_tsf_llm import day_end
 from .checkpoints import last_complete_checkpoint, missing_parts
 from .classes import parse_class_weights
+
+MOST_BINS = 65_536
 
 
 @dataclass
@@ -71,6 +77,17 @@ class DataArguments:
     report_samples: int = field(default=128, metadata={"help": "sampled paths per forecast in report.json"})
 
     def __post_init__(self) -> None:
+        if not self.data:
+            raise ValueError("data is empty: name a price file, a folder, or 'sample' for the embedded prices")
+        for name in ("horizon", "stride", "context_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        if self.n_bins > MOST_BINS:
+            raise ValueError(f"n_bins={self.n_bins}: use {MOST_BINS} at most; 64 to 1024 is usual")
+        if self.report_samples < 0 or self.report_samples == 1:
+            raise ValueError(f"report_samples={self.report_samples}: give 2 or more sampled paths, or 0 for no scores")
+        for name in ("train_through", "valid_through"):
+            _check_date(name, getattr(self, name))
         parse_augmentations(self.augment)
         parse_weights(self.sample_weights)
 
@@ -109,8 +126,7 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.model_config, str):
-            self.model_config = json.loads(self.model_config)
+        self.model_config = model_fields(self.model_config)
         if self.continue_from is not None and self.model_name_or_path is not None:
             raise ValueError(
                 "give continue_from, to go on and keep what was learned, or model_name_or_path, to fine-tune; not both"
@@ -180,14 +196,12 @@ class SftArguments(TrainingArguments):
                 raise ValueError("fp16=true needs a GPU; on a CPU use bf16=true, or leave both out for float32")
             self.use_cpu = self.use_cpu or bool(self.bf16)  # transformers wants to be told
         super().__post_init__()
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate={self.learning_rate}: must be above 0; 1e-3 to 1e-4 is usual")
+        check_training(self)
+        if self.early_stopping_patience < 0:
+            raise ValueError(f"early_stopping_patience={self.early_stopping_patience}: give 1 or more, or 0 for none")
         if self.dynamic_lr and self.eval_strategy == "no":
             raise ValueError("dynamic_lr=true follows the validation loss: set eval_strategy to epoch or steps")
         parse_class_weights(self.class_weights)
-        available = {"tensorboard": is_tensorboard_available, "trackio": is_trackio_available}
-        if missing := [name for name in self.report_to if name in available and not available[name]()]:
-            raise ValueError(f"report_to={', '.join(missing)}: not installed; pip install 'tsf-llm[train]'")
 
     def checkpoint_to_resume(self) -> str | None:
         """`--resume_from_checkpoint true` means the last complete one in `output_dir`, if there is one.
@@ -195,10 +209,10 @@ class SftArguments(TrainingArguments):
         Raises:
             ValueError: for a folder that is no complete checkpoint.
         """
-        chosen = self.resume_from_checkpoint
+        chosen = str(self.resume_from_checkpoint)
         if chosen in ("true", "True", "last"):
             return last_complete_checkpoint(self.output_dir)
-        if chosen in (None, "false", "False"):
+        if chosen in ("None", "false", "False"):
             return None
         if missing := missing_parts(chosen):
             raise ValueError(
@@ -208,12 +222,72 @@ class SftArguments(TrainingArguments):
         return chosen
 
 
+def check_training(args: TrainingArguments) -> None:
+    """Refuses what transformers takes and then trains nothing with, or stops at halfway.
+
+    Raises:
+        ValueError: naming the argument and what it may be.
+    """
+    infinite = float("inf")
+    if not args.output_dir:
+        raise ValueError("output_dir is empty: name the folder that the model and report.json go to")
+    if not 0 < args.learning_rate < infinite:
+        raise ValueError(f"learning_rate={args.learning_rate}: must be above 0; 1e-3 to 1e-4 is usual")
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name}={getattr(args, name)}: must be 1 or more")
+    for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
+        if not 0 <= getattr(args, name) < infinite:
+            raise ValueError(f"{name}={getattr(args, name)}: must be 0 or more")
+    if not 0 <= args.seed < 2**32:
+        raise ValueError(f"seed={args.seed}: must lie from 0 to {2**32 - 1}")
+    if args.max_steps < 1 and args.max_steps != -1:
+        raise ValueError(f"max_steps={args.max_steps}: must be 1 or more, or -1 for num_train_epochs")
+    if args.max_steps == -1 and not 0 < args.num_train_epochs < infinite:
+        raise ValueError(f"num_train_epochs={args.num_train_epochs}: must be above 0; a share of one is allowed")
+    if args.save_total_limit is not None and args.save_total_limit < 1:
+        raise ValueError(f"save_total_limit={args.save_total_limit}: must be 1 or more; leave it out to keep all")
+    if missing := sorted(set(args.report_to) - set(get_available_reporting_integrations())):
+        raise ValueError(
+            f"report_to={', '.join(missing)}: not installed; pip install 'tsf-llm[train]' has tensorboard and trackio"
+        )
+
+
+def model_fields(given: dict | str | None) -> dict | None:
+    """`model_config` as a mapping, whether it came from YAML or as JSON on a command line.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    fields = given
+    if isinstance(given, str):
+        try:
+            fields = json.loads(given)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"model_config={given!r} is no JSON ({error}): write it as '{{\"hidden_size\": 64}}'"
+            ) from None
+    if fields is not None and not isinstance(fields, dict):
+        raise ValueError(f"model_config={given!r}: must be a mapping of fields of TsfLlmConfig, as hidden_size: 64")
+    return fields
+
+
+def _check_date(name: str, given: str | None) -> None:
+    try:
+        day_end(given or "2000-01-01")
+    except ValueError:
+        raise ValueError(f"{name}={given}: no date; write it as 2019-12-31") from None
+
+
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the commands of a script's docstring as they are, and tells defaults."""
 
 
 class Parser(TrlParser):
-    """TrlParser whose complaints are one line: the usage of some 150 options helps nobody."""
+    """TrlParser whose complaints are one line: the usage of some 150 options helps nobody.
+
+    It also looks at the values of a YAML file as argparse looks at those of a command line.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         usage = "%(prog)s [--config FILE.yaml] [--option VALUE ...]"
@@ -221,3 +295,54 @@ class Parser(TrlParser):
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+    def parse_args_and_config(self, args: Any = None, **options: Any) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        if "--config" in words[-1:]:
+            self.error("argument --config: expected a YAML file")
+        try:
+            *found, from_file, from_words = super().parse_args_and_config(
+                words, return_remaining_strings=True, separate_remaining_strings=True, **options
+            )
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{words[words.index('--config') + 1]} is no text file in UTF-8 ({error})") from None
+        if unknown := from_file[::2]:
+            path = words[words.index("--config") + 1]
+            raise ValueError(f"{path}: unknown: {', '.join(one[2:] for one in unknown)}{self._meant(unknown[0])}")
+        if from_words:
+            self.error(f"unknown: {' '.join(from_words)}{self._meant(from_words[0])}")
+        return tuple(found)
+
+    def _meant(self, word: str) -> str:
+        options = [option for action in self._actions for option in action.option_strings]
+        close = difflib.get_close_matches(word, options, n=1, cutoff=0.75)
+        return f"; did you mean {close[0]}?" if close else ""
+
+    def set_defaults_with_config(self, **config: Any) -> list[str]:
+        actions = {action.dest: action for action in self._actions}
+        known = {name: self._value(actions[name], value) for name, value in config.items() if name in actions}
+        return super().set_defaults_with_config(**{**config, **known})
+
+    def _value(self, action: argparse.Action, value: Any) -> Any:
+        """A value of a YAML file, of the type that the command line would give it.
+
+        argparse converts defaults that are strings; a date, a number where a name is wanted, or a list in place of a
+        number would go through."""
+        if action.nargs in ("+", "*"):
+            return value if value is None else [self._value_of_one(action, one) for one in _listed(value)]
+        if value is None and action.default is not None and action.type in (int, float):
+            self.error(f"{action.dest} is empty: give a value, or leave it out")
+        return self._value_of_one(action, value)
+
+    def _value_of_one(self, action: argparse.Action, value: Any) -> Any:
+        if action.type is str and isinstance(value, int | float | datetime.date) and not isinstance(value, bool):
+            return str(value)
+        if action.type in (int, float) and value is not None and not isinstance(value, str):
+            allowed = (int,) if action.type is int else (int, float)
+            if not isinstance(value, allowed) or isinstance(value, bool):
+                self.error(f"{action.dest}: invalid {action.type.__name__} value: {value!r}")
+        return value
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

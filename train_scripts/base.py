@@ -7,7 +7,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from . import sft
-from .adapters import find_model
+from .adapters import check_start, find_model
 from .arguments import DataArguments
 
 logger = logging.get_logger(__name__)
@@ -43,7 +43,9 @@ def base_model(base_args: BaseArguments, data_args: DataArguments, output_dir: s
         ValueError: if there is no such config.
     """
     if base_args.model_name_or_path is not None:
-        return find_model(base_args.model_name_or_path)
+        name = find_model(base_args.model_name_or_path)
+        check_start(name, output_dir)
+        return name
     assert base_args.base_config is not None
     path = next((p for p in (Path(base_args.base_config), CONFIGS / base_args.base_config) if p.is_file()), None)
     if path is None:

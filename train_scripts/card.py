@@ -1,16 +1,16 @@
 """The cards of published models, adapters and datasets: what the Hub reads in their metadata, and people below it.
 
 Design choices:
-* Numbers come from files alone: `results.json` of `tsf-llm evaluate`, or `report.json` of a training script. Without
-  either the card says that no scores were measured.
+* Numbers come from files alone: `results.json` of `tsf-llm evaluate`, `report.json` of a training script, or
+  `compression.json` for the copies of `compress`. Without any the card says that no scores were measured.
 * Scores stand beside those of the baselines and their verdicts, "no edge" included. Only scores of dates that the
   weights have not seen go into the metadata, where the Hub would rank them.
 * What a card says of the model is read from its own config and processor.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCardD
 
 from ..data_prep.augment import AUGMENTATIONS
 from ..series_tsf_llm import KINDS, OHLCV, Kind
+from .int8 import METHOD as INT8
 
 TASK = "time-series-forecasting"
 TAGS = ["tsf-llm", "time-series", "forecasting"]
@@ -34,6 +35,10 @@ METRICS = {  # key in the files: (metric of the Hub's metadata, name)
     "coverage_80": ("coverage_80", "Coverage of the 80 % interval"),
     "direction_accuracy": ("accuracy", "Direction accuracy"),
     "rank_ic": ("rank_ic", "Rank information coefficient"),
+    "accuracy": ("accuracy", "Accuracy"),  # this and the rest are of classes
+    "log_loss": ("log_loss", "Log loss"),
+    "brier": ("brier_score", "Brier score"),
+    "macro_f1": ("f1", "Macro F1"),
 }
 DISCLAIMER = """\
 Forecasts are no investment advice. Past prices say little about future ones, an edge on past dates can vanish, and
@@ -48,26 +53,31 @@ INSTALL = 'pip install "transformers>=5.20" torch pandas pandas-ta-classic'
 class Scores:
     """The scores of one file, in the order in which they are shown."""
 
-    source: str  # results.json or report.json
-    file: Path | None  # to publish beside the card; None for a report that is of other adapters too
+    source: str  # results.json, report.json or compression.json
+    file: Path | None  # to publish beside the card; None for one that is of other adapters or copies too
     rows: list[tuple[str, dict[str, Any]]]  # name and scores; ours is called "this model" or "this adapter"
-    verdicts: list[str]
+    verdicts: list[str]  # on forecasts
     about: str  # which forecasts, in words
     settings: dict[str, Any]
     out_of_sample: bool | None
     made_by: dict[str, str | None]  # version and commit
     plots: list[Path]
+    pair_verdicts: list[str] = field(default_factory=list)  # on preference pairs
+    profit_verdicts: list[str] = field(default_factory=list)  # on what positions would have earned
+    warning: str | None = None
+    cost_bp: float | None = None  # of the profits
 
 
-def read_scores(path: Path, *, trained_through: str | None, ticker: str | None = None) -> Scores | None:
-    """What `results.json` or `report.json` has measured; None if nothing. `ticker` is that of an adapter.
+def read_scores(
+    path: Path, *, trained_through: str | None, ticker: str | None = None, copy: str | None = None
+) -> Scores | None:
+    """What the file has measured; None if nothing. `ticker` is that of an adapter, `copy` one that `compress` made.
 
     Raises:
         ValueError: no such file, or one that speaks of other weights.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        read = _results if "rows" in content else _report
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise ValueError(f"{path} is no results.json of `tsf-llm evaluate`, nor a report.json: {error}") from error
     if not isinstance(content, dict) or not {"rows", "after"} & set(content):
@@ -77,7 +87,9 @@ def read_scores(path: Path, *, trained_through: str | None, ticker: str | None =
             f"{path} is about weights that were trained through {content['trained_through']}, but these were through "
             f"{trained_through}: evaluate this model"
         )
-    return read(content, path, ticker)
+    if copy is not None:
+        return _copy(content, path, copy)
+    return (_report if "after" in content else _results)(content, path, ticker)
 
 
 def _results(content: dict[str, Any], path: Path, ticker: str | None) -> Scores:
@@ -98,6 +110,12 @@ def _results(content: dict[str, Any], path: Path, ticker: str | None) -> Scores:
     )
 
 
+BESIDE = {"teacher": "its teacher", "student_alone": "the same, trained without the teacher"}
+PAIRS = {"pair_accuracy": "pairs ranked rightly", "margin": "margin"}
+PROFIT = "utility"
+BEFORE_THAT = "; before that: "
+
+
 def is_run_of_adapters(report: dict[str, Any]) -> bool:
     """A report with a part for each of several adapters, and none for the model beside them."""
     return isinstance(report.get("tickers"), dict)
@@ -109,22 +127,62 @@ def _report(content: dict[str, Any], path: Path, ticker: str | None) -> Scores |
         return None
     mine, before = ("this adapter", "its base") if ticker else ("this model", "before this training")
     rows = [(mine, part["after"]), *([(before, part["before"])] if part.get("before") else [])]
+    distilled = [row for row in part.get("rows", ()) if row["model"] != "student"]  # which is "after"
+    rows += [(BESIDE.get(row["model"], row["model"]), row) for row in distilled]
     rows += list((part.get("baselines") or {}).items())
-    told = [*(part.get("verdicts") or {}).values(), *([part] if ticker and "verdict" in part else [])]
-    after = part["after"]
-    count = f"{after['n']} forecasts" if "n" in after else "Forecasts"
-    steps = f", {after['horizon']} bars ahead" if "horizon" in after else ""
-    whose = f" of {ticker}" if ticker else ""
+    verdicts = _verdicts(part)
+    after, data = part["after"], content.get("data")
     return Scores(
         source="report.json",
         file=None if is_run_of_adapters(content) else path,
         rows=rows,
-        verdicts=[one["verdict"] if isinstance(one, dict) else one for one in told],
-        about=f"{count}{whose}{steps}, on the dates after {content.get('valid_through', 'validation')}",
+        verdicts=[words for name, words in verdicts.items() if not name.startswith((*PAIRS, PROFIT))],
+        about=_about(after, ticker or "", valid_through=content.get("valid_through"), data=None if ticker else data),
         settings={"horizon": after.get("horizon"), "seed": content.get("seed")},
         out_of_sample=content.get("out_of_sample"),
         made_by={name: content.get(name) for name in ("version", "commit")},
         plots=_existing(path.parent, "loss.png") if not ticker else [],
+        pair_verdicts=[f"{PAIRS[name]}: {words}" for name, words in verdicts.items() if name in PAIRS],
+        profit_verdicts=[words for name, words in verdicts.items() if name.startswith(PROFIT)],
+        warning=part.get("warning") or content.get("leak"),
+        cost_bp=content.get("cost_bp", (content.get("pairs") or {}).get("cost_bp")),
+    )
+
+
+def _verdicts(part: dict[str, Any]) -> dict[str, str]:
+    """All of a report, in words: against what came before or taught it, then against the baselines."""
+    told = {**(part.get("differences") or {}), **(part.get("verdicts") or {})}
+    difference = part.get("difference")
+    if isinstance(difference, dict):  # of several figures
+        told = difference | told
+    elif "verdict" in part:
+        told = {"before": part["verdict"]} | told
+    return {name: one["verdict"] if isinstance(one, dict) else one for name, one in told.items()}
+
+
+def _about(row: dict[str, Any], whose: str, *, valid_through: str | None, data: str | None) -> str:
+    count = f"{row['n']} forecasts" if "n" in row else "Forecasts"
+    count += f" of {whose}" if whose else ""
+    count += f" from {row['num_dates']} dates" if "num_dates" in row else ""
+    steps = f", {row['horizon']} bars ahead" if "horizon" in row else ""
+    data = data and data.split(BEFORE_THAT)[0]  # a continued model names the old data too
+    return f"{count}{steps}, on the dates after {valid_through or 'validation'}{f' of {data!r}' if data else ''}"
+
+
+def _copy(content: dict[str, Any], path: Path, name: str) -> Scores:
+    """The row of one copy in `compression.json`, beside the original's."""
+    rows = {row["model"]: row for row in content["rows"]}
+    fence = content["valid_through"]
+    return Scores(
+        source=path.name,
+        file=None,
+        rows=[("this model", rows[name]), ("the original", rows["original"])],
+        verdicts=[rows[name]["difference"]["verdict"]] if rows[name].get("difference") else [],
+        about=_about({"horizon": content["horizon"]}, "", valid_through=fence, data=content.get("data")),
+        settings={key: content[key] for key in ("horizon", "samples", "seed")},
+        out_of_sample=content["out_of_sample"],
+        made_by={key: content.get(key) for key in ("version", "commit")},
+        plots=[],
     )
 
 
@@ -149,7 +207,12 @@ class Facts:
     features: dict[str, Any]  # the feature extractor's part of processor_config.json
     parameters: int
     datasets: list[str]
-    report: dict[str, Any]  # report.json, {} if there is none
+    report: dict[str, Any]  # report.json, or compression.json of a copy; {} if there is neither
+    base: str | None = None  # the model on the Hub that it was made from
+
+    @property
+    def is_int8(self) -> bool:
+        return (self.config.get("quantization_config") or {}).get("quant_method") == INT8
 
     @property
     def kind(self) -> Kind:
@@ -169,6 +232,7 @@ def model_card(facts: Facts, scores: Scores | None) -> str:
         pipeline_tag=TASK,
         tags=TAGS,
         datasets=facts.datasets or None,
+        **_made_from(facts),
         **_measured(facts, scores),
     )
     lines = [
@@ -176,9 +240,7 @@ def model_card(facts: Facts, scores: Scores | None) -> str:
         f"A TSF-LLM forecaster of {_series(facts)}: {facts.parameters:,} parameters, {_head(facts)}.\n",
         *_table(_model_rows(facts)),
         "\n## How to load it\n",
-        "The code lies in this repository, so `trust_remote_code=True` is needed; read it first, and pin `revision`",
-        f"to a tag or a commit. `{INSTALL}` is all it takes.\n",
-        *_loading(facts),
+        *(_int8_loading(facts) if facts.is_int8 else _loading(facts)),
         *_scores_section(facts, scores),
         *_limits(facts),
     ]
@@ -233,6 +295,8 @@ def _head(facts: Facts) -> str:
 def _model_rows(facts: Facts) -> dict[str, Any]:
     config, features, report = facts.config, facts.features, facts.report
     return {
+        "made from": facts.base and f"[{facts.base}](https://huggingface.co/{facts.base})",
+        "made by training": _method(report),
         "trained on": config.get("trained_on") or "not recorded",
         "trained through": config.get("trained_through") or "not recorded",
         "training fence": report.get("train_through"),
@@ -242,8 +306,43 @@ def _model_rows(facts: Facts) -> dict[str, Any]:
         "looks back": f"{features.get('context_length')} bars",
         "spacing of bars": _spacing(features.get("bar_seconds")),
         "augmentation": _augmentation(report),
+        "compression": _compression(facts),
         "made by": _version(report),
     }
+
+
+def _method(report: dict[str, Any]) -> str | None:
+    """How it was trained, where it is not from scratch."""
+    if "loss_type" in report:
+        pairs, losses = report["pairs"], ", ".join(report["loss_type"])
+        by = f", chosen by {pairs['utility']}" if pairs.get("utility") else ""
+        return f"DPO ({losses}, beta {report['beta']:g}) on {pairs['train']:,} preference pairs{by}"
+    if "reward" in report:
+        paths = f"{report['paths_per_origin']} paths from each of {report['origins']:,} origins"
+        return f"GRPO (reward {report['reward']}, beta {report['beta']:g}) on {paths}"
+    if "teacher" in report:
+        [size] = [row["parameters"] for row in report["rows"] if row["model"] == "teacher"] or [None]
+        teacher = f"a teacher of {size:,} parameters" if size else "a teacher"
+        return f"distillation of {teacher}, temperature {report['temperature']:g}, alpha {report['alpha']:g}"
+    if told := report.get("continual"):
+        old, new = told["old_loss_before"], told["old_loss_after"]
+        means = f"replay {told['replay']:g}, elastic weight consolidation {told['ewc']:g}"
+        loss = f"loss on old dates kept back from replay {old:.4f} before, {new:.4f} after"
+        return f"continued behind {told['old_through']}: {means}; {loss}"
+    return None
+
+
+def _compression(facts: Facts) -> str | None:
+    """What `compress` did, by its row for this copy."""
+    row = facts.report.get("copy")
+    if row is None:
+        return None
+    original = facts.report["rows"][0]
+    parts = [f"`{row['model']}`: {row['bytes']:,} bytes of weights"]
+    parts += [f"made from {original['parameters']:,} parameters in {original['bytes']:,} bytes"]
+    parts += [f"{100 * row['int8_share']:.0f} % of the numbers int8"] if row["int8_share"] else []
+    parts += [f"{100 * row['zero_share']:.0f} % of the numbers zero"] if row["model"].startswith("prune") else []
+    return ", ".join(parts)
 
 
 def _adapter_rows(facts: Facts) -> dict[str, Any]:
@@ -289,6 +388,8 @@ def _loading(facts: Facts) -> list[str]:
     pinned = f'revision="{facts.revision}", ' if facts.revision else ""
     horizon = facts.config["prediction_length"]
     return [
+        "The code lies in this repository, so `trust_remote_code=True` is needed; read it first, and pin `revision`",
+        f"to a tag or a commit. `{INSTALL}` is all it takes.\n",
         "```python",
         "from transformers import pipeline\n",
         f'forecaster = pipeline("{TASK}", model="{facts.repo_id}", {pinned}trust_remote_code=True)',
@@ -299,9 +400,44 @@ def _loading(facts: Facts) -> list[str]:
         f"from transformers import {facts.auto_class}, AutoProcessor\n",
         f'model = {facts.auto_class}.from_pretrained("{facts.repo_id}", {pinned}trust_remote_code=True)',
         f'processor = AutoProcessor.from_pretrained("{facts.repo_id}", {pinned}trust_remote_code=True)',
-        "batch = processor(bars)",
+        *_call(facts),
         "```",
     ]
+
+
+def _call(facts: Facts) -> list[str]:
+    """A head takes the numbers alone; a causal LM the tokens too."""
+    if facts.auto_class == "AutoModelForCausalLM":
+        return ["outputs = model(**processor(bars))  # logits of the next return token"]
+    inputs = 'past_values=batch["past_values"], attention_mask=batch["attention_mask"]'
+    return ["batch = processor(bars)", f"outputs = model({inputs})  # .prediction"]
+
+
+def _int8_loading(facts: Facts) -> list[str]:
+    name = f'"{facts.repo_id}"'
+    if facts.revision:
+        name = f'snapshot_download({name}, revision="{facts.revision}")'
+    return [
+        "Its weights are 8-bit whole numbers, for CPUs. Only the package `tsf-llm` opens them; `AutoModel` and",
+        "`pipeline` of transformers by themselves do not, with `trust_remote_code=True` neither.\n",
+        "```python",
+        *(["from huggingface_hub import snapshot_download"] if facts.revision else []),
+        "from tsf_llm.serving.loading import load_pipeline\n",
+        f"forecaster = load_pipeline({name})",
+        f"forecast = forecaster(bars, horizon={facts.config['prediction_length']})"
+        f"  # bars: a DataFrame of {_columns(facts)}",
+        "```",
+    ]
+
+
+def _made_from(facts: Facts) -> dict[str, Any]:
+    """Metadata on the base; how they are related only where the Hub has a word for it."""
+    if facts.base is None:
+        return {}
+    if facts.is_int8:
+        return {"base_model": facts.base, "base_model_relation": "quantized"}
+    is_other_model = {"teacher", "copy"} & set(facts.report)
+    return {"base_model": facts.base, **({} if is_other_model else {"base_model_relation": "finetune"})}
 
 
 def _adapter_loading(facts: Facts, base: str) -> list[str]:
@@ -309,14 +445,21 @@ def _adapter_loading(facts: Facts, base: str) -> list[str]:
     pinned = f', revision="{facts.revision}"' if facts.revision else ""
     source = facts.repo_id if facts.features else base
     own = pinned if facts.features else ""
+    steps = f", horizon={facts.config['horizon']}" if "horizon" in facts.config else ""
+    adapter = f'"{facts.repo_id}"'
+    if facts.revision:  # pipeline would look for this revision in the base too
+        adapter = f"snapshot_download({adapter}{pinned})"
     return [
         "```python",
+        *(["from huggingface_hub import snapshot_download"] if facts.revision else []),
         "from peft import PeftModel",
-        f"from transformers import {auto}, AutoProcessor\n",
+        f"from transformers import {auto}, AutoProcessor, pipeline\n",
         f'base = {auto}.from_pretrained("{base}", trust_remote_code=True)',
         f'model = PeftModel.from_pretrained(base, "{facts.repo_id}"{pinned})',
         f'processor = AutoProcessor.from_pretrained("{source}"{own}, trust_remote_code=True)',
-        "batch = processor(bars)",
+        f'forecaster = pipeline("{TASK}", model={adapter}, processor=processor, trust_remote_code=True)',
+        f"forecast = forecaster(bars{steps})\n",
+        *_call(facts),
         "```",
     ]
 
@@ -330,6 +473,8 @@ def _measured(facts: Facts, scores: Scores | None) -> dict[str, Any]:
         return {}
     mine = scores.rows[0][1]
     found = {key: names for key, names in METRICS.items() if mine.get(key) is not None}
+    if not found:
+        return {}
     results = [
         EvalResult(
             task_type=TASK,
@@ -358,23 +503,77 @@ def _scores_section(facts: Facts, scores: Scores | None) -> list[str]:
         lines.append("**Not out of sample: the weights have seen prices of these dates.**\n")
     elif scores.out_of_sample is None:
         lines.append("**Whether the weights have seen prices of these dates is not recorded.**\n")
+    if scores.warning:
+        lines.append(f"**Warning: {scores.warning}**\n")
     lines += [
         f"{scores.about}. From `{scores.source}`, measured with {_version(scores.made_by)}, beside other forecasts of "
         "the same outcomes:\n",
-        f"| | CRPS, {unit} | RMSE, {unit} | MASE | coverage 80 | direction [95 % CI] | base rate |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        *(_score_row(name, row, facts.kind) for name, row in scores.rows),
+        *_table_of(scores, ("crps", "rmse"), _forecast_columns(facts.kind, unit)),
+        *_table_of(scores, ("log_loss", "accuracy"), CLASS_COLUMNS),
     ]
-    if scores.verdicts:
-        lines += ["\nBy CRPS on the same outcomes, it is:\n", *(f"* {verdict}" for verdict in scores.verdicts)]
+    lines += _listed_verdicts("On the same outcomes, it is:", scores.verdicts)
+    if pairs := _table_of(scores, ("pair_accuracy",), PAIR_COLUMNS):
+        lines += [
+            "\n### Preference pairs\n",
+            "Pairs of paths from the same dates: how often the better is likelier.\n",
+        ]
+        lines += [*pairs, *_listed_verdicts("Compared with before:", scores.pair_verdicts)]
+    if profits := _table_of(scores, ("utility",), PROFIT_COLUMNS):
+        costs = "costs" if scores.cost_bp is None else f"costs of {scores.cost_bp:g} basis points per turnover"
+        lines += ["\n### Utility\n", f"Mean profit of a position that follows a forecast, after {costs}.\n"]
+        lines += [*profits, *_listed_verdicts("By utility, it is:", scores.profit_verdicts)]
     lines += [f"\n![{plot.stem}]({plot.name})" for plot in scores.plots]
     return lines
 
 
-def _score_row(name: str, row: dict[str, Any], kind: Kind) -> str:
-    cells = [_number(row.get(key), ".3f", kind.score_factor) for key in ("crps", "rmse")]
-    cells += [_number(row.get("mase"), ".3f"), _number(row.get("coverage_80"), ".2f"), _direction(row)]
-    return f"| {' | '.join([name, *cells, _number(row.get('direction_base_rate'), '.3f')])} |"
+Columns = dict[str, Callable[[dict[str, Any]], str]]  # by heading
+
+
+def _forecast_columns(kind: Kind, unit: str) -> Columns:
+    return {
+        f"CRPS, {unit}": lambda row: _number(row.get("crps"), ".3f", kind.score_factor),
+        f"RMSE, {unit}": lambda row: _number(row.get("rmse"), ".3f", kind.score_factor),
+        "MASE": lambda row: _number(row.get("mase"), ".3f"),
+        "coverage 80": lambda row: _number(row.get("coverage_80"), ".2f"),
+        "direction [95 % CI]": _direction,
+        "base rate": lambda row: _number(row.get("direction_base_rate"), ".3f"),
+    }
+
+
+CLASS_COLUMNS: Columns = {
+    "accuracy [95 % CI]": lambda row: _with_interval(row, "accuracy", ".3f"),
+    "log loss [95 % CI]": lambda row: _with_interval(row, "log_loss", ".4f"),
+    "Brier": lambda row: _number(row.get("brier"), ".4f"),
+    "macro F1": lambda row: _number(row.get("macro_f1"), ".3f"),
+    "recall of down, flat, up": lambda row: ", ".join(
+        _number(one["recall"], ".2f") for one in row.get("per_class", {}).values()
+    ),
+}
+PAIR_COLUMNS: Columns = {
+    "ranked rightly [95 % CI]": lambda row: _with_interval(row, "pair_accuracy", ".3f"),
+    "margin, nats [95 % CI]": lambda row: _with_interval(row, "margin", ".3f"),
+}
+PROFIT_COLUMNS: Columns = {"utility [95 % CI]": lambda row: _with_interval(row, "utility", ".5f")}
+
+
+def _table_of(scores: Scores, keys: Sequence[str], columns: Columns) -> list[str]:
+    """A table of the rows that have one of the figures; nothing if none has."""
+    rows = [(name, row) for name, row in scores.rows if any(row.get(key) is not None for key in keys)]
+    if not rows:
+        return []
+    cells = [[name, *(cell(row) for cell in columns.values())] for name, row in rows]
+    return [f"| {' | '.join(one)} |" for one in [["", *columns], ["---"] * (len(columns) + 1), *cells]]
+
+
+def _listed_verdicts(heading: str, verdicts: Sequence[str]) -> list[str]:
+    return [f"\n{heading}\n", *(f"* {one}" for one in verdicts)] if verdicts else []
+
+
+def _with_interval(row: dict[str, Any], key: str, form: str) -> str:
+    interval = row.get(f"{key}_ci95")
+    return _number(row.get(key), form) + (
+        f" [{', '.join(_number(end, form) for end in interval)}]" if interval else ""
+    )
 
 
 def _number(value: float | None, form: str, factor: float = 1.0) -> str:
@@ -446,7 +645,7 @@ def preferences_card(info: dict[str, Any], repo_id: str, *, source: str | None, 
         "Hindsight is for training alone: no outcome lies behind the fence.\n",
         *_table(
             {
-                "origins": f"{info['first_origin']} to {info['last_origin']}",
+                "origins": f"{_day(info['first_origin'])} to {_day(info['last_origin'])}",
                 "fence: last outcome": settings["through"],
                 "processor fitted through": info["fitted_through"],
                 "model trained through": info["trained_through"],
@@ -461,6 +660,11 @@ def preferences_card(info: dict[str, Any], repo_id: str, *, source: str | None, 
         *_source(source, licence),
     ]
     return _card(data.to_yaml(), lines)
+
+
+def _day(moment: str) -> str:
+    """Without a midnight."""
+    return moment.removesuffix(" 00:00:00")
 
 
 def _load(repo_id: str) -> str:

@@ -5,24 +5,30 @@ Design choices:
   with a torn file would resume from a wrong state or not at all, so it is passed over.
 * What was killed while being written, that is all without a whole `trainer_state.json`, is removed by the next run.
   A checkpoint of weights alone (`save_only_model`) is finished, and stays.
+* A run resumes only from a checkpoint of the same model, data, fences and features: they are compared by the config
+  and processor beside the weights. A run that starts anew moves the checkpoints it finds out of the way.
 * Final weights are written beside the output folder's files and moved when all of them are there, `config.json` last:
   without it nothing loads, so a half-written folder is not taken for a finished one.
 """
 
 import errno
 import json
+import math
 import os
 import shutil
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
-UNFINISHED = ".unfinished"
+UNFINISHED, EARLIER = ".unfinished", "earlier"
+UNCOMPARED = {"transformers_version", "architectures", "auto_map", "custom_pipelines", "use_cache", "dtype"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 NEEDED = {  # name of the part: patterns, of which one must be there; the later ones are those of FSDP and DeepSpeed
     "weights": ("*.safetensors", "pytorch_model*"),
@@ -84,6 +90,65 @@ def remove_unfinished(output_dir: str | Path) -> None:
             logger.warning(f"{path} was not written to its end: removed")
             shutil.rmtree(path)
     shutil.rmtree(Path(output_dir) / UNFINISHED, ignore_errors=True)
+
+
+def check_same_training(checkpoint: str | Path, model: PreTrainedModel, processor: Any) -> None:
+    """Whether a checkpoint is one of this training: of the same model, data, fences, features and tokens.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    with TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        parts = ("config.json", "processor_config.json", "tokenizer_config.json")
+        pairs = [(Path(checkpoint) / name, Path(folder) / name) for name in parts]
+        both = [tuple(json.loads(path.read_text(encoding="utf-8")) for path in pair) for pair in pairs if _both(pair)]
+    differing = [name for saved, now in both for name in _differing(saved, now)]
+    classes = {one.__name__ for one in type(model).__mro__}
+    saved_class = next((saved.get("architectures") or [] for saved, _ in both), [])
+    if differing or not classes.issuperset(saved_class):
+        differing = differing or [f"the class of the model ({saved_class[0]})"]
+        raise ValueError(
+            f"{checkpoint} is of another training: {', '.join(differing[:8])} differ; give the settings that it was "
+            "started with, or another --output_dir"
+        )
+
+
+def _both(pair: tuple[Path, Path]) -> bool:
+    return all(path.is_file() for path in pair)
+
+
+def _differing(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of the fields that differ, nested ones with dots; fields that only one of them has do not count."""
+    found = []
+    for name in sorted((saved.keys() & now.keys()) - UNCOMPARED):
+        if isinstance(saved[name], dict) and isinstance(now[name], dict):
+            found += [f"{name}.{inner}" for inner in _differing(saved[name], now[name])]
+        elif not _same(saved[name], now[name]):
+            found.append(name)
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, numbers to what another machine may compute."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-12)
+    return one == other
+
+
+def set_aside(output_dir: str | Path) -> None:
+    """Moves the checkpoints of an earlier run to `earlier/`: a later resume must not take them for this run's."""
+    for path in checkpoints(output_dir):
+        target = path.parent / EARLIER / path.name
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+        logger.warning(
+            f"{path} is of an earlier run, which --resume_from_checkpoint true would have continued: moved to {target}"
+        )
 
 
 def save_whole(trainer: Trainer) -> None:

@@ -57,7 +57,7 @@ from ..evaluation.walk_forward import provenance
 from ..modeling_tsf_llm import TsfLlmExperts, TsfLlmMLP
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
-from .adapters import Model, load_model
+from .adapters import Model, check_start, load_model
 from .arguments import DataArguments, Parser
 from .data import TrainingData
 from .distill import Scores, against, distance, head_of, later_windows, read_for_teacher, score_returns
@@ -293,6 +293,7 @@ def row(name: str, model: Model, folder: str | Path, original: Scores, own: Scor
 
 def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
     """Makes, saves, opens, measures and tells; returns what `compression.json` holds."""
+    check_start(args.model, args.output_dir)
     folder, original = Path(args.output_dir), load_model(args.model).eval()
     page = None if args.markdown is None else Path(args.markdown)
     if page is not None:

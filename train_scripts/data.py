@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers.utils import logging
+from transformers.utils import PROCESSOR_NAME, logging
 
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
@@ -45,7 +45,7 @@ class TrainingData:
             ValueError: for data, tickers or dates that cannot be used.
         """
         prepared = load_prepared(args.data) if is_prepared(args.data) else None
-        given = None if model is None else TsfLlmProcessor.from_pretrained(model)
+        given = None if model is None else _processor_of(model)
         if given is not None:  # a model reads the columns that it knows
             known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
             args = replace(args, **known)
@@ -107,6 +107,8 @@ class TrainingData:
 
     def walk_forward(self, model: Any, *, seed: int = 0, start: Any = None, end: Any = None) -> WalkForward:
         """The model's forecasts beside the baselines'; by default on the dates after validation."""
+        if self.args.report_samples == 0 and model.can_generate():
+            raise ValueError("report_samples=0: models are compared on sampled paths, give 2 or more")
         training = model.training
         result = walk_forward(
             TsfLlmPipeline(model=model, processor=self.processor, device=model.device),
@@ -210,6 +212,14 @@ def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame,
     if given := [name for name in fixed if getattr(args, name)]:
         raise ValueError(f"{prepared.folder} is prepared, so {', '.join(given)} cannot be chosen: prepare it again")
     return prepared.bars(), prepared.split
+
+
+def _processor_of(model: str) -> TsfLlmProcessor:
+    if Path(model).is_dir() and not (Path(model) / PROCESSOR_NAME).is_file():
+        raise ValueError(
+            f"{model} holds no processor (no {PROCESSOR_NAME}): copy it whole from the folder of its training"
+        )
+    return TsfLlmProcessor.from_pretrained(model)
 
 
 def _fit_processor(args: DataArguments, bars: pd.DataFrame, split: Split) -> TsfLlmProcessor:

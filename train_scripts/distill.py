@@ -1,4 +1,4 @@
-"""Distillation: a small model learns from a large one's probabilities beside the true returns. Hinton et al. 2015.
+r"""Distillation: a small model learns from a large one's probabilities beside the true returns. Hinton et al. 2015.
 
 A small run on the embedded prices, teacher included, in about a minute on two cores:
     python -m tsf_llm.train_scripts.distill --config train_scripts/configs/debug_distill.yaml --output_dir outputs/s
@@ -33,7 +33,6 @@ positions with a label.
 """
 
 import copy
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +53,7 @@ from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import day_end
 from . import sft
 from .adapters import Model, load_model, with_fences_of
-from .arguments import DataArguments, ModelArguments, Parser, SftArguments
+from .arguments import DataArguments, ModelArguments, Parser, SftArguments, model_fields
 from .base import BaseArguments, base_model
 from .data import TrainingData
 from .trainer import TsfLlmTrainer, leave_group, make_trainer, train_and_save
@@ -82,8 +81,7 @@ class DistillArguments:
     train_alone: bool = field(default=True, metadata={"help": "train a second student without teacher, to compare"})
 
     def __post_init__(self) -> None:
-        if isinstance(self.model_config, str):
-            self.model_config = json.loads(self.model_config)
+        self.model_config = model_fields(self.model_config)
         if self.model_config is None and self.student_name_or_path is None:
             raise ValueError("describe a new student by model_config, or name one by student_name_or_path")
         if not 0 < self.temperature < float("inf"):

@@ -1,4 +1,4 @@
-"""Preference tuning with trl's `DPOTrainer`: of two price paths after the same bars, make the better one more likely.
+r"""Preference tuning with trl's `DPOTrainer`: of two price paths after the same bars, make the better one more likely.
 
 A small run on the embedded prices: it trains a model, samples pairs from its training dates, tunes and compares:
     python -m tsf_llm.train_scripts.dpo --config train_scripts/configs/debug_dpo.yaml --output_dir outputs/debug_dpo
@@ -45,7 +45,7 @@ from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..series_tsf_llm import OHLCV
 from .adapters import Model, digest, load_model, with_fences_of
-from .arguments import DataArguments, Parser, SftArguments
+from .arguments import DataArguments, Parser, SftArguments, check_training
 from .base import BaseArguments, base_model
 from .callbacks import FiniteCallback
 from .data import TrainingData, fence
@@ -137,7 +137,9 @@ class DpoArguments(DPOConfig):
     prediction_loss_only: bool = field(default=True, metadata={"help": "validation needs no predictions"})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "the collator picks its columns"})
     max_length: int | None = field(default=None, metadata={"help": "windows are not cut"})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "save memory, spend time"})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "older name of activation_checkpointing: save memory, spend time"}
+    )
     bf16: bool | None = field(default=False, metadata={"help": "bfloat16 autocast"})
     router_aux_loss_coef: float | None = field(
         default=0.0, metadata={"help": "weight of trl's load-balancing loss; 0 leaves the preference loss alone"}
@@ -150,8 +152,7 @@ class DpoArguments(DPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate={self.learning_rate}: must be above 0, or nothing is tuned")
+        check_training(self)
         if unknown := [name for name in self.loss_type if name not in LOSSES]:
             raise ValueError(f"loss_type={', '.join(unknown)}: choose of {', '.join(LOSSES)}")
         if self.beta <= 0:
@@ -183,6 +184,7 @@ def main(
     data.mark(model.config)
     report: dict[str, Any] = {
         **provenance(),
+        "base_model": Path(base).name if Path(base).is_dir() else base,
         "head": "causal_lm" if model.can_generate() else model.config.prediction_type,
         "parameters": model.num_parameters(),
         **data.provenance(model.config),

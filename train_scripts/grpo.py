@@ -1,4 +1,4 @@
-"""Tuning by reward with trl's `GRPOTrainer`: sample paths from past days, and make those more likely that paid.
+r"""Tuning by reward with trl's `GRPOTrainer`: sample paths from past days, and make those more likely that paid.
 
 A small run on the embedded prices, from a model that is trained first:
     python -m tsf_llm.train_scripts.grpo --config train_scripts/configs/debug_grpo.yaml --output_dir outputs/debug_grpo
@@ -39,15 +39,15 @@ from ..evaluation.walk_forward import pick_origins, provenance
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..series_tsf_llm import OHLCV
 from .adapters import load_model, with_fences_of
-from .arguments import DataArguments, Parser, SftArguments
+from .arguments import DataArguments, Parser, SftArguments, check_training
 from .base import BaseArguments, base_model
 from .callbacks import FiniteCallback
-from .checkpoints import remove_unfinished, save_whole
+from .checkpoints import save_whole
 from .data import TrainingData, fence
 from .dpo import Judge, build, print_findings
 from .preferences import Reader, SteadyTrainer, lora_config, steady
 from .push import HubCallback
-from .trainer import leave_group
+from .trainer import leave_group, resumable
 
 
 @dataclass
@@ -93,7 +93,9 @@ class GrpoArguments(GRPOConfig):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning-rate schedule"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints to keep"})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "bars and outcomes are needed"})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "save memory, spend time"})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "older name of activation_checkpointing: save memory, spend time"}
+    )
     bf16: bool | None = field(default=False, metadata={"help": "bfloat16 autocast"})
     router_aux_loss_coef: float | None = field(
         default=0.0, metadata={"help": "weight of trl's load-balancing loss; 0 leaves the reward alone"}
@@ -105,9 +107,10 @@ class GrpoArguments(GRPOConfig):
     checkpoint_to_resume = SftArguments.checkpoint_to_resume
 
     def __post_init__(self) -> None:
+        if self.num_generations is not None and self.num_generations < 2:
+            raise ValueError(f"num_generations={self.num_generations}: paths are compared, give 2 or more")
         super().__post_init__()
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate={self.learning_rate}: must be above 0, or nothing is tuned")
+        check_training(self)
         if self.lora_r < 0:
             raise ValueError(f"lora_r={self.lora_r}: must be 0, for all weights, or more")
         if self.beta < 0 or (self.beta and not self.lora_r):
@@ -139,6 +142,7 @@ def main(
     data.mark(model.config)
     report: dict[str, Any] = {
         **provenance(),
+        "base_model": Path(base).name if Path(base).is_dir() else base,
         "head": "causal_lm",
         "parameters": model.num_parameters(),
         **data.provenance(model.config),
@@ -152,12 +156,10 @@ def main(
     }
     trainer = make_trainer(model, data, origins, reward_args, training_args)
     report["trained_parameters"] = trainer.get_num_trainable_parameters()
-    checkpoint = training_args.checkpoint_to_resume()
-    if trainer.is_world_process_zero():
-        remove_unfinished(training_args.output_dir)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    save_whole(trainer)
-    trainer.accelerator.wait_for_everyone()  # for the folder, which the main process writes
+    with resumable(trainer, training_args) as checkpoint:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        save_whole(trainer)
+        trainer.accelerator.wait_for_everyone()  # for the folder, which the main process writes
     report |= judge.report(before, judge(type(model).from_pretrained(training_args.output_dir).to(model.device)))
     report["rewards"] = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
     report |= {"seed": training_args.seed, "steps": trainer.state.global_step}

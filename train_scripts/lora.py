@@ -1,4 +1,4 @@
-"""One low-rank adapter per ticker on a frozen base model.
+r"""One low-rank adapter per ticker on a frozen base model.
 
 A small run on the embedded prices, in about a minute on two cores; the base is trained first:
     python -m tsf_llm.train_scripts.lora --config train_scripts/configs/debug_lora.yaml --output_dir outputs/lora

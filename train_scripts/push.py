@@ -1,4 +1,4 @@
-"""Publishes a model, an adapter or a dataset on the Hugging Face Hub, with its code and a card, in one commit.
+r"""Publishes a model, an adapter or a dataset on the Hugging Face Hub, with its code and a card, in one commit.
 
 What would be uploaded, and the card (in `DIR/card.md`), without a network:
     python -m tsf_llm.train_scripts.push --model outputs/27m --repo_id org/name --dry_run
@@ -18,6 +18,7 @@ Design choices:
   is named. Secrets, pickles and raw data beside a model stop everything before the first request: they show a folder
   that was not meant to be public.
 - One commit: nobody ever loads half a model. It also removes what an earlier push has put there and this one has not.
+- An adapter's base must be on the Hub before it: `base_model` always leads somewhere.
 - An interrupted push is started again as it was: the Hub keeps large files that it has received.
 - Private, unless `--public`. An existing public repository is not written to without it either.
 """
@@ -65,6 +66,7 @@ PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json", "special_to
 PROCESSOR_CODE = "processing_tsf_llm.py"
 PLOTS = ("scores.png", "pit.png", "loss.png")
 SCORE_FILES = ("results.json", "report.json")
+COPIES = "compression.json"
 DATASET_FOLDERS = ("data", "processor")
 MODEL_REPO = (
     *MODEL_FILES,
@@ -119,7 +121,12 @@ class PushArguments:
     datasets: list[str] = field(
         default_factory=list, metadata={"help": "model: datasets of the Hub that it was trained on"}
     )
-    base: str | None = field(default=None, metadata={"help": "adapter: the base model on the Hub, org/name"})
+    base: str | None = field(
+        default=None,
+        metadata={
+            "help": "the model on the Hub that this one was made from, org/name; an adapter does not work without"
+        },
+    )
     source: str | None = field(default=None, metadata={"help": "dataset: where the prices come from"})
     license: str | None = field(
         default=None, metadata={"help": "dataset: licence of the prices, as the Hub names it; models are mit"}
@@ -138,6 +145,8 @@ class PushArguments:
                 raise ValueError(f"{name} is for a {'model' if self.dataset else 'dataset'}: leave it out")
         if self.base is not None:
             validate_repo_id(self.base)
+            if self.base == self.repo_id:
+                raise ValueError(f"base={self.base}: that is the repository to write to; name what it was made from")
 
 
 @dataclass(frozen=True)
@@ -216,8 +225,6 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
         raise ValueError(
             f"{folder} holds a {config.get('model_type')!r} model, not a 'tsf_llm' one: push it otherwise"
         )
-    if args.base is not None:
-        raise ValueError(f"base={args.base}: {folder} is a model, and only an adapter has a base; leave it out")
     weights = weight_files(folder)
     processor = existing(folder, PROCESSOR_FILES)
     for name in PROCESSOR_FILES[:2]:
@@ -226,7 +233,6 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
     parts = [weights, processor, existing(folder, ("config.json", "generation_config.json"))]
     files = {name: path for part in [*parts, code_files(folder, config)] for name, path in part.items()}
     scores = scores_of(folder, args, trained_through=config.get("trained_through"))
-    report = read_json(folder / "report.json") if (folder / "report.json").is_file() else {}
     facts = Facts(
         repo_id=args.repo_id,
         revision=args.tag,
@@ -234,9 +240,30 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
         features=read_json(folder / PROCESSOR_FILES[0])["feature_extractor"],
         parameters=count_parameters(weights.values()),
         datasets=args.datasets,
-        report={} if is_run_of_adapters(report) else report,
+        report=report_of(folder),
+        base=args.base,
     )
     return files, model_card(facts, scores), scores
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    """What was written about how the model was made; {} if nothing.
+
+    That of a run of adapters is about these: their model, if the run trained it, has its own in `base/`.
+    """
+    if row := copy_row(folder):
+        return {**read_json(folder.resolve().parent / COPIES), "copy": row}
+    for path in (folder / "report.json", folder / "base" / "report.json"):
+        if path.is_file() and not is_run_of_adapters(report := read_json(path)):
+            return report
+    return {}
+
+
+def copy_row(folder: Path) -> dict[str, Any] | None:
+    """What `compress` measured of the copy that it wrote into this folder; None if it is none."""
+    path = folder.resolve().parent / COPIES
+    rows = read_json(path).get("rows", []) if path.is_file() else []
+    return next((row for row in rows if row.get("model") == folder.resolve().name), None)
 
 
 def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | bytes], str, Scores | None]:
@@ -320,9 +347,13 @@ def left_out(folder: Path, files: dict[str, Path | bytes]) -> list[str]:
     paths = [
         path for place in (folder, *(folder / name for name in sorted(opened))) for path in sorted(place.iterdir())
     ]
-    names = [path.relative_to(folder).as_posix() + "/" * path.is_dir() for path in paths]
+    names = {path.relative_to(folder).as_posix() + "/" * path.is_dir(): path for path in paths}
     replaced = ["README.md (the card replaces it)"] if (folder / "README.md").is_file() else []
-    return [name for name in names if name not in files and name.strip("/") not in opened] + replaced
+    return [
+        name + " (an adapter: push it by itself)" * (path / ADAPTER_FILES[0]).is_file()
+        for name, path in names.items()
+        if name not in files and name.strip("/") not in opened
+    ] + replaced
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -375,7 +406,7 @@ def with_imports(folder: Path, paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def count_parameters(paths: Iterable[Path]) -> int:
-    """Of safetensors files, from their headers.
+    """Of safetensors files, from their headers; the scales of whole numbers (int8) are none.
 
     Raises:
         ValueError: a file that is none.
@@ -384,7 +415,8 @@ def count_parameters(paths: Iterable[Path]) -> int:
     for path in (path for path in paths if path.suffix == ".safetensors"):
         try:
             with safe_open(path, framework="np") as file:
-                total += sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+                names = [name for name in file.keys() if not name.endswith("_scale")]  # noqa: SIM118
+                total += sum(int(np.prod(file.get_slice(name).get_shape())) for name in names)
         except SafetensorError as error:
             raise ValueError(
                 f"{path} is no safetensors file ({error}): save the model with save_pretrained"
@@ -395,7 +427,7 @@ def count_parameters(paths: Iterable[Path]) -> int:
 def scores_of(
     folder: Path, args: PushArguments, *, trained_through: str | None, ticker: str | None = None
 ) -> Scores | None:
-    """Those of `--results`, or else of the folder; an adapter's may stand in the report of the run that made it."""
+    """Those of `--results`, or else of the folder; or of the run that made the adapter or the copy."""
     if args.results is not None:
         if not Path(args.results).is_file():
             raise ValueError(f"{args.results} does not exist: give a results.json of `tsf-llm evaluate`")
@@ -404,6 +436,9 @@ def scores_of(
     if ticker is not None:
         places.append(folder.parent / "report.json")
     path = next((place for place in places if place.is_file()), None)
+    if path is None and copy_row(folder):
+        path, copy = folder.resolve().parent / COPIES, folder.resolve().name
+        return read_scores(path, trained_through=trained_through, copy=copy)
     return None if path is None else read_scores(path, trained_through=trained_through, ticker=ticker)
 
 
@@ -455,6 +490,8 @@ def send(upload: Upload, args: PushArguments) -> str:
     api = HfApi(library_name="tsf-llm")
     branch = args.revision or constants.DEFAULT_REVISION
     repo = {"repo_id": args.repo_id, "repo_type": upload.repo_type}
+    if args.base and not api.repo_exists(args.base):
+        raise ValueError(f"base={args.base}: no such model on the Hub, or the token may not read it: push it first")
     open_repository(api, args, upload.repo_type)
     if args.tag and args.tag in {tag.name for tag in api.list_repo_refs(**repo).tags}:
         raise ValueError(f"{args.repo_id} has a tag {args.tag} already: choose another, so that it stays what it is")

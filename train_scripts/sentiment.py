@@ -1,4 +1,4 @@
-"""Fine-tunes a text classifier of financial sentiment: negative, neutral, positive.
+r"""Fine-tunes a text classifier of financial sentiment: negative, neutral, positive.
 
     python -m tsf_llm.train_scripts.sentiment --config train_scripts/configs/debug_sentiment.yaml \
         --data labelled.csv --encoder FOLDER_OR_NAME --output_dir outputs/sentiment
@@ -39,6 +39,7 @@ from ..data_prep.files import write_json
 from ..data_prep.sources import _plain_name, _read_csv, _read_parquet, _stripped
 from ..evaluation.walk_forward import provenance
 from .arguments import Parser, SftArguments
+from .trainer import resumable
 
 LABELS = ("negative", "neutral", "positive")
 FEWEST = 10  # texts of each label, so that each part has some
@@ -149,8 +150,9 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
         weights=inverse_shares(parts["train"]["label"]) if training_args.class_weights == "balanced" else None,
         callbacks=[EarlyStoppingCallback(training_args.early_stopping_patience)] if stops else [],
     )
-    trainer.train(resume_from_checkpoint=training_args.checkpoint_to_resume())
-    trainer.save_model()
+    with resumable(trainer, training_args) as checkpoint:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
     (Path(training_args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle; report.json says it all
     truth = parts["test"]["label"].to_numpy()
     commonest = parts["train"]["label"].mode()[0]

@@ -47,7 +47,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..configuration_tsf_llm import TsfLlmConfig
-from ..data_prep.errors import one_line_errors
+from ..data_prep.errors import from_folder, one_line_errors
 from ..data_prep.files import write_json
 from ..data_prep.npz import sequence_files
 from ..data_prep.windows import WindowDataset
@@ -55,6 +55,7 @@ from ..evaluation.plots import loss_curve
 from ..evaluation.walk_forward import provenance
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
+from .adapters import check_start, find_model
 from .arguments import DataArguments, ModelArguments, Parser, SftArguments
 from .classes import class_labels, class_report, predict_classes
 from .continual import Anchor, OldWindows, ReplayDataset, load_or_measure_fisher, mean_loss
@@ -63,12 +64,15 @@ from .sequences import train_on_sequences
 from .trainer import TsfLlmTrainer, leave_group, make_trainer, train_and_save
 
 logger = logging.get_logger(__name__)
+FIXED = {"num_features", "prediction_length", "vocab_size", "pad_token_id", "bar_token_id"}
 
 
 def main(data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
     set_seed(training_args.seed)
+    if model_args.start is not None:
+        check_start(find_model(model_args.start), training_args.output_dir)
     if sequence_files(data_args.data):
         return train_on_sequences(data_args, model_args, training_args)
     data = TrainingData.read(data_args, model_args.start)
@@ -78,7 +82,8 @@ def main(data_args: DataArguments, model_args: ModelArguments, training_args: Sf
     old = None
     if model_args.continue_from is not None:
         old = OldWindows.read(data, data_args, model_args, model_args.head)
-        model.config.trained_on += f"; before that: {learned}"
+        if learned and learned != model.config.trained_on:
+            model.config.trained_on += f"; before that: {learned}"
     after = old.through if old is not None and old.shares_data else None
     train, valid = data.windows(model_args.head, seed=training_args.seed, after=after)
 
@@ -122,11 +127,18 @@ def load_or_make_model(
     model_class = TsfLlmForCausalLM if model_args.head == "causal_lm" else TsfLlmForPrediction
     if model_args.start is not None:
         check_match(TsfLlmConfig.from_pretrained(model_args.start), data_args, model_args, processor)
-        return model_class.from_pretrained(model_args.start)
+        return from_folder(model_class, model_args.start)
     fields = dict(model_args.model_config or {})
     unknown = sorted(set(fields) - set(TsfLlmConfig.__dataclass_fields__))
     if unknown:
         raise ValueError(f"model_config has no field {unknown}: the fields are those of TsfLlmConfig")
+    if given := sorted(FIXED & set(fields)):
+        raise ValueError(f"model_config sets {', '.join(given)}: data, horizon and n_bins fix these; leave them out")
+    for name in ("hidden_size", "moe_intermediate_size"):
+        if isinstance(fields.get(name), int) and fields[name] % 4:
+            raise ValueError(
+                f"model_config: {name}={fields[name]}: the experts' products want a multiple of 4, of 8 in bf16"
+            )
     if model_args.head != "causal_lm":
         fields["prediction_type"] = model_args.head
     config = TsfLlmConfig(

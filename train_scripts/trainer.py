@@ -9,6 +9,9 @@ Shapes: B batch, S sequence, N = B * S positions, L layers, E experts, K experts
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +21,17 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ..data_prep.windows import WindowDataset, identity
-from ..processing_tsf_llm import TsfLlmProcessor
+from ..processing_tsf_llm import TsfLlmProcessor, TsfLlmTokenizer
 from .arguments import SftArguments
 from .callbacks import DynamicLrCallback, EpochCallback, FiniteCallback, NonFiniteError
-from .checkpoints import is_failed_write, last_complete_checkpoint, remove_unfinished, save_whole
+from .checkpoints import (
+    check_same_training,
+    is_failed_write,
+    last_complete_checkpoint,
+    remove_unfinished,
+    save_whole,
+    set_aside,
+)
 from .classes import UNKNOWN, class_labels, class_weights, parse_class_weights
 from .continual import Anchor, ReplayDataset
 from .push import HubCallback
@@ -200,25 +210,50 @@ def train_and_save(trainer: TsfLlmTrainer, training_args: SftArguments) -> tuple
     """Trains, keeps the best weights and saves them with the processor; the log and the validation loss.
 
     Raises:
+        ValueError: for a checkpoint of another training.
         OSError: if a file could not be written. No half-written checkpoint is left then.
     """
-    checkpoint, folder = training_args.checkpoint_to_resume(), training_args.output_dir
-    if trainer.is_world_process_zero():
-        remove_unfinished(folder)
-    try:
+    with resumable(trainer, training_args) as checkpoint:
         trainer.train(resume_from_checkpoint=checkpoint)
         history = list(trainer.state.log_history)  # without the evaluation of the best weights that follows
         valid_loss = trainer.evaluate()["eval_loss"]
         save_whole(trainer)
         trainer.accelerator.wait_for_everyone()  # others may load what the first process has written
+    return history, valid_loss
+
+
+@contextmanager
+def resumable(trainer: Trainer, training_args: Any) -> Iterator[str | None]:
+    """The checkpoint to train from, if any. A training that fails to write, or is stopped, says how to go on.
+
+    Raises:
+        ValueError: for a checkpoint of another training.
+        OSError: if a file could not be written. No half-written checkpoint is left then.
+    """
+    checkpoint, folder = training_args.checkpoint_to_resume(), training_args.output_dir
+    own = isinstance(trainer.processing_class, TsfLlmProcessor | TsfLlmTokenizer)  # GRPO knows the tokenizer alone
+    if checkpoint is not None and own:
+        check_same_training(checkpoint, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class)
+    if trainer.is_world_process_zero():
+        remove_unfinished(folder)
+        if checkpoint is None or Path(checkpoint).resolve().parent != Path(folder).resolve():
+            set_aside(folder)
+    try:
+        yield checkpoint
+    except KeyboardInterrupt as stop:
+        raise type(stop)(_way_on(folder)) from stop
     except (OSError, RuntimeError, SafetensorError) as error:
         if not is_failed_write(error):
             raise
         remove_unfinished(folder)
-        kept = last_complete_checkpoint(folder)
-        way = f"go on from {kept} with --resume_from_checkpoint true" if kept else "start again"
-        raise OSError(f"could not write to {folder} ({error}): make room there, then {way}") from error
-    return history, valid_loss
+        raise OSError(f"could not write to {folder} ({error}): make room there, then {_way_on(folder)}") from error
+
+
+def _way_on(folder: str) -> str:
+    kept = last_complete_checkpoint(folder)
+    return (
+        f"go on from {kept} with --resume_from_checkpoint true" if kept else "start again, there is no checkpoint yet"
+    )
 
 
 def leave_group() -> None:
