@@ -43,7 +43,7 @@ from .collect import Collected, collect_bars, collect_series
 from .files import write_json, write_parquet, write_text
 from .shards import ENCODED, encode_shard, hash_of, hash_of_rows, series_of, shard_path
 from .sources import read_bars
-from .windows import Split
+from .windows import Split, fence
 
 FORMAT = 2
 FIT_BARS = 200_000  # 64 features of as many bars take 100 MB
@@ -282,8 +282,8 @@ def _read_market(out: Path) -> pd.DataFrame | None:
 
 def _tickers_to_fit(data: Collected, split: Split, seed: int) -> list[str]:
     """All, or a random choice whose training bars are no more than `FIT_BARS`; in order of appearance."""
-    fence = day_end(split.train_through).to_datetime64()
-    sizes = {name: int((_times(path) <= fence).sum()) for name, path in data.files.items()}
+    last = day_end(split.train_through).to_datetime64()
+    sizes = {name: int((_times(path) <= last).sum()) for name, path in data.files.items()}
     names = [name for name, size in sizes.items() if size]
     order = np.random.default_rng(seed).permutation(len(names))
     fits = np.cumsum([sizes[names[i]] for i in order]) <= FIT_BARS
@@ -415,6 +415,7 @@ def _card(info: dict[str, Any], report: dict[str, Any] | None) -> str:
         size_categories=[next((name for name, most in sizes.items() if total < most), "100M<n<1B")],
         configs=[{"config_name": "default", "data_files": "data/*.parquet"}],
     )
+    fences = {name: fence(pd.Timestamp(moment)) for name, moment in info["split"].items()}
     counts = [f"| {part} | {one['bars']:,} | {one['windows']:,} |" for part, one in info["counts"].items()]
     skipped = [f"* {reason}" for reason in info["skipped"].values()] or ["None."]
     lines = [
@@ -433,8 +434,8 @@ def _card(info: dict[str, Any], report: dict[str, Any] | None) -> str:
         "| `log_return`, `sigma` | the log return (of a plain series the difference), its scale known after it |",
         "| `token` | bin of `log_return` over the `sigma` before; -100 where unknown |\n",
         "## Splits\n",
-        f"By date, never at random: training through {info['split']['train_through']}, validation through "
-        f"{info['split']['valid_through']}, test after. {info['embargo']} bars lie between a fence and the first "
+        f"By date, never at random: training through {fences['train_through']}, validation through "
+        f"{fences['valid_through']}, test after. {info['embargo']} bars lie between a fence and the first "
         f"label behind it. Scalers and return bins were fitted through {info['fitted_through']}. A window is an "
         f"observed bar of known volatility with {info['horizon']} bars ahead of it.\n",
         "| split | bars | windows |",

@@ -59,6 +59,16 @@ class Split:
         return split
 
 
+def fence(moment: pd.Timestamp) -> str:
+    """The date of a fence that ends a day or stands on a daily bar; of one within a day the instant.
+
+    >>> fence(pd.Timestamp("2020-06-30")), fence(pd.Timestamp("2020-06-30 12:00"))
+    ('2020-06-30', '2020-06-30 12:00:00')
+    """
+    whole_day = moment in (moment.normalize(), day_end(moment.date()))
+    return str(moment.date() if whole_day else moment)
+
+
 @dataclass(frozen=True)
 class Fold:
     """One step of a walk forward: train in (after, train_through], then validation, then test, each behind the last.

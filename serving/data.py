@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from ..data_prep.clean import clean_bars
 from ..data_prep.files import write_json, write_parquet
 from ..data_prep.raw import read_raw
+from ..data_prep.windows import fence
 
 MOST_TICKERS = 5  # named per rule
 
@@ -81,7 +83,8 @@ def print_prepared(info: dict[str, Any]) -> None:
         table.add_row(part, f"{count['bars']:,}", f"{count['windows']:,}")
     console = Console()
     console.print(table)
-    console.print("training through {train_through}, validation through {valid_through}".format(**info["split"]))
+    fences = {name: fence(pd.Timestamp(moment)) for name, moment in info["split"].items()}
+    console.print("training through {train_through}, validation through {valid_through}".format(**fences))
     for reason in info["skipped"].values():
         console.print(f"skipped {reason}", highlight=False, markup=False)
     run, tickers = info["run"], info["run"]["tickers"]

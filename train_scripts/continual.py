@@ -31,10 +31,10 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from ..data_prep.windows import Objective, WindowDataset
+from ..data_prep.windows import Objective, WindowDataset, fence
 from ..processing_tsf_llm import TsfLlmProcessor, day_end
 from .arguments import DataArguments, ModelArguments
-from .data import TrainingData, fence
+from .data import TrainingData
 
 KEPT_BACK = 0.1  # share of the old stretch, its end, that measures forgetting
 FISHER_WINDOWS = 256

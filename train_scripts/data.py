@@ -16,7 +16,7 @@ from ..data_prep.augment import parse_augmentations
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
 from ..data_prep.series import read_data
 from ..data_prep.sources import read_bars
-from ..data_prep.windows import Objective, Split, WindowDataset
+from ..data_prep.windows import Objective, Split, WindowDataset, fence
 from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer, day_end
@@ -164,16 +164,6 @@ class TrainingData:
             "trained_through": config.trained_through,
             "out_of_sample": config.trained_through == fence(self.split.valid_through),
         }
-
-
-def fence(moment: pd.Timestamp) -> str:
-    """The date of a fence that ends a day or stands on a daily bar; of one within a day the instant.
-
-    >>> fence(pd.Timestamp("2020-06-30")), fence(pd.Timestamp("2020-06-30 12:00"))
-    ('2020-06-30', '2020-06-30 12:00:00')
-    """
-    whole_day = moment in (moment.normalize(), day_end(moment.date()))
-    return str(moment.date() if whole_day else moment)
 
 
 def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split]:

@@ -38,6 +38,7 @@ from trl import DPOConfig
 from ..data_prep.build_preferences import PairArguments, build_preferences
 from ..data_prep.errors import one_line_errors
 from ..data_prep.files import write_json
+from ..data_prep.windows import fence
 from ..evaluation import utility
 from ..evaluation.plots import loss_curve
 from ..evaluation.walk_forward import WalkForward, provenance
@@ -48,7 +49,7 @@ from .adapters import Model, digest, load_model, with_fences_of
 from .arguments import DataArguments, Parser, SftArguments, check_training
 from .base import BaseArguments, base_model
 from .callbacks import FiniteCallback
-from .data import TrainingData, fence
+from .data import TrainingData
 from .preferences import (
     Noise,
     PreferenceCollator,

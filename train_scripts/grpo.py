@@ -35,6 +35,7 @@ from trl import GRPOConfig, GRPOTrainer
 from ..data_prep.build_preferences import PairArguments, utilities
 from ..data_prep.errors import one_line_errors
 from ..data_prep.files import write_json
+from ..data_prep.windows import fence
 from ..evaluation.walk_forward import pick_origins, provenance
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..series_tsf_llm import OHLCV
@@ -43,7 +44,7 @@ from .arguments import DataArguments, Parser, SftArguments, check_training
 from .base import BaseArguments, base_model
 from .callbacks import FiniteCallback
 from .checkpoints import save_whole
-from .data import TrainingData, fence
+from .data import TrainingData
 from .dpo import Judge, build, print_findings
 from .preferences import Reader, SteadyTrainer, lora_config, steady
 from .push import HubCallback

@@ -50,7 +50,7 @@ from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.errors import from_folder, one_line_errors
 from ..data_prep.files import write_json
 from ..data_prep.npz import sequence_files
-from ..data_prep.windows import WindowDataset
+from ..data_prep.windows import WindowDataset, fence
 from ..evaluation.plots import loss_curve
 from ..evaluation.walk_forward import provenance
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
@@ -59,7 +59,7 @@ from .adapters import check_start, find_model
 from .arguments import DataArguments, ModelArguments, Parser, SftArguments
 from .classes import class_labels, class_report, predict_classes
 from .continual import Anchor, OldWindows, ReplayDataset, load_or_measure_fisher, mean_loss
-from .data import TrainingData, fence
+from .data import TrainingData
 from .sequences import train_on_sequences
 from .trainer import TsfLlmTrainer, leave_group, make_trainer, train_and_save
 
