@@ -132,7 +132,7 @@ def loss_curve(log_history: list[dict], path: str | Path) -> Path:
         raise ValueError("the log has neither 'loss' nor 'eval_loss': train with a smaller logging_steps")
     subtitle = f"{max(step for step, _ in train + validation):,} steps"
     if epochs := [entry["epoch"] for entry in log_history if entry.get("epoch")]:
-        subtitle += f", {max(epochs):.3g} epochs"
+        subtitle += f", {max(epochs):.3g} epoch{'' if max(epochs) == 1 else 's'}"
     if validation:
         best_step, best_loss = min(validation, key=lambda point: point[1])
         subtitle += f"; best validation loss {best_loss:.4g} at step {best_step:,}"
