@@ -410,8 +410,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             return market
         tickers = split_tickers(market)
         for ticker, frame in tickers.items():
-            self._check_spacing(f"market, {ticker}", frame["timestamp"].to_numpy())
+            self.check_market_spacing(f", {ticker}", frame["timestamp"].to_numpy())
         return market_state(tickers.values())
+
+    def check_market_spacing(self, name: str, timestamps: np.ndarray) -> None:
+        """Raises ValueError for market bars of another frequency; few of them tell none."""
+        if len(timestamps) >= MIN_BARS:
+            self._check_spacing(f"market{name}", timestamps)
 
     def _check_spacing(self, name: str, timestamps: np.ndarray) -> None:
         spacing = bar_spacing(timestamps)

@@ -213,7 +213,7 @@ def build_preferences(
     if market is not None:
         market = market[market["timestamp"] <= day_end(pairs.through)]
     elif processor.feature_extractor.fitted_with_market:
-        market = pd.concat(named.values())
+        market = bars[bars["timestamp"] <= day_end(pairs.through)]
     for name in ("preferences.json", "preferences.jsonl"):
         (out / name).unlink(missing_ok=True)
     tally = Tally()

@@ -35,8 +35,7 @@ class Collected:
     folder: Path
     files: dict[str, Path] = field(default_factory=dict)
     times: np.ndarray = field(default_factory=lambda: np.array([], "datetime64[us]"))
-    universe: list[str] = field(default_factory=list)  # the tickers whose moments follow
-    moments: MarketMoments = field(default_factory=MarketMoments)
+    moments: MarketMoments | None = None  # of all tickers, where they are a market
     report: dict[str, Any] | None = None  # of cleaning
 
     def add(self, name: str, bars: pd.DataFrame) -> None:
@@ -53,15 +52,16 @@ def collect_bars(
     tickers: Sequence[str] | None = None,
     *,
     covariates: Sequence[str] = (),
-    universe: int | None = None,
+    universe: bool = False,
 ) -> Collected:
-    """The cleaned bars of all tickers, with these columns; and the moments of the market that those with `universe`
-    bars make.
+    """The cleaned bars of all tickers, with these columns; and the moments of the `universe`, the market they make.
+
+    A ticker counts from its second bar, whether or not many will follow: to ask for more would look ahead.
 
     Raises:
         ValueError: for files that cannot be read, or if no bar is left.
     """
-    found = Collected(folder / "bars")
+    found = Collected(folder / "bars", moments=MarketMoments() if universe else None)
     reports = {}
     with Spill(folder / "raw", "ticker") as spill:
         for raw in iter_raw(source, tickers, covariates=covariates):
@@ -76,9 +76,8 @@ def collect_bars(
             bars, reports[name] = clean_ticker(rows, name)
             if len(bars):
                 found.add(name, bars)
-            if universe is not None and reports[name]["bars"] >= universe:
-                found.universe.append(name)
-                found.moments.add(bars)
+                if found.moments is not None:
+                    found.moments.add(bars)
     found.report = summary_of({**({"": reports[""]} if "" in reports else {}), **reports})
     if found.report["bars"] == 0:
         raise ValueError(nothing_left(found.report))

@@ -37,7 +37,7 @@ from huggingface_hub import DatasetCardData
 
 from ..market_tsf_llm import market_state
 from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor, day_end, split_tickers
-from ..series_tsf_llm import MIN_BARS, OHLCV
+from ..series_tsf_llm import OHLCV
 from .clean import policy_table
 from .collect import Collected, collect_bars, collect_series
 from .files import write_json, write_parquet, write_text
@@ -144,7 +144,7 @@ def prepare(
     work = out / WORK
     shutil.rmtree(work, ignore_errors=True)  # of a killed run
     try:
-        data = _collect(source, work, processor.feature_extractor, horizon, tickers, market, columns or {})
+        data = _collect(source, work, processor.feature_extractor, tickers, market, columns or {})
         split = _split(data.times, out, train_through, valid_through, refit)
         state = _market(data, market)
         fitted_on = _tickers_to_fit(data, split, seed)
@@ -220,7 +220,6 @@ def _collect(
     source: str | Path | list,
     work: Path,
     extractor: TsfLlmFeatureExtractor,
-    horizon: int,
     tickers: Sequence[str] | None,
     market: str | Path | list | None,
     columns: Mapping[str, str | None],
@@ -232,8 +231,7 @@ def _collect(
     if any(columns.values()):
         raise ValueError(f"columns={dict(columns)} name those of plain series, and these are bars: leave them out")
     chosen = market is None and "market" in (extractor.feature_groups or ())
-    universe = MIN_BARS + horizon if chosen else None
-    return collect_bars(source, work, tickers, covariates=extractor.covariates, universe=universe)
+    return collect_bars(source, work, tickers, covariates=extractor.covariates, universe=chosen)
 
 
 def _split(times: np.ndarray, out: Path, train_through: Any, valid_through: Any, refit: bool) -> Split:
@@ -257,15 +255,15 @@ def _market(data: Collected, market: str | Path | list | None) -> pd.DataFrame |
     """The state of the market's files, or of the universe, or None."""
     if market is not None:
         return market_state(split_tickers(read_bars(market)).values())
-    return data.moments.state() if data.universe else None
+    return None if data.moments is None else data.moments.state()
 
 
 def _check_market(extractor: TsfLlmFeatureExtractor, market: pd.DataFrame | None, data: Collected) -> None:
     """Raises ValueError for bars of another frequency, in the market or in one ticker of a universe."""
     if market is not None:
-        extractor._check_spacing("market", market["timestamp"].to_numpy())
-    for name in data.universe:
-        extractor._check_spacing(f"market, {name}", _times(data.files[name]))
+        extractor.check_market_spacing("", market["timestamp"].to_numpy())
+    for name, path in data.files.items() if data.moments is not None else ():
+        extractor.check_market_spacing(f", {name}", _times(path))
 
 
 def _times(path: Path) -> np.ndarray:

@@ -33,7 +33,7 @@ def test_it_is_cleaning_all_at_once(folder, tmp_path, monkeypatch, rows):
     expected, report = clean_bars(read_raw(folder))
     monkeypatch.setattr(collect, "BUFFER", 2 * rows)
     monkeypatch.setattr(collect, "iter_raw", partial(iter_raw, rows=rows))
-    found = collect_bars(folder, tmp_path / "work", universe=2)
+    found = collect_bars(folder, tmp_path / "work", universe=True)
     assert found.report == report
     assert list(found.report["tickers"]) == list(report["tickers"])
     assert list(found.files) == ["B", "A/1", "C", "D"]  # of D one missing bar is left
@@ -41,10 +41,9 @@ def test_it_is_cleaning_all_at_once(folder, tmp_path, monkeypatch, rows):
     pd.testing.assert_frame_equal(
         pd.concat([pd.read_parquet(path) for path in found.files.values()], ignore_index=True), expected
     )
-    assert found.universe == ["B", "A/1", "C"]
     np.testing.assert_array_equal(found.times, np.sort(expected["timestamp"].unique()))
     pd.testing.assert_frame_equal(
-        found.moments.state(), market_state(expected[expected["ticker"] == name] for name in found.universe)
+        found.moments.state(), market_state(expected[expected["ticker"] == name] for name in found.files)
     )
 
 

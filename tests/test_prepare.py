@@ -21,9 +21,12 @@ from tsf_llm.data_prep.shards import shard_path
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.data_prep.windows import WindowDataset
 from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, SELECTABLE_GROUPS, WARM_UP, IndicatorFrame, _blocks
+from tsf_llm.market_tsf_llm import market_state
 from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
 from tsf_llm.serving import cli
 from tsf_llm.train_scripts import sft
+from tsf_llm.train_scripts.arguments import DataArguments
+from tsf_llm.train_scripts.data import TrainingData
 
 FIELDS = ("timestamp", "features", "observed", "close", "log_return", "sigma")
 
@@ -488,6 +491,24 @@ def test_all_tickers_are_the_market_where_the_group_was_chosen(stocks, tmp_path)
     assert run["tickers"]["encoded"] == 3
     prepare(tmp_path / "other.csv", tmp_path / "full", **chosen, **first["split"])
     assert contents(tmp_path / "out") == contents(tmp_path / "full")
+
+
+def test_a_market_does_not_know_how_long_a_ticker_will_live(stocks, make_bars, tmp_path):
+    """Six bars of a new ticker count in the market of their days, as they do once many more have followed."""
+    old = pd.read_csv(stocks / "stocks.csv", parse_dates=["timestamp"])
+    days = sorted(old["timestamp"].unique())
+    new = make_bars(60, ticker="NEW", seed=7).assign(timestamp=days[-60:])
+    states = []
+    for count in (6, 60):
+        pd.concat([old[old["timestamp"] <= days[count - 61]], new.head(count)]).to_csv(tmp_path / f"{count}.csv")
+        prepare(tmp_path / f"{count}.csv", tmp_path / f"{count}", **settings(feature_groups=["market"]))
+        states.append(pd.read_parquet(tmp_path / f"{count}" / "market.parquet"))
+        args = DataArguments(data=str(tmp_path / f"{count}.csv"), feature_groups=["market"], context_length=16)
+        market = TrainingData.read(args).market
+        pd.testing.assert_frame_equal(market_state(part for _, part in market.groupby("ticker")), states[-1])
+    pd.testing.assert_frame_equal(states[1].head(len(states[0])), states[0], check_exact=True)
+    without = market_state(part for _, part in old.groupby("ticker"))
+    assert (without["abs_return"].head(len(states[0])).tail(5) != states[0]["abs_return"].tail(5)).all()
 
 
 def test_a_universe_of_two_frequencies_is_refused(stocks, make_bars, tmp_path):

@@ -49,14 +49,14 @@ class TrainingData:
         if given is not None:  # a model reads the columns that it knows
             known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
             args = replace(args, **known)
-        bars, split = _read_and_split(args) if prepared is None else _stored_bars(prepared, args)
+        bars, split, universe = _read_and_split(args) if prepared is None else _stored_bars(prepared, args)
         if given is not None:
             processor, prepared = given, None  # and brings its own scalers
         elif prepared is not None:
             processor = prepared.processor
         else:
-            processor = _fit_processor(args, bars, split)
-        own = _market_bars(args, processor.feature_extractor, bars) if prepared is None else prepared.market()
+            processor = _fit_processor(args, bars, split, universe)
+        own = _market_bars(args, processor.feature_extractor, universe) if prepared is None else prepared.market()
         return cls(args, bars, split, processor, own, prepared)
 
     def series(self) -> list[EncodedSeries]:
@@ -166,8 +166,10 @@ class TrainingData:
         }
 
 
-def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split]:
-    bars = read_data(
+def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame]:
+    """Bars of the tickers that are long enough, fences, and the bars of all: a market that left out those which are
+    short today would know how long a ticker is going to live."""
+    universe = read_data(
         args.data,
         args.tickers,
         value=args.value_column,
@@ -175,8 +177,8 @@ def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split]:
         time=args.time_column,
         covariates=[*args.past_covariates, *args.known_covariates],
     )
-    bars = _long_enough(bars, MIN_BARS + args.horizon)
-    return bars, Split.of(bars, args.train_through, args.valid_through)
+    bars = _long_enough(universe, MIN_BARS + args.horizon)
+    return bars, Split.of(bars, args.train_through, args.valid_through), universe
 
 
 def _long_enough(bars: pd.DataFrame, needed: int) -> pd.DataFrame:
@@ -196,12 +198,13 @@ def _long_enough(bars: pd.DataFrame, needed: int) -> pd.DataFrame:
     return bars[~bars[kind.id].isin(short.index)].reset_index(drop=True)
 
 
-def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame, Split]:
-    """Bars and fences of a prepared folder. Others would need another fit, so they are refused."""
+def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame]:
+    """Bars, fences and market of a prepared folder. Others would need another fit, so they are refused."""
     fixed = ["tickers", "train_through", "valid_through", "market"]
     if given := [name for name in fixed if getattr(args, name)]:
         raise ValueError(f"{prepared.folder} is prepared, so {', '.join(given)} cannot be chosen: prepare it again")
-    return prepared.bars(), prepared.split
+    bars, market = prepared.bars(), prepared.market()
+    return bars, prepared.split, bars if market is None else market
 
 
 def _processor_of(model: str) -> TsfLlmProcessor:
@@ -212,7 +215,7 @@ def _processor_of(model: str) -> TsfLlmProcessor:
     return TsfLlmProcessor.from_pretrained(model)
 
 
-def _fit_processor(args: DataArguments, bars: pd.DataFrame, split: Split) -> TsfLlmProcessor:
+def _fit_processor(args: DataArguments, bars: pd.DataFrame, split: Split, universe: pd.DataFrame) -> TsfLlmProcessor:
     """A new processor, fitted on the training dates alone."""
     features = TsfLlmFeatureExtractor(
         feature_groups=args.feature_groups,
@@ -225,12 +228,12 @@ def _fit_processor(args: DataArguments, bars: pd.DataFrame, split: Split) -> Tsf
         known_covariates=args.known_covariates,
     )
     processor = TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins))
-    return processor.fit(bars, through=split.train_through, market=_market_bars(args, features, bars))
+    return processor.fit(bars, through=split.train_through, market=_market_bars(args, features, universe))
 
 
-def _market_bars(args: DataArguments, features: TsfLlmFeatureExtractor, bars: pd.DataFrame) -> pd.DataFrame | None:
+def _market_bars(args: DataArguments, features: TsfLlmFeatureExtractor, universe: pd.DataFrame) -> pd.DataFrame | None:
     """The prices of `market`; or, where the group of that name was chosen, the whole universe of the data."""
     if args.market is not None:
         return read_bars(args.market)
     chosen = "market" in (features.feature_groups or ()) or features.fitted_with_market
-    return bars if chosen and features.reads_market else None
+    return universe if chosen and features.reads_market else None
