@@ -79,8 +79,9 @@ class TsfLlmConfig(PreTrainedConfig):
         is_causal: whether a bar sees only itself and what came before; the language model must be causal.
         rope_interleaved: rotates neighbours (2i, 2i+1) instead of (i, i + r/2): another layout of the weights.
         attention_softmax_axis, attention_scale_factor, router_weighting, router_score_function, routed_scaling_factor,
-            legacy: how SpaceExploreAI computes, for its weights alone; `legacy_tsf_llm.py` tells each. `legacy` stands
-            for LayerNorm in the latents of `mla`, positions modulo the window, BatchNorm's biased running variance.
+            legacy: how SpaceExploreAI computes, for its weights alone; `original_modeling_tsf_llm.py` tells each.
+            `legacy` stands for LayerNorm in the latents of `mla`, positions modulo the window, BatchNorm's biased
+            running variance.
         prediction_length: steps ahead, `P`.
         prediction_type: head of `TsfLlmForPrediction`: `regression`, `quantile` or `classification` (down, flat, up).
         quantiles: increasing levels in (0, 1) of the quantile head.

@@ -35,8 +35,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
-from .extractors_tsf_llm import TsfLlmFrontEnd, init_front_end
-from .legacy_tsf_llm import (
+from .front_end_tsf_llm import TsfLlmFrontEnd, init_front_end
+from .original_modeling_tsf_llm import (
     LEGACY_ATTENTION,
     NEVER_LOADED,
     TsfLlmRawLogitRouter,
@@ -47,19 +47,21 @@ from .legacy_tsf_llm import (
 
 if TYPE_CHECKING:  # never run: saving and loading from the Hub take along what a module imports, so all code travels
     from .pipeline_tsf_llm import TsfLlmPipeline  # noqa: F401
+    from .quantization_tsf_llm import Int8Quantizer  # noqa: F401
 
 CODE_FILES = (  # what every saved folder holds
     "configuration_tsf_llm.py",
     "modeling_tsf_llm.py",
-    "legacy_tsf_llm.py",
-    "extractors_tsf_llm.py",
+    "original_modeling_tsf_llm.py",
+    "front_end_tsf_llm.py",
     "processing_tsf_llm.py",
     "indicators_tsf_llm.py",
     "market_tsf_llm.py",
     "calendars_tsf_llm.py",
     "series_tsf_llm.py",
-    "legacy_features_tsf_llm.py",
+    "original_features_tsf_llm.py",
     "pipeline_tsf_llm.py",
+    "quantization_tsf_llm.py",
 )
 
 

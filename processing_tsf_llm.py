@@ -35,7 +35,8 @@ from transformers.utils import logging
 
 from .calendars_tsf_llm import bar_spacing, check_calendar, next_timestamps
 from .indicators_tsf_llm import FEATURES, compute_features, feature_names, reads_market
-from .legacy_features_tsf_llm import (
+from .market_tsf_llm import MARKET_COLUMNS, market_state
+from .original_features_tsf_llm import (
     SEED_HORIZON,
     SEED_LENGTH,
     future_columns,
@@ -43,7 +44,6 @@ from .legacy_features_tsf_llm import (
     seed_features,
     seed_target,
 )
-from .market_tsf_llm import MARKET_COLUMNS, market_state
 from .series_tsf_llm import (
     KINDS,
     MIN_BARS,
@@ -256,7 +256,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             as `text_*`, for which `fit` puts the columns that it finds.
         known_covariates: further columns that are known in advance (price list, holiday): read up to 7 rows ahead.
         seasons: fitted state of a plain series: rows per cycle, best first; if none are given, `fit` finds them.
-        feature_set: `default`, or `seed64`: the inputs of the original checkpoint, see `legacy_features_tsf_llm`.
+        feature_set: `default`, or `seed64`: the inputs of the original checkpoint, see `original_features_tsf_llm`.
         seed_horizon: bars ahead of `seed64`'s target: 1, 2, 5 or 10.
         expose_leak: let `seed64` see its three future returns. Only to show what they are worth: no forecast uses it.
         feature_groups: groups of `indicators_tsf_llm` to use, see docs/features.md; by default those of the 64 default

@@ -36,8 +36,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from ..common.files import write_json, write_parquet
 from ..data_prep.clean import clean_bars
-from ..data_prep.files import write_json, write_parquet
 from ..data_prep.prepare import prepare
 from ..data_prep.raw import read_raw
 from ..data_prep.sources import SAMPLE

@@ -35,12 +35,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
+from ..common.files import write_json, write_parquet, write_text
 from ..market_tsf_llm import market_state
 from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor, day_end, split_tickers
 from ..series_tsf_llm import OHLCV
 from .clean import policy_table
 from .collect import Collected, collect_bars, collect_series
-from .files import write_json, write_parquet, write_text
 from .shards import ENCODED, encode_shard, hash_of, hash_of_rows, series_of, shard_path
 from .sources import read_bars
 from .windows import Split, fence

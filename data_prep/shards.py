@@ -21,9 +21,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..common.files import write_parquet
 from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor
 from ..series_tsf_llm import OHLCV, UNIVARIATE
-from .files import write_parquet
 from .windows import Split, WindowDataset
 
 KEY, BASE = b"tsf_llm_key", b"tsf_llm_base"

@@ -37,10 +37,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from ..common.errors import one_line_errors
+from ..common.files import write_json, write_parquet
 from ..processing_tsf_llm import day_end, split_tickers
 from ..series_tsf_llm import OHLCV, kind_of
-from .errors import one_line_errors
-from .files import write_json, write_parquet
 from .series import read_data
 from .sources import ALIASES, _parse_timestamps, _plain_name, _read_csv, _read_parquet, _stripped
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from ..processing_tsf_llm import EncodedSeries, TsfLlmProcessor, day_end
 from . import augment as changes
-from .weights import parse_weights, recency, resample, volatility
+from .sampling_weights import parse_weights, recency, resample, volatility
 
 Objective = Literal["causal_lm", "regression", "quantile", "classification"]
 FLAT_SIGMAS = 0.43  # |z| below this is "flat": about a third of a normal distribution

@@ -26,7 +26,7 @@ from typing import Any
 
 import pandas as pd
 
-from .files import write_csv, write_json
+from ..common.files import write_csv, write_json
 from .sources import EXTENSIONS
 
 # No weeks or months: Yahoo adjusts these badly, and they are better made from days.

@@ -5,50 +5,21 @@
 * Colours are Okabe and Ito's, told apart by colour-blind readers too.
 """
 
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy import stats
 
+from ..common.figures import BLACK, BLUE, GREY, ORANGE, new_figure, save_figure
 from ..series_tsf_llm import OHLCV, Kind, kind_of
 
-BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
 # Central interval in percent, its two columns, its tint of the blue.
 BANDS = ((90, "q05", "q95", "#D9EAF3"), (80, "q10", "q90", "#A9CFE4"), (50, "q25", "q75", "#6FB0D3"))
 HISTORY_BARS = 60
-
-
-def _new_figure(title: str, subtitle: str, *, rows: int = 1, height: float = 4.8) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(9, height), dpi=150, layout="constrained", facecolor="white")
-    all_axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
-    for axes in all_axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(GREY)
-        axes.tick_params(colors=BLACK, labelsize=9)
-        axes.grid(color="#E6E6E6", linewidth=0.8)
-        axes.set_axisbelow(True)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=BLACK)
-    all_axes[0].set_title(subtitle, loc="left", fontsize=9, color="#555555", pad=10)
-    return figure, all_axes
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        figure.savefig(unfinished, format="png")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
 
 
 def _below(note: str) -> str:
@@ -103,7 +74,7 @@ def fan_chart(
     def from_origin(statistic: str) -> np.ndarray:
         return np.concatenate([[last_close], forecast[statistic]])
 
-    figure, [axes] = _new_figure(
+    figure, [axes] = new_figure(
         f"{ticker}: forecast of {len(forecast)} bars from {_day(origin)}",
         f"{column}s from {_day(history['timestamp'].iloc[0])}; bands hold 50, 80 and 90 % of the forecast;"
         f" P(up) at the last bar {forecast['p_up'].iloc[-1]:.2f}{_below(note)}",
@@ -121,7 +92,7 @@ def fan_chart(
     axes.margins(x=0.02)
     _label_dates(axes)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def loss_curve(log_history: list[dict], path: str | Path) -> Path:
@@ -136,7 +107,7 @@ def loss_curve(log_history: list[dict], path: str | Path) -> Path:
     if validation:
         best_step, best_loss = min(validation, key=lambda point: point[1])
         subtitle += f"; best validation loss {best_loss:.4g} at step {best_step:,}"
-    figure, [axes] = _new_figure("Training and validation loss", subtitle)
+    figure, [axes] = new_figure("Training and validation loss", subtitle)
     if train:
         axes.plot(*zip(*train, strict=True), color=BLUE, linewidth=1.4, label="training")
     if validation:
@@ -146,7 +117,7 @@ def loss_curve(log_history: list[dict], path: str | Path) -> Path:
     axes.set_ylabel("loss", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def pit_histogram(pit: np.ndarray, path: str | Path, *, name: str, bins: int = 10, note: str = "") -> Path:
@@ -163,7 +134,7 @@ def pit_histogram(pit: np.ndarray, path: str | Path, *, name: str, bins: int = 1
     distance = np.abs(pit - 0.5)
     coverage = ", ".join(f"{100 * np.mean(distance <= level / 200):.1f}" for level in (50, 80, 90))
     subtitle = f"{len(pit):,} outcomes, {coverage} % of them in the 50, 80, 90 % bands{_below(note)}"
-    figure, [axes] = _new_figure(f"Calibration of {name}", subtitle)
+    figure, [axes] = new_figure(f"Calibration of {name}", subtitle)
     counts, edges = np.histogram(pit, bins=bins, range=(0.0, 1.0))
     axes.bar(edges[:-1], counts / len(pit), 1 / bins, align="edge", color=BLUE, alpha=0.75, edgecolor="white")
     low, high = stats.binom.interval(0.95, len(pit), 1 / bins)
@@ -174,7 +145,7 @@ def pit_histogram(pit: np.ndarray, path: str | Path, *, name: str, bins: int = 1
     axes.set_ylabel("share of outcomes", fontsize=9)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def score_bars(
@@ -189,7 +160,7 @@ def score_bars(
     if not rows:
         raise ValueError("no rows of results: evaluate at least one model first")
     horizons = sorted({row["horizon"] for row in rows})
-    figure, all_axes = _new_figure(
+    figure, all_axes = new_figure(
         f"CRPS of the {kind.score_name} (lower is better)",
         f"whiskers: 95 % interval of each model alone; overlap does not mean that two are equal{_below(note)}",
         rows=len(horizons),
@@ -197,7 +168,7 @@ def score_bars(
     )
     for axes, horizon in zip(all_axes, horizons, strict=True):
         _score_panel(axes, [row for row in rows if row["horizon"] == horizon], highlight, kind)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _score_panel(axes: Axes, rows: list[dict], highlight: str | None, kind: Kind) -> None:
@@ -225,7 +196,7 @@ def leak_bars(rows: list[dict], path: str | Path, *, note: str = "") -> Path:
     """
     if not rows:
         raise ValueError("no rows of results: measure the leak first")
-    figure, (errors, directions) = _new_figure(
+    figure, (errors, directions) = new_figure(
         "The original's recipe with and without its future inputs",
         f"ridge regression on its 64 scaled inputs; a random walk cannot be forecast{_below(note)}",
         rows=2,
@@ -254,4 +225,4 @@ def leak_bars(rows: list[dict], path: str | Path, *, note: str = "") -> Path:
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(visible=False, axis="y")
-    return _save(figure, path)
+    return save_figure(figure, path)

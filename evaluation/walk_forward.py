@@ -11,11 +11,8 @@ Design choices:
 Shapes: n forecasts (origins of all tickers), K samples, P steps.
 """
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +24,8 @@ from ..processing_tsf_llm import EncodedSeries, day_end
 from ..series_tsf_llm import Kind
 from .baselines import VOLATILITY_WINDOW, baseline_forecasts, naive_scale, seasonal_naive
 from .distributions import Forecast, Gaussian, Samples
-from .metrics import paired_difference, score, skill, verdict
+from .scores import score, skill
+from .significance import paired_difference, verdict
 
 ORIGINS_AT_ONCE = 32
 KEYS = ("ticker", "origin")  # of a forecast
@@ -207,17 +205,3 @@ def _forecast(
     if pipe.samples_paths:
         return pipe.sample(batch, horizon=horizon, samples=samples, seed=seed)
     return np.repeat(pipe.predict_head(batch, horizon)[:, None], 2, axis=1)
-
-
-def provenance(root: Path | None = None) -> dict[str, str | None]:
-    """Package version and, in a git checkout, the commit that made the numbers."""
-    try:
-        release = version("tsf-llm")
-    except PackageNotFoundError:
-        release = None
-    try:
-        command = ["git", "-C", str(root or Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = None
-    return {"version": release, "commit": commit}

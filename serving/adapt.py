@@ -15,16 +15,13 @@ from typing import Any
 import transformers
 from rich.console import Console
 
-from ..data_prep.files import write_json
+from ..common.files import write_json
 from ..evaluation.walk_forward import WalkForward
 from ..train_scripts import lora
-from ..train_scripts.adapters import (
-    ADAPTER_CONFIG,
-    Model,
+from ..training.adapters import (
     adapter_name,
     facts,
     for_ticker,
-    load_model,
     merged,
     naming,
     read_for_base,
@@ -34,7 +31,8 @@ from ..train_scripts.adapters import (
     with_fences_of,
     with_own_scalers,
 )
-from ..train_scripts.data import TrainingData
+from ..training.data import TrainingData
+from ..training.models import ADAPTER_CONFIG, Model, load_model
 from .loading import find_model, is_adapter
 
 CONFIG = Path(lora.__file__).parent / "configs" / "lora.yaml"

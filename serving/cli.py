@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..data_prep.errors import one_line_errors
+from ..common.errors import one_line_errors
 
 
 class _Commands(TyperGroup):
@@ -146,7 +146,7 @@ def forecast(
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
-    from ..data_prep.files import write_csv
+    from ..common.files import write_csv
     from ..evaluation.plots import fan_chart
     from ..processing_tsf_llm import day_end
     from .loading import load_pipeline, read_for
@@ -188,9 +188,9 @@ def evaluate(
     Example: tsf-llm evaluate --model quickstart/model --data sample --start 2012-01-01 --end 2013-03-01 --horizon 5
     --out evaluation
     """
+    from ..evaluation.report import evaluate_model, print_results
     from ..processing_tsf_llm import day_end
     from .loading import load_pipeline, read_for
-    from .results import evaluate_model, print_results
 
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
@@ -286,8 +286,8 @@ def clean(
 
     Example: tsf-llm clean --data prices.csv --out clean/prices.parquet
     """
-    from .data import clean as clean_file
-    from .data import print_cleaning
+    from .preparation import clean as clean_file
+    from .preparation import print_cleaning
 
     print_cleaning(clean_file(data, out, _names(ticker), _names(covariates) or ()))
     typer.echo(f"written to {out}, every case to {out.with_name('cleaning.json')}")
@@ -339,8 +339,8 @@ def prepare(
 
     Example: tsf-llm prepare --data prices.csv --out dataset --train-through 2018-12-31
     """
-    from .data import prepare as prepare_folder
-    from .data import print_prepared
+    from .preparation import prepare as prepare_folder
+    from .preparation import print_prepared
 
     info = prepare_folder(
         data,
@@ -380,7 +380,7 @@ def describe(
 
     Example: tsf-llm describe --data prices.csv --out description
     """
-    from ..evaluation.describe import describe as describe_data
+    from ..data_prep.describe import describe as describe_data
 
     summary = describe_data(data, out, _names(ticker))
     typer.echo(
@@ -447,7 +447,7 @@ def leak(
     Example: tsf-llm leak --data sample --out leak
     """
     from ..data_prep.sources import read_bars
-    from .leak import print_leak, run
+    from ..original.leak_page import print_leak, run
 
     print_leak(run(read_bars(data, _names(ticker)), out=out, horizon=horizon, seed=seed))
     typer.echo(f"leak.json and leak.png written to {out}")
@@ -476,7 +476,7 @@ def convert(
 
     Example: tsf-llm convert SpaceExploreAI-Small-Base-Regression-27M converted
     """
-    from .convert import convert as convert_checkpoint
+    from ..original.convert import convert as convert_checkpoint
 
     model = convert_checkpoint(
         source, out, layout=layout, num_heads=num_heads, num_experts_per_tok=num_experts_per_tok

@@ -13,16 +13,8 @@ from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_fil
 from ..data_prep.series import read_data
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor, day_end
-from ..train_scripts.adapters import (
-    ADAPTER_CONFIG,
-    ADAPTER_FACTS,
-    Model,
-    attach,
-    digest,
-    find_model,
-    is_hub_name,
-    load_model,
-)
+from ..training.adapters import attach
+from ..training.models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest, find_model, is_hub_name, load_model
 
 
 def load_pipeline(model: str | Path) -> TsfLlmPipeline:

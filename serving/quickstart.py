@@ -8,15 +8,15 @@ import pandas as pd
 import transformers
 from rich.console import Console
 
-from ..data_prep.files import write_csv, write_json
+from ..common.files import write_csv, write_json
 from ..data_prep.series import read_data
 from ..data_prep.windows import Split
 from ..evaluation.plots import fan_chart
+from ..evaluation.report import evaluate_model, print_results
 from ..processing_tsf_llm import audit_features
 from ..series_tsf_llm import kind_of
 from ..train_scripts import sft
 from .loading import load_pipeline
-from .results import evaluate_model, print_results
 
 CONFIG = Path(sft.__file__).parent / "configs" / "quickstart.yaml"
 HINDSIGHT_BARS = 20  # the second fan chart starts this many bars before the end, to show what happened

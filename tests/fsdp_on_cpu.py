@@ -6,7 +6,7 @@ import torch
 from accelerate.state import DistributedType, PartialState
 
 from tsf_llm.train_scripts import sft
-from tsf_llm.train_scripts.trainer import leave_group
+from tsf_llm.training.trainer import leave_group
 
 
 def on_cpu(self):

@@ -12,7 +12,8 @@ import tsf_llm.configuration_tsf_llm as configuration
 from tsf_llm.modeling_tsf_llm import CODE_FILES
 
 ROOT = Path(configuration.__file__).parent
-LAYERS = ["serving", "train_scripts", "evaluation", "data_prep"]  # each may import those behind it, and the root files
+# Each may import those behind it, and the root files.
+LAYERS = ["serving", "train_scripts", "original", "training", "publishing", "evaluation", "data_prep", "common"]
 ROOT_FILES = sorted(path.stem for path in ROOT.glob("*_tsf_llm.py"))
 ALLOWED = {"torch", "numpy", "pandas", "transformers", "huggingface_hub"}
 
@@ -25,7 +26,7 @@ def imports(path):
         if node in guarded:
             continue
         if isinstance(node, ast.ImportFrom):
-            yield node.level, node.module or ""
+            yield from ((node.level, node.module or alias.name) for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
 

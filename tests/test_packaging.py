@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SUBPACKAGES = ["data_prep", "train_scripts", "evaluation", "serving", "benchmarks"]
+SUBPACKAGES = [
+    "common",
+    "data_prep",
+    "evaluation",
+    "publishing",
+    "training",
+    "original",
+    "train_scripts",
+    "serving",
+    "benchmarks",
+]
 PACKAGING = ["setup.py", "pyproject.toml", "LICENSE", "NOTICE", "README.md"]
 NOTICE_LINE = "Sample prices (2000-2013): Quandl WIKI Prices, public domain, via bokeh_sampledata."
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tsf_llm.serving import cli, readme
+from tsf_llm.publishing import readme_figures as readme
+from tsf_llm.serving import cli
 from tsf_llm.train_scripts import sft
 
 ROOT = Path(readme.__file__).parents[1]

@@ -24,14 +24,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data_prep.errors import one_line_errors
-from ..data_prep.files import write_json
-from ..evaluation.metrics import mean_interval, paired_difference, verdict
-from ..evaluation.walk_forward import WalkForward, provenance
+from ..common.errors import one_line_errors
+from ..common.files import write_json
+from ..common.parser import Parser
+from ..common.provenance import provenance
+from ..evaluation.significance import mean_interval, paired_difference, verdict
+from ..evaluation.walk_forward import WalkForward
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from ..training.arguments import DataArguments, ModelArguments, SftArguments
+from ..training.data import TrainingData
 from . import sft
-from .arguments import DataArguments, ModelArguments, Parser, SftArguments
-from .data import TrainingData
 
 VARIANTS: dict[str, dict[str, bool]] = {
     "base": {},

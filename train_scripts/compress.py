@@ -15,7 +15,7 @@ Design choices:
 * Each copy is saved, opened again, and only then measured: what is reported is what is on disk.
 * Scores are on the dates after those that the model has seen, where the data has them (`out_of_sample` tells).
 * Whether a copy forecasts worse is a paired difference of CRPS on the same outcomes, with its interval.
-* All copies are timed in turn in one run, see `evaluation/footprint.py`.
+* All copies are timed in turn in one run, see `evaluation/cost.py`.
 
 The output folder holds a folder per copy and `compression.json`; `--markdown FILE` writes the table into a page,
 between <!-- compression --> and <!-- /compression -->, or between the markers of another `--marker`.
@@ -42,26 +42,19 @@ from torch import nn
 from torch.nn.utils import prune
 from transformers.utils import logging
 
-from ..data_prep.errors import one_line_errors
-from ..data_prep.files import write_json, write_text
-from ..evaluation.footprint import (
-    Task,
-    forecast_task,
-    forward_task,
-    last_windows,
-    latencies,
-    weight_bytes,
-    weight_files,
-)
-from ..evaluation.walk_forward import provenance
+from ..common.errors import one_line_errors
+from ..common.files import write_json, write_text
+from ..common.parser import Parser
+from ..common.provenance import provenance
+from ..evaluation.cost import Task, forecast_task, forward_task, last_windows, latencies, weight_bytes, weight_files
 from ..modeling_tsf_llm import TsfLlmExperts, TsfLlmMLP
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
-from .adapters import Model, check_start, load_model
-from .arguments import DataArguments, Parser
-from .data import TrainingData
+from ..quantization_tsf_llm import int8_share, is_int8, to_int8
+from ..training.arguments import DataArguments
+from ..training.data import TrainingData
+from ..training.models import Model, check_start, load_model
 from .distill import Scores, against, distance, head_of, later_windows, read_for_teacher, score_returns
-from .int8 import int8_share, is_int8, to_int8
 
 METHODS = ("int8", "prune", "narrow", "export")
 MANY = 32  # windows of a full batch

@@ -42,21 +42,24 @@ import torch
 import torch.nn.functional as F
 from transformers import set_seed
 
-from ..data_prep.errors import one_line_errors
-from ..data_prep.files import write_json
+from ..common.errors import one_line_errors
+from ..common.files import write_json
+from ..common.parser import Parser
+from ..common.provenance import provenance
 from ..data_prep.windows import WindowDataset
-from ..evaluation.footprint import forecast_task, forward_task, last_windows, latencies, weight_bytes
-from ..evaluation.metrics import paired_difference, verdict
+from ..evaluation.cost import forecast_task, forward_task, last_windows, latencies, weight_bytes
 from ..evaluation.plots import loss_curve
-from ..evaluation.walk_forward import WalkForward, provenance
+from ..evaluation.significance import paired_difference, verdict
+from ..evaluation.walk_forward import WalkForward
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import day_end
-from . import sft
-from .adapters import Model, load_model, with_fences_of
-from .arguments import DataArguments, ModelArguments, Parser, SftArguments, model_fields
-from .base import BaseArguments, base_model
-from .data import TrainingData
-from .trainer import TsfLlmTrainer, leave_group, make_trainer, train_and_save
+from ..training.adapters import with_fences_of
+from ..training.arguments import DataArguments, ModelArguments, SftArguments, model_fields
+from ..training.data import TrainingData
+from ..training.models import Model, load_model
+from ..training.starting_model import BaseArguments, base_model
+from ..training.supervised import load_or_make_model, test_scores
+from ..training.trainer import TsfLlmTrainer, leave_group, make_trainer, train_and_save
 
 TEACHERS = ("num_features", "prediction_length", "vocab_size", "pad_token_id", "bar_token_id", "prediction_type")
 UNKNOWN = -100
@@ -224,7 +227,7 @@ def make_student(args: DistillArguments, data: TrainingData, teacher: Model, *, 
         fields = dict(args.model_config or {})  # type: ignore[arg-type]
         if head_of(teacher) == "quantile":
             fields["quantiles"] = teacher.config.quantiles
-        student = sft.load_or_make_model(
+        student = load_or_make_model(
             data.args, ModelArguments(head=head_of(teacher), model_config=fields), data.processor
         )
     data.mark(student.config)
@@ -305,7 +308,7 @@ class Scores:
 def score(data: TrainingData, model: Model, training_args: SftArguments) -> Scores:
     if data.args.report_samples and head_of(model) == "classification":
         train, _ = data.windows("classification", seed=training_args.seed)
-        rows = sft.test_scores(data, model, train, training_args)
+        rows = test_scores(data, model, train, training_args)
         return Scores({name: row for name, row in rows.items() if name != "verdicts"}, None)
     return score_returns(data, model, training_args.seed)
 

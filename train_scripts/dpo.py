@@ -35,22 +35,24 @@ from transformers import set_seed
 from transformers.utils import logging
 from trl import DPOConfig
 
-from ..data_prep.build_preferences import PairArguments, build_preferences
-from ..data_prep.errors import one_line_errors
-from ..data_prep.files import write_json
+from ..common.errors import one_line_errors
+from ..common.files import write_json
+from ..common.parser import Parser
+from ..common.provenance import provenance
 from ..data_prep.windows import fence
-from ..evaluation import utility
+from ..evaluation import profit as utility
 from ..evaluation.plots import loss_curve
-from ..evaluation.walk_forward import WalkForward, provenance
+from ..evaluation.walk_forward import WalkForward
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..publishing.upload import HubCallback
 from ..series_tsf_llm import OHLCV
-from .adapters import Model, digest, load_model, with_fences_of
-from .arguments import DataArguments, Parser, SftArguments, check_training
-from .base import BaseArguments, base_model
-from .callbacks import FiniteCallback
-from .data import TrainingData
-from .preferences import (
+from ..training.adapters import with_fences_of
+from ..training.arguments import DataArguments, SftArguments, check_training
+from ..training.callbacks import FiniteCallback
+from ..training.data import TrainingData
+from ..training.models import Model, digest, load_model
+from ..training.preferences import (
     Noise,
     PreferenceCollator,
     Reader,
@@ -64,8 +66,9 @@ from .preferences import (
     reference_copy,
     split_pairs,
 )
-from .push import HubCallback
-from .trainer import leave_group, train_and_save
+from ..training.starting_model import BaseArguments, base_model
+from ..training.trainer import leave_group, train_and_save
+from .build_preferences import PairArguments, build_preferences
 
 logger = logging.get_logger(__name__)
 LOSSES = ("sigmoid", "ipo", "hinge")

@@ -32,23 +32,26 @@ from datasets import Dataset
 from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from ..data_prep.build_preferences import PairArguments, utilities
-from ..data_prep.errors import one_line_errors
-from ..data_prep.files import write_json
+from ..common.errors import one_line_errors
+from ..common.files import write_json
+from ..common.parser import Parser
+from ..common.provenance import provenance
 from ..data_prep.windows import fence
-from ..evaluation.walk_forward import pick_origins, provenance
+from ..evaluation.walk_forward import pick_origins
 from ..processing_tsf_llm import TsfLlmProcessor
+from ..publishing.upload import HubCallback
 from ..series_tsf_llm import OHLCV
-from .adapters import load_model, with_fences_of
-from .arguments import DataArguments, Parser, SftArguments, check_training
-from .base import BaseArguments, base_model
-from .callbacks import FiniteCallback
-from .checkpoints import save_whole
-from .data import TrainingData
+from ..training.adapters import with_fences_of
+from ..training.arguments import DataArguments, SftArguments, check_training
+from ..training.callbacks import FiniteCallback
+from ..training.checkpoints import save_whole
+from ..training.data import TrainingData
+from ..training.models import load_model
+from ..training.preferences import Reader, SteadyTrainer, lora_config, steady
+from ..training.starting_model import BaseArguments, base_model
+from ..training.trainer import leave_group, resumable
+from .build_preferences import PairArguments, utilities
 from .dpo import Judge, build, print_findings
-from .preferences import Reader, SteadyTrainer, lora_config, steady
-from .push import HubCallback
-from .trainer import leave_group, resumable
 
 
 @dataclass

@@ -23,21 +23,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data_prep.errors import one_line_errors
-from ..data_prep.files import write_json
+from ..common.errors import one_line_errors
+from ..common.files import write_json
+from ..common.parser import Parser
+from ..common.provenance import provenance
 from ..data_prep.prepare import is_prepared
 from ..data_prep.series import read_data
-from ..evaluation.walk_forward import WalkForward, pool, provenance
+from ..evaluation.walk_forward import WalkForward, pool
 from ..series_tsf_llm import kind_of
-from .adapters import (
+from ..training.adapters import (
     LoraArguments,
-    Model,
     adapter_name,
     attach,
     compare,
     facts,
     for_ticker,
-    load_model,
     marked,
     merged,
     naming,
@@ -51,10 +51,11 @@ from .adapters import (
     with_fences_of,
     with_own_scalers,
 )
-from .arguments import DataArguments, Parser, SftArguments
-from .base import BaseArguments, base_model
-from .data import TrainingData
-from .trainer import leave_group
+from ..training.arguments import DataArguments, SftArguments
+from ..training.data import TrainingData
+from ..training.models import Model, load_model
+from ..training.starting_model import BaseArguments, base_model
+from ..training.trainer import leave_group
 
 RESERVED = ("base", "checkpoints")  # what else lies in the output folder
 

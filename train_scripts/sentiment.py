@@ -34,12 +34,13 @@ from transformers import (
     set_seed,
 )
 
-from ..data_prep.errors import one_line_errors
-from ..data_prep.files import write_json
+from ..common.errors import one_line_errors
+from ..common.files import write_json
+from ..common.parser import Parser
+from ..common.provenance import provenance
 from ..data_prep.sources import _plain_name, _read_csv, _read_parquet, _stripped
-from ..evaluation.walk_forward import provenance
-from .arguments import Parser, SftArguments
-from .trainer import resumable
+from ..training.arguments import SftArguments
+from ..training.trainer import resumable
 
 LABELS = ("negative", "neutral", "positive")
 FEWEST = 10  # texts of each label, so that each part has some

@@ -1,0 +1,40 @@
+"""How every figure of this package looks, and how it is written: whole or not at all.
+
+* Only matplotlib's object interface: no pyplot, so no global figure, no display, and threads do not meet.
+* Colours are Okabe and Ito's, told apart by colour-blind readers too.
+"""
+
+import os
+import uuid
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
+
+
+def new_figure(title: str, subtitle: str, *, rows: int = 1, height: float = 4.8) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(9, height), dpi=150, layout="constrained", facecolor="white")
+    all_axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(GREY)
+        axes.tick_params(colors=BLACK, labelsize=9)
+        axes.grid(color="#E6E6E6", linewidth=0.8)
+        axes.set_axisbelow(True)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=BLACK)
+    all_axes[0].set_title(subtitle, loc="left", fontsize=9, color="#555555", pad=10)
+    return figure, all_axes
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        figure.savefig(unfinished, format="png")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path

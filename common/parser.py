@@ -1,0 +1,78 @@
+"""One command-line parser for every script: dataclasses, a YAML file below the command line, one-line complaints."""
+
+import argparse
+import datetime
+import difflib
+import sys
+from typing import Any
+
+from trl import TrlParser
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the commands of a script's docstring as they are, and tells defaults."""
+
+
+class Parser(TrlParser):
+    """TrlParser whose complaints are one line: the usage of some 150 options helps nobody.
+
+    It also looks at the values of a YAML file as argparse looks at those of a command line.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        usage = "%(prog)s [--config FILE.yaml] [--option VALUE ...]"
+        super().__init__(*args, **{"formatter_class": _Help, "usage": usage, **kwargs})
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+    def parse_args_and_config(self, args: Any = None, **options: Any) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        if "--config" in words[-1:]:
+            self.error("argument --config: expected a YAML file")
+        try:
+            *found, from_file, from_words = super().parse_args_and_config(
+                words, return_remaining_strings=True, separate_remaining_strings=True, **options
+            )
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{words[words.index('--config') + 1]} is no text file in UTF-8 ({error})") from None
+        if unknown := from_file[::2]:
+            path = words[words.index("--config") + 1]
+            raise ValueError(f"{path}: unknown: {', '.join(one[2:] for one in unknown)}{self._meant(unknown[0])}")
+        if from_words:
+            self.error(f"unknown: {' '.join(from_words)}{self._meant(from_words[0])}")
+        return tuple(found)
+
+    def _meant(self, word: str) -> str:
+        options = [option for action in self._actions for option in action.option_strings]
+        close = difflib.get_close_matches(word, options, n=1, cutoff=0.75)
+        return f"; did you mean {close[0]}?" if close else ""
+
+    def set_defaults_with_config(self, **config: Any) -> list[str]:
+        actions = {action.dest: action for action in self._actions}
+        known = {name: self._value(actions[name], value) for name, value in config.items() if name in actions}
+        return super().set_defaults_with_config(**{**config, **known})
+
+    def _value(self, action: argparse.Action, value: Any) -> Any:
+        """A value of a YAML file, of the type that the command line would give it.
+
+        argparse converts defaults that are strings; a date, a number where a name is wanted, or a list in place of a
+        number would go through."""
+        if action.nargs in ("+", "*"):
+            return value if value is None else [self._value_of_one(action, one) for one in _listed(value)]
+        if value is None and action.default is not None and action.type in (int, float):
+            self.error(f"{action.dest} is empty: give a value, or leave it out")
+        return self._value_of_one(action, value)
+
+    def _value_of_one(self, action: argparse.Action, value: Any) -> Any:
+        if action.type is str and isinstance(value, int | float | datetime.date) and not isinstance(value, bool):
+            return str(value)
+        if action.type in (int, float) and value is not None and not isinstance(value, str):
+            allowed = (int,) if action.type is int else (int, float)
+            if not isinstance(value, allowed) or isinstance(value, bool):
+                self.error(f"{action.dest}: invalid {action.type.__name__} value: {value!r}")
+        return value
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,343 @@
+"""What is in price files: coverage, gaps, defects and returns, as numbers, pictures and one page.
+
+Design choices:
+- The figures are those of the cleaned bars, for these are what a model will see; what cleaning found
+  stands beside them.
+- A bar is absent if another ticker has a bar at a time between the ticker's first and last: no calendar is assumed.
+- The page holds its pictures and asks no server for anything.
+"""
+
+import base64
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from scipy import stats
+
+from ..common.figures import BLACK, BLUE, GREY, ORANGE, new_figure, save_figure
+from ..common.files import write_json, write_text
+from ..processing_tsf_llm import TsfLlmFeatureExtractor
+from .clean import POLICY, RULES, clean_bars
+from .raw import read_raw
+
+MOVES = 20  # largest, listed
+GAPS = 20  # longest, listed
+MOST_ROWS = 80  # tickers in the heat map
+MOST_NUMBERS = 300  # cells of the heat map that are small enough to be written out
+EDGE = 8  # standard deviations; returns beyond are counted at the edge of the histogram
+FEW_YEARS = 3  # data that spans fewer years is shown by month
+POLICY_COLOURS = {"drop": ORANGE, "mask": "#E69F00", "repair": BLUE, "keep": GREY}
+SHADES = LinearSegmentedColormap.from_list("coverage", ["#F3F3F3", "#A9CFE4", BLUE])
+
+
+def describe(source: str | Path | list, out: str | Path, tickers: list[str] | None = None) -> dict[str, Any]:
+    """`describe.json`, `coverage.png`, `defects.png`, `returns.png` and `describe.html` in `out`; the JSON's content.
+
+    Raises:
+        ValueError: for what `read_raw` and `clean_bars` refuse.
+    """
+    out = Path(out)
+    bars, cleaning = clean_bars(read_raw(source, tickers))
+    observed = bars.dropna(subset="close")
+    returns = _returns(observed)
+    coverage = _coverage(observed)
+    summary = {
+        **{key: cleaning[key] for key in ("rows_in", "bars", "missing_bars", "rows_dropped")},
+        "first": str(observed["timestamp"].min()),
+        "last": str(observed["timestamp"].max()),
+        "defects": {
+            rule: {**found, "by_ticker": _by_ticker(cleaning, rule)}
+            for rule, found in cleaning["rules"].items()
+            if found["rows"]
+        },
+        "coverage": coverage,
+        "gaps": _gaps(observed),
+        "returns": {
+            "log_return": _moments(returns["log_return"]),
+            "over_volatility": _moments(returns["standard"]),
+            "largest_moves": _largest(returns),
+        },
+        "tickers": _tickers(bars, observed, returns),
+    }
+    write_json(summary, out / "describe.json")
+    pictures = [coverage_map(coverage, out / "coverage.png"), return_histograms(returns, out / "returns.png")]
+    if summary["defects"]:
+        pictures.insert(1, defect_bars(summary["defects"], out / "defects.png"))
+    else:
+        (out / "defects.png").unlink(missing_ok=True)
+    write_text(_page(summary, pictures), out / "describe.html")
+    return summary
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+
+def _by_ticker(cleaning: dict[str, Any], rule: str) -> dict[str, int]:
+    return {name: one["rules"][rule]["rows"] for name, one in cleaning["tickers"].items() if rule in one["rules"]}
+
+
+def _coverage(observed: pd.DataFrame) -> dict[str, Any]:
+    """Bars of every ticker in every year, or month if there are few years."""
+    stamps = observed["timestamp"]
+    unit = "year" if stamps.max().year - stamps.min().year >= FEW_YEARS else "month"
+    period = stamps.dt.to_period(unit[0].upper())
+    counts = pd.crosstab(observed["ticker"], period).reindex(
+        index=observed["ticker"].unique(),
+        columns=pd.period_range(period.min(), period.max(), freq=unit[0].upper()),
+        fill_value=0,
+    )
+    rows = {str(name): row.tolist() for name, row in zip(counts.index, counts.to_numpy(), strict=True)}
+    return {"unit": unit, "periods": [str(one) for one in counts.columns], "bars": rows}
+
+
+def _gaps(observed: pd.DataFrame) -> list[dict[str, Any]]:
+    """The longest times between neighbouring bars of a ticker, if longer than is usual for it."""
+    before = observed.groupby("ticker", sort=False)["timestamp"].shift()
+    days = (observed["timestamp"] - before).dt.total_seconds() / 86400
+    usual = days.groupby(observed["ticker"]).transform("median")
+    longest = days[days > 1.5 * usual].nlargest(GAPS).index
+    return [
+        {
+            "ticker": str(observed.at[row, "ticker"]),
+            "after": str(before[row]),
+            "until": str(observed.at[row, "timestamp"]),
+            "days": round(float(days[row]), 4),
+        }
+        for row in longest
+    ]
+
+
+def _returns(observed: pd.DataFrame) -> pd.DataFrame:
+    """`log_return`, and `standard`: the same over the volatility known one bar before. Across gaps, too."""
+    parts, extractor = [], TsfLlmFeatureExtractor()
+    for _, part in observed.groupby("ticker", sort=False):
+        log_return, sigma = extractor.volatility(part["close"].to_numpy())
+        standard = log_return / np.concatenate(([np.nan], sigma[:-1]))
+        parts.append(part[["timestamp", "ticker"]].assign(log_return=log_return, standard=standard))
+    return pd.concat(parts).dropna(subset="log_return")
+
+
+def _moments(values: pd.Series) -> dict[str, float | int | None]:
+    known = values[np.isfinite(values)].to_numpy()
+    if len(known) < 2 or np.ptp(known) == 0:
+        return {"n": len(known), "mean": None, "std": None, "skew": None, "excess_kurtosis": None}
+    moments = {
+        "mean": known.mean(),
+        "std": known.std(ddof=1),
+        "skew": stats.skew(known),
+        "excess_kurtosis": stats.kurtosis(known),
+    }
+    return {"n": len(known), **{name: float(one) if np.isfinite(one) else None for name, one in moments.items()}}
+
+
+def _largest(returns: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = returns.loc[returns["log_return"].abs().nlargest(MOVES).index]
+    return [
+        {
+            "ticker": str(row.ticker),
+            "timestamp": str(row.timestamp),
+            "log_return": round(row.log_return, 6),
+            "percent": round(100 * float(np.expm1(min(row.log_return, 700))), 2),
+            "in_volatilities": round(row.standard, 2) if np.isfinite(row.standard) else None,
+        }
+        for row in rows.itertuples()
+    ]
+
+
+def _tickers(bars: pd.DataFrame, observed: pd.DataFrame, returns: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    times = np.sort(observed["timestamp"].unique())
+    found = {}
+    for name, part in bars.groupby("ticker", sort=False):
+        mine = part.loc[part["close"].notna(), "timestamp"]
+        if mine.empty:
+            found[str(name)] = {"bars": 0, "missing_bars": len(part)}
+            continue
+        between = np.searchsorted(times, mine.iloc[-1], "right") - np.searchsorted(times, mine.iloc[0])
+        found[str(name)] = {
+            "first": str(mine.iloc[0]),
+            "last": str(mine.iloc[-1]),
+            "bars": len(mine),
+            "missing_bars": len(part) - len(mine),
+            "absent_bars": int(between - len(mine)),
+            "longest_gap_days": round(float(mine.diff().max().total_seconds() / 86400), 4) if len(mine) > 1 else None,
+            **_moments(returns.loc[returns["ticker"] == name, "log_return"]),
+        }
+    return found
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+def coverage_map(coverage: dict[str, Any], path: str | Path) -> Path:
+    """Bars by ticker and period, shaded by their share of the most that any ticker has in that period."""
+    names, periods = list(coverage["bars"]), coverage["periods"]
+    counts = np.array([coverage["bars"][name] for name in names])
+    share = counts / np.maximum(counts.max(axis=0), 1)
+    note = ""
+    if len(names) > MOST_ROWS:
+        shown = np.sort(np.argsort(share.mean(axis=1), kind="stable")[:MOST_ROWS])
+        note = f"; the {MOST_ROWS} of {len(names)} tickers with the least"
+        names, counts, share = [names[i] for i in shown], counts[shown], share[shown]
+    figure, [axes] = new_figure(
+        f"Bars by ticker and {coverage['unit']}",
+        f"share of the most bars that any ticker has in that {coverage['unit']}{note}",
+        height=1.5 + 0.17 * max(len(names), 4),
+    )
+    image = axes.pcolormesh(share, cmap=SHADES, vmin=0, vmax=1, edgecolors="white", linewidth=0.6)
+    if counts.size <= MOST_NUMBERS and len(periods) <= 26:
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if share[row, column] > 0.6 else BLACK
+            axes.text(column + 0.5, row + 0.5, f"{count}", ha="center", va="center", fontsize=6.5, color=colour)
+    axes.set_yticks(np.arange(len(names)) + 0.5, [name[:24] for name in names], fontsize=7 if len(names) > 12 else 9)
+    step = max(1, len(periods) // 13)
+    axes.set_xticks(np.arange(0, len(periods), step) + 0.5, periods[::step], fontsize=8)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02, format=PercentFormatter(1.0, decimals=0))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8)
+    return save_figure(figure, path)
+
+
+def defect_bars(defects: dict[str, dict[str, Any]], path: str | Path) -> Path:
+    """Rows by rule, coloured by what was done about them."""
+    names = [rule.name for rule in RULES if rule.name in defects][::-1]
+    figure, [axes] = new_figure(
+        "What cleaning found",
+        f"{sum(one['rows'] for one in defects.values()):,} findings by rule; a row may fall under several",
+        height=1.7 + 0.32 * len(names),
+    )
+    rows = [defects[name]["rows"] for name in names]
+    axes.barh(range(len(names)), rows, height=0.62, color=[POLICY_COLOURS[POLICY[name]] for name in names])
+    for place, (name, count) in enumerate(zip(names, rows, strict=True)):
+        tickers = defects[name]["tickers"]
+        text = f"{count:,} in {tickers} ticker{'s' * (tickers > 1)}"
+        axes.annotate(text, (count, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlim(0.7, 6 * max(rows))
+    axes.set_xlabel("rows (logarithmic)", fontsize=9)
+    axes.grid(visible=False, axis="y")
+    used = [policy for policy in POLICY_COLOURS if policy in {POLICY[name] for name in names}]
+    handles = [Patch(color=POLICY_COLOURS[policy], label=policy) for policy in used]
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+    return save_figure(figure, path)
+
+
+def return_histograms(returns: pd.DataFrame, path: str | Path) -> Path:
+    """Log returns, and the same over the volatility known before them, with the normal of equal moments."""
+    figure, (plain, standard) = new_figure(
+        "Returns from bar to bar", "all tickers; outermost bars hold everything beyond", rows=2, height=6.4
+    )
+    _histogram(plain, 100 * returns["log_return"], "log return (%)")
+    _histogram(standard, returns["standard"], "log return over the volatility known one bar before")
+    if plain.get_legend_handles_labels()[0]:
+        plain.legend(frameon=False, fontsize=9)
+    return save_figure(figure, path)
+
+
+def _histogram(axes: Axes, values: pd.Series, label: str) -> None:
+    values = values[np.isfinite(values)].to_numpy()
+    axes.set_xlabel(label, fontsize=9)
+    axes.set_ylabel("density (logarithmic)", fontsize=9)
+    if len(values) < 2 or np.ptp(values) == 0:
+        axes.annotate("too few different returns", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        return
+    mean, std = values.mean(), values.std(ddof=1)
+    edges = mean + std * np.linspace(-EDGE, EDGE, 121)
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    density = counts / (len(values) * np.diff(edges))
+    axes.bar(edges[:-1], density, np.diff(edges), align="edge", color=BLUE, alpha=0.75, label="returns")
+    x = np.linspace(edges[0], edges[-1], 400)
+    axes.plot(x, stats.norm.pdf(x, mean, std), color=ORANGE, linewidth=1.6, label="normal of equal mean and deviation")
+    axes.set_yscale("log")
+    axes.set_ylim(0.3 / (len(values) * (edges[1] - edges[0])), 3 * density.max())
+    axes.set_xlim(edges[0], edges[-1])
+    beyond = int(((values < edges[0]) | (values > edges[-1])).sum())
+    text = (
+        f"n {len(values):,}\nmean {mean:.3g}, deviation {std:.3g}\nskew {stats.skew(values):.2f}, "
+        f"excess kurtosis {stats.kurtosis(values):.1f}\nbeyond {EDGE} deviations: {beyond:,}"
+    )
+    axes.annotate(text, (0.015, 0.95), xycoords="axes fraction", va="top", fontsize=8.5, color=BLACK)
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "img{max-width:100%;height:auto}table{border-collapse:collapse;font-size:13px;margin:1rem 0;display:block;"
+    "overflow-x:auto}th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #e6e6e6;white-space:nowrap}"
+    "th:first-child,td:first-child{text-align:left}td.text{white-space:normal;text-align:left}"
+)
+
+
+def _page(summary: dict[str, Any], pictures: list[Path]) -> str:
+    looks = {rule.name: rule.looks_for for rule in RULES}
+    images = {path.stem: base64.b64encode(path.read_bytes()).decode() for path in pictures}
+    defects = [
+        {"rule": name, "policy": one["policy"], "rows": one["rows"], "tickers": one["tickers"], "what": looks[name]}
+        for name, one in summary["defects"].items()
+    ]
+    tickers = [{"ticker": name, **one} for name, one in summary["tickers"].items()]
+    returns = [
+        {"returns": label, **summary["returns"][name]}
+        for name, label in (("log_return", "log return"), ("over_volatility", "over volatility"))
+    ]
+
+    def image(name: str, alternative: str) -> str:
+        return (
+            f'<img alt="{escape(alternative)}" src="data:image/png;base64,{images[name]}">' if name in images else ""
+        )
+
+    return "\n".join(
+        [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Price data</title>',
+            f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>',
+            "<h1>Price data</h1>",
+            f"<p>{len(tickers)} tickers, {escape(summary['first'])} to {escape(summary['last'])}. "
+            f"{summary['rows_in']:,} rows = {summary['bars']:,} bars + {summary['missing_bars']:,} missing bars + "
+            f"{summary['rows_dropped']:,} dropped rows.</p>",
+            "<h2>Coverage</h2>",
+            image("coverage", "Bars by ticker and period"),
+            "<h2>Defects</h2>",
+            image("defects", "Defects by rule") + (_table(defects) if defects else "<p>None found.</p>"),
+            "<h2>Returns</h2>",
+            image("returns", "Histograms of returns") + _table(returns),
+            "<h3>Largest moves</h3>",
+            _table(summary["returns"]["largest_moves"]),
+            "<h2>Longest gaps</h2>",
+            _table(summary["gaps"]),
+            "<h2>Tickers</h2>",
+            _table(tickers),
+            "</body></html>\n",
+        ]
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "<p>None.</p>"
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
+    body = "".join("<tr>" + "".join(_cell(row.get(name)) for name in names) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        value = f"{value:.4g}"
+    elif isinstance(value, int):
+        value = f"{value:,}"
+    text = "" if value is None else str(value)
+    style = ' class="text"' if len(text) > 40 else ""
+    return f"<td{style}>{escape(text.removesuffix(' 00:00:00'))}</td>"

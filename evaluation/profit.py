@@ -1,0 +1,160 @@
+"""What forecasts are worth to somebody who trades on them, and whether tuning made them better.
+
+Design choices:
+* A forecast's position is the mean of what its paths say to hold: share of paths that end above minus share that end
+  below, in [-1, 1]. It is held from the origin to the last step; profit and costs are those of `build_preferences`.
+* Before and after are forecasts of the same outcomes, so their differences are paired: what makes a day hard for both
+  cancels. Pairs of preferences are compared in the same way.
+* Utility is the figure that is easiest to fool: whoever is always long earns in a rising market and knows nothing. So
+  it stands beside "always long" and "hold nothing", and a rise that costs CRPS is a warning.
+
+Shapes: n forecasts or pairs, K sampled paths.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .significance import mean_interval, paired_difference, verdict
+from .walk_forward import WalkForward
+
+COVERAGE = (0.1, 0.9)  # ends of the central 80 percent
+
+
+def forecast_positions(paths_nK: np.ndarray) -> np.ndarray:
+    """Mean over paths of the sign of their last value, `[n]`.
+
+    >>> forecast_positions(np.array([[0.1, 0.2, -0.1, 0.0]])).tolist()
+    [0.25]
+    """
+    return np.sign(paths_nK).mean(axis=1)
+
+
+def net_profit(position_n: np.ndarray, realised_n: np.ndarray, cost_bp: float) -> np.ndarray:
+    """position * (exp(y) - 1) - cost * turnover, `[n]`; getting in and out turns over twice the position.
+
+    >>> net_profit(np.array([0.5]), np.log([1.1]), cost_bp=10).round(6).tolist()
+    [0.049]
+    """
+    return profit(position_n[:, None], realised_n[:, None], cost_bp)[:, 0]
+
+
+def forecast_utility(result: WalkForward, cost_bp: float) -> np.ndarray:
+    """Net profit of the model's positions at the last step, `[n]`, per unit of capital."""
+    return net_profit(forecast_positions(result.steps[-1]["model"].values), result.realised[:, -1], cost_bp)
+
+
+def forecast_values(result: WalkForward, cost_bp: float | None) -> dict[str, np.ndarray | None]:
+    """`crps` and `utility` of each forecast, `[n]`; no utility without costs, for what nobody holds."""
+    realised = result.realised[:, -1]
+    return {
+        "crps": result.steps[-1]["model"].crps(realised),
+        "utility": None if cost_bp is None else forecast_utility(result, cost_bp),
+    }
+
+
+def pair_values(log_probs_n2: np.ndarray) -> dict[str, np.ndarray]:
+    """`pair_accuracy` and `margin` of each pair, `[n]`, from the log-probabilities of its chosen and rejected path.
+
+    margin = log p(chosen) - log p(rejected) in nats; accuracy is 1 where it is positive, half where it is zero.
+    """
+    margin_n = log_probs_n2[:, 0] - log_probs_n2[:, 1]
+    return {"pair_accuracy": (np.sign(margin_n) + 1) / 2, "margin": margin_n}
+
+
+def summary(
+    values: dict[str, np.ndarray | None], dates: np.ndarray, *, horizon: int, seed: int = 0
+) -> dict[str, float | list[float] | None]:
+    """Mean of each, and its block-bootstrap interval under `*_ci95`; None for what there is none of."""
+    row: dict[str, Any] = {}
+    for name, values_n in values.items():
+        row[name] = None if values_n is None else float(values_n.mean())
+        row[f"{name}_ci95"] = None if values_n is None else mean_interval(values_n, dates, horizon=horizon, seed=seed)
+    return row
+
+
+def forecast_rows(result: WalkForward, cost_bp: float | None, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """`result.rows` by name; that of the model with the interval of its coverage and with its utility."""
+    rows = {row["model"]: row for row in result.rows(seed=seed)}
+    horizon, forecast, realised = len(result.steps), result.steps[-1]["model"], result.realised[:, -1]
+    low, high = forecast.quantile(COVERAGE).T
+    inside = None if rows["model"]["coverage_80"] is None else ((low <= realised) & (realised <= high)).astype(float)
+    more = {"coverage_80": inside, "utility": forecast_values(result, cost_bp)["utility"]}
+    rows["model"] |= summary(more, result.origin, horizon=horizon, seed=seed)
+    return rows
+
+
+def without_baselines(result: WalkForward) -> WalkForward:
+    """The model's forecasts alone, which are scored sooner."""
+    return replace(result, steps=[{"model": forecasts["model"]} for forecasts in result.steps])
+
+
+def holders(result: WalkForward, cost_bp: float) -> dict[str, np.ndarray]:
+    """Net profits of who forecasts nothing, `[n]` each."""
+    ones, realised = np.ones(len(result.origin)), result.realised[:, -1]
+    positions = {"always_long": ones, "always_short": -ones, "nothing": 0 * ones}
+    return {name: net_profit(position, realised, cost_bp) for name, position in positions.items()}
+
+
+def compare(
+    before: dict[str, np.ndarray | None],
+    after: dict[str, np.ndarray | None],
+    dates: np.ndarray,
+    *,
+    horizon: int,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Paired differences after - before of every figure, each with its interval and a verdict in words."""
+    answers: dict[str, dict[str, Any]] = {}
+    for name, values_n in before.items():
+        others_n = after[name]
+        if values_n is None or others_n is None:
+            continue
+        difference = paired_difference(others_n, values_n, dates, horizon, seed=seed)
+        words = verdict(difference, "before") if name == "crps" else in_words(difference, "before")
+        answers[name] = {**difference, "verdict": words}
+    return answers
+
+
+def against(
+    values_n: np.ndarray, reference_n: np.ndarray, dates: np.ndarray, name: str, *, horizon: int, seed: int = 0
+) -> str:
+    """What is to be said of one utility beside that of `name`."""
+    return in_words(paired_difference(values_n, reference_n, dates, horizon, seed=seed), name)
+
+
+def in_words(difference: dict[str, Any], name: str) -> str:
+    """What a `paired_difference` of something of which more is better says.
+
+    >>> in_words({"difference": 0.002, "ci95": [0.001, 0.003]}, "before")
+    'better than before (+0.002, 95 % CI [+0.001, +0.003])'
+    """
+    if difference["ci95"] is None:
+        return f"too few dates to compare with {name}"
+    low, high = difference["ci95"]
+    finding = "better than" if low > 0 else "worse than" if high < 0 else "no edge over"
+    return f"{finding} {name} ({difference['difference']:+.3g}, 95 % CI [{low:+.3g}, {high:+.3g}])"
+
+
+def warning(difference: dict[str, dict[str, Any]]) -> str | None:
+    """What to say where utility rose while the forecasts got worse."""
+    if (
+        "utility" not in difference
+        or difference["utility"]["difference"] <= 0
+        or difference["crps"]["difference"] <= 0
+    ):
+        return None
+    return (
+        "utility rises while CRPS gets worse: the model may have learned to take sides, not to forecast. "
+        f"Utility: {difference['utility']['verdict']}. CRPS: {difference['crps']['verdict']}."
+    )
+
+
+def profit(position_BK: np.ndarray, realised_BP: np.ndarray, cost_bp: float) -> np.ndarray:
+    """position * (exp(y[P]) - 1) - cost * turnover, `[B,K]`, per unit of capital; getting in and out turns over 2.
+
+    >>> profit(np.array([[1.0, -1.0, 0.0]]), np.log([[0.9, 1.1]]), cost_bp=10).round(6).tolist()
+    [[0.098, -0.102, 0.0]]
+    """
+    return position_BK * np.expm1(realised_BP[:, -1:]) - cost_bp / 1e4 * 2 * np.abs(position_BK)

@@ -1,0 +1,1 @@
+"""Cards, uploads to the Hub, and pages whose figures come from commands."""

@@ -1,0 +1,119 @@
+"""What the data commands print and write: `clean`, `prepare` and `describe`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from ..common.files import write_json, write_parquet
+from ..data_prep.clean import clean_bars
+from ..data_prep.raw import read_raw
+from ..data_prep.windows import fence
+
+MOST_TICKERS = 5  # named per rule
+
+
+def clean(source: str, out: Path, tickers: list[str] | None = None, covariates: Sequence[str] = ()) -> dict[str, Any]:
+    """The cleaned bars, with these columns, at `out` (parquet), the report as `cleaning.json` beside it.
+
+    Raises:
+        ValueError: for another extension, or if no bar is left.
+    """
+    if out.suffix != ".parquet":
+        raise ValueError(f"{out} must end in .parquet: it keeps dates and numbers exactly, a CSV would not")
+    frame, report = clean_bars(read_raw(source, tickers, covariates=covariates), covariates)
+    write_parquet(frame, out)
+    write_json(report, out.with_name("cleaning.json"))
+    return report
+
+
+def prepare(
+    source: str,
+    out: Path,
+    *,
+    num_proc: int,
+    seed: int,
+    refit: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
+    **given: Any,
+) -> dict[str, Any]:
+    """The dataset that training with the `given` data arguments would make; the others take training's defaults."""
+    from ..data_prep.prepare import prepare as prepare_dataset
+    from ..data_prep.series import has_prices
+    from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+    from ..training.arguments import DataArguments
+
+    arguments = DataArguments(**{name: value for name, value in given.items() if value is not None})
+    features = TsfLlmFeatureExtractor(
+        kind="ohlcv" if arguments.value_column is None and has_prices(source) else "univariate",
+        past_covariates=arguments.past_covariates,
+        known_covariates=arguments.known_covariates,
+        feature_groups=arguments.feature_groups,
+        scaling=arguments.scaling,
+        per_ticker=arguments.per_ticker,
+        context_length=arguments.context_length,
+        calendar=arguments.calendar,
+    )
+    return prepare_dataset(
+        source,
+        out,
+        processor=TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=arguments.n_bins)),
+        horizon=arguments.horizon,
+        tickers=arguments.tickers,
+        market=arguments.market,
+        columns={"value": arguments.value_column, "id": arguments.id_column, "time": arguments.time_column},
+        train_through=arguments.train_through,
+        valid_through=arguments.valid_through,
+        num_proc=num_proc,
+        refit=refit,
+        engine=engine,
+        ray_address=ray_address,
+        seed=seed,
+    )
+
+
+def print_prepared(info: dict[str, Any]) -> None:
+    """Bars and windows by split, the tickers left out, and what this run computed of it all."""
+    table = Table("split", "bars", "windows", box=None, pad_edge=False)
+    for part, count in info["counts"].items():
+        table.add_row(part, f"{count['bars']:,}", f"{count['windows']:,}")
+    console = Console()
+    console.print(table)
+    fences = {name: fence(pd.Timestamp(moment)) for name, moment in info["split"].items()}
+    console.print("training through {train_through}, validation through {valid_through}".format(**fences))
+    for reason in info["skipped"].values():
+        console.print(f"skipped {reason}", highlight=False, markup=False)
+    run, tickers = info["run"], info["run"]["tickers"]
+    console.print(
+        f"computed {run['rows_encoded']:,} of {run['rows']:,} rows; tickers encoded {tickers['encoded']:,}, "
+        f"extended {tickers['extended']:,}, kept {tickers['kept']:,}",
+        highlight=False,
+    )
+
+
+def print_cleaning(report: dict[str, Any]) -> None:
+    """One line per rule that found something, with the tickers that have most of it."""
+    table = Table("rule", "policy", "rows", "tickers", "most in", box=None, pad_edge=False)
+    for name, found in report["rules"].items():
+        if found["rows"]:
+            table.add_row(name, found["policy"], f"{found['rows']:,}", str(found["tickers"]), _most(report, name))
+    console = Console()
+    if table.row_count:
+        console.print(table)
+    console.print(
+        f"{report['rows_in']:,} rows = {report['bars']:,} bars + {report['missing_bars']:,} missing bars + "
+        f"{report['rows_dropped']:,} dropped rows",
+        highlight=False,
+    )
+
+
+def _most(report: dict[str, Any], rule: str) -> str:
+    rows = {t: one["rules"][rule]["rows"] for t, one in report["tickers"].items() if rule in one["rules"]}
+    top = sorted(rows, key=lambda ticker: -rows[ticker])[:MOST_TICKERS]
+    return ", ".join(f"{ticker or '(none)'} {rows[ticker]:,}" for ticker in top) + (
+        " ..." if len(rows) > len(top) else ""
+    )

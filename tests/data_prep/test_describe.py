@@ -1,0 +1,108 @@
+"""Describing data: figures against pandas, planted gaps and moves, pictures, and a page that needs no server."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+
+from tsf_llm.data_prep.describe import describe
+from tsf_llm.serving import cli
+
+
+@pytest.fixture(scope="module")
+def bars(make_bars):
+    first, second = make_bars(900, ticker="AAA"), make_bars(500, ticker="<B&B>", seed=1, start="2016-06-01")
+    first = first.drop(index=range(300, 340))
+    second.loc[100, ["open", "high", "low", "close"]] *= 1.8
+    second.loc[200, "close"] = np.nan
+    return pd.concat([first, second, first.tail(1)], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def described(bars, tmp_path_factory):
+    out = tmp_path_factory.mktemp("described")
+    bars.to_csv(out / "prices.csv", index=False)
+    return describe(out / "prices.csv", out / "out"), out / "out"
+
+
+def test_coverage_counts_bars_by_ticker_and_year(bars, described):
+    coverage = described[0]["coverage"]
+    assert coverage["unit"] == "year"
+    assert coverage["periods"] == ["2015", "2016", "2017", "2018"]
+    known = bars.dropna().drop_duplicates()
+    for name, row in coverage["bars"].items():
+        years = known.loc[known["ticker"] == name, "timestamp"].dt.year
+        assert row == [int((years == year).sum()) for year in range(2015, 2019)]
+
+
+def test_gaps_and_absent_bars(described):
+    summary, _ = described
+    assert summary["gaps"][0]["ticker"] == "AAA"
+    assert summary["gaps"][0]["days"] == 57
+    assert summary["tickers"]["<B&B>"]["missing_bars"] == 1
+    assert summary["tickers"]["<B&B>"]["absent_bars"] == 1
+    assert summary["rows_in"] == summary["bars"] + summary["missing_bars"] + summary["rows_dropped"]
+
+
+def test_returns_agree_with_pandas_and_scipy(bars, described):
+    known = bars.dropna().drop_duplicates()
+    returns = known.groupby("ticker")["close"].transform(lambda close: np.log(close).diff()).dropna()
+    found = described[0]["returns"]["log_return"]
+    assert found["n"] == len(returns)
+    np.testing.assert_allclose(found["std"], returns.std(), rtol=1e-9)
+    np.testing.assert_allclose(found["excess_kurtosis"], stats.kurtosis(returns), rtol=1e-9)
+    largest = described[0]["returns"]["largest_moves"][0]
+    assert largest["ticker"] == "<B&B>"
+    np.testing.assert_allclose(abs(largest["log_return"]), returns.abs().max(), atol=1e-6)
+
+
+def test_defects_are_those_of_cleaning(described):
+    defects = described[0]["defects"]
+    assert defects["repeated"]["by_ticker"] == {"AAA": 1}
+    assert defects["missing"]["by_ticker"] == {"<B&B>": 1}
+    assert defects["spike"]["policy"] == "keep"
+
+
+def test_files_are_whole_and_the_page_stands_alone(described):
+    summary, out = described
+    assert {path.name for path in out.iterdir()} == {
+        *("describe.json", "describe.html", "coverage.png", "defects.png", "returns.png")
+    }
+    assert json.loads((out / "describe.json").read_text()) == summary
+    for name in ("coverage", "defects", "returns"):
+        assert Image.open(out / f"{name}.png").size[0] > 900
+    page = (out / "describe.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "&lt;B&amp;B&gt;" in page
+    assert "<B&B>" not in page
+
+
+def test_few_bars_many_tickers_and_months(make_bars, tmp_path):
+    make_bars(2).to_csv(tmp_path / "two.csv", index=False)
+    summary = describe(tmp_path / "two.csv", tmp_path / "two")
+    assert summary["coverage"]["unit"] == "month"
+    assert summary["returns"]["log_return"] == {
+        **{"n": 1, "mean": None, "std": None, "skew": None, "excess_kurtosis": None}
+    }
+    assert not (tmp_path / "two" / "defects.png").exists()
+    make_bars(1).to_csv(tmp_path / "one.csv", index=False)
+    assert describe(tmp_path / "one.csv", tmp_path / "one")["gaps"] == []
+    many = pd.concat([make_bars(5, ticker=f"T{i}", seed=i) for i in range(90)])
+    many.to_csv(tmp_path / "many.csv", index=False)
+    assert len(describe(tmp_path / "many.csv", tmp_path / "many")["coverage"]["bars"]) == 90
+
+
+def test_describe_command(bars, tmp_path, monkeypatch, capsys):
+    bars.to_csv(tmp_path / "prices.csv", index=False)
+    words = ["describe", "--data", tmp_path / "prices.csv", "--out", tmp_path / "out", "--ticker", "AAA"]
+    monkeypatch.setattr(sys, "argv", ["tsf-llm", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert "860 bars of 1 tickers" in capsys.readouterr().out

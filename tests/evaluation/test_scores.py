@@ -1,0 +1,236 @@
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from tsf_llm.evaluation import scores as metrics
+from tsf_llm.evaluation.distributions import Gaussian, Samples
+
+NUM_DATES, NUM_TICKERS = 120, 5
+DATES = np.repeat(np.arange("2020-01-01", "2020-04-30", dtype="datetime64[D]")[:NUM_DATES], NUM_TICKERS)
+
+
+@pytest.fixture
+def realised():
+    return 0.02 * np.random.default_rng(0).standard_normal(len(DATES))
+
+
+@pytest.fixture
+def calibrated(realised):
+    """Knows a part of the outcome and is right about how large the rest is."""
+    rng = np.random.default_rng(1)
+    known = 0.5 * realised + np.sqrt(0.1875) * 0.02 * rng.standard_normal(len(DATES))
+    return Gaussian(mean=known, std=np.full(len(DATES), 0.02 * np.sqrt(0.5 * 0.5 + 0.1875)))
+
+
+@pytest.fixture
+def random_walk():
+    return Gaussian(mean=np.zeros(len(DATES)), std=np.full(len(DATES), 0.02))
+
+
+def score(forecast, realised, horizon=1, **kwargs):
+    return metrics.score(forecast, realised, DATES, np.full(len(DATES), 0.015), horizon, **kwargs)
+
+
+def test_score_agrees_with_definitions(calibrated, realised):
+    row = score(calibrated, realised)
+    error = realised - calibrated.mean
+    assert_allclose(row["crps"], calibrated.crps(realised).mean())
+    assert_allclose(row["mae"], np.abs(error).mean())
+    assert_allclose(row["mase"], np.abs(error).mean() / 0.015)
+    assert_allclose(row["rmse"], np.sqrt(np.mean(error**2)))
+    assert_allclose(row["direction_accuracy"], np.mean(np.sign(calibrated.mean) == np.sign(realised)))
+    assert_allclose(row["direction_base_rate"], np.mean(realised > 0))
+    standardised = np.abs(error / calibrated.std)
+    for level in (50, 80, 90):
+        assert_allclose(row[f"coverage_{level}"], np.mean(standardised <= stats.norm.ppf(0.5 + level / 200)))
+    assert (row["n"], row["num_dates"], row["horizon"]) == (len(DATES), NUM_DATES, 1)
+
+
+def test_coverage_of_a_calibrated_gaussian_is_nominal():
+    rng = np.random.default_rng(2)
+    mean, std = rng.standard_normal(len(DATES)), rng.uniform(0.5, 2, len(DATES))
+    row = score(Gaussian(mean, std), rng.normal(mean, std))
+    for level in (50, 80, 90):
+        assert abs(row[f"coverage_{level}"] - level / 100) < 0.06
+
+
+def test_absolute_error_is_of_the_median_and_squared_error_of_the_mean():
+    skewed = Samples(np.tile([0.0, 0.0, 0.0, 0.0, 1.0], (len(DATES), 1)))
+    row = score(skewed, np.zeros(len(DATES)))
+    assert row["mae"] == 0
+    assert_allclose(row["rmse"], 0.2)
+
+
+def test_mase_leaves_out_tickers_that_never_moved(random_walk, realised):
+    scale = np.where(np.arange(len(DATES)) % 2, 0.015, 0.0)
+    row = metrics.score(random_walk, realised, DATES, scale, 1)
+    assert_allclose(row["mase"], np.abs(realised[1::2]).mean() / 0.015)
+    assert metrics.score(random_walk, realised, DATES, np.zeros(len(DATES)), 1)["mase"] is None
+
+
+def test_a_random_walk_has_no_direction_and_no_rank(random_walk, realised):
+    row = score(random_walk, realised)
+    assert row["direction_n"] == row["rank_ic_dates"] == 0
+    for name in ("direction_accuracy", "direction_ci95", "rank_ic", "rank_ic_t"):
+        assert row[name] is None
+
+
+def test_moves_of_zero_have_no_direction(calibrated, realised):
+    still = np.arange(len(realised)) % 3 == 0
+    row = score(calibrated, np.where(still, 0.0, realised))
+    assert row["direction_n"] == np.sum(~still)
+    assert_allclose(row["direction_accuracy"], np.mean(np.sign(calibrated.mean) == np.sign(realised), where=~still))
+    assert_allclose(row["direction_base_rate"], np.mean(realised > 0, where=~still))
+
+
+def test_direction_interval_is_within_zero_and_one_and_around_the_accuracy(calibrated, realised):
+    row = score(calibrated, realised)
+    low, high = row["direction_ci95"]
+    assert 0.5 < low < row["direction_accuracy"] < high < 1
+    always_right = Gaussian(realised, np.full(len(DATES), 0.01))
+    assert score(always_right, realised)["direction_accuracy"] == 1
+    assert score(always_right, realised)["direction_ci95"] is None
+
+
+def test_rank_ic_is_the_mean_spearman_correlation_over_dates(calibrated, realised):
+    rounded = Gaussian(np.round(calibrated.mean, 2), calibrated.std)  # with ties
+    per_date = [
+        stats.spearmanr(rounded.mean[rows], realised[rows]).statistic
+        for rows in np.arange(len(DATES)).reshape(NUM_DATES, NUM_TICKERS)
+        if np.ptp(rounded.mean[rows]) > 0
+    ]
+    row = score(rounded, realised)
+    assert_allclose(metrics.rank_correlations(rounded.mean, realised, DATES), per_date)
+    assert_allclose(row["rank_ic"], np.mean(per_date))
+    assert row["rank_ic_dates"] == len(per_date)
+
+
+def test_rank_ic_needs_three_tickers(calibrated, realised):
+    pairs = np.flatnonzero(np.arange(len(DATES)) % NUM_TICKERS < 2)
+    assert len(metrics.rank_correlations(calibrated.mean[pairs], realised[pairs], DATES[pairs])) == 0
+    triples = np.flatnonzero(np.arange(len(DATES)) % NUM_TICKERS < 3)
+    assert len(metrics.rank_correlations(calibrated.mean[triples], realised[triples], DATES[triples])) == NUM_DATES
+
+
+def test_rows_may_come_in_any_order(calibrated, realised):
+    order = np.random.default_rng(3).permutation(len(DATES))
+    scale = np.full(len(DATES), 0.015)
+    forecast = Gaussian(calibrated.mean[order], calibrated.std[order])
+    shuffled = metrics.score(forecast, realised[order], DATES[order], scale, 1)
+    for name, value in score(calibrated, realised).items():
+        assert_allclose(shuffled[name], value)
+
+
+def test_newey_west_t_is_the_textbook_sum():
+    series = 0.1 + np.random.default_rng(4).standard_normal(200)
+    horizon, size = 6, 200
+    deviation = series - series.mean()
+    variance = deviation @ deviation / size
+    for lag in range(1, horizon):
+        variance += 2 * (1 - lag / horizon) * (deviation[lag:] @ deviation[:-lag]) / size
+    expected = series.mean() / np.sqrt(variance / (size - 1))
+    assert_allclose(metrics.newey_west_t(series, horizon=horizon), expected)
+    assert metrics.newey_west_t(series[:9], horizon=1) is None
+
+
+def test_interval_contains_the_true_mean_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    dates = np.repeat(np.arange(60), 2)
+    hits = 0
+    for seed in range(60):
+        low, high = metrics.mean_interval(rng.standard_normal(120), dates, horizon=1, seed=seed)
+        hits += low < 0 < high
+    assert 51 <= hits <= 60
+
+
+def test_interval_width_agrees_with_the_closed_form_when_independent():
+    values = np.random.default_rng(6).standard_normal(2_000)
+    low, high = metrics.mean_interval(values, np.arange(2_000), horizon=1)
+    assert_allclose(high - low, 2 * 1.96 * values.std() / np.sqrt(2_000), rtol=0.15)
+
+
+def test_interval_knows_that_tickers_of_a_date_move_together():
+    values = np.random.default_rng(7).standard_normal(200)
+    alone = metrics.mean_interval(values, np.arange(200), horizon=1)
+    copied = metrics.mean_interval(np.repeat(values, 10), np.repeat(np.arange(200), 10), horizon=1)
+    assert_allclose(copied, alone)
+
+
+def test_interval_knows_that_overlapping_returns_are_not_independent():
+    overlapping = np.convolve(np.random.default_rng(8).standard_normal(1_009), np.ones(10), "valid")
+    dates = np.arange(1_000)
+    honest = np.ptp(metrics.mean_interval(overlapping, dates, horizon=10))
+    naive = 2 * 1.96 * overlapping.std() / np.sqrt(1_000)
+    assert 2 < honest / naive < 4.5  # sqrt(10) in the limit
+
+
+@pytest.mark.parametrize(("horizon", "fewest"), [(1, 10), (20, 40)])
+def test_too_few_dates_give_no_interval(horizon, fewest):
+    values = np.random.default_rng(9).standard_normal(fewest)
+    assert metrics.mean_interval(values, np.arange(fewest), horizon=horizon) is not None
+    assert metrics.mean_interval(values[1:], np.arange(fewest - 1), horizon=horizon) is None
+
+
+def test_results_are_reproducible_and_serialisable(calibrated, random_walk, realised):
+    samples = Samples(np.random.default_rng(10).normal(0, 0.02, (len(DATES), 64)))
+    for forecast in (calibrated, random_walk, samples):
+        row = score(forecast, realised, seed=3)
+        assert json.loads(json.dumps(row, allow_nan=False)) == row
+        assert row == score(forecast, realised, seed=3)
+        assert row["crps_ci95"] != score(forecast, realised, seed=4)["crps_ci95"]
+
+
+def test_skill_is_the_share_of_crps_saved(calibrated, random_walk, realised):
+    model, baseline = score(calibrated, realised), score(random_walk, realised)
+    assert_allclose(metrics.skill(model, baseline), 1 - model["crps"] / baseline["crps"])
+    assert metrics.skill(model, baseline) > 0
+    assert metrics.skill(model, {"crps": 0.0}) is None
+
+
+def test_verdict_on_equal_better_and_worse_models(calibrated, random_walk, realised):
+    model, baseline = calibrated.crps(realised), random_walk.crps(realised)
+    noise = 0.01 * np.random.default_rng(11).standard_normal(len(DATES))
+    for losses, expected in (
+        ((model, model), "no edge over random_walk (CRPS +0.0 %, 95 % CI [+0.0 %, +0.0 %])"),
+        ((baseline + noise, baseline), "no edge over random_walk"),
+        ((model, baseline), "better than random_walk (CRPS -"),
+        ((baseline, model), "worse than random_walk (CRPS +"),
+        ((model[:20], baseline[:20]), "too few dates to compare with random_walk"),
+    ):
+        difference = metrics.paired_difference(*losses, DATES[: len(losses[0])], 1)
+        assert metrics.verdict(difference, "random_walk").startswith(expected)
+
+
+def test_paired_difference_sees_what_the_separate_intervals_hide():
+    rng = np.random.default_rng(12)
+    baseline = rng.exponential(1.0, 400)
+    model = 0.98 * baseline
+    difference = metrics.paired_difference(model, baseline, np.arange(400), 1)
+    assert_allclose(difference["difference"], -0.02 * baseline.mean())
+    assert_allclose(difference["relative"], -0.02)
+    assert difference["ci95"][1] < 0
+    assert_allclose(np.array(difference["relative_ci95"]) * baseline.mean(), difference["ci95"])
+    model_interval = metrics.mean_interval(model, np.arange(400), horizon=1)
+    assert model_interval[0] < baseline.mean() < model_interval[1]
+
+
+def test_pit_histogram_shares():
+    histogram = metrics.pit_histogram(np.array([0.0, 0.05, 0.95, 1.0]), bins=10)
+    assert_allclose(histogram["shares"], [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0.5])
+    assert_allclose(histogram["edges"], np.linspace(0, 1, 11))
+
+
+def test_unusable_input_is_refused_with_a_remedy(random_walk, realised):
+    with pytest.raises(ValueError, match="have \\[600, 599, 600, 600\\] entries"):
+        score(random_walk, realised[1:])
+    unknown = realised.copy()
+    unknown[7] = np.nan
+    with pytest.raises(ValueError, match="outcome 7 is not finite: score only origins whose outcome is known"):
+        score(random_walk, unknown)
+    with pytest.raises(ValueError, match="pair them first"):
+        metrics.paired_difference(realised, realised[1:], DATES, 1)
+    with pytest.raises(ValueError, match="no PIT values"):
+        metrics.pit_histogram(np.array([]))

@@ -1,0 +1,185 @@
+"""Walk-forward: forecasts use what was known, outcomes are what happened, and an edge is found where there is one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tsf_llm.common.provenance import provenance
+from tsf_llm.evaluation.walk_forward import pick_origins, pool, walk_forward
+from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
+from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
+from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+
+GROUPS = ["bar"]  # five features, as the tiny model wants
+PERIOD = {"start": "2016-01-01", "end": "2016-03-31"}
+
+
+@pytest.fixture(scope="module")
+def bars(make_bars):
+    return pd.concat([make_bars(400, ticker="AAA", seed=1), make_bars(400, ticker="BBB", seed=2)])
+
+
+@pytest.fixture(scope="module")
+def processor(bars):
+    extractor = TsfLlmFeatureExtractor(feature_groups=GROUPS, context_length=16)
+    return TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, through="2015-12-31")
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model, processor):
+    tokens = {"vocab_size": 34, "pad_token_id": 32, "bar_token_id": 33}
+    return TsfLlmPipeline(model=tiny_model(**tokens), processor=processor)
+
+
+@pytest.fixture(scope="module")
+def result(pipe, bars):
+    return walk_forward(pipe, bars, **PERIOD, horizon=3, samples=16, progress=False)
+
+
+def test_outcomes_are_what_happened(result, bars):
+    for i in (0, len(result.origin) // 2, -1):
+        closes = bars[bars["ticker"] == result.ticker[i]].set_index("timestamp")["close"]
+        after = closes[closes.index >= result.origin[i]].to_numpy()[:4]
+        np.testing.assert_allclose(result.realised[i], np.log(after[1:] / after[0]))
+
+
+def test_a_forecast_equals_that_of_the_pipeline_as_of_its_origin(result, pipe, bars):
+    i = len(result.origin) // 3
+    frame = pipe(bars[bars["ticker"] == result.ticker[i]], as_of=pd.Timestamp(result.origin[i]), horizon=3, samples=16)
+    last_close = bars[(bars["ticker"] == result.ticker[i]) & (bars["timestamp"] == result.origin[i])]["close"].item()
+    for step in range(3):
+        prices = last_close * np.exp(result.steps[step]["model"].values[i])
+        assert frame["mean"][step] == pytest.approx(prices.mean(), rel=1e-6)
+
+
+def test_the_future_changes_no_forecast(pipe, bars, result):
+    middle = pd.Timestamp(np.sort(result.origin)[len(result.origin) // 2])
+    other = bars.copy()
+    other.loc[other["timestamp"] > middle, ["open", "high", "low", "close"]] *= 1.1
+    changed = walk_forward(pipe, other, **PERIOD, horizon=3, samples=16, progress=False)
+    known = result.origin <= middle
+    assert known.any()
+    for step in range(3):
+        for name in result.steps[step]:
+            for part in ("values",) if name == "model" else ("mean", "std"):
+                ours, theirs = (getattr(one.steps[step][name], part)[known] for one in (result, changed))
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_origins_share_their_dates_and_do_not_overlap(result):
+    days_of_a, days_of_b = (set(result.origin[result.ticker == name]) for name in ("AAA", "BBB"))
+    assert days_of_a == days_of_b
+    gaps = np.busday_count(
+        *(np.sort(list(days_of_a)).astype("datetime64[D]")[i] for i in (slice(None, -1), slice(1, None)))
+    )
+    assert (gaps == 3).all()
+    assert result.origin.min() >= np.datetime64("2016-01-01")
+    assert result.origin.max() <= np.datetime64("2016-03-31")
+
+
+def test_rows_and_verdicts_cover_every_model(result):
+    rows = result.rows()
+    assert [row["model"] for row in rows] == ["model", "random_walk", "drift", "historical_volatility_20"]
+    assert all(row["horizon"] == 3 and len(row["crps_by_step"]) == 3 for row in rows)
+    assert all(row["crps"] == row["crps_by_step"][-1] for row in rows)
+    assert set(result.verdicts()) == {row["model"] for row in rows[1:]}
+    assert rows[1]["direction_accuracy"] is None
+
+
+def test_an_unknown_outcome_is_left_out(processor, bars):
+    series = processor.feature_extractor.encode(bars)
+    last = bars["timestamp"].max()
+    origins = pick_origins(series, "2016-01-01", last, horizon=3, stride=1)
+    assert [rows.max() for rows in origins] == [400 - 1 - 3] * 2
+    with pytest.raises(ValueError, match="the bars run from"):
+        pick_origins(series, last, last, horizon=3, stride=1)
+
+
+def test_missing_outcomes_are_left_out(processor, bars):
+    holed = bars.reset_index(drop=True)
+    holed.loc[300, ["open", "high", "low", "close"]] = np.nan
+    [a, b] = pick_origins(processor.feature_extractor.encode(holed), "2016-01-01", "2016-06-01", horizon=3, stride=1)
+    assert set(b) - set(a) == {297, 298, 299, 300}
+
+
+def test_one_number_has_no_interval_and_classes_have_no_return(tiny_model, processor, bars):
+    heads = {kind: tiny_model(TsfLlmForPrediction, prediction_type=kind) for kind in ("regression", "classification")}
+    regression, classes = (TsfLlmPipeline(model=model, processor=processor) for model in heads.values())
+    [row, *_] = walk_forward(regression, bars, **PERIOD, horizon=3, progress=False).rows()
+    assert row["coverage_80"] is None
+    assert row["crps"] == pytest.approx(row["mae"])
+    with pytest.raises(ValueError, match="classification"):
+        walk_forward(classes, bars, **PERIOD, horizon=3, progress=False)
+
+
+def test_a_forecaster_who_knows_tomorrow_is_found_out(result):
+    """The score would show an edge if there were one: feed it the outcome with a little noise."""
+    knowing = type(result)(**{**vars(result), "steps": [dict(step) for step in result.steps]})
+    for step, forecasts in enumerate(knowing.steps):
+        noise = np.random.default_rng(step).normal(0, 0.005, forecasts["model"].values.shape)
+        forecasts["model"] = type(forecasts["model"])(result.realised[:, [step]] + noise)
+    assert all(answer["verdict"].startswith("better than") for answer in knowing.verdicts().values())
+    assert not any(answer["verdict"].startswith("better than") for answer in result.verdicts().values())
+
+
+def test_provenance_names_version_and_commit():
+    assert set(provenance()) == {"version", "commit"}
+    assert provenance()["version"]
+
+
+# Plain series
+
+
+@pytest.fixture(scope="module")
+def loads():
+    """Two series of one rhythm, one of them a thousand times as large."""
+    rng = np.random.default_rng(0)
+    value = 5 * np.sin(2 * np.pi * np.arange(600) / 24) + rng.normal(0, 0.5, 600)
+    frame = pd.DataFrame({"timestamp": pd.date_range("2020-01-01", periods=600, freq="h"), "value": value})
+    return pd.concat([frame.assign(series_id="small"), frame.assign(series_id="large", value=1000 * value)])
+
+
+@pytest.fixture(scope="module")
+def load_result(loads, tiny_model):
+    extractor = TsfLlmFeatureExtractor(kind="univariate", context_length=16)
+    fitted = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(loads, through="2020-01-15")
+    tokens = {"vocab_size": 34, "pad_token_id": 32, "bar_token_id": 33}
+    pipe = TsfLlmPipeline(model=tiny_model(num_features=extractor.feature_size, **tokens), processor=fitted)
+    return walk_forward(pipe, loads, start="2020-01-16", end="2020-01-24", horizon=30, samples=16, progress=False)
+
+
+def test_differences_are_scored_in_units_known_at_the_origin(load_result, loads):
+    small, large = (load_result.ticker == name for name in ("small", "large"))
+    np.testing.assert_allclose(load_result.realised[small], load_result.realised[large])
+    np.testing.assert_allclose(load_result.scale[:, 0], 1)
+    value = loads[loads["series_id"] == "small"].set_index("timestamp")["value"]
+    origin = pd.Timestamp(load_result.origin[small][0])
+    unit = value[:origin].diff().abs().mean()
+    ahead = value[origin + pd.Timedelta(hours=1) :].to_numpy()[:30]
+    np.testing.assert_allclose(load_result.realised[small][0], (ahead - value[origin]) / unit)
+
+
+def test_a_seasonal_baseline_stands_beside_the_others(load_result):
+    rows = {row["model"]: row for row in load_result.rows()}
+    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20", "seasonal_naive_24"]
+    assert rows["seasonal_naive_24"]["crps"] < 0.5 * rows["random_walk"]["crps"]
+    small, large = (load_result.ticker == name for name in ("small", "large"))
+    for forecast in list(load_result.steps[29].values())[1:]:
+        np.testing.assert_allclose(forecast.median[small], forecast.median[large], atol=1e-9)
+
+
+def test_pooled_folds_speak_of_all_their_forecasts(pipe, bars):
+    periods = [("2016-01-01", "2016-01-31"), ("2016-02-01", "2016-02-29")]
+    parts = [walk_forward(pipe, bars, start=a, end=b, horizon=2, samples=8, progress=False) for a, b in periods]
+    pooled = pool(parts)
+    sizes = [len(part.origin) for part in parts]
+    assert len(pooled.origin) == sum(sizes)
+    assert {row["model"] for row in pooled.rows()} == {row["model"] for row in parts[0].rows()}
+    for i, row in enumerate(pooled.rows()):
+        crps = np.average([part.rows()[i]["crps"] for part in parts], weights=sizes)
+        assert row["crps"] == pytest.approx(crps, abs=1e-6)
+    assert set(pooled.verdicts()) == set(parts[0].verdicts())
+    with pytest.raises(ValueError, match="must not overlap"):
+        pool([parts[0], parts[0]])
+    with pytest.raises(ValueError, match="at least one"):
+        pool([])

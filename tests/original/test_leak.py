@@ -1,0 +1,106 @@
+"""What the future inputs are worth: found on a random walk too, gone without them, and written down as measured."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.linear_model import Ridge
+
+from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.evaluation.plots import leak_bars
+from tsf_llm.original import leak_page as leak
+from tsf_llm.original.leak import RIDGE_PENALTY, measure_leak, ridge, scaled_scores
+from tsf_llm.publishing import readme_figures as readme
+from tsf_llm.serving import cli
+
+PAGE = Path(leak.__file__).parents[1] / "docs" / "leak.md"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return measure_leak(read_bars("sample"))
+
+
+def by_name(results):
+    return {row["model"]: row for row in results["rows"]}
+
+
+def test_the_leak_is_all_there_is(results):
+    rows = by_name(results)
+    assert list(rows) == ["with_leak", "without_leak", "random_walk_with_leak"]
+    for name in ("with_leak", "random_walk_with_leak"):
+        assert rows[name]["mse"] < 0.6 * rows[name]["mse_constant_0"]
+        assert rows[name]["direction_ci95"][0] > 0.7 > rows[name]["direction_base_rate"]
+    without = rows["without_leak"]
+    assert without["mse"] > without["mse_constant_0"]
+    low, high = without["direction_ci95"]
+    assert low < without["direction_base_rate"] < high
+
+
+def test_the_target_follows_from_the_inputs(results):
+    assert results["reconstruction"]["max_error"] < 1e-9
+    assert results["reconstruction"]["n"] == 1068 - len(results["tickers"])  # the last target of each is unknown
+    assert results["skipped"] == ["FB"]
+
+
+@pytest.mark.parametrize(("horizon", "exact"), [(1, True), (5, True), (10, False)])
+def test_other_targets_leak_too_where_an_input_looks_as_far(make_bars, horizon, exact):
+    results = measure_leak(make_bars(700), horizon=horizon)
+    error = results["reconstruction"]["max_error"]
+    assert (error is not None and error < 1e-9) if exact else error is None
+    assert ("exactly" if exact else "No input") in leak.reconstruction(results)
+
+
+def test_scores_are_what_they_say():
+    target = np.repeat([1.0, -1.0, 2.0, 0.5], 20)
+    prediction = np.where(np.arange(80) < 60, 0.5 * target, -1.0)
+    row = scaled_scores(prediction, target, np.arange(80))
+    assert row["mse"] == pytest.approx(np.mean((prediction - target) ** 2))
+    assert row["mse_constant_0"] == pytest.approx(np.mean([1, 1, 4, 0.25]))
+    assert (row["direction_accuracy"], row["direction_base_rate"], row["n"]) == (0.75, 0.75, 80)
+    assert row["direction_ci95"][0] < 0.75 < row["direction_ci95"][1]
+    assert scaled_scores(target, target, np.arange(80))["direction_ci95"] is None
+
+
+def test_ridge_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    x, more = rng.normal(3, 2, (50, 4)), rng.normal(3, 2, (9, 4))
+    y = x @ [1.0, 0, -2, 0.5] + rng.normal(size=50) + 7
+    expected = Ridge(alpha=RIDGE_PENALTY).fit(x, y).predict(more)
+    np.testing.assert_allclose(ridge(x, y, more), expected)
+
+
+def test_too_few_bars_are_refused(make_bars):
+    with pytest.raises(ValueError, match="give more history"):
+        measure_leak(make_bars(300))
+    with pytest.raises(ValueError, match="horizon=4"):
+        measure_leak(make_bars(700), horizon=4)
+
+
+def test_the_command_writes_json_and_a_plot(tmp_path, monkeypatch, capsys, make_bars):
+    frame = pd.concat([make_bars(700, ticker="AAA"), make_bars(800, ticker="BBB", seed=1)])
+    frame.to_csv(tmp_path / "prices.csv", index=False)
+    words = ["leak", "--data", tmp_path / "prices.csv", "--ticker", "BBB", "--out", tmp_path / "out", "--seed", 3]
+    monkeypatch.setattr(sys, "argv", ["tsf-llm", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert "random_walk_with_leak" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "leak.json").read_text())
+    assert (written["tickers"], written["seed"], written["horizon"]) == (["BBB"], 3, 2)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"leak.json", "leak.png"}
+    assert Image.open(tmp_path / "out" / "leak.png").size[0] > 900
+
+
+def test_no_rows_have_no_plot(tmp_path):
+    with pytest.raises(ValueError, match="no rows"):
+        leak_bars([], tmp_path / "leak.png")
+
+
+def test_the_page_has_the_measured_figures(results):
+    page = PAGE.read_text(encoding="utf-8")
+    assert readme.fill(page, leak.markdown(results), leak.MARKERS) == page

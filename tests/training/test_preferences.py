@@ -1,0 +1,520 @@
+"""preferences.py: pairs as they are read, split, batched and scored; and what training on them does."""
+
+import doctest
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+
+from tsf_llm.data_prep.windows import Split
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.train_scripts.build_preferences import SCHEMA
+from tsf_llm.train_scripts.dpo import DpoArguments
+from tsf_llm.training import preferences as module
+from tsf_llm.training.preferences import (
+    Noise,
+    PreferenceCollator,
+    Reader,
+    RegressionDPOTrainer,
+    TsfLlmDPOTrainer,
+    embargo_end,
+    log_probs,
+    lora_config,
+    reference_copy,
+    split_pairs,
+)
+
+BINS, STEPS = 32, 3
+BAR = BINS + 1
+SIZES = {"vocab_size": BINS + 2, "pad_token_id": BINS, "bar_token_id": BAR}
+COLLATE, NUMBERS = PreferenceCollator(BAR), PreferenceCollator(BAR, numbers=True)
+NOISE = Noise(df=5.0, scale=0.8)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    edges = np.linspace(-3, 3, BINS + 1).tolist()
+    extractor = TsfLlmFeatureExtractor(feature_groups=["bar"], context_length=12)
+    return TsfLlmProcessor(extractor, TsfLlmTokenizer(BINS, bin_edges=edges))
+
+
+@pytest.fixture
+def lm(tiny_model):
+    """`lm(**overrides)` -> a tiny causal LM."""
+    return lambda **overrides: tiny_model(TsfLlmForCausalLM, **SIZES, **overrides)
+
+
+@pytest.fixture
+def head(tiny_model):
+    """`head(**overrides)` -> a tiny regression head."""
+    usual = {"prediction_type": "regression", "prediction_length": STEPS, **SIZES}
+    return lambda **overrides: tiny_model(TsfLlmForPrediction, **{**usual, **overrides})
+
+
+def planted(count, *, seed=0, numbers=False, shortest=8):
+    """After a last bar whose first feature is positive, the path up is preferred, else the one down."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        window = rng.normal(size=(int(rng.integers(shortest, 13)), 5)).astype(np.float32)
+        up = np.abs(rng.normal(0.8, 0.3, STEPS)) if numbers else rng.integers(BINS // 2, BINS, STEPS)
+        down = -np.abs(rng.normal(0.8, 0.3, STEPS)) if numbers else rng.integers(0, BINS // 2, STEPS)
+        chosen, rejected = (up, down) if window[-1, 0] > 0 else (down, up)
+        mask = [1] * len(window)
+        rows.append({"past_values": window, "attention_mask": mask, "chosen": chosen, "rejected": rejected})
+    return Dataset.from_list([{name: np.asarray(v).tolist() for name, v in row.items()} for row in rows])
+
+
+def arguments(folder, **options):
+    usual = {"max_steps": 3, "per_device_train_batch_size": 16, "eval_strategy": "no", "save_strategy": "no"}
+    usual |= {"load_best_model_at_end": False, "disable_tqdm": True, "learning_rate": 3e-3, "use_cpu": True}
+    return DpoArguments(output_dir=str(folder), **{**usual, **options})
+
+
+@pytest.fixture
+def trainer(lm, processor, tmp_path):
+    """`trainer(...)` -> a trainer of a tiny causal LM on planted pairs."""
+
+    def build(model=None, *, ref_model="copy", lora=False, train=None, **options):
+        model = lm() if model is None else model
+        return TsfLlmDPOTrainer(
+            model=model,
+            ref_model=reference_copy(model) if ref_model == "copy" else ref_model,
+            args=arguments(tmp_path / "out", **options),
+            train_dataset=planted(64) if train is None else train,
+            eval_dataset=planted(32, seed=1),
+            data_collator=COLLATE,
+            processing_class=processor,
+            peft_config=lora_config(4, 8) if lora else None,
+        )
+
+    return build
+
+
+def by_hand(model, pairs):
+    """Log-probabilities `[N,2]`, one unpadded row at a time, token by token."""
+    rows = []
+    for pair in pairs:
+        window = torch.tensor(pair["past_values"])[None]
+        scores = []
+        for name in ("chosen", "rejected"):
+            ids = torch.tensor([[BAR] * window.shape[1] + pair[name]])
+            with torch.no_grad():
+                logits = model(input_ids=ids, past_values=window).logits[0]
+            places = range(window.shape[1], ids.shape[1])
+            scores.append(sum(logits[t - 1].log_softmax(-1)[ids[0, t]].item() for t in places))
+        rows.append(scores)
+    return np.array(rows)
+
+
+def test_the_formulas_in_the_docstrings():
+    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(module).attempted >= 1
+
+
+# --- scores and losses
+
+
+def test_padded_rows_have_the_log_probabilities_of_unpadded_ones(lm):
+    model, pairs = lm(), planted(6)
+    assert len({len(pair["past_values"]) for pair in pairs}) > 1
+    np.testing.assert_allclose(log_probs(model, pairs, COLLATE), by_hand(model, pairs), atol=1e-4)
+    padded = pairs.map(
+        lambda pair: {
+            "past_values": [[9.0] * 5] * 4 + pair["past_values"],  # what is hidden does not count
+            "attention_mask": [0] * 4 + pair["attention_mask"],
+        }
+    )
+    np.testing.assert_allclose(log_probs(model, padded, COLLATE), by_hand(model, pairs), atol=1e-4)
+
+
+def test_a_hidden_bar_within_the_window_is_not_read(lm):
+    pairs = planted(4, shortest=12)
+    hidden = pairs.map(lambda pair: {"attention_mask": [*pair["attention_mask"][:5], 0, *pair["attention_mask"][6:]]})
+    other = hidden.map(lambda pair: {"past_values": [*pair["past_values"][:5], [7.0] * 5, *pair["past_values"][6:]]})
+    scores = [log_probs(lm(), some, COLLATE) for some in (pairs, hidden, other)]
+    assert np.abs(scores[0] - scores[1]).max() > 1e-3
+    np.testing.assert_allclose(scores[1], scores[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
+def test_the_loss_is_the_one_computed_by_hand(trainer, lm, loss_type):
+    model, reference = lm(), lm(seed=5)
+    pairs, beta = planted(5), 0.3
+    ratios = torch.tensor(by_hand(model, pairs) - by_hand(reference, pairs))
+    delta = ratios[:, 0] - ratios[:, 1]
+    expected = {
+        "sigmoid": -F.logsigmoid(beta * delta),
+        "ipo": (delta / STEPS - 1 / (2 * beta)) ** 2,  # trl averages over tokens
+        "hinge": torch.relu(1 - beta * delta),
+    }[loss_type].mean()
+    one = trainer(model, ref_model=reference, loss_type=[loss_type], beta=beta)
+    one.model.train()
+    batch = COLLATE([pairs[i] for i in range(5)])
+    assert one.compute_loss(one.model, batch).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert delta.abs().max() > 0.1
+
+
+def test_the_policy_runs_as_its_reference_does(trainer, lm):
+    """Dropout would make them differ before the first step."""
+    model = lm(attention_dropout=0.5, hidden_dropout=0.5)
+    one = trainer(model)
+    one.model.train()
+    batch = COLLATE(list(planted(8)))
+    assert one.compute_loss(one.model, batch).item() == pytest.approx(math.log(2), abs=1e-6)
+    assert one.model.training
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ipo", "hinge")]
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", *SLOW])
+def test_the_margin_rises_also_on_pairs_never_seen(trainer, lm, loss_type):
+    model, held_out = lm(initializer_range=0.02), planted(100, seed=9)
+    before = log_probs(model, held_out, COLLATE)
+    one = trainer(model, train=planted(400), loss_type=[loss_type], beta=0.5, max_steps=25, learning_rate=1e-2)
+    one.train()
+    after = log_probs(one.model, held_out, COLLATE)
+    margins = [(scores[:, 0] - scores[:, 1]) for scores in (before, after)]
+    assert margins[1].mean() > margins[0].mean() + 0.3
+    assert (margins[1] > 0).mean() > 0.75
+    assert abs((margins[0] > 0).mean() - 0.5) < 0.15
+
+
+def weights(model):
+    return {name: values.clone() for name, values in model.state_dict().items()}
+
+
+def test_a_precomputed_reference_gives_what_a_copy_gives(trainer, lm):
+    results = []
+    for options in ({"ref_model": "copy"}, {"ref_model": None, "precompute_ref_log_probs": True}):
+        one = trainer(lm(), **options)
+        one.train()
+        results.append(weights(one.model))
+    for name, values in results[0].items():
+        torch.testing.assert_close(values, results[1][name], atol=1e-6, rtol=1e-5)
+    moved = weights(lm())
+    assert any((values - moved[name]).abs().max() > 1e-4 for name, values in results[0].items())
+
+
+def test_with_the_adapter_off_the_reference_is_the_base(trainer, lm):
+    model, pairs = lm(), list(planted(8))
+    expected = log_probs(model, planted(8), COLLATE)
+    one = trainer(model, lora=True, ref_model=None, max_steps=8, learning_rate=1e-2)
+    batch = COLLATE(pairs)
+    one.model.train()
+    assert one.compute_loss(one.model, batch).item() == pytest.approx(math.log(2), abs=1e-6)
+    one.train()
+    scores = np.stack([values.numpy() for values in one.compute_ref_log_probs(one.model, batch)], axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert np.abs(log_probs(one.model, planted(8), COLLATE) - expected).max() > 0.05
+
+
+def test_low_rank_updates_reach_attention_and_experts_and_leave_the_rest(trainer, lm):
+    one = trainer(lm(), lora=True, ref_model=None)
+    trained = {name for name, values in one.model.named_parameters() if values.requires_grad}
+    assert all("lora" in name for name in trained)
+    for part in ("self_attn.o_proj", "kv_b_proj", "shared_experts.up_proj", "mlp.experts"):
+        assert any(part in name for name in trained), part
+    assert not any("gate.lora" in name or "lm_head" in name for name in trained)
+
+
+def test_a_merged_model_is_the_tuned_one(trainer, lm, tmp_path):
+    one = trainer(lm(), lora=True, ref_model=None, max_steps=8, learning_rate=1e-2)
+    one.train()
+    one.save_model(str(tmp_path / "saved"))
+    again = TsfLlmForCausalLM.from_pretrained(tmp_path / "saved")
+    expected = log_probs(one.model, planted(8), COLLATE)
+    np.testing.assert_allclose(log_probs(again, planted(8), COLLATE), expected, atol=1e-4)
+    assert (tmp_path / "saved" / "adapter" / "adapter_model.safetensors").is_file()
+    assert not list((tmp_path / "saved").rglob("*.bin"))
+
+
+# --- regression heads
+
+
+def test_the_density_is_that_of_student_t(head):
+    stats = pytest.importorskip("scipy.stats")
+    model, pairs = head(), planted(5, numbers=True)
+    got = log_probs(model, pairs, NUMBERS, NOISE)
+    for row, pair in zip(got, pairs, strict=True):
+        with torch.no_grad():
+            cumulative = model(past_values=torch.tensor(pair["past_values"])[None]).prediction[0].numpy()
+        mean = np.diff(cumulative, prepend=0.0)
+        for score, name in zip(row, ("chosen", "rejected"), strict=True):
+            assert score == pytest.approx(stats.t.logpdf(pair[name], 5.0, mean, 0.8).sum(), abs=1e-3)
+
+
+def test_the_noise_is_found_again():
+    residuals = 0.7 * np.random.default_rng(0).standard_t(4, 20000)
+    noise = Noise.fit(residuals)
+    assert noise.df == pytest.approx(4, rel=0.1)
+    assert noise.scale == pytest.approx(0.7, rel=0.03)
+    with pytest.raises(ValueError, match="no residuals"):
+        Noise.fit(np.zeros(10))
+
+
+@pytest.mark.parametrize("reference", ["copy", "adapter off", "precomputed"])
+def test_a_regression_head_learns_what_is_preferred(processor, tmp_path, reference, head):
+    model, held_out, lora = head(), planted(100, seed=9, numbers=True), reference == "adapter off"
+    options = {"max_steps": 40 if lora else 15, "beta": 0.5, "learning_rate": 3e-2 if lora else 1e-2}
+    options |= {"precompute_ref_log_probs": reference == "precomputed"}
+    before = log_probs(model, held_out, NUMBERS, NOISE)
+    one = RegressionDPOTrainer(
+        model=model,
+        ref_model=reference_copy(model) if reference == "copy" else None,
+        args=arguments(tmp_path, **options),
+        train_dataset=planted(200, numbers=True),
+        data_collator=NUMBERS,
+        processing_class=processor,
+        peft_config=lora_config(4, 8) if lora else None,
+        noise=NOISE,
+    )
+    one.model.train()
+    if reference != "precomputed":
+        start = one.compute_loss(one.model, NUMBERS(list(planted(8, numbers=True))))
+        assert start.item() == pytest.approx(math.log(2), abs=1e-6)
+    one.train()
+    after = log_probs(one.model, held_out, NUMBERS, NOISE)
+    accuracies = [(scores[:, 0] > scores[:, 1]).mean() for scores in (before, after)]
+    assert accuracies[0] < 0.6 < 0.7 < accuracies[1]
+
+
+def test_the_regression_loss_by_hand(processor, tmp_path, head):
+    model, reference, pairs = head(), head(seed=4), planted(6, numbers=True)
+    ratios = torch.tensor(log_probs(model, pairs, NUMBERS, NOISE) - log_probs(reference, pairs, NUMBERS, NOISE))
+    one = RegressionDPOTrainer(
+        model=model,
+        ref_model=reference,
+        args=arguments(tmp_path, beta=0.2),
+        train_dataset=pairs,
+        data_collator=NUMBERS,
+        processing_class=processor,
+        noise=NOISE,
+    )
+    expected = -F.logsigmoid(0.2 * (ratios[:, 0] - ratios[:, 1])).mean().item()
+    one.model.train()
+    loss = one.compute_loss(one.model, NUMBERS([pairs[i] for i in range(6)]))
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+# --- reading
+
+
+@pytest.fixture
+def reader(lm, processor, tmp_path):
+    return Reader(lm(), processor, tmp_path / "cache")
+
+
+def table(**columns):
+    usual = {
+        "ticker": ["AAA", "AAA"],
+        "origin": pd.to_datetime(["2015-01-05", "2015-01-09"]),
+        "past_values": [[[0.1] * 5] * 4] * 2,
+        "attention_mask": [[0, 1, 1, 1]] * 2,
+        "chosen_ids": [[1, 2, 3]] * 2,
+        "rejected_ids": [[3, 2, 1]] * 2,
+    }
+    chosen = {**usual, **columns}
+    return pa.table({name: values for name, values in chosen.items() if values is not None})
+
+
+def lines(*changes):
+    usual = {"prompt": [[[0.1] * 5] * 4], "chosen": [0.5, 0.1, 0.2], "rejected": [-0.5, -0.1, 0.0]}
+    return "\n".join(json.dumps({**usual, **change}) for change in changes) + "\n"
+
+
+def test_a_table_is_read_as_it_is(reader, tmp_path):
+    pq.write_table(table(), tmp_path / "pairs.parquet")
+    pairs = reader.read(tmp_path / "pairs.parquet")
+    assert len(pairs) == 2
+    assert (pairs[0]["chosen"], pairs[0]["rejected"]) == ([1, 2, 3], [3, 2, 1])
+    assert pairs[0]["origin"] == pd.Timestamp("2015-01-05")
+    assert set(table().column_names) <= set(SCHEMA.names)
+
+
+def test_lines_become_tokens_or_stay_numbers(reader, processor, tmp_path, head):
+    (tmp_path / "pairs.jsonl").write_text(lines({}, {"prompt": [[[0.2] * 5] * 7]}) + "\n")
+    pairs = reader.read(tmp_path / "pairs.jsonl")
+    assert [len(pair["past_values"]) for pair in pairs] == [4, 7]
+    assert pairs[0]["chosen"] == processor.tokenizer.encode_returns(np.array([0.5, 0.1, 0.2])).tolist()
+    numbers = Reader(head(), processor, tmp_path / "cache").read(tmp_path / "pairs.jsonl")
+    assert numbers[0]["chosen"] == [0.5, 0.1, 0.2]
+
+
+def test_tokens_of_a_table_become_numbers_for_a_regression_head(processor, tmp_path, head):
+    pq.write_table(table(), tmp_path / "pairs.parquet")
+    pairs = Reader(head(), processor, tmp_path / "cache").read(tmp_path / "pairs.parquet")
+    np.testing.assert_allclose(pairs[0]["chosen"], processor.tokenizer.bin_centers[[1, 2, 3]])
+
+
+def test_ties_are_left_out(reader, tmp_path):
+    pq.write_table(table(rejected_ids=[[1, 2, 3], [3, 2, 1]]), tmp_path / "pairs.parquet")
+    assert [pair["origin"] for pair in reader.read(tmp_path / "pairs.parquet")] == [pd.Timestamp("2015-01-09")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"attention_mask": None, "chosen_ids": None}, ["attention_mask, chosen_ids"]),
+        ({"rejected_ids": [[3, 2, 1], [3, 2]]}, ["row 1", "equal lengths"]),
+        ({"past_values": [[[0.1] * 5] * 4, [[0.1] * 5] * 3 + [[0.1] * 4]]}, ["row 1", "5 features"]),
+        ({"past_values": [[[0.1] * 6] * 4] * 2}, ["row 0", "5 features"]),
+        ({"past_values": [[[0.1] * 5] * 4, [[math.nan] * 5] * 4]}, ["row 1", "not finite"]),
+        ({"attention_mask": [[1, 1, 1], [1, 1, 1]]}, ["row 0", "one entry per bar"]),
+        ({"attention_mask": [[1, 1, 1, 1], [0, 0, 0, 0]]}, ["row 1", "hides every bar"]),
+        ({"chosen_ids": [[1, 2, 3], [1, 32, 3]]}, ["row 1", "chosen_ids", "32 return bins"]),
+        ({"rejected_ids": [[1, -100, 3], [1, 2, 3]]}, ["row 0", "rejected_ids", "32 return bins"]),
+        ({"rejected_ids": [[1, 2, 3]] * 2}, ["chosen equals rejected"]),
+        (
+            {"chosen_ids": [[1, 2, 3], [1, 2]], "rejected_ids": [[3, 2, 1], [2, 1]]},
+            ["row 1", "another number of steps"],
+        ),
+    ],
+)
+def test_a_bad_table_is_refused(reader, tmp_path, columns, words):
+    pq.write_table(table(**columns), tmp_path / "pairs.parquet")
+    with pytest.raises(ValueError, match=r"pairs\.parquet") as refused:
+        reader.read(tmp_path / "pairs.parquet")
+    assert all(word in str(refused.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["holds no pairs"]),
+        (lines({}) + '{"prompt": [[[0.1, 0', ["line 2", "no JSON"]),
+        (lines({}, {"chosen": [0.1, 0.2]}), ["line 2", "2 chosen and 3 rejected"]),
+        (lines({"prompt": [[[0.1] * 5, [0.1] * 4]]}), ["line 1", "ragged"]),
+        (lines({"prompt": [[[0.1] * 6] * 4]}), ["line 1", "6 features", "5"]),
+        (lines({"prompt": [[0.1] * 5] * 4}), ["line 1", "[1][T][F]"]),
+        (lines({"chosen": [0.1, "up", 0.2]}), ["line 1", "chosen"]),
+        (lines({"chosen": [0.1, math.nan, 0.2]}), ["line 1", "finite"]),
+        (lines({"rejected": [0.5, 0.1, 0.2]}), ["chosen equals rejected"]),
+        (lines({}, {"chosen": [0.1], "rejected": [0.9]}), ["different lengths"]),
+        ('{"prompt": [[[0.1]]]}\n', ["line 1", "lacks chosen, rejected"]),
+        ("[]\n", ["line 1", "lacks prompt"]),
+    ],
+    ids=[
+        *(
+            "empty",
+            "cut off",
+            "lengths",
+            "ragged",
+            "features",
+            "window",
+            "text",
+            "nan",
+            "tie",
+            "steps",
+            "keys",
+            "list",
+        ),
+    ],
+)
+def test_bad_lines_are_refused(reader, tmp_path, text, words):
+    (tmp_path / "pairs.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"pairs\.jsonl") as refused:
+        reader.read(tmp_path / "pairs.jsonl")
+    assert all(word in str(refused.value) for word in words)
+
+
+def test_other_sources_are_refused(reader, tmp_path):
+    pq.write_table(table().slice(0, 0), tmp_path / "empty.parquet")
+    with pytest.raises(ValueError, match="holds no pairs"):
+        reader.read(tmp_path / "empty.parquet")
+    (tmp_path / "text.parquet").write_text("pairs")
+    with pytest.raises(ValueError, match="no parquet file"):
+        reader.read(tmp_path / "text.parquet")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl does not exist"):
+        reader.read(tmp_path / "nowhere.jsonl")
+    with pytest.raises(FileNotFoundError, match="no finished pairs"):
+        reader.read(tmp_path)
+    for change, words in (({"n_bins": 64}, "64 bins, the model 32"), ({"features": ["body"]}, "other features")):
+        info = {"n_bins": BINS, "features": reader.processor.feature_extractor.names}
+        (tmp_path / "preferences.json").write_text(json.dumps({**info, **change}))
+        with pytest.raises(ValueError, match=words):
+            reader.read(tmp_path)
+
+
+def test_a_head_wants_its_own_number_of_steps(processor, tmp_path, head):
+    (tmp_path / "pairs.jsonl").write_text(lines({}))
+    model = head(prediction_length=2)
+    with pytest.raises(ValueError, match="line 1 has 3 steps, the head 2"):
+        Reader(model, processor, tmp_path / "cache").read(tmp_path / "pairs.jsonl")
+
+
+# --- splitting
+
+
+@pytest.fixture(scope="module")
+def bars(make_bars):
+    return pd.concat([make_bars(200, ticker="AAA"), make_bars(200, ticker="BBB").iloc[::2]])
+
+
+def dated(origins, ticker="AAA"):
+    return Dataset.from_dict(
+        {"ticker": [ticker] * len(origins), "origin": list(origins), "number": range(len(origins))}
+    )
+
+
+def test_pairs_are_split_at_the_fences(bars):
+    times = np.sort(bars["timestamp"].unique())
+    split = Split(pd.Timestamp(times[120]), pd.Timestamp(times[160]))
+    parts = split_pairs(dated(times), bars, split, horizon=5)
+    numbers = [list(part["number"][:]) for part in (parts.train, parts.valid)]
+    assert numbers[0] == list(range(116))  # the last outcome is bar 120
+    assert numbers[1] == list(range(125, 156))  # labels from bar 126 on: five bars lie between
+    assert parts.counts == {"embargo": 125 - 116, "after_fence": 200 - 156}
+    first_label = times[numbers[1][0] + 1]
+    assert ((times > times[120]) & (times < first_label)).sum() == 5
+
+
+def test_outcomes_are_counted_in_the_ticker_s_own_bars(bars):
+    times = np.sort(bars["timestamp"].unique())
+    split = Split(pd.Timestamp(times[120]), pd.Timestamp(times[160]))
+    own = np.sort(bars.loc[bars["ticker"] == "BBB", "timestamp"].to_numpy())
+    parts = split_pairs(dated(own, "BBB"), bars, split, horizon=5)
+    assert max(parts.train["number"][:]) == 55  # its bar 60 is bar 120 of the other
+
+
+def test_without_validation_dates_the_last_training_dates_are_held_out(bars):
+    times = np.sort(bars["timestamp"].unique())
+    split = Split(pd.Timestamp(times[120]), pd.Timestamp(times[160]))
+    parts = split_pairs(dated(times[:100]), bars, split, horizon=5)
+    train, valid = list(parts.train["number"][:]), list(parts.valid["number"][:])
+    assert valid == list(range(90, 100))
+    assert max(train) + 5 < 90
+    assert parts.counts == {"embargo": 5, "after_fence": 0}
+
+
+def test_later_pairs_never_train(bars):
+    times = np.sort(bars["timestamp"].unique())
+    split = Split(pd.Timestamp(times[120]), pd.Timestamp(times[160]))
+    with pytest.raises(ValueError, match="no pair's outcome lies by the training fence"):
+        split_pairs(dated(times[118:150]), bars, split, horizon=5)
+    with pytest.raises(ValueError, match="no bars of ZZZ"):
+        split_pairs(dated(times, "ZZZ"), bars, split, horizon=5)
+
+
+def test_undated_pairs_keep_their_order(bars):
+    times = np.sort(bars["timestamp"].unique())
+    split = Split(pd.Timestamp(times[120]), pd.Timestamp(times[160]))
+    parts = split_pairs(planted(20), bars, split, horizon=3)
+    assert (len(parts.train), len(parts.valid), parts.dated) == (18, 2, False)
+    with pytest.raises(ValueError, match="give more"):
+        split_pairs(planted(1), bars, split, horizon=3)
+
+
+def test_the_embargo_needs_dates(bars):
+    last = pd.Timestamp(bars["timestamp"].max())
+    with pytest.raises(ValueError, match="fewer than 4 bar times lie behind"):
+        embargo_end(bars, last, 3)

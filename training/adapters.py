@@ -1,0 +1,404 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021), one per ticker, on a base whose weights stay as they are.
+
+Design choices:
+* peft makes, saves and loads them; an adapter folder is what peft and transformers expect.
+* By default every Linear layer of the decoder gets one, the projection of the bars and the head included: adapters of
+  Linear layers can be mixed within one batch. The routed experts are stacked tensors: `target_experts` reaches them
+  too, but peft cannot mix such adapters. Routers and norms stay frozen.
+* The return bins are the base's, or its tokens would change their meaning. So are the scalers, or the frozen layers
+  would read other units than they were trained on; `per_ticker` adds scalers of this ticker beside the common ones.
+  Whichever it is, the folder holds the processor that forecasts need.
+* `adapter.json` beside the weights says whose adapter it is, of which base (by a digest of its weights), and up to
+  which date it has seen prices.
+* Every ticker starts from the same seed: its adapter does not depend on which others are trained.
+"""
+
+import copy
+import dataclasses
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import set_seed
+
+from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
+from ..common.files import write_json, write_text
+from ..common.provenance import provenance
+from ..configuration_tsf_llm import TsfLlmConfig
+from ..data_prep.prepare import is_prepared
+from ..data_prep.windows import Split
+from ..evaluation.significance import paired_difference, verdict
+from ..evaluation.walk_forward import WalkForward
+from ..modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForPrediction
+from ..processing_tsf_llm import TsfLlmProcessor, day_end
+from ..series_tsf_llm import kind_of
+from .arguments import DataArguments, SftArguments
+from .data import TrainingData
+from .models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest
+from .trainer import make_trainer, train_and_save
+
+SETTINGS = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "seed")
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
+
+
+@dataclass
+class LoraArguments:
+    """The adapters."""
+
+    _argument_group_name = "lora"
+
+    r: int = field(default=8, metadata={"help": "rank"})
+    lora_alpha: float = field(default=16, metadata={"help": "an update counts lora_alpha / r times"})
+    lora_dropout: float = field(default=0.05, metadata={"help": "dropout ahead of an adapter, if no expert has one"})
+    target_modules: list[str] | None = field(
+        default=None, metadata={"help": "only Linear layers of these names, such as q_proj kv_b_proj lm_head"}
+    )
+    target_experts: bool = field(
+        default=False,
+        metadata={"help": "adapt the routed experts too; such adapters cannot be mixed within one batch"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:
+            raise ValueError(
+                f"r={self.r}, lora_alpha={self.lora_alpha}, lora_dropout={self.lora_dropout}: give a rank of 1 or "
+                "more, an alpha above 0 and a dropout from 0 to below 1"
+            )
+
+
+# --- the base ------------------------------------------------------------------------------------------------------
+
+
+def read_for_base(data_args: DataArguments, base: str, config: TsfLlmConfig) -> TrainingData:
+    """All tickers of the data, with the base's processor.
+
+    Raises:
+        ValueError: for data that cannot be used, or a horizon that the base's head does not have.
+    """
+    if config.architectures == [TsfLlmForPrediction.__name__] and data_args.horizon != config.prediction_length:
+        raise ValueError(
+            f"horizon={data_args.horizon}, but {base} answers for {config.prediction_length} step(s): give these"
+        )
+    return TrainingData.read(dataclasses.replace(data_args, tickers=None), base)
+
+
+def with_fences_of(data: TrainingData, config: TsfLlmConfig) -> TrainingData:
+    """The base's own fences, where none are chosen and the bars lie on both sides of them; else 80/10/10."""
+    if is_prepared(data.args.data) or data.args.train_through or data.args.valid_through:
+        return data
+    fences = data.processor.fitted_through, config.trained_through
+    try:
+        split = Split.of(data.bars, *fences) if all(fences) else Split.of(data.bars)
+    except ValueError:
+        split = Split.of(data.bars)
+    return dataclasses.replace(data, split=split)
+
+
+# --- one ticker ----------------------------------------------------------------------------------------------------
+
+
+def adapter_name(ticker: str) -> str:
+    """A ticker as the name of its adapter and folder: torch allows no dot in a name, file systems no slash.
+
+    >>> adapter_name("BRK.B"), adapter_name("BTC/USD")
+    ('BRK-B', 'BTC-USD')
+    """
+    return re.sub(r"[^\w^=-]", "-", ticker)
+
+
+def for_ticker(data: TrainingData, ticker: str) -> TrainingData:
+    """The bars of one ticker, between the same fences. What its features read of the market stays the whole market.
+
+    Raises:
+        ValueError: if there is no such ticker.
+    """
+    id_column = kind_of(data.bars).id
+    known = list(data.bars[id_column].unique())
+    if ticker not in known:
+        listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        raise ValueError(f"no ticker {ticker!r} with bars enough in {data.args.data}; it holds {listed}")
+    return dataclasses.replace(data, bars=data.bars[data.bars[id_column] == ticker].reset_index(drop=True))
+
+
+@contextmanager
+def naming(ticker: str) -> Iterator[None]:
+    """Within, an error that speaks of no ticker says which it was."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error) if ticker in str(error) else f"{ticker}: {error}") from error
+
+
+def with_own_scalers(data: TrainingData, ticker: str) -> TrainingData:
+    """The base's processor plus scalers of this ticker, fitted on its training dates."""
+    processor = copy.deepcopy(data.processor)
+    extractor = processor.feature_extractor
+    fitted = copy.deepcopy(extractor)
+    fitted.per_ticker = False
+    fitted.fit(data.bars, data.split.train_through, market=data.market)
+    extractor.per_ticker = True
+    extractor.center = {**extractor.center, ticker: fitted.center["*"]}
+    extractor.scale = {**extractor.scale, ticker: fitted.scale["*"]}
+    extractor.fitted_through = max(extractor.fitted_through, fitted.fitted_through, key=day_end)
+    return dataclasses.replace(data, processor=processor)
+
+
+def lora_config(model: Model, args: LoraArguments) -> LoraConfig:
+    """Which parts of this model get an adapter.
+
+    Raises:
+        ValueError: for a target that the model does not have.
+    """
+    linear = {
+        name.split(".")[-1]
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and "front_end" not in name
+    }
+    if model.config.tie_word_embeddings:
+        linear.discard("lm_head")  # it is the embedding too, which an adapter of the head alone would part from it
+    unknown = sorted(set(args.target_modules or ()) - linear)
+    if unknown:
+        raise ValueError(
+            f"target_modules={unknown}: no Linear layer of the model is named so; choose from {sorted(linear)}"
+        )
+    return LoraConfig(
+        task_type="CAUSAL_LM" if model.can_generate() else None,
+        r=args.r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=0.0 if args.target_experts else args.lora_dropout,  # peft has none for stacked tensors
+        target_modules=sorted(args.target_modules or linear),
+        target_parameters=list(EXPERTS) if args.target_experts else None,
+        exclude_modules=r".*front_end\..*" if model.config.use_mscnn or model.config.use_t2t else None,
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, two warnings of peft that speak of no mistake of the user are kept to itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")  # of checkpoints
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # the name it asks for
+        yield
+
+
+def attach(base: Model, folder: str | Path, name: str = "default") -> PeftModel:
+    """The base with the adapter of a folder or Hub name inside.
+
+    Raises:
+        ValueError: if it does not fit.
+    """
+    try:
+        with quiet():
+            return PeftModel.from_pretrained(base, str(folder), adapter_name=name).eval()
+    except RuntimeError as error:
+        raise ValueError(f"{folder} does not fit the base: {str(error).splitlines()[-1].strip()}") from error
+
+
+@contextmanager
+def frozen(model: Model) -> Iterator[None]:
+    """Within, BatchNorm's running statistics stay as they are: no gradient guards them, and no adapter saves them."""
+    norms = [module for module in model.modules() if isinstance(module, TsfLlmBatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+
+
+def resumes(training_args: SftArguments) -> bool:
+    """Whether to go on where an earlier run was.
+
+    Raises:
+        ValueError: for the name of one checkpoint, where every ticker has its own.
+    """
+    chosen = str(training_args.resume_from_checkpoint).lower()
+    if chosen not in ("none", "false", "true", "last"):
+        raise ValueError(f"resume_from_checkpoint={chosen}: each ticker has checkpoints of its own; give true")
+    return chosen in ("true", "last")
+
+
+def train_adapter(
+    base: Model,
+    data: TrainingData,
+    lora_args: LoraArguments,
+    training_args: SftArguments,
+    *,
+    about: dict[str, Any],
+    work: Path,
+) -> tuple[PeftModel, dict[str, Any]]:
+    """The base with a trained adapter inside, and what the report says of its training.
+
+    `data` is of one ticker. Checkpoints and logs go to `work`; when resuming, those of a run with the same facts
+    `about` it are continued. `PeftModel.unload` gives the base back.
+
+    Raises:
+        ValueError: if the ticker has too few bars for a window on either side of the first fence.
+    """
+    training_args = copy.copy(training_args)
+    training_args.output_dir = str(work)
+    with training_args.main_process_first():
+        if not (resumes(training_args) and same_run(work, about)):
+            shutil.rmtree(work, ignore_errors=True)
+            write_json(about, work / ADAPTER_FACTS)
+    set_seed(training_args.seed)
+    objective = "causal_lm" if base.can_generate() else base.config.prediction_type
+    train, valid = data.windows(objective, seed=training_args.seed)
+    config = lora_config(base, lora_args)
+    with quiet(), frozen(base):
+        model = get_peft_model(base, config)
+        trainer = make_trainer(model, data.processor, train=train, valid=valid, training_args=training_args)
+        _, valid_loss = train_and_save(trainer, training_args)
+    model.eval()
+    return model, {
+        "windows": {"train": len(train), "valid": len(valid)},
+        "adapter_parameters": sum(one.numel() for name, one in model.named_parameters() if "lora_" in name),
+        "steps": trainer.state.global_step,
+        "valid_loss": valid_loss,
+    }
+
+
+def merged(model: PeftModel) -> Model:
+    """A plain model of the same answers to score or serve: it decodes on the latent cache, many times as fast."""
+    return copy.deepcopy(model).merge_and_unload()
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+def marked(config: TsfLlmConfig, data: TrainingData) -> TsfLlmConfig:
+    """A copy that says what base and adapters together have seen; the base stays the base."""
+    config = copy.deepcopy(config)
+    data.mark(config)
+    return config
+
+
+def facts(
+    base: Model, data: TrainingData, lora_args: LoraArguments, training_args: SftArguments, *, ticker: str
+) -> dict[str, Any]:
+    """What `adapter.json` says. `trained_through` is the later date of base and adapter."""
+    return {
+        **provenance(),
+        "ticker": ticker,
+        "base_digest": digest(base),
+        **data.provenance(marked(base.config, data)),
+        "horizon": data.args.horizon,
+        "stride": data.args.stride,
+        "per_ticker": data.args.per_ticker,
+        "lora": dataclasses.asdict(lora_args),
+        **{name: getattr(training_args, name) for name in SETTINGS},
+    }
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Of the adapter in a folder; empty if there are none."""
+    path = folder / ADAPTER_FACTS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def same_run(folder: Path, about: dict[str, Any]) -> bool:
+    """Whether the adapter in a folder, finished or not, comes from the same base, data and settings."""
+    known = read_facts(folder)
+    return all(known.get(name) == about[name] for name in about.keys() - provenance().keys())
+
+
+def save_adapter(
+    model: PeftModel, processor: TsfLlmProcessor, folder: Path, about: dict[str, Any], *, base_model: str
+) -> None:
+    """Adapter, processor, `adapter.json` and a card; the folder appears whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    model.peft_config["default"].base_model_name_or_path = base_model
+    try:
+        model.save_pretrained(unfinished, save_embedding_layers=False)
+        processor.save_pretrained(unfinished)
+        write_json(about, unfinished / ADAPTER_FACTS)
+        write_text(card(about, base_model), unfinished / "README.md")
+        if (folder / ADAPTER_CONFIG).is_file():
+            shutil.rmtree(folder)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def card(about: dict[str, Any], base_model: str) -> str:
+    """The model card of an adapter. The base is linked where the Hub has it."""
+    is_local = Path(base_model).is_absolute()
+    return "\n".join(
+        [
+            "---",
+            "library_name: peft",
+            "tags: [lora, tsf-llm, time-series-forecasting]",
+            *([] if is_local else [f"base_model: {base_model}"]),
+            "---",
+            f"# {about['ticker']}: an adapter of {Path(base_model).name if is_local else base_model}",
+            "",
+            f"Low-rank adapter for forecasts of {about['ticker']}. Data: {about['data']}; trained through "
+            f"{about['train_through']}, validated through {about['valid_through']}. Base and adapter together have "
+            f"seen prices through {about['trained_through']}: only forecasts from later dates are out of sample.",
+            "",
+            "Forecast with it, `FOLDER` being where it lies; no investment advice:",
+            "",
+            f"    tsf-llm forecast --model FOLDER --data prices.csv --horizon {about['horizon']} --out forecast.csv",
+            "",
+        ]
+    )
+
+
+# --- scores --------------------------------------------------------------------------------------------------------
+
+
+def compare(before: WalkForward, after: WalkForward, seed: int = 0) -> dict[str, Any]:
+    """CRPS with the adapter minus CRPS of the base on the same outcomes, at the last step, in numbers and words."""
+    realised = after.realised[:, -1]
+    losses = [result.steps[-1]["model"].crps(realised) for result in (after, before)]
+    difference = paired_difference(*losses, after.origin, len(after.steps), seed=seed)
+    return {**difference, "verdict": verdict(difference, "the base")}
+
+
+def score(result: WalkForward, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """One row per model by name; `model` is ours."""
+    return {row["model"]: row for row in result.rows(seed)}
+
+
+def validation(data: TrainingData, model: Model, *, seed: int = 0) -> WalkForward:
+    """Forecasts on the validation dates. No outcome lies behind the fence, where the test begins."""
+    inside = dataclasses.replace(data, bars=data.bars[data.bars["timestamp"] <= data.split.valid_through])
+    start = data.split.train_through + pd.Timedelta(1, "ns")
+    return inside.walk_forward(model, seed=seed, start=start, end=data.split.valid_through)
+
+
+def mixed(base: Model, folders: Sequence[str | Path]) -> PeftModel:
+    """The base with several adapters, each called as its folder: `model(**batch, adapter_names=[...])` mixes them.
+
+    `__base__` among the names means none. Use `adapter_name` for names of tickers.
+
+    Raises:
+        ValueError: for adapters of fused experts, which cannot be mixed, or two of one name.
+    """
+    names = [Path(folder).name for folder in folders]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"adapters {names}: give one or more, each of another name")
+    configs = [LoraConfig.from_pretrained(str(folder)) for folder in folders]
+    fused = [name for name, config in zip(names, configs, strict=True) if config.target_parameters]
+    if fused:
+        raise ValueError(
+            f"{', '.join(fused)}: trained with target_experts, and adapters of fused experts cannot be mixed in one "
+            "batch; load each by itself, or train it without"
+        )
+    model = attach(base, folders[0], names[0])
+    with quiet():
+        for name, folder in zip(names[1:], folders[1:], strict=True):
+            model.load_adapter(str(folder), adapter_name=name)
+    return model.eval()

@@ -1,0 +1,91 @@
+"""Models by name: a folder or a Hub name, checked before anything is loaded, and opened with their own class."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers.utils import CONFIG_NAME
+
+from ..common.errors import from_folder
+from ..configuration_tsf_llm import TsfLlmConfig
+from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+
+ADAPTER_CONFIG, ADAPTER_FACTS = "adapter_config.json", "adapter.json"
+
+
+Model = TsfLlmForCausalLM | TsfLlmForPrediction
+
+
+def find_model(model: str | Path) -> str:
+    """The name of a folder that holds a model or an adapter, or of one on the Hub (`organisation/name`).
+
+    Raises:
+        FileNotFoundError: it is neither.
+        ValueError: its config is broken, or of a model of another kind.
+    """
+    path = Path(model)
+    if path.is_dir() and any((path / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG)):
+        _check_config(path / CONFIG_NAME)
+        return str(model)
+    if path.exists():
+        raise FileNotFoundError(f"{model} holds no model (no {CONFIG_NAME}): name a folder that training wrote")
+    if not is_hub_name(str(model)):
+        raise FileNotFoundError(f"{model} is no folder; a model on the Hub is named organisation/name")
+    return str(model)
+
+
+def check_start(model: str, output_dir: str | Path | None) -> None:
+    """Refuses to write over the model that a training starts from: a crash would leave neither.
+
+    Raises:
+        ValueError: `output_dir` is the model's own folder.
+    """
+    if Path(model).resolve() == Path(str(output_dir)).resolve():
+        raise ValueError(f"output_dir={output_dir} is the model to start from itself: choose another folder")
+
+
+def is_hub_name(name: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None
+
+
+def _check_config(path: Path) -> None:
+    if not path.is_file():
+        return
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON ({error}): copy or train the model again") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds no config: copy or train the model again")
+    if (kind := fields.get("model_type")) != TsfLlmConfig.model_type:
+        raise ValueError(f"{path.parent} holds a {kind!r} model, not a {TsfLlmConfig.model_type!r} one")
+
+
+def load_model(model: str | Path) -> Model:
+    """The model of a folder or Hub name, of the class that was saved.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is an adapter or a model of another kind.
+    """
+    name = find_model(model)
+    folder = Path(name)
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG_NAME).is_file():
+        raise ValueError(f"{name} is an adapter: name the model that it belongs to")
+    fields, _ = TsfLlmConfig.get_config_dict(name)
+    if fields.get("model_type") != TsfLlmConfig.model_type:
+        raise ValueError(f"{name} holds a {fields.get('model_type')!r} model, not a {TsfLlmConfig.model_type!r} one")
+    is_head = fields.get("architectures") == [TsfLlmForPrediction.__name__]
+    return from_folder(TsfLlmForPrediction if is_head else TsfLlmForCausalLM, name)
+
+
+def digest(model: nn.Module) -> str:
+    """Of all weights by name: two models share it only if they are the same to the bit."""
+    total = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()
