@@ -19,8 +19,8 @@ AUTO_MAP: dict[str, Any] = {
     "AutoModelForCausalLM": "modeling_tsf_llm.TsfLlmForCausalLM",
     "AutoModelForTimeSeriesPrediction": "modeling_tsf_llm.TsfLlmForPrediction",
     "AutoProcessor": "processing_tsf_llm.TsfLlmProcessor",
-    "AutoFeatureExtractor": "processing_tsf_llm.TsfLlmFeatureExtractor",
-    "AutoTokenizer": ["processing_tsf_llm.TsfLlmTokenizer", None],
+    "AutoFeatureExtractor": "feature_extraction_tsf_llm.TsfLlmFeatureExtractor",
+    "AutoTokenizer": ["tokenization_tsf_llm.TsfLlmTokenizer", None],
 }
 PROCESSOR_EXTRAS = ("scale", "last_close", "ticker", "origin", "bar_times")  # for `decode`; the model ignores them
 CLASS_LABELS = {0: "down", 1: "flat", 2: "up"}

@@ -21,7 +21,8 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.pipelines.base import Pipeline
 from transformers.utils import logging
 
-from .processing_tsf_llm import FORECAST_COLUMNS, TsfLlmProcessor, day_end
+from .bars_tsf_llm import day_end
+from .processing_tsf_llm import FORECAST_COLUMNS, TsfLlmProcessor
 
 logger = logging.get_logger(__name__)
 ROWS_AT_ONCE = 2048  # paths decoded together: bounds memory, not results

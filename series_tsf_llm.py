@@ -1,13 +1,8 @@
-"""What differs between market bars and plain series (sales, temperature, load): the kinds, and a series' features.
+"""The features of plain series (sales, temperature, load), and the seasons that they read.
 
 Design choices:
-* A `Kind` is data: its columns, how two values make a change, and what is refused. Processor, windows, pipeline and
-  evaluation ask the kind and are the same code for both.
-* A price changes by its log return; a value by its difference, so zeros, negatives and gaps are allowed.
 * A feature at row t reads values up to t only, and the scale of its differences known at t: the unit of the value
   never matters.
-* Covariates are further columns, of bars as of plain series. A past one counts for its own row. A known one (a price
-  list, a holiday flag) is declared as known ahead, and alone may be read ahead of t.
 * Shifting all values by a constant changes no feature but those of the group `level`, which know where zero is.
 * Lags count rows. A gap that is a row without a value keeps the rhythm of the seasons; an absent row breaks it.
 
@@ -16,18 +11,16 @@ In formulas `y[-n]` is y n rows ago, `d` is y - y[-1], and s the scale of d, see
 Shapes: N rows of one series.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-PRICES = ["open", "high", "low", "close"]
-MIN_BARS = 21  # observed bars before the first volatility is known
-LEADS = (1, 2, 3, 4, 5, 6, 7)  # rows ahead at which a known covariate is read
+from .bars_tsf_llm import MIN_BARS, UNIVARIATE, covariate_columns, difference_scale
+
 SHORT_CYCLE = 12  # rows
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 SEASONS = {  # seconds between rows -> rows per cycle; for days and weeks see `candidate_seasons`
@@ -40,134 +33,6 @@ SEASONS = {  # seconds between rows -> rows per cycle; for days and weeks see `c
     91.3 * DAY: (4,),
 }
 MOST_LAG, LEAST_AUTOCORRELATION = 400, 0.2  # of the search for a season where the sampling tells none
-
-
-# --- kinds ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of series.
-
-    Args:
-        id: column that names the series.
-        value: column that is forecast.
-        columns: numeric columns that every row has; a row without all `needed` ones is a missing row.
-        additive: values -> the scale on which changes add up.
-        change: (later, now) -> the change between two values.
-        level: (now, change) -> the later value.
-        volatility: (changes, decay, floor) -> their scale known at each row.
-        sigma_decay, sigma_floor: defaults of the extractor.
-        refusals: (rows -> mask, what is wrong, remedy).
-        noise: (values, generator) -> other values, for the audit.
-        score_name, score_unit, score_factor, unit_scores: what scores are about, for tables and plots; with
-            `unit_scores` changes are divided by the mean absolute one-step change known at the origin.
-    """
-
-    name: str
-    id: str
-    value: str
-    columns: list[str]
-    needed: list[str]
-    additive: Callable[[Any], Any]
-    change: Callable[[Any, Any], Any]
-    level: Callable[[Any, Any], Any]
-    volatility: Callable[[np.ndarray, float, float], np.ndarray]
-    sigma_decay: float
-    sigma_floor: float
-    refusals: tuple[tuple[Callable[[pd.DataFrame], pd.Series], str, str], ...]
-    noise: Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
-    score_name: str
-    score_unit: str
-    score_factor: float
-    unit_scores: bool
-
-
-def return_volatility(changes: np.ndarray, decay: float, floor: float) -> np.ndarray:
-    """sigma[t]^2 = sum_k decay^k r[t-k]^2 / sum_k decay^k, over known returns. RiskMetrics 1996, section 5.2."""
-    squares = pd.Series(changes**2)
-    variance = squares.ewm(alpha=1 - decay, ignore_na=True, min_periods=MIN_BARS - 1).mean()
-    return np.maximum(np.sqrt(variance.to_numpy()), floor)
-
-
-def difference_scale(changes: np.ndarray, decay: float, floor: float) -> np.ndarray:
-    """`return_volatility`, at least `floor` times the root mean square of all changes so far; NaN before the first.
-
-    >>> difference_scale(np.array([np.nan, *[2.0] * 20, *[0.0] * 200]), 0.5, 0.1)[[19, 20, 220]].round(3).tolist()
-    [nan, 2.0, 0.06]
-    """
-    so_far = np.sqrt(pd.Series(changes**2).expanding().mean().to_numpy())
-    return np.where(so_far > 0, return_volatility(changes, decay, 0.0).clip(floor * so_far), np.nan)
-
-
-def _other_prices(values: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """All numbers of a bar times one factor; a covariate may be zero, so it is moved."""
-    others = values * np.exp(rng.normal(0, 0.1, (len(values), 1)))
-    covariates = values.columns.difference(OHLCV.columns)
-    return others.assign(**_other_values(values[covariates], rng)) if len(covariates) else others
-
-
-def _other_values(values: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    spread = values.std().fillna(0.0).to_numpy() + 1.0
-    return values + rng.normal(0, 1, values.shape) * spread
-
-
-OHLCV = Kind(
-    name="ohlcv",
-    id="ticker",
-    value="close",
-    columns=[*PRICES, "volume"],
-    needed=PRICES,
-    additive=np.log,
-    change=lambda later, now: np.log(later / now),
-    level=lambda now, change: now * np.exp(change),
-    volatility=return_volatility,
-    sigma_decay=0.94,
-    sigma_floor=1e-4,
-    refusals=(
-        (lambda bars: (bars[PRICES] <= 0).any(axis=1), "price <= 0", "mask it with NaN, or correct it"),
-        (lambda bars: bars["volume"] < 0, "negative volume", "mask it with NaN, or correct it"),
-        (lambda bars: bars["high"] < bars["low"] * (1 - 1e-9), "high is below low", "swap or correct them"),
-    ),
-    noise=_other_prices,
-    score_name="cumulative log return",
-    score_unit="% log return",
-    score_factor=100.0,
-    unit_scores=False,
-)
-UNIVARIATE = Kind(
-    name="univariate",
-    id="series_id",
-    value="value",
-    columns=["value"],
-    needed=["value"],
-    additive=lambda value: value,
-    change=lambda later, now: later - now,
-    level=lambda now, change: now + change,
-    volatility=difference_scale,
-    sigma_decay=0.98,
-    sigma_floor=0.1,
-    refusals=(),
-    noise=_other_values,
-    score_name="change of the value",
-    score_unit="mean one-step changes",
-    score_factor=1.0,
-    unit_scores=True,
-)
-KINDS = {kind.name: kind for kind in (OHLCV, UNIVARIATE)}
-
-
-def kind_of(frame: Any) -> Kind:
-    """The kind whose column to forecast a frame has; bars where it has neither, or is a list of frames of bars.
-
-    A plain series may have a covariate `close`, and bars one called `value`: then the column of names tells.
-
-    >>> kind_of(pd.DataFrame(columns=["timestamp", "value"])).name
-    'univariate'
-    """
-    first = frame if isinstance(frame, pd.DataFrame) or not len(frame) else frame[0]
-    is_series = isinstance(first, pd.DataFrame) and "value" in first and ("close" not in first or "series_id" in first)
-    return UNIVARIATE if is_series else OHLCV
 
 
 # --- seasons -------------------------------------------------------------------------------------------------------
@@ -217,39 +82,6 @@ def _autocorrelated(values: Sequence[np.ndarray]) -> list[int]:
     correlation = [float(changes[lag:] @ changes[:-lag]) / power for lag in lags]
     best = int(np.argmax(correlation))
     return [lags[best]] if correlation[best] > LEAST_AUTOCORRELATION else []
-
-
-# --- covariates ----------------------------------------------------------------------------------------------------
-
-
-def named_columns(wanted: Sequence[str], columns: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
-    """The columns that are asked for, each once; a pattern stands for all that fit it and are not `taken`.
-
-    What no column fits stays as it was written, for whoever needs the column to say so.
-
-    >>> named_columns(["flag", "text_*"], ["close", "text_0", "text_1", "flag"])
-    ['flag', 'text_0', 'text_1']
-    """
-    columns, taken, chosen = list(columns), set(taken), dict[str, None]()
-    for one in wanted:
-        fitting = [one] if one in columns else [name for name in columns if fnmatchcase(str(name), one)]
-        free = [name for name in fitting if name == one or name not in taken]
-        chosen |= dict.fromkeys(free or [one])
-    return list(chosen)
-
-
-def covariate_columns(past: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Feature -> its column, and how many rows ahead this is read: past ones as they are, known ones also as they
-    will be. The processor scales them as any feature.
-    """
-    columns = {f"past:{name}": (name, 0) for name in past} | {f"known:{name}": (name, 0) for name in known}
-    return columns | {f"known:{name}+{ahead}": (name, ahead) for name in known for ahead in LEADS}
-
-
-def covariate_features(frame: pd.DataFrame, past: Sequence[str], known: Sequence[str]) -> pd.DataFrame:
-    """The features of `covariate_columns`, float64 `[N,F]`, NaN where unknown."""
-    features = {name: frame[column].shift(-k) for name, (column, k) in covariate_columns(past, known).items()}
-    return pd.DataFrame(features, index=frame.index, dtype=float)
 
 
 # --- features ------------------------------------------------------------------------------------------------------
@@ -405,50 +237,4 @@ def compute_series_features(
     return pd.DataFrame(np.where(np.isfinite(values), values, np.nan), index=frame.index, columns=list(names))
 
 
-def hide_after(frame: pd.DataFrame, cut: int, known: Sequence[str]) -> pd.DataFrame:
-    """The frame as it was known at row `cut - 1`: later rows keep nothing but their times and known covariates."""
-    if not known:
-        return frame.iloc[:cut]
-    kept = ["timestamp", *known]
-    hidden = frame.copy()
-    hidden.iloc[cut:, [i for i, name in enumerate(frame.columns) if name not in kept]] = np.nan
-    return hidden
-
-
-def random_walk_series(rng: np.random.Generator, n: int = 4000) -> pd.DataFrame:
-    """Values without any pattern, hourly."""
-    frame = pd.DataFrame({"timestamp": pd.date_range("2000-01-03", periods=n, freq="h")})
-    frame["value"] = rng.normal(0, 1, n).cumsum()
-    return frame
-
-
-def peeking_covariates(
-    frame: pd.DataFrame, names: Sequence[str], kind: Kind = UNIVARIATE, ahead: int = 24
-) -> list[dict[str, Any]]:
-    """Covariates that are, all but exactly, written from later rows: their own changes are those of the value some
-    rows later, or, beside prices, they are the return over some rows to come.
-
-    Prefix invariance cannot see these: the future was written into the column before it came here.
-    """
-    y = pd.Series(kind.additive(frame[kind.value].to_numpy()))
-    found = []
-    for name in names:
-        x = frame[name].reset_index(drop=True)
-        strength = [_correlation(x.diff(), y.diff().shift(-k)) for k in range(ahead + 1)]
-        k = int(np.argmax(strength))
-        if kind is OHLCV and strength[k] <= 0.99:  # a plain series may well be predictable from an honest column
-            strength = [0.0, *(_correlation(x, y.shift(-k) - y) for k in range(1, ahead + 1))]
-            k = int(np.argmax(strength))
-        if k and strength[k] > 0.99 > strength[0]:
-            found.append({"feature": name, "bar": str(frame["timestamp"].iloc[0]), "reads_up_to_bars_ahead": k})
-    return found
-
-
-def _correlation(left: pd.Series, right: pd.Series) -> float:
-    both = left.notna() & right.notna()
-    if both.sum() < 2 * MIN_BARS or not left[both].std() > 0 or not right[both].std() > 0:
-        return 0.0
-    return abs(float(np.corrcoef(left[both], right[both])[0, 1]))
-
-
-__all__ = ["KINDS", "Kind", "kind_of", "named_columns", "series_table"]
+__all__ = ["series_table"]

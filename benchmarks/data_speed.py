@@ -41,7 +41,8 @@ from ..data_prep.clean import clean_bars
 from ..data_prep.prepare import prepare
 from ..data_prep.raw import read_raw
 from ..data_prep.sources import SAMPLE
-from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor
+from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from ..processing_tsf_llm import TsfLlmProcessor
 
 OURS, PEER = "tsf-llm", "pandas_ta_classic"
 BARS = 2520  # ten years of days

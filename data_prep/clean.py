@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..processing_tsf_llm import check_bars
+from ..bars_tsf_llm import check_bars
 from .raw import RAW_COLUMNS, raw_columns
 from .sources import COLUMNS, PRICES, _adjust
 

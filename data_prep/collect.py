@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..bars_tsf_llm import UNIVARIATE, check_bars
 from ..common.files import write_parquet
 from ..market_tsf_llm import MarketMoments
-from ..processing_tsf_llm import check_bars
-from ..series_tsf_llm import UNIVARIATE
 from .clean import Findings, clean_ticker, nothing_left, summary_of
 from .raw import iter_raw
 from .series import read_series

@@ -22,7 +22,7 @@ from scipy import stats
 
 from ..common.figures import BLACK, BLUE, GREY, ORANGE, new_figure, save_figure
 from ..common.files import write_json, write_text
-from ..processing_tsf_llm import TsfLlmFeatureExtractor
+from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from .clean import POLICY, RULES, clean_bars
 from .raw import read_raw
 

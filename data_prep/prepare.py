@@ -35,10 +35,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
+from ..bars_tsf_llm import OHLCV, day_end, split_tickers
 from ..common.files import write_json, write_parquet, write_text
+from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from ..market_tsf_llm import market_state
-from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor, day_end, split_tickers
-from ..series_tsf_llm import OHLCV
+from ..processing_tsf_llm import TsfLlmProcessor
 from .clean import policy_table
 from .collect import Collected, collect_bars, collect_series
 from .shards import ENCODED, encode_shard, hash_of, hash_of_rows, series_of, shard_path

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet
 
-from ..series_tsf_llm import OHLCV, UNIVARIATE, Kind, named_columns
+from ..bars_tsf_llm import OHLCV, UNIVARIATE, Kind, named_columns
 from .sources import (
     ALIASES,
     PRICES,

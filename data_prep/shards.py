@@ -21,9 +21,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..bars_tsf_llm import OHLCV, UNIVARIATE
 from ..common.files import write_parquet
-from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor
-from ..series_tsf_llm import OHLCV, UNIVARIATE
+from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
+from ..processing_tsf_llm import TsfLlmProcessor
 from .windows import Split, WindowDataset
 
 KEY, BASE = b"tsf_llm_key", b"tsf_llm_base"

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.api import guess_datetime_format
 
-from ..series_tsf_llm import named_columns
+from ..bars_tsf_llm import named_columns
 
 SAMPLE = "sample"
 SAMPLE_FILE = Path(__file__).parent / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"

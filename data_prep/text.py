@@ -37,10 +37,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers
 from ..common.errors import one_line_errors
 from ..common.files import write_json, write_parquet
-from ..processing_tsf_llm import day_end, split_tickers
-from ..series_tsf_llm import OHLCV, kind_of
 from .series import read_data
 from .sources import ALIASES, _parse_timestamps, _plain_name, _read_csv, _read_parquet, _stripped
 

@@ -18,7 +18,9 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from ..processing_tsf_llm import EncodedSeries, TsfLlmProcessor, day_end
+from ..bars_tsf_llm import day_end
+from ..feature_extraction_tsf_llm import EncodedSeries
+from ..processing_tsf_llm import TsfLlmProcessor
 from . import augment as changes
 from .sampling_weights import parse_weights, recency, resample, volatility
 

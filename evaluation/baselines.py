@@ -9,7 +9,7 @@
 import numpy as np
 import pandas as pd
 
-from ..series_tsf_llm import OHLCV, Kind
+from ..bars_tsf_llm import OHLCV, Kind
 from .distributions import Gaussian, Samples
 
 VOLATILITY_WINDOW = 20

@@ -17,8 +17,8 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import CONFIG_NAME, cached_file
 
+from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import EncodedSeries
 
 Task = Callable[[], Any]
 WARM_UP = 2  # unmeasured runs: allocations, kernel choice

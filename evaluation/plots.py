@@ -14,8 +14,8 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy import stats
 
+from ..bars_tsf_llm import OHLCV, Kind, kind_of
 from ..common.figures import BLACK, BLUE, GREY, ORANGE, new_figure, save_figure
-from ..series_tsf_llm import OHLCV, Kind, kind_of
 
 # Central interval in percent, its two columns, its tint of the blue.
 BANDS = ((90, "q05", "q95", "#D9EAF3"), (80, "q10", "q90", "#A9CFE4"), (50, "q25", "q75", "#6FB0D3"))

@@ -8,11 +8,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ..bars_tsf_llm import OHLCV, Kind, day_end
 from ..common.files import write_json
 from ..common.provenance import provenance
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import day_end
-from ..series_tsf_llm import OHLCV, Kind
 from .plots import pit_histogram, score_bars
 from .walk_forward import walk_forward
 

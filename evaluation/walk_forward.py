@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from ..bars_tsf_llm import Kind, day_end
+from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import EncodedSeries, day_end
-from ..series_tsf_llm import Kind
 from .baselines import VOLATILITY_WINDOW, baseline_forecasts, naive_scale, seasonal_naive
 from .distributions import Forecast, Gaussian, Samples
 from .scores import score, skill

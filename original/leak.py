@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..audit_tsf_llm import random_walk_bars
+from ..bars_tsf_llm import split_tickers
 from ..evaluation.significance import mean_interval
+from ..feature_extraction_tsf_llm import center_and_scale
 from ..original_features_tsf_llm import (
     RETURNS,
     SEED_HORIZON,
@@ -24,7 +27,6 @@ from ..original_features_tsf_llm import (
     seed_split,
     seed_target,
 )
-from ..processing_tsf_llm import center_and_scale, random_walk_bars, split_tickers
 
 RIDGE_PENALTY = 1.0
 FEWEST_BARS = 16 * SEED_LENGTH  # fewer leave no windows for test

@@ -18,8 +18,9 @@ from ..common.files import write_json
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..evaluation.plots import loss_curve
+from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from ..modeling_tsf_llm import TsfLlmForPrediction
-from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor
+from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.models import check_start, find_model
 from ..training.trainer import make_trainer, train_and_save

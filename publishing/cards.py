@@ -16,9 +16,9 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCardData
 
+from ..bars_tsf_llm import KINDS, OHLCV, Kind
 from ..data_prep.augment import AUGMENTATIONS
 from ..quantization_tsf_llm import METHOD as INT8
-from ..series_tsf_llm import KINDS, OHLCV, Kind
 
 TASK = "time-series-forecasting"
 TAGS = ["tsf-llm", "time-series", "forecasting"]

@@ -146,9 +146,9 @@ def forecast(
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
+    from ..bars_tsf_llm import day_end
     from ..common.files import write_csv
     from ..evaluation.plots import fan_chart
-    from ..processing_tsf_llm import day_end
     from .loading import load_pipeline, read_for
 
     if as_of is not None:
@@ -188,8 +188,8 @@ def evaluate(
     Example: tsf-llm evaluate --model quickstart/model --data sample --start 2012-01-01 --end 2013-03-01 --horizon 5
     --out evaluation
     """
+    from ..bars_tsf_llm import day_end
     from ..evaluation.report import evaluate_model, print_results
-    from ..processing_tsf_llm import day_end
     from .loading import load_pipeline, read_for
 
     if day_end(start) > day_end(end):
@@ -412,8 +412,9 @@ def audit(
 
     Example: tsf-llm audit --data prices.csv --features my_features.py
     """
+    from ..audit_tsf_llm import audit_features
     from ..data_prep.series import read_data
-    from ..processing_tsf_llm import TsfLlmProcessor, audit_features
+    from ..processing_tsf_llm import TsfLlmProcessor
     from .loading import find_model, read_for
 
     if features is not None:

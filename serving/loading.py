@@ -10,9 +10,10 @@ import pandas as pd
 from peft import PeftConfig
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
+from ..bars_tsf_llm import day_end
 from ..data_prep.series import read_data
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import TsfLlmProcessor, day_end
+from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.adapters import attach
 from ..training.models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest, find_model, is_hub_name, load_model
 

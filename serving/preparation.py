@@ -44,7 +44,9 @@ def prepare(
     """The dataset that training with the `given` data arguments would make; the others take training's defaults."""
     from ..data_prep.prepare import prepare as prepare_dataset
     from ..data_prep.series import has_prices
-    from ..processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+    from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+    from ..processing_tsf_llm import TsfLlmProcessor
+    from ..tokenization_tsf_llm import TsfLlmTokenizer
     from ..training.arguments import DataArguments
 
     arguments = DataArguments(**{name: value for name, value in given.items() if value is not None})

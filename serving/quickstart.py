@@ -8,13 +8,13 @@ import pandas as pd
 import transformers
 from rich.console import Console
 
+from ..audit_tsf_llm import audit_features
+from ..bars_tsf_llm import kind_of
 from ..common.files import write_csv, write_json
 from ..data_prep.series import read_data
 from ..data_prep.windows import Split
 from ..evaluation.plots import fan_chart
 from ..evaluation.report import evaluate_model, print_results
-from ..processing_tsf_llm import audit_features
-from ..series_tsf_llm import kind_of
 from ..train_scripts import sft
 from .loading import load_pipeline
 

@@ -11,16 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsf_llm import processing_tsf_llm
+from tsf_llm.audit_tsf_llm import audit_features
+from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, kind_of
 from tsf_llm.data_prep.clean import clean_bars
 from tsf_llm.data_prep.prepare import load_prepared, prepare
 from tsf_llm.data_prep.raw import read_raw
 from tsf_llm.data_prep.series import read_data
 from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURES
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer, audit_features
-from tsf_llm.series_tsf_llm import OHLCV, UNIVARIATE, kind_of
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving import cli
 from tsf_llm.serving.loading import load_pipeline
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 FENCE = "2015-12-31"
 FEW = settings(max_examples=6, deadline=None, derandomize=True)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from sklearn.preprocessing import RobustScaler
 
+from tsf_llm.bars_tsf_llm import split_tickers
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.data_prep.windows import WindowDataset
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.original_features_tsf_llm import (
     future_columns,
@@ -23,7 +25,7 @@ from tsf_llm.original_features_tsf_llm import (
     seed_target,
 )
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, split_tickers
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving import cli
 
 FUTURE = ["future_return_1d", "future_return_5d", "future_return_10d"]

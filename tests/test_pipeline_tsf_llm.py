@@ -9,9 +9,11 @@ import torch
 from transformers.generation import LogitsProcessorList
 
 from tsf_llm import pipeline_tsf_llm
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import InverseCdfSampler, TsfLlmPipeline, path_uniforms
-from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS, TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS, TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 QUANTILES = FORECAST_COLUMNS[5:-1]
 BINS, PAD, BAR = 32, 32, 33

@@ -14,19 +14,13 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
 from tsf_llm import processing_tsf_llm as processing
+from tsf_llm.audit_tsf_llm import audit_features
+from tsf_llm.bars_tsf_llm import day_end
 from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURES, compute_features, feature
-from tsf_llm.processing_tsf_llm import (
-    FORECAST_COLUMNS,
-    MIN_BARS,
-    EncodedSeries,
-    TsfLlmFeatureExtractor,
-    TsfLlmProcessor,
-    TsfLlmTokenizer,
-    audit_features,
-    day_end,
-    next_timestamps,
-)
+from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS, MIN_BARS, TsfLlmProcessor, next_timestamps
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 PRICES = ["open", "high", "low", "close"]
 NUMBERS = [*PRICES, "volume"]

@@ -7,23 +7,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsf_llm.audit_tsf_llm import audit_features, peeking_covariates
+from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, difference_scale, kind_of, named_columns
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer, audit_features
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.series_tsf_llm import (
-    OHLCV,
-    UNIVARIATE,
     SeriesFeature,
     candidate_seasons,
     choose_seasons,
     compute_series_features,
-    difference_scale,
-    kind_of,
-    named_columns,
-    peeking_covariates,
     series_feature_names,
     series_table,
 )
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 ROWS = 400
 FEW = settings(max_examples=6, deadline=None, derandomize=True)

@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
+from ..bars_tsf_llm import OHLCV, bars_through, day_end
 from ..common.errors import from_folder, one_line_errors
 from ..common.files import _replace, write_json
 from ..configuration_tsf_llm import TsfLlmConfig
@@ -39,10 +40,10 @@ from ..data_prep.prepare import is_prepared, load_prepared
 from ..data_prep.series import read_data
 from ..data_prep.sources import read_bars
 from ..evaluation.profit import profit
+from ..feature_extraction_tsf_llm import EncodedSeries
 from ..modeling_tsf_llm import TsfLlmForCausalLM
 from ..pipeline_tsf_llm import ROWS_AT_ONCE, TsfLlmPipeline
-from ..processing_tsf_llm import EncodedSeries, TsfLlmProcessor, bars_through, day_end
-from ..series_tsf_llm import OHLCV
+from ..processing_tsf_llm import TsfLlmProcessor
 
 FORMAT = 1
 TICKERS_AT_ONCE = 16  # encoded together

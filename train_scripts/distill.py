@@ -42,6 +42,7 @@ import torch
 import torch.nn.functional as F
 from transformers import set_seed
 
+from ..bars_tsf_llm import day_end
 from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
@@ -52,7 +53,6 @@ from ..evaluation.plots import loss_curve
 from ..evaluation.significance import paired_difference, verdict
 from ..evaluation.walk_forward import WalkForward
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import day_end
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments, ModelArguments, SftArguments, model_fields
 from ..training.data import TrainingData

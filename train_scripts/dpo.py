@@ -35,6 +35,7 @@ from transformers import set_seed
 from transformers.utils import logging
 from trl import DPOConfig
 
+from ..bars_tsf_llm import OHLCV
 from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
@@ -46,7 +47,6 @@ from ..evaluation.walk_forward import WalkForward
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..publishing.upload import HubCallback
-from ..series_tsf_llm import OHLCV
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments, SftArguments, check_training
 from ..training.callbacks import FiniteCallback

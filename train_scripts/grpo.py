@@ -32,6 +32,7 @@ from datasets import Dataset
 from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer
 
+from ..bars_tsf_llm import OHLCV
 from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
@@ -40,7 +41,6 @@ from ..data_prep.windows import fence
 from ..evaluation.walk_forward import pick_origins
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
-from ..series_tsf_llm import OHLCV
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments, SftArguments, check_training
 from ..training.callbacks import FiniteCallback

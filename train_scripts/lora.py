@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..bars_tsf_llm import kind_of
 from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
@@ -30,7 +31,6 @@ from ..common.provenance import provenance
 from ..data_prep.prepare import is_prepared
 from ..data_prep.series import read_data
 from ..evaluation.walk_forward import WalkForward, pool
-from ..series_tsf_llm import kind_of
 from ..training.adapters import (
     LoraArguments,
     adapter_name,

@@ -32,6 +32,7 @@ from torch import nn
 from transformers import set_seed
 
 from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
+from ..bars_tsf_llm import day_end, kind_of
 from ..common.files import write_json, write_text
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
@@ -40,8 +41,7 @@ from ..data_prep.windows import Split
 from ..evaluation.significance import paired_difference, verdict
 from ..evaluation.walk_forward import WalkForward
 from ..modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForPrediction
-from ..processing_tsf_llm import TsfLlmProcessor, day_end
-from ..series_tsf_llm import kind_of
+from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import DataArguments, SftArguments
 from .data import TrainingData
 from .models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest

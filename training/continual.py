@@ -31,8 +31,9 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ..bars_tsf_llm import day_end
 from ..data_prep.windows import Objective, WindowDataset, fence
-from ..processing_tsf_llm import TsfLlmProcessor, day_end
+from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import DataArguments, ModelArguments
 from .data import TrainingData
 

@@ -12,15 +12,17 @@ from typing import Any
 import pandas as pd
 from transformers.utils import PROCESSOR_NAME, logging
 
+from ..bars_tsf_llm import MIN_BARS, day_end, kind_of
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
 from ..data_prep.series import read_data
 from ..data_prep.sources import read_bars
 from ..data_prep.windows import Objective, Split, WindowDataset, fence
 from ..evaluation.walk_forward import WalkForward, walk_forward
+from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer, day_end
-from ..series_tsf_llm import MIN_BARS, kind_of
+from ..processing_tsf_llm import TsfLlmProcessor
+from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import DataArguments
 
 logger = logging.get_logger(__name__)

@@ -40,10 +40,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+from ..bars_tsf_llm import kind_of
 from ..data_prep.windows import Split
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
-from ..series_tsf_llm import kind_of
 
 NEEDED = ("ticker", "origin", "past_values", "attention_mask", "chosen_ids", "rejected_ids")
 ROWS_AT_ONCE = 256

@@ -22,8 +22,9 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ..data_prep.windows import WindowDataset, identity
 from ..evaluation.classes import UNKNOWN, class_labels, class_weights, parse_class_weights
-from ..processing_tsf_llm import TsfLlmProcessor, TsfLlmTokenizer
+from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
+from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import SftArguments
 from .callbacks import DynamicLrCallback, EpochCallback, FiniteCallback, NonFiniteError
 from .checkpoints import (

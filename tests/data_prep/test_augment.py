@@ -8,7 +8,9 @@ from torch.utils.data import DataLoader
 
 from tsf_llm.data_prep.augment import AUGMENTATIONS, crop, generator, jitter, mixup, parse_augmentations, scale, warp
 from tsf_llm.data_prep.windows import WindowDataset, identity
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 T, F, HORIZON = 24, 3, 3
 FENCE = "2016-01-29"

@@ -20,10 +20,12 @@ from tsf_llm.data_prep.series import read_series
 from tsf_llm.data_prep.shards import shard_path
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.data_prep.windows import WindowDataset
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, SELECTABLE_GROUPS, WARM_UP, IndicatorFrame, _blocks
 from tsf_llm.market_tsf_llm import market_state
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving import cli
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts import sft
 from tsf_llm.training.arguments import DataArguments
 from tsf_llm.training.data import TrainingData

@@ -7,7 +7,9 @@ import torch
 
 from tsf_llm.data_prep.sampling_weights import parse_weights, recency, resample, volatility
 from tsf_llm.data_prep.windows import WindowDataset
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE
 from tsf_llm.data_prep.series import read_data, read_series
-from tsf_llm.series_tsf_llm import OHLCV, UNIVARIATE
 
 TIMES = pd.date_range("2021-03-01", periods=4, freq="h")
 WIDE = pd.DataFrame({"date": TIMES, "OT": [1.5, 0.0, -2.0, np.nan], "HUFL": [4, 5, 6, 7]})

@@ -7,8 +7,10 @@ import pytest
 from tsf_llm.common.files import write_parquet
 from tsf_llm.data_prep.shards import encode_shard, file_name, hash_of_rows, shard_path
 from tsf_llm.data_prep.windows import Split
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.market_tsf_llm import market_state
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 SPLIT = Split(pd.Timestamp("2015-08-01"), pd.Timestamp("2015-10-01"))
 

@@ -25,7 +25,7 @@ from tsf_llm.data_prep.text import (
     score_sentiment,
     text_features,
 )
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 
 WORDS = ["profit", "loss", "rises", "falls", "bank", "oil", "chip", "record", "weak", "strong", "year", "the"]
 FEW = settings(max_examples=8, deadline=None, derandomize=True)

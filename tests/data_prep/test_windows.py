@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from tsf_llm.data_prep.windows import FLAT_SIGMAS, Split, WindowDataset, folds
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 HORIZON = 3
 FENCE = "2016-01-29"

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from tsf_llm.bars_tsf_llm import UNIVARIATE
 from tsf_llm.evaluation.baselines import baseline_forecasts, naive_scale, seasonal_naive
-from tsf_llm.series_tsf_llm import UNIVARIATE
 
 
 @pytest.fixture

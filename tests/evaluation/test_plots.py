@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from tsf_llm.bars_tsf_llm import UNIVARIATE
 from tsf_llm.evaluation import plots
-from tsf_llm.series_tsf_llm import UNIVARIATE
 
 QUANTILES = {"q05": -1.64, "q10": -1.28, "q25": -0.67, "q50": 0.0, "q75": 0.67, "q90": 1.28, "q95": 1.64}
 

@@ -6,9 +6,11 @@ import pytest
 
 from tsf_llm.common.provenance import provenance
 from tsf_llm.evaluation.walk_forward import pick_origins, pool, walk_forward
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 GROUPS = ["bar"]  # five features, as the tiny model wants
 PERIOD = {"start": "2016-01-01", "end": "2016-03-31"}

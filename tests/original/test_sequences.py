@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.feature_extraction_tsf_llm import center_and_scale
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.original import training as sequences
 from tsf_llm.original.sequences import SequenceDataset, read_sequences, sequence_files, split_sequences
 from tsf_llm.original_features_tsf_llm import seed_features, seed_sequences, seed_split, seed_target
-from tsf_llm.processing_tsf_llm import TsfLlmProcessor, center_and_scale
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.train_scripts import sft
 
 

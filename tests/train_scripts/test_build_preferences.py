@@ -12,9 +12,11 @@ from datasets import load_dataset
 
 from tsf_llm.data_prep.prepare import prepare
 from tsf_llm.evaluation.profit import profit
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts import build_preferences as module
 from tsf_llm.train_scripts.build_preferences import (
     PairArguments,

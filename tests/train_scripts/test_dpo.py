@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from tsf_llm.common.errors import one_line_errors
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.train_scripts import dpo
 from tsf_llm.train_scripts.build_preferences import FileArguments, PairArguments

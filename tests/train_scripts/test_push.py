@@ -24,11 +24,13 @@ from transformers import Trainer, TrainingArguments
 
 from tsf_llm.common.errors import one_line_errors
 from tsf_llm.data_prep.prepare import prepare
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import CODE_FILES, TsfLlmForCausalLM
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.quantization_tsf_llm import to_int8
 from tsf_llm.serving.loading import load_pipeline
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts import push
 from tsf_llm.train_scripts.build_preferences import PairArguments, build_preferences
 

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from datasets import Dataset
 
 from tsf_llm.data_prep.windows import Split
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
-from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts.build_preferences import SCHEMA
 from tsf_llm.train_scripts.dpo import DpoArguments
 from tsf_llm.training import preferences as module

@@ -1,0 +1,327 @@
+"""Bars and plain series: their kinds, and the one check that every row passes before anything is computed from it.
+
+Design choices:
+* A `Kind` is data: its columns, how two values make a change, and what is refused. Processor, windows, pipeline and
+  evaluation ask the kind and are the same code for both.
+* A price changes by its log return; a value by its difference, so zeros, negatives and gaps are allowed.
+* Missing is NaN. A gap is a gap: nothing is filled. What has no honest reading is refused with its row and a remedy.
+* Times carry no zone, and a bare date as a fence includes that whole day.
+* Covariates are further columns, of bars as of plain series. A past one counts for its own row. A known one (a price
+  list, a holiday flag) is declared as known ahead, and alone may be read ahead of t.
+
+Shapes: N rows of one series, F features.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+PRICES = ["open", "high", "low", "close"]
+
+
+MIN_BARS = 21  # observed bars before the first volatility is known
+
+
+LEADS = (1, 2, 3, 4, 5, 6, 7)  # rows ahead at which a known covariate is read
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of series.
+
+    Args:
+        id: column that names the series.
+        value: column that is forecast.
+        columns: numeric columns that every row has; a row without all `needed` ones is a missing row.
+        additive: values -> the scale on which changes add up.
+        change: (later, now) -> the change between two values.
+        level: (now, change) -> the later value.
+        volatility: (changes, decay, floor) -> their scale known at each row.
+        sigma_decay, sigma_floor: defaults of the extractor.
+        refusals: (rows -> mask, what is wrong, remedy).
+        noise: (values, generator) -> other values, for the audit.
+        score_name, score_unit, score_factor, unit_scores: what scores are about, for tables and plots; with
+            `unit_scores` changes are divided by the mean absolute one-step change known at the origin.
+    """
+
+    name: str
+    id: str
+    value: str
+    columns: list[str]
+    needed: list[str]
+    additive: Callable[[Any], Any]
+    change: Callable[[Any, Any], Any]
+    level: Callable[[Any, Any], Any]
+    volatility: Callable[[np.ndarray, float, float], np.ndarray]
+    sigma_decay: float
+    sigma_floor: float
+    refusals: tuple[tuple[Callable[[pd.DataFrame], pd.Series], str, str], ...]
+    noise: Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
+    score_name: str
+    score_unit: str
+    score_factor: float
+    unit_scores: bool
+
+
+def return_volatility(changes: np.ndarray, decay: float, floor: float) -> np.ndarray:
+    """sigma[t]^2 = sum_k decay^k r[t-k]^2 / sum_k decay^k, over known returns. RiskMetrics 1996, section 5.2."""
+    squares = pd.Series(changes**2)
+    variance = squares.ewm(alpha=1 - decay, ignore_na=True, min_periods=MIN_BARS - 1).mean()
+    return np.maximum(np.sqrt(variance.to_numpy()), floor)
+
+
+def difference_scale(changes: np.ndarray, decay: float, floor: float) -> np.ndarray:
+    """`return_volatility`, at least `floor` times the root mean square of all changes so far; NaN before the first.
+
+    >>> difference_scale(np.array([np.nan, *[2.0] * 20, *[0.0] * 200]), 0.5, 0.1)[[19, 20, 220]].round(3).tolist()
+    [nan, 2.0, 0.06]
+    """
+    so_far = np.sqrt(pd.Series(changes**2).expanding().mean().to_numpy())
+    return np.where(so_far > 0, return_volatility(changes, decay, 0.0).clip(floor * so_far), np.nan)
+
+
+def _other_prices(values: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """All numbers of a bar times one factor; a covariate may be zero, so it is moved."""
+    others = values * np.exp(rng.normal(0, 0.1, (len(values), 1)))
+    covariates = values.columns.difference(OHLCV.columns)
+    return others.assign(**_other_values(values[covariates], rng)) if len(covariates) else others
+
+
+def _other_values(values: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    spread = values.std().fillna(0.0).to_numpy() + 1.0
+    return values + rng.normal(0, 1, values.shape) * spread
+
+
+OHLCV = Kind(
+    name="ohlcv",
+    id="ticker",
+    value="close",
+    columns=[*PRICES, "volume"],
+    needed=PRICES,
+    additive=np.log,
+    change=lambda later, now: np.log(later / now),
+    level=lambda now, change: now * np.exp(change),
+    volatility=return_volatility,
+    sigma_decay=0.94,
+    sigma_floor=1e-4,
+    refusals=(
+        (lambda bars: (bars[PRICES] <= 0).any(axis=1), "price <= 0", "mask it with NaN, or correct it"),
+        (lambda bars: bars["volume"] < 0, "negative volume", "mask it with NaN, or correct it"),
+        (lambda bars: bars["high"] < bars["low"] * (1 - 1e-9), "high is below low", "swap or correct them"),
+    ),
+    noise=_other_prices,
+    score_name="cumulative log return",
+    score_unit="% log return",
+    score_factor=100.0,
+    unit_scores=False,
+)
+
+
+UNIVARIATE = Kind(
+    name="univariate",
+    id="series_id",
+    value="value",
+    columns=["value"],
+    needed=["value"],
+    additive=lambda value: value,
+    change=lambda later, now: later - now,
+    level=lambda now, change: now + change,
+    volatility=difference_scale,
+    sigma_decay=0.98,
+    sigma_floor=0.1,
+    refusals=(),
+    noise=_other_values,
+    score_name="change of the value",
+    score_unit="mean one-step changes",
+    score_factor=1.0,
+    unit_scores=True,
+)
+
+
+KINDS = {kind.name: kind for kind in (OHLCV, UNIVARIATE)}
+
+
+def kind_of(frame: Any) -> Kind:
+    """The kind whose column to forecast a frame has; bars where it has neither, or is a list of frames of bars.
+
+    A plain series may have a covariate `close`, and bars one called `value`: then the column of names tells.
+
+    >>> kind_of(pd.DataFrame(columns=["timestamp", "value"])).name
+    'univariate'
+    """
+    first = frame if isinstance(frame, pd.DataFrame) or not len(frame) else frame[0]
+    is_series = isinstance(first, pd.DataFrame) and "value" in first and ("close" not in first or "series_id" in first)
+    return UNIVARIATE if is_series else OHLCV
+
+
+def named_columns(wanted: Sequence[str], columns: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """The columns that are asked for, each once; a pattern stands for all that fit it and are not `taken`.
+
+    What no column fits stays as it was written, for whoever needs the column to say so.
+
+    >>> named_columns(["flag", "text_*"], ["close", "text_0", "text_1", "flag"])
+    ['flag', 'text_0', 'text_1']
+    """
+    columns, taken, chosen = list(columns), set(taken), dict[str, None]()
+    for one in wanted:
+        fitting = [one] if one in columns else [name for name in columns if fnmatchcase(str(name), one)]
+        free = [name for name in fitting if name == one or name not in taken]
+        chosen |= dict.fromkeys(free or [one])
+    return list(chosen)
+
+
+def covariate_columns(past: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Feature -> its column, and how many rows ahead this is read: past ones as they are, known ones also as they
+    will be. The processor scales them as any feature.
+    """
+    columns = {f"past:{name}": (name, 0) for name in past} | {f"known:{name}": (name, 0) for name in known}
+    return columns | {f"known:{name}+{ahead}": (name, ahead) for name in known for ahead in LEADS}
+
+
+def covariate_features(frame: pd.DataFrame, past: Sequence[str], known: Sequence[str]) -> pd.DataFrame:
+    """The features of `covariate_columns`, float64 `[N,F]`, NaN where unknown."""
+    features = {name: frame[column].shift(-k) for name, (column, k) in covariate_columns(past, known).items()}
+    return pd.DataFrame(features, index=frame.index, dtype=float)
+
+
+def hide_after(frame: pd.DataFrame, cut: int, known: Sequence[str]) -> pd.DataFrame:
+    """The frame as it was known at row `cut - 1`: later rows keep nothing but their times and known covariates."""
+    if not known:
+        return frame.iloc[:cut]
+    kept = ["timestamp", *known]
+    hidden = frame.copy()
+    hidden.iloc[cut:, [i for i, name in enumerate(frame.columns) if name not in kept]] = np.nan
+    return hidden
+
+
+COLUMNS = ["timestamp", *PRICES, "volume"]
+
+
+def split_tickers(
+    bars: pd.DataFrame | Sequence[pd.DataFrame], kind: Kind = OHLCV, covariates: Sequence[str] = ()
+) -> dict[str, pd.DataFrame]:
+    """Bars of any number of tickers -> one checked frame per ticker, in order of appearance.
+
+    Of a plain series the names are in `series_id`, and rows are its values. Covariates are further columns to keep.
+
+    Raises:
+        ValueError: names the ticker, the row and the remedy for every kind of bar that has no honest reading.
+    """
+    frames = [bars] if isinstance(bars, pd.DataFrame) else list(bars)
+    if not frames:
+        raise ValueError("no bars were given: pass a DataFrame or a list of them")
+    tickers: dict[str, pd.DataFrame] = {}
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, pd.DataFrame):
+            columns = ["timestamp", *kind.columns]
+            raise ValueError(f"bars must be DataFrames, got {type(frame).__name__}: build one with columns {columns}")
+        if kind.id in frame:
+            parts: Iterable = ((str(name), part) for name, part in frame.groupby(kind.id, sort=False, dropna=False))
+        else:
+            parts = [("series" if len(frames) == 1 else f"series_{number}", frame)]
+        for name, part in parts:
+            if name in tickers:
+                raise ValueError(f"{name}: given in more than one frame; join its bars into one")
+            tickers[name] = check_bars(part, name, kind, covariates)
+    if not tickers:
+        raise ValueError("the frame has no rows: load some bars first")
+    return tickers
+
+
+def check_bars(bars: pd.DataFrame, ticker: str, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> pd.DataFrame:
+    """One ticker's bars as a new frame with clean types and a fresh index, or a `ValueError`.
+
+    A row whose prices (or value) are missing stays, as a missing bar; its covariates may be known.
+    """
+    numeric = [*kind.columns, *covariates]
+    missing = [c for c in ("timestamp", *numeric) if c not in bars]
+    if missing:
+        raise ValueError(f"{ticker}: column(s) {missing} missing from {list(bars.columns)}: rename or add them")
+    bars = bars[["timestamp", *numeric]].reset_index(drop=True)
+    if not bars.columns.is_unique:
+        twice = sorted(bars.columns[bars.columns.duplicated()])
+        raise ValueError(f"{ticker}: column(s) {twice} appear more than once: keep one of each")
+    bars["timestamp"] = _timestamps(bars["timestamp"], ticker)
+    for column in numeric:
+        bars[column] = _numbers(bars[column], ticker, column)
+
+    def refuse(rows: pd.Series, what: str, remedy: str) -> None:
+        if rows.any():
+            row = int(rows.to_numpy().argmax())
+            day = bars["timestamp"].iloc[row]
+            count = f" (and {rows.sum() - 1} more)" if rows.sum() > 1 else ""
+            raise ValueError(f"{ticker}, row {row}, {day}{count}: {what}; {remedy}")
+
+    step = bars["timestamp"].diff()
+    refuse(bars["timestamp"].isna(), "timestamp is empty", "drop the row or give its date")
+    refuse(step < pd.Timedelta(0), "timestamp goes backwards", "sort the bars by timestamp")
+    refuse(step == pd.Timedelta(0), "timestamp is repeated", "keep one bar per timestamp")
+    refuse(np.isinf(bars[numeric]).any(axis=1), "infinite value", "replace it by NaN or the true number")
+    for wrong, what, remedy in kind.refusals:
+        refuse(wrong(bars), what, remedy)
+    partial = bars[kind.needed].isna().any(axis=1)
+    bars.loc[partial, kind.columns] = np.nan  # three prices out of four are no bar
+    return bars
+
+
+def _timestamps(values: pd.Series, ticker: str) -> pd.Series:
+    """Times without a zone. Zoned ones turn into UTC, unless all are midnights: these are dates, and stay so."""
+    if pd.api.types.is_numeric_dtype(values):
+        given = f" ({values.iloc[0]})" if len(values) else ""
+        raise ValueError(f"{ticker}: timestamp is a number{given}: convert it with pandas.to_datetime(..., unit=)")
+    stamps = pd.to_datetime(values, errors="coerce", utc=True)
+    bad = (stamps.isna() & values.notna()).to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"{ticker}, row {row}: timestamp {values.iloc[row]!r} is no date; use ISO 8601")
+    known = values.dropna()
+    if len(known) and pd.Timestamp(known.iloc[0]).tz is not None:
+        local = known.map(lambda moment: pd.Timestamp(moment).tz_localize(None))
+        if (local == local.dt.normalize()).all():
+            stamps = local.reindex(values.index)
+    return stamps.dt.tz_localize(None).astype("datetime64[ns]")
+
+
+def _numbers(values: pd.Series, ticker: str, column: str) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce")
+    text = numbers.isna() & values.notna()
+    if text.any():
+        row = int(text.to_numpy().argmax())
+        raise ValueError(
+            f"{ticker}, row {row}: {column} is {values.iloc[row]!r}, not a number; correct it or leave it empty"
+        )
+    return numbers.astype("float64")
+
+
+def day_end(moment: Any) -> pd.Timestamp:
+    """The last instant that a fence or an as-of includes: a bare date stands for the whole day.
+
+    A date has no clock time: `"2020-06-30"` or a `datetime.date`. A `Timestamp` at midnight is an instant, else a
+    forecast as of an intraday bar at midnight would read the day that follows.
+    """
+    stamp = pd.Timestamp(moment)
+    if ":" not in str(moment):
+        return stamp + pd.Timedelta(days=1) - pd.Timedelta(1, "ns")
+    return stamp if stamp.tz is None else stamp.tz_convert("UTC").tz_localize(None)
+
+
+def bars_through(
+    bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any, kind: Kind = OHLCV, covariates: Sequence[str] = ()
+) -> dict[str, pd.DataFrame]:
+    """Bars up to the fence, of the tickers that have enough of them by then.
+
+    Raises:
+        ValueError: if no ticker has.
+    """
+    frames = {}
+    for ticker, frame in split_tickers(bars, kind, covariates).items():
+        inside = frame if through is None else frame[frame["timestamp"] <= day_end(through)]
+        if inside[kind.value].notna().sum() >= MIN_BARS:
+            frames[ticker] = inside
+    if not frames:
+        raise ValueError(f"no ticker has {MIN_BARS} bars up to {through}: give more history or a later fence")
+    return frames
