@@ -47,7 +47,7 @@ from ..common.pages import fill, write_between
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..common.tables import Columns, Row, Table, number
-from ..evaluation.cost import Task, forecast_task, forward_task, last_windows, latencies, weight_bytes, weight_files
+from ..evaluation.cost import Task, forecast_task, forward_task, last_windows, latencies, weight_bytes, weights
 from ..modeling_tsf_llm import TsfLlmExperts, TsfLlmMLP
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -236,7 +236,7 @@ def run_alone(program: Path, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def zipped_bytes(model: str | Path) -> int:
     """Bytes of the weight files under zlib, as a zip archive or a compressed download has them."""
-    return sum(len(zlib.compress(path.read_bytes())) for path in weight_files(model))
+    return sum(len(zlib.compress(path.read_bytes())) for path in weights(model))
 
 
 def speed(
