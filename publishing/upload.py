@@ -205,22 +205,28 @@ def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | b
     files["adapter_config.json"] = as_json(config | {"base_model_name_or_path": base})
     if about:
         files["adapter.json"] = as_json(about | {"base_model": base})
-    processor = existing(folder, PROCESSOR_FILES)
-    if processor:
+    if processor := existing(folder, PROCESSOR_FILES):
         files |= processor | with_imports(folder, [folder / PROCESSOR_CODE])
     ticker, through = about.get("ticker"), about.get("trained_through")
     scores = scores_of(folder, args, trained_through=through, ticker=ticker)
+    facts = adapter_facts(folder, args.repo_id, revision=args.tag, datasets=args.datasets)
+    return files, adapter_card(facts, scores, base=base), scores
+
+
+def adapter_facts(folder: Path, repo_id: str, *, revision: str | None = None, datasets: Sequence[str] = ()) -> Facts:
+    """What the files of an adapter say of it."""
+    config, processor = read_json(folder / ADAPTER_FILES[0]), folder / PROCESSOR_FILES[0]
+    about = read_json(folder / ADAPTER_FILES[2]) if (folder / ADAPTER_FILES[2]).is_file() else {}
     head = "TsfLlmForCausalLM" if config.get("task_type") == "CAUSAL_LM" else "TsfLlmForPrediction"
-    facts = Facts(
-        repo_id=args.repo_id,
-        revision=args.tag,
+    return Facts(
+        repo_id=repo_id,
+        revision=revision,
         config={**config, **about, "architectures": [head]},
-        features=read_json(folder / PROCESSOR_FILES[0])["feature_extractor"] if processor else {},
-        parameters=count_parameters(weights.values()),
-        datasets=args.datasets,
+        features=read_json(processor)["feature_extractor"] if processor.is_file() else {},
+        parameters=count_parameters([folder / ADAPTER_FILES[1]]),
+        datasets=[*datasets],
         report=None,
     )
-    return files, adapter_card(facts, scores, base=base), scores
 
 
 def is_dataset(folder: Path) -> bool:
