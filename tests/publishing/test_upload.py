@@ -609,7 +609,8 @@ def test_the_folder_of_a_run_of_adapters(hub, folder, trained, capsys):
     own = json.loads((folder / "report.json").read_text())
     (folder / "base").mkdir()
     (folder / "base" / "report.json").write_text(json.dumps(own))
-    (folder / "report.json").write_text(json.dumps({**own, "train_through": "1999-12-31", "tickers": {"AAA": {}}}))
+    run = {**own, "made_by": "lora", "train_through": "1999-12-31", "tickers": {"AAA": {}}}
+    (folder / "report.json").write_text(json.dumps(run))
     add_adapter(trained, folder / "AAA")
     publish(folder)
     assert "left out: AAA/ (an adapter: push it by itself)" in capsys.readouterr().out
