@@ -125,6 +125,11 @@ def _known(
     return series_of(old) if same else None
 
 
+def is_shard(path: Path) -> bool:
+    """Whether a file says so itself."""
+    return KEY in _metadata(path)
+
+
 def _metadata(shard: Path) -> dict[bytes, bytes]:
     try:
         return pq.read_schema(shard).metadata or {}

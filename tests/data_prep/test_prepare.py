@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -72,7 +73,8 @@ def test_what_is_in_the_folder(folder):
     report = json.loads((folder / "cleaning.json").read_text())
     assert report["missing_bars"] == 2
     assert {path.name for path in folder.iterdir()} == {
-        *("data", "processor", "README.md", "dataset.json", "cleaning.json", "report.json")
+        *("data", "processor", "README.md", "dataset.json", "cleaning.json", "report.json"),
+        ".tsf_llm.json",
     }
     assert sum(count["bars"] for count in info["counts"].values()) == report["bars"] - 10
 
@@ -663,3 +665,79 @@ def test_clean_command(run, prices, tmp_path):
     code, _, error = run("clean", "--data", prices, "--out", tmp_path / "clean.csv")
     assert code == 2
     assert "must end in .parquet" in error
+
+
+# What is not ours
+
+
+@pytest.fixture
+def source(prices, tmp_path):
+    """`proj/data/prices.parquet`, alone in its folder."""
+    path = tmp_path / "proj" / "data" / "prices.parquet"
+    path.parent.mkdir(parents=True)
+    pd.read_csv(prices, parse_dates=["timestamp"]).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("out", ["proj", "proj/data", "proj/data/out", "link", "proj/data/prices.parquet"])
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_what_is_read_and_what_is_written_lie_apart(run, source, tmp_path, out, whole_folder):
+    (tmp_path / "link").symlink_to(tmp_path / "proj")
+    before = contents(tmp_path)
+    apart = out == "proj/data/out" and not whole_folder
+    code, _, error = run("prepare", "--data", source.parent if whole_folder else source, "--out", tmp_path / out)
+    if apart:
+        assert code == 0
+    else:
+        assert code == 2
+        assert "which is read" in error
+        assert len(error.splitlines()) == 1
+        assert contents(tmp_path) == before
+    assert before.items() <= contents(tmp_path).items()
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "data/other.parquet", "data/note.txt", "processor/note.txt", "dataset.json", ".work/note"]
+)
+def test_a_file_of_somebody_else_is_left_alone(run, prices, folder, tmp_path, name):
+    foreign = tmp_path / "out" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    before = contents(tmp_path)
+    code, _, error = run("prepare", "--data", prices, "--out", tmp_path / "out")
+    assert code == 2
+    assert str(foreign).removesuffix("/note") in error
+    assert "move it away" in error
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["data/mine.parquet", "processor/note.txt"])
+def test_nor_does_it_go_with_an_earlier_run(run, prices, folder, tmp_path, name):
+    out = shutil.copytree(folder, tmp_path / "out")
+    (out / name).write_text("mine")
+    before = contents(out)
+    code, _, error = run("prepare", "--data", prices, "--out", out, "--bins", 64)
+    assert code == 2
+    assert f"{out / name} was not written by this package" in error
+    assert contents(out) == before
+
+
+def test_files_elsewhere_in_the_folder_stay(prices, folder, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.parquet").write_text("mine")
+    prepare(prices, tmp_path, **settings())
+    assert (tmp_path / "notes" / "a.parquet").read_text() == "mine"
+
+
+def test_a_dataset_without_manifests_is_known_by_what_it_says(prices, folder, tmp_path):
+    """So they were written once. Another ticker's shard goes, a file that is no shard does not."""
+    out = shutil.copytree(folder, tmp_path / "out")
+    for path in out.rglob(".tsf_llm.json"):
+        path.unlink()
+    (out / "data" / "note.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"note\.txt was not written by this package"):
+        prepare(prices, out, **settings(), tickers=["^AAA", "BRK/B"])
+    (out / "data" / "note.txt").unlink()
+    prepare(prices, out, **settings(), tickers=["^AAA", "BRK/B"])
+    prepare(prices, tmp_path / "full", **settings(), tickers=["^AAA", "BRK/B"])
+    assert contents(out) == contents(tmp_path / "full")
