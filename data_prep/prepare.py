@@ -25,7 +25,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +55,18 @@ from ..market_tsf_llm import market_state
 from ..processing_tsf_llm import TsfLlmProcessor
 from .clean import policy_table
 from .collect import Collected, collect_bars, collect_series
-from .shards import ENCODED, encode_shard, file_name, hash_of, hash_of_rows, is_shard, series_of, shard_path
+from .shards import (
+    ENCODED,
+    encode_shard,
+    file_name,
+    hash_of,
+    hash_of_code,
+    hash_of_rows,
+    is_shard,
+    series_of,
+    shard_path,
+    versions,
+)
 from .sources import read_bars
 from .windows import Split, fence
 
@@ -190,7 +200,8 @@ def prepare(
         _write_beside(out, "cleaning.json", data.report, write_json)
         _write_beside(out, "market.parquet", state, write_parquet)
         _check_market(processor.feature_extractor, state, data)
-        settings = hash_of(_versions(), FORMAT, *(path.read_bytes() for path in sorted((out / "processor").iterdir())))
+        stored = [path.read_bytes() for path in sorted((out / "processor").glob("*.json"))]
+        settings = hash_of(hash_of_code(processor.feature_extractor), FORMAT, *stored)
         common = (out, settings, split, horizon)
         jobs = list(data.files.items())
         claim(out, [f"data/{file_name(name)}" for name, _ in jobs], by=BY)
@@ -222,7 +233,7 @@ def prepare(
         "tickers": shards,
         "skipped": {name: one["skipped"] for name, one in results.items() if "skipped" in one},
         "seed": seed,
-        "versions": _versions(),
+        "versions": versions(),
     }
     run = _report(out, encoded, is_fitted=is_fitted)
     _write_beside(out, "README.md", _card(info, data.report), write_text)
@@ -340,7 +351,9 @@ def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor, marke
     state = {**processor.feature_extractor.to_dict(), "n_bins": processor.tokenizer.n_bins}
     state = {name: value for name, value in state.items() if name not in {*FITTED, "auto_map"}}  # set by saving
     read = (hash_of_rows(bars.drop(columns=id)), hash_of_rows(market, split.train_through))
-    return hash_of(read, list(sizes.items()), split.train_through, state, _versions(), FORMAT)
+    return hash_of(
+        read, list(sizes.items()), split.train_through, state, hash_of_code(processor.feature_extractor), FORMAT
+    )
 
 
 def _fitted_from(out: Path) -> str | None:
@@ -433,10 +446,6 @@ def _report(out: Path, encoded: dict[str, int], *, is_fitted: bool) -> dict[str,
         "rows_encoded": sum(encoded.values()),
         "tickers": {one: done.count(one) for one in ("kept", "extended", "encoded")},
     }
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("tsf-llm", "numpy", "pandas")}
 
 
 def _card(info: dict[str, Any], report: dict[str, Any] | None) -> str:

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,7 @@ from tsf_llm.data_prep.shards import shard_path
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.data_prep.windows import WindowDataset
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
-from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, SELECTABLE_GROUPS, WARM_UP, IndicatorFrame, _blocks
+from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, FEATURES, SELECTABLE_GROUPS, WARM_UP, IndicatorFrame, _blocks
 from tsf_llm.market_tsf_llm import market_state
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving import cli
@@ -665,6 +667,77 @@ def test_clean_command(run, prices, tmp_path):
     code, _, error = run("clean", "--data", prices, "--out", tmp_path / "clean.csv")
     assert code == 2
     assert "must end in .parquet" in error
+
+
+# Other code
+
+EDITED = """
+import json
+import sys
+from pathlib import Path
+from tsf_llm.data_prep.prepare import prepare
+from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+import tsf_llm.data_prep.prepare
+assert Path(tsf_llm.data_prep.prepare.__file__).is_relative_to(sys.argv[3]), "not the edited package"
+processor = TsfLlmProcessor(TsfLlmFeatureExtractor(context_length=16), TsfLlmTokenizer(n_bins=32))
+print(json.dumps(prepare(sys.argv[1], sys.argv[2], horizon=3, processor=processor)["run"]))
+"""
+
+
+def test_a_feature_whose_code_changed_is_computed_again(prices, folder, tmp_path):
+    """By a copy of this package in which one indicator is another; every version number is the same."""
+    root = Path(module.__file__).parents[1]
+    package = tmp_path / "site" / "tsf_llm"
+    for name in ("data_prep", "evaluation"):
+        shutil.copytree(root / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in root.glob("*_tsf_llm.py"):
+        shutil.copy(path, package)
+    indicators = package / "indicators_tsf_llm.py"
+    text = indicators.read_text()
+    assert text.count("np.log(b.close / b.open)") == 1
+    indicators.write_text(text.replace("np.log(b.close / b.open)", "np.log(b.high / b.open)"))
+    out = shutil.copytree(folder, tmp_path / "out")
+    answer = subprocess.run(
+        [sys.executable, "-c", EDITED, prices, out, tmp_path / "site"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["tickers"] == {"kept": 0, "extended": 0, "encoded": 3}
+    before, after = (load_prepared(one).series()[0].features for one in (folder, out))
+    names = load_prepared(folder).info["features"]
+    changed = [name for name, same in zip(names, (before == after).all(axis=0), strict=True) if not same]
+    assert changed == ["body"]
+
+
+@pytest.fixture
+def my_features(tmp_path):
+    """Defines a user's feature by a file, each time in the place of the one before."""
+    known = set(FEATURES)
+
+    def define(formula):
+        for name in set(FEATURES) - known:
+            del FEATURES[name]
+        path = tmp_path / "mine.py"
+        path.write_text(
+            "from tsf_llm.indicators_tsf_llm import feature\n"
+            f"@feature(group='mine', lookback=1)\ndef mine(bars):\n    return {formula}\n"
+        )
+        exec(compile(path.read_text(), str(path), "exec"), {})
+
+    yield define
+    for name in set(FEATURES) - known:
+        del FEATURES[name]
+
+
+def test_so_is_a_feature_of_the_users_own(prices, tmp_path, my_features):
+    done = []
+    for formula in ("bars.close / bars.open - 1", "bars.close / bars.open - 1", "bars.high / bars.low - 1"):
+        my_features(formula)
+        done.append(prepare(prices, tmp_path / "out", **settings(feature_groups=["mine"]))["run"]["tickers"])
+    assert [one["encoded"] for one in done] == [3, 0, 3]
 
 
 # What is not ours
