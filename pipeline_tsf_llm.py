@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from .bars_tsf_llm import day_end
 from .processing_tsf_llm import FORECAST_QUANTILES, TsfLlmProcessor, quantile_column
+from .versions_tsf_llm import CACHE
 
 logger = logging.get_logger(__name__)
 ROWS_AT_ONCE = 2048  # paths decoded together: bounds memory, not results
@@ -217,15 +218,15 @@ class TsfLlmPipeline(Pipeline):
         first = sampler.pick(out.logits[:, 0].repeat_interleave(samples, 0), step=0)
         if horizon == 1:
             return first.view(B, samples, 1).cpu().numpy()
-        out.past_key_values.batch_repeat_interleave(samples)
+        out[CACHE].batch_repeat_interleave(samples)
         mask = batch["attention_mask"].repeat_interleave(samples, 0)
         paths = self.model.generate(
             input_ids=torch.cat((batch["input_ids"].repeat_interleave(samples, 0), first[:, None]), dim=1),
             attention_mask=torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1),
-            past_key_values=out.past_key_values,
             max_new_tokens=horizon - 1,
             do_sample=False,
             logits_processor=LogitsProcessorList([sampler.after(T)]),
+            **{CACHE: out[CACHE]},
         )
         return paths[:, T:].view(B, samples, horizon).cpu().numpy()
 

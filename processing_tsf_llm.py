@@ -9,6 +9,9 @@ Design choices:
 Shapes: N bars of one ticker, B windows, T bars of a window, F features, K sampled paths, P steps, Q quantiles.
 """
 
+from .versions_tsf_llm import NEEDED  # noqa: F401 (first: a processor that opens without a model checks it too)
+
+# isort: split
 from collections.abc import Sequence
 from typing import Any
 
