@@ -52,7 +52,7 @@ def test_code_from_the_hub_says_so_too(base_folder, tmp_path, kind):
 
 def test_commands_end_in_that_line():
     code = f"import sys, transformers; {OLD}; sys.argv[0] = 'tsf-llm'; from tsf_llm.serving.cli import main; main()"
-    done = run(code, "forecast", "--model", "nowhere", "--data", "sample", "--horizon", "2")
+    done = run(code, "forecast", "--model", "nowhere", "--data", "sample", "--horizon", "2", "--out", "x.csv")
     assert done.returncode == 2
     assert done.stderr.startswith("tsf-llm: error: transformers 4.40.2 is installed")
     assert done.stderr.count("\n") == 1
