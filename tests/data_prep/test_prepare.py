@@ -36,6 +36,11 @@ from tsf_llm.training.data import TrainingData
 FIELDS = ("timestamp", "features", "observed", "close", "log_return", "sigma")
 
 
+def read_exact(path):
+    """Prices to write again: pandas 2 changes the last bits of numbers unless asked not to."""
+    return pd.read_csv(path, parse_dates=["timestamp"], float_precision="round_trip")
+
+
 def settings(**features):
     processor = TsfLlmProcessor(TsfLlmFeatureExtractor(context_length=16, **features), TsfLlmTokenizer(n_bins=32))
     return {"horizon": 3, "processor": processor}
@@ -127,7 +132,7 @@ def test_counts_are_those_of_the_windows(folder):
 
 def test_bars_after_the_fence_change_nothing_that_was_fitted(prices, folder, tmp_path):
     stored = load_prepared(folder)
-    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    bars = read_exact(prices)
     late = bars["timestamp"] > stored.split.train_through
     bars.loc[late, ["open", "high", "low", "close"]] *= np.exp(np.linspace(0, 3, late.sum()))[:, None]
     bars.to_csv(tmp_path / "other.csv", index=False)
@@ -248,7 +253,7 @@ def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
 @pytest.fixture
 def one_more_day(prices, tmp_path):
     """The prices, and one bar more of one ticker."""
-    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    bars = read_exact(prices)
     last = bars[bars["ticker"] == "BRK/B"].tail(1)
     path = tmp_path / "one_more_day.csv"
     new = last.assign(timestamp=last["timestamp"] + pd.Timedelta(days=1), volume=last["volume"] + 1)
@@ -341,7 +346,7 @@ def test_a_corrected_bar_is_found(prices, tmp_path):
     """Behind the fence, so that only this ticker is encoded again; a split that re-bases prices is another fit."""
     out = tmp_path / "out"
     first = prepare(prices, out, **settings())
-    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    bars = read_exact(prices)
     late = bars["timestamp"] > first["split"]["train_through"]
     bars.loc[bars.index[late & (bars["ticker"] == "^AAA")][3], "volume"] *= 1 + 1e-15
     bars.to_csv(tmp_path / "other.csv", index=False)
@@ -362,7 +367,7 @@ def test_a_corrected_bar_is_found(prices, tmp_path):
 def test_a_changed_past_is_fitted_again(prices, folder, tmp_path):
     out = tmp_path / "out"
     first = prepare(prices, out, **settings())
-    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    bars = read_exact(prices)
     bars.loc[10, "volume"] *= 2
     bars.to_csv(tmp_path / "other.csv", index=False)
     prepare(tmp_path / "other.csv", out, **settings())
@@ -427,7 +432,7 @@ def test_refusals(prices, tmp_path, make_bars):
 
 
 def test_the_size_of_the_pieces_changes_nothing(prices, folder, tmp_path, monkeypatch):
-    bars = pd.read_csv(prices)
+    bars = read_exact(prices)
     shuffled = bars.sort_values(
         ["timestamp", "volume"]
     )  # by date, as many vendors' files: every piece has all tickers
@@ -484,7 +489,7 @@ def test_a_market_of_its_own_files(stocks, tmp_path):
 
 def test_all_tickers_are_the_market_where_the_group_was_chosen(stocks, tmp_path):
     chosen = settings(feature_groups=["returns", "market"])
-    bars = pd.read_csv(stocks / "stocks.csv", parse_dates=["timestamp"])
+    bars = read_exact(stocks / "stocks.csv")
     days = bars["timestamp"].unique()
     bars[bars["timestamp"] < days[-1]].to_csv(tmp_path / "before.csv")
     first = prepare(tmp_path / "before.csv", tmp_path / "out", **chosen)
@@ -501,7 +506,7 @@ def test_all_tickers_are_the_market_where_the_group_was_chosen(stocks, tmp_path)
 
 def test_a_market_does_not_know_how_long_a_ticker_will_live(stocks, make_bars, tmp_path):
     """Six bars of a new ticker count in the market of their days, as they do once many more have followed."""
-    old = pd.read_csv(stocks / "stocks.csv", parse_dates=["timestamp"])
+    old = read_exact(stocks / "stocks.csv")
     days = sorted(old["timestamp"].unique())
     new = make_bars(60, ticker="NEW", seed=7).assign(timestamp=days[-60:])
     states = []
@@ -518,9 +523,7 @@ def test_a_market_does_not_know_how_long_a_ticker_will_live(stocks, make_bars, t
 
 
 def test_a_universe_of_two_frequencies_is_refused(stocks, make_bars, tmp_path):
-    pd.concat(
-        [pd.read_csv(stocks / "stocks.csv", parse_dates=["timestamp"]), make_bars(60, ticker="W", freq="W")]
-    ).to_csv(tmp_path / "mixed.csv")
+    pd.concat([read_exact(stocks / "stocks.csv"), make_bars(60, ticker="W", freq="W")]).to_csv(tmp_path / "mixed.csv")
     with pytest.raises(ValueError, match="market, W: a bar every 7 days"):
         prepare(tmp_path / "mixed.csv", tmp_path / "out", **settings(feature_groups=["market"]))
 
@@ -565,7 +568,7 @@ def test_plain_series(loads, tmp_path):
 
 
 def test_one_more_row_of_plain_series(loads, tmp_path):
-    frame = pd.read_csv(loads)
+    frame = pd.read_csv(loads, float_precision="round_trip")
     frame[frame["date"] < "2024-01-17 15:00:00"].to_csv(tmp_path / "before.csv", index=False)
     first = prepare(tmp_path / "before.csv", tmp_path / "out", **series_settings())
     run = prepare(loads, tmp_path / "out", **series_settings())["run"]
@@ -575,7 +578,7 @@ def test_one_more_row_of_plain_series(loads, tmp_path):
 
 
 def test_refusals_of_columns_and_covariates(loads, prices, tmp_path):
-    frame = pd.read_csv(loads)
+    frame = pd.read_csv(loads, float_precision="round_trip")
     frame.assign(token=1.0).to_csv(tmp_path / "token.csv", index=False)
     taken = settings(kind="univariate", past_covariates=["token"]) | {"columns": {"value": "load"}}
     with pytest.raises(ValueError, match=r"\['token'\]: a prepared dataset has columns"):

@@ -107,7 +107,10 @@ def outcomes(pairs, prices):
     """Dates of the last bars of the pairs' paths."""
     bars = pd.read_csv(prices, parse_dates=["timestamp"])
     times = {name: frame["timestamp"].to_numpy() for name, frame in bars.groupby("ticker")}
-    ends = [times[row.ticker][np.searchsorted(times[row.ticker], row.origin) + 2] for row in pairs.itertuples()]
+    ends = [
+        times[row.ticker][np.searchsorted(times[row.ticker], row.origin.to_datetime64()) + 2]
+        for row in pairs.itertuples()
+    ]
     return pd.Series(ends)
 
 
