@@ -13,7 +13,8 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -39,32 +40,40 @@ def check_apart(out: str | Path, *sources: Any) -> None:
 
 
 def written(folder: Path) -> dict[str, str]:
-    """The files of a folder that are ours, and what wrote each.
+    """The files of a folder that are ours, and what wrote each; never one outside of it.
 
     Raises:
         ValueError: the manifest is torn.
     """
     try:
         files = json.loads((folder / WRITTEN).read_text(encoding="utf-8"))["files"]
-        return {str(name): str(by) for name, by in files.items()}
+        return {name: str(by) for name, by in files.items() if not {"..", "/"} & {*PurePosixPath(name).parts}}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / WRITTEN} does not say which files are ours: choose another folder") from error
 
 
-def check_free(folder: Path, names: Iterable[str], *, by: str) -> None:
-    """Raises ValueError if in the place of a file that `by` will write there is one that it did not write."""
+def check_free(folder: Path, names: Collection[str], *, by: str, told_by: tuple[str, ...] = ()) -> None:
+    """Raises ValueError if in the place of a file that `by` will write there is one that it did not write.
+
+    `names` may be patterns with `*`. `told_by` is the name of a JSON file and keys of it: where there is no manifest
+    yet, such a file tells that all of `names` are ours.
+    """
+    if told_by and not (folder / WRITTEN).is_file() and has_keys(folder / told_by[0], told_by[1:]):
+        adopt(folder, names, by=by)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, and a folder is to be written: name another one")
     ours = written(folder)
     for name in sorted(names):
-        if os.path.lexists(folder / name) and ours.get(name) != by:
-            raise ValueError(_refusal(folder / name, by, ours.get(name)))
+        there = sorted(folder.glob(name)) if "*" in name else [folder / name]
+        for path in filter(os.path.lexists, there):
+            if (author := _author(ours, path.relative_to(folder).as_posix())) != by:
+                raise ValueError(_refusal(path, by, author))
 
 
 def claim(folder: Path, names: Iterable[str], *, by: str) -> None:
-    """Enters files that `by` is about to write into the folder's manifest.
+    """Enters files that `by` is about to write into the folder's manifest: names, or patterns with `*`.
 
     Raises:
         ValueError: as `check_free`.
@@ -72,6 +81,15 @@ def claim(folder: Path, names: Iterable[str], *, by: str) -> None:
     names = list(names)
     check_free(folder, names, by=by)
     adopt(folder, names, by=by)
+
+
+def has_keys(path: Path, keys: Iterable[str]) -> bool:
+    """Whether it is a JSON file, an object with these keys."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() >= set(keys)
 
 
 def adopt(folder: Path, names: Iterable[str], *, by: str) -> None:
@@ -91,7 +109,7 @@ def check_ours(folder: Path, *, by: str, manifest: Path | None = None) -> None:
         name = path.relative_to(root).as_posix()
         if (path.is_dir() and not path.is_symlink()) or name == WRITTEN:
             continue
-        if by not in (ours.get(name), ours.get(_finished(path).relative_to(root).as_posix())):
+        if by not in (_author(ours, name), _author(ours, _finished(path).relative_to(root).as_posix())):
             raise ValueError(_refusal(path, by, ours.get(name)))
 
 
@@ -117,7 +135,7 @@ def remove_unfinished(folder: Path, names: Collection[str]) -> None:
 
 
 def replace_folder(folder: Path, write: Callable[[Path], Any], *, by: str) -> None:
-    """The folder appears whole or not at all, and takes the place of one of the same kind.
+    """`write` fills a folder beside it, which then takes the place of `folder`, whole.
 
     Raises:
         ValueError: there is one with a file that `by` did not write.
@@ -136,6 +154,11 @@ def replace_folder(folder: Path, write: Callable[[Path], Any], *, by: str) -> No
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _author(ours: dict[str, str], name: str) -> str | None:
+    """Of a file that the manifest names, by its name, a pattern or the folder that it lies in."""
+    return next((by for one, by in ours.items() if fnmatchcase(name, one) or name.startswith(f"{one}/")), None)
+
+
 def _refusal(path: Path, by: str, author: str | None) -> str:
     who = f"was written by {author}" if author else "was not written by this package"
     return f"{path} {who} and stands where {by} writes: move it away, or choose another folder"
@@ -152,22 +175,23 @@ def write_json(content: dict[str, Any], path: str | Path) -> None:
 
 def write_text(text: str, path: str | Path) -> None:
     """UTF-8."""
-    _replace(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 
 def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
     """CSV without the index."""
-    _replace(path, lambda unfinished: frame.to_csv(unfinished, index=False))
+    replace_file(path, lambda unfinished: frame.to_csv(unfinished, index=False))
 
 
 def write_parquet(table: pd.DataFrame | pa.Table, path: str | Path) -> None:
     """Parquet (zstd) without the index; the same table gives the same bytes."""
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table, preserve_index=False)
-    _replace(path, lambda unfinished: pq.write_table(table, unfinished, compression="zstd"))
+    replace_file(path, lambda unfinished: pq.write_table(table, unfinished, compression="zstd"))
 
 
-def _replace(path: str | Path, write: Callable[[Path], Any]) -> None:
+def replace_file(path: str | Path, write: Callable[[Path], Any]) -> None:
+    """`write` fills a file beside `path`, which then takes its place."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _unfinished(path)

@@ -34,7 +34,7 @@ from transformers.utils import logging
 
 from ..bars_tsf_llm import OHLCV, bars_through, day_end
 from ..common.errors import from_folder, one_line_errors
-from ..common.files import _replace, write_json
+from ..common.files import check_apart, check_free, claim, remove, replace_file, write_json
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared, load_prepared
 from ..data_prep.series import read_data
@@ -46,6 +46,8 @@ from ..pipeline_tsf_llm import ROWS_AT_ONCE, TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
 
 FORMAT = 1
+FILES = ("preferences.parquet", "preferences.json", "preferences.jsonl")
+BY = "build_preferences"
 TICKERS_AT_ONCE = 16  # encoded together
 UTILITIES = ("crps", "pnl", "drawdown")
 NESTED = pa.list_(pa.list_(pa.float32()))
@@ -197,6 +199,7 @@ def build_preferences(
             origin or pair to be had.
     """
     pairs, out = _checked(pipe, pairs or PairArguments(), fence), Path(out)
+    check_free(out, FILES, by=BY, told_by=("preferences.json", "format", "settings", "counts"))
     processor = pipe.processor
     kind, covariates = processor.feature_extractor.series_kind, processor.feature_extractor.covariates
     frames = bars_through(bars, pairs.through, kind, covariates)
@@ -207,14 +210,18 @@ def build_preferences(
         market = market[market["timestamp"] <= day_end(pairs.through)]
     elif processor.feature_extractor.fitted_with_market:
         market = bars[bars["timestamp"] <= day_end(pairs.through)]
-    for name in ("preferences.json", "preferences.jsonl"):
-        (out / name).unlink(missing_ok=True)
+    remove(out, ["preferences.json", "preferences.jsonl"], by=BY)
     tally = Tally()
     path = out / "preferences.parquet"
     chunks = _chunks(pipe, named, pairs, market, progress)
-    _replace(path, lambda unfinished: _write_pairs(pipe, chunks, pairs, tally, unfinished))
+
+    def write(unfinished: Path) -> None:
+        _write_pairs(pipe, chunks, pairs, tally, unfinished)
+        claim(out, FILES, by=BY)  # a run without pairs leaves nothing
+
+    replace_file(path, write)
     if jsonl:
-        _replace(out / "preferences.jsonl", lambda unfinished: _write_jsonl(path, processor, unfinished))
+        replace_file(out / "preferences.jsonl", lambda unfinished: _write_jsonl(path, processor, unfinished))
     info = {
         "format": FORMAT,
         "settings": asdict(pairs),
@@ -446,6 +453,7 @@ def read(files: FileArguments, processor: TsfLlmProcessor) -> pd.DataFrame:
 
 def main(files: FileArguments, pairs: PairArguments) -> dict[str, Any]:
     """Loads, reads and writes; returns what `preferences.json` holds."""
+    check_apart(files.out, files.data, files.market)
     pipe = load(files.model)
     bars = read(files, pipe.processor)
     market = None if files.market is None else read_bars(files.market)

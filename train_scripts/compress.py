@@ -24,7 +24,6 @@ between <!-- compression --> and <!-- /compression -->, or between the markers o
 import copy
 import dataclasses
 import math
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,7 +42,18 @@ from torch.nn.utils import prune
 from transformers.utils import logging
 
 from ..common.errors import one_line_errors
-from ..common.files import write_json, write_text
+from ..common.files import (
+    WRITTEN,
+    adopt,
+    check_apart,
+    check_free,
+    check_ours,
+    claim,
+    has_keys,
+    replace_folder,
+    write_json,
+    write_text,
+)
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..evaluation.cost import Task, forecast_task, forward_task, last_windows, latencies, weight_bytes, weight_files
@@ -57,6 +67,12 @@ from ..training.models import Model, check_start, load_model
 from .distill import Scores, against, distance, head_of, later_windows, read_for_teacher, score_returns
 
 METHODS = ("int8", "prune", "narrow", "export")
+BY = "compress"
+OUTPUTS = ("compression.json", "export/model.pt2")  # beside the folders of the copies
+MODEL_OUTPUTS = (
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("processor_config.json", "tokenizer_config.json", "*_tsf_llm.py"),
+)
 MANY = 32  # windows of a full batch
 ORIGINAL = "original"
 
@@ -167,14 +183,26 @@ def copies(model: Model, args: CompressArguments) -> Iterator[tuple[str, Model]]
                 yield f"{method}-{share:g}", make(model, share)
 
 
+def check_folder(folder: Path, args: CompressArguments, data_args: DataArguments) -> None:
+    """Raises ValueError, before any work, if a file of somebody else stands where a copy will, or the report."""
+    check_apart(folder, data_args.data, data_args.market)
+    without_manifest = not (folder / WRITTEN).is_file() and has_keys(folder / "compression.json", ("rows", "repeats"))
+    check_free(folder, OUTPUTS, by=BY, told_by=("compression.json", "rows", "repeats"))
+    shares = [f"{method}-{share:g}" for method in ("prune", "narrow") for share in args.sparsity]
+    for copy_folder in (folder / name for name in ("int8", *shares)):
+        if without_manifest and copy_folder.is_dir():
+            adopt(copy_folder, MODEL_OUTPUTS, by=BY)
+        check_ours(copy_folder, by=BY)
+
+
 def save(model: Model, processor: TsfLlmProcessor, folder: Path) -> None:
     """The folder appears whole or not at all."""
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    processor.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+
+    def write(unfinished: Path) -> None:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+
+    replace_folder(folder, write, by=BY)
 
 
 # --- export --------------------------------------------------------------------------------------------------------
@@ -288,6 +316,7 @@ def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
     """Makes, saves, opens, measures and tells; returns what `compression.json` holds."""
     check_start(args.model, args.output_dir)
     folder, original = Path(args.output_dir), load_model(args.model).eval()
+    check_folder(folder, args, data_args)
     page = None if args.markdown is None else Path(args.markdown)
     if page is not None:
         filled(page.read_text(encoding="utf-8"), "", args.marker)  # before the work, not after it
@@ -316,6 +345,7 @@ def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
     program = None
     if "export" in args.methods:
         program = folder / "export" / "model.pt2"
+        claim(folder, OUTPUTS, by=BY)
         rows["export"] = {"model": "export", **export_row(original, data, program)}
     timed = speed(models, program, data, args.repeats)
     report = {
@@ -331,6 +361,7 @@ def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
         "samples": data.args.report_samples or DataArguments.report_samples,
         "rows": [{**one, **timed[name]} for name, one in rows.items()],
     }
+    claim(folder, OUTPUTS, by=BY)
     write_json(report, folder / "compression.json")
     show(report)
     if page is not None:

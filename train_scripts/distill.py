@@ -55,6 +55,7 @@ from ..evaluation.walk_forward import WalkForward
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments, ModelArguments, SftArguments, model_fields
+from ..training.checkpoints import claim_folder
 from ..training.data import TrainingData
 from ..training.models import Model, load_model
 from ..training.starting_model import BaseArguments, base_model
@@ -378,6 +379,9 @@ def main(
     for given in (base_args.model_name_or_path, args.student_name_or_path):
         if given is not None and Path(given).resolve() == folder.resolve():
             raise ValueError(f"output_dir={folder} is the model {given} itself: choose another folder for the student")
+    claim_folder(folder, data_args.data, data_args.market, save=training_args.should_save)
+    if args.train_alone:
+        claim_folder(folder / "alone", save=training_args.should_save)
     name = base_model(base_args, data_args, folder, seed=seed)
     teacher = load_model(name)
     data = read_for_teacher(data_args, name, teacher)

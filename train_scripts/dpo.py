@@ -37,7 +37,7 @@ from trl import DPOConfig
 
 from ..bars_tsf_llm import OHLCV
 from ..common.errors import one_line_errors
-from ..common.files import write_json
+from ..common.files import check_free, claim, remove, write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..data_prep.windows import fence
@@ -50,6 +50,7 @@ from ..publishing.upload import HubCallback
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments, SftArguments, check_training
 from ..training.callbacks import FiniteCallback
+from ..training.checkpoints import claim_folder
 from ..training.data import TrainingData
 from ..training.models import Model, digest, load_model
 from ..training.preferences import (
@@ -174,6 +175,8 @@ def main(
     """Reads or builds pairs, tunes, compares and saves; returns what `report.json` holds."""
     started = time.perf_counter()
     set_seed(training_args.seed)
+    sources = (data_args.data, data_args.market)
+    claim_folder(training_args.output_dir, *sources, save=training_args.should_save)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = tunable(load_model(base), base)
     data = with_fences_of(TrainingData.read(data_args, base), model.config)
@@ -281,9 +284,11 @@ def build(data: TrainingData, model: Any, folder: Path, settings: PairArguments,
     if note.is_file() and json.loads(note.read_text()) == made_of:
         logger.warning(f"{folder} is finished and used as it is")
         return folder
-    note.unlink(missing_ok=True)
+    check_free(folder, [note.name], by="dpo", told_by=(note.name, "settings", "weights", "bars"))
+    remove(folder, [note.name], by="dpo")
     pipe = TsfLlmPipeline(model=model, processor=data.processor, device=model.device)
     build_preferences(pipe, data.bars, folder, settings, market=data.market, fence=settings.through, progress=progress)
+    claim(folder, [note.name], by="dpo")
     write_json(made_of, note)
     return folder
 

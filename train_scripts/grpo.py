@@ -44,7 +44,7 @@ from ..publishing.upload import HubCallback
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments, SftArguments, check_training
 from ..training.callbacks import FiniteCallback
-from ..training.checkpoints import save_whole
+from ..training.checkpoints import claim_folder, save_whole
 from ..training.data import TrainingData
 from ..training.models import load_model
 from ..training.preferences import Reader, SteadyTrainer, lora_config, steady
@@ -130,6 +130,8 @@ def main(
     """Samples, rewards and tunes, compares and saves; returns what `report.json` holds."""
     started = time.perf_counter()
     set_seed(training_args.seed)
+    sources = (data_args.data, data_args.market)
+    claim_folder(training_args.output_dir, *sources, save=training_args.should_save)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = load_model(base)
     if not model.can_generate():

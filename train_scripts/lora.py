@@ -35,6 +35,7 @@ from ..training.adapters import (
     LoraArguments,
     adapter_name,
     attach,
+    check_adapter,
     compare,
     facts,
     for_ticker,
@@ -52,6 +53,7 @@ from ..training.adapters import (
     with_own_scalers,
 )
 from ..training.arguments import DataArguments, SftArguments
+from ..training.checkpoints import claim_folder
 from ..training.data import TrainingData
 from ..training.models import Model, load_model
 from ..training.starting_model import BaseArguments, base_model
@@ -77,11 +79,14 @@ def main(
     resumes(training_args)  # refuses now what it would refuse after the base
     check_tickers(data_args)
     folder = Path(str(training_args.output_dir))
+    claim_folder(folder, data_args.data, data_args.market, save=training_args.should_save)
     name = base_model(base_args, dataclasses.replace(data_args, tickers=None), folder, seed=training_args.seed)
     base = load_model(name)
     data = with_fences_of(read_for_base(data_args, name, base.config), base.config)
     tickers = data_args.tickers or list(data.bars[kind_of(data.bars).id].unique())
     folders = folders_of(tickers, folder)
+    for adapter in folders.values():
+        check_adapter(adapter)
     parts = {ticker: for_ticker(data, ticker) for ticker in tickers}
     if training_args.should_save and Path(name).resolve() != folder.resolve():
         base.save_pretrained(folder)

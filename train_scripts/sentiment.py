@@ -40,6 +40,7 @@ from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..data_prep.sources import _plain_name, _read_csv, _read_parquet, _stripped
 from ..training.arguments import SftArguments
+from ..training.checkpoints import claim_folder
 from ..training.trainer import resumable
 
 LABELS = ("negative", "neutral", "positive")
@@ -126,6 +127,7 @@ class WeightedTrainer(Trainer):
 def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
+    claim_folder(training_args.output_dir, text_args.data, text_args.encoder, save=training_args.should_save)
     set_seed(training_args.seed)
     frame = read_labelled(text_args.data)
     parts = split(frame, text_args.valid_share, text_args.test_share, training_args.seed)

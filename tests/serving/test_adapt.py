@@ -71,7 +71,7 @@ def test_drops_what_is_not_better_and_says_why(run, tmp_path, capsys, monkeypatc
     assert report["kept"] is False
     assert report["validation"]["difference"] >= 0
     assert "not lower" in report["reason"]
-    assert [path.name for path in (tmp_path / "AAA").iterdir()] == ["report.json"]
+    assert {path.name for path in (tmp_path / "AAA").iterdir()} == {"report.json", ".tsf_llm.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["AAA"]
     with pytest.raises(FileNotFoundError, match="holds no model"):
         load_pipeline(tmp_path / "AAA")
