@@ -43,6 +43,7 @@ from ..common.provenance import provenance
 from ..data_prep.windows import fence
 from ..evaluation import profit as utility
 from ..evaluation.plots import loss_curve
+from ..evaluation.significance import GAIN, compare
 from ..evaluation.walk_forward import WalkForward
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
@@ -422,14 +423,15 @@ class Judge:
         new = rows.pop("model")
         for row, own in zip((old, new), pairs, strict=True):
             row |= utility.summary(own, self.pair_dates, **when)
-        difference = utility.compare(*values, last.origin, **when) | utility.compare(*pairs, self.pair_dates, **when)
+        difference = utility.differences(*values, last.origin, **when)
+        difference |= utility.differences(*pairs, self.pair_dates, **when)
         verdicts = {name: one["verdict"] for name, one in last.verdicts(seed=self.seed).items()}
         if values[1]["utility"] is not None:
             assert self.cost_bp is not None
             for name, held in utility.holders(last, self.cost_bp).items():
-                verdicts[f"utility_against_{name}"] = utility.against(
-                    values[1]["utility"], held, last.origin, name.replace("_", " "), **when
-                )
+                words = (last.origin, name.replace("_", " "))
+                found = compare(values[1]["utility"], held, *words, figure=GAIN, **when)
+                verdicts[f"utility_against_{name}"] = found["verdict"]
                 rows[name] = utility.summary({"utility": held}, last.origin, **when)
         return {
             "before": old,

@@ -36,7 +36,6 @@ from ..training.adapters import (
     adapter_name,
     attach,
     check_adapter,
-    compare,
     facts,
     for_ticker,
     marked,
@@ -174,7 +173,7 @@ def scores(before: WalkForward | None, after: WalkForward | None, seed: int) -> 
     if before is None or after is None:
         return {"before": {}, "after": {}}
     rows = {"before": score(before, seed)["model"], "after": score(after, seed)["model"]}
-    return {**rows, **compare(before, after, seed)}
+    return {**rows, **after.against(before, "the base", seed)}
 
 
 def pooled_scores(runs: list[TickerRun], seed: int) -> dict[str, Any]:

@@ -37,7 +37,6 @@ from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
 from ..data_prep.windows import Split
-from ..evaluation.significance import paired_difference, verdict
 from ..evaluation.walk_forward import WalkForward
 from ..modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -374,14 +373,6 @@ def card(about: dict[str, Any], base_model: str) -> str:
 
 
 # --- scores --------------------------------------------------------------------------------------------------------
-
-
-def compare(before: WalkForward, after: WalkForward, seed: int = 0) -> dict[str, Any]:
-    """CRPS with the adapter minus CRPS of the base on the same outcomes, at the last step, in numbers and words."""
-    realised = after.realised[:, -1]
-    losses = [result.steps[-1]["model"].crps(realised) for result in (after, before)]
-    difference = paired_difference(*losses, after.origin, len(after.steps), seed=seed)
-    return {**difference, "verdict": verdict(difference, "the base")}
 
 
 def score(result: WalkForward, seed: int = 0) -> dict[str, dict[str, Any]]:
