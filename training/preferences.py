@@ -46,7 +46,7 @@ from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
 
 NEEDED = ("ticker", "origin", "past_values", "attention_mask", "chosen_ids", "rejected_ids")
-ROWS_AT_ONCE = 256
+READ_AT_ONCE = 256
 HELD_OUT = 0.1  # of pairs without pairs of validation dates
 FEWEST_DF, MOST_DF = 2.1, 100.0  # a variance exists; beyond, Student-t is normal
 LORA_MODULES = (
@@ -132,7 +132,7 @@ class Reader:
         if missing:
             raise ValueError(f"{path} lacks {', '.join(missing)}: pairs are written by build_preferences")
         first = 0
-        for chunk in file.iter_batches(ROWS_AT_ONCE, columns=list(NEEDED)):
+        for chunk in file.iter_batches(READ_AT_ONCE, columns=list(NEEDED)):
             self._check_chunk(chunk, path, first)
             first += len(chunk)
         if not first:
