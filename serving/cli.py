@@ -149,7 +149,8 @@ def forecast(
     from ..bars_tsf_llm import day_end
     from ..common.files import write_csv
     from ..evaluation.plots import fan_chart
-    from .loading import load_pipeline, read_for
+    from ..training.data import read_for
+    from .loading import load_pipeline
 
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
@@ -190,7 +191,8 @@ def evaluate(
     """
     from ..bars_tsf_llm import day_end
     from ..evaluation.report import evaluate_model, print_results
-    from .loading import load_pipeline, read_for
+    from ..training.data import read_for
+    from .loading import load_pipeline
 
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
@@ -415,7 +417,8 @@ def audit(
     from ..audit_tsf_llm import audit_features
     from ..data_prep.series import read_data
     from ..processing_tsf_llm import TsfLlmProcessor
-    from .loading import find_model, read_for
+    from ..training.data import read_for
+    from ..training.models import find_model
 
     if features is not None:
         _run_feature_file(features)
