@@ -149,7 +149,8 @@ def forecast(
     from ..bars_tsf_llm import day_end
     from ..common.files import check_apart, write_csv
     from ..evaluation.plots import fan_chart
-    from .loading import load_pipeline, read_for
+    from ..training.data import read_for
+    from .loading import load_pipeline
 
     for path in (out, *([plot] if plot else [])):
         check_apart(path, data, market, model)
@@ -193,7 +194,8 @@ def evaluate(
     from ..bars_tsf_llm import day_end
     from ..common.files import check_apart
     from ..evaluation.report import evaluate_model, print_results
-    from .loading import load_pipeline, read_for
+    from ..training.data import read_for
+    from .loading import load_pipeline
 
     check_apart(out, data, market)
     if day_end(start) > day_end(end):
@@ -419,7 +421,8 @@ def audit(
     from ..audit_tsf_llm import audit_features
     from ..data_prep.series import read_data
     from ..processing_tsf_llm import TsfLlmProcessor
-    from .loading import find_model, read_for
+    from ..training.data import read_for
+    from ..training.models import find_model
 
     if features is not None:
         _run_feature_file(features)

@@ -33,7 +33,7 @@ from ..evaluation.walk_forward import WalkForward
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.data import TrainingData
-from . import sft
+from ..training.supervised import train
 
 VARIANTS: dict[str, dict[str, bool]] = {
     "base": {},
@@ -92,12 +92,12 @@ def main(
 def train_and_score(
     data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments, name: str, seed: int
 ) -> dict[str, Any]:
-    """One training by `sft`, and its CRPS at every test origin."""
+    """One training, and its CRPS at every test origin."""
     folder = Path(str(training_args.output_dir)) / name.removeprefix("+") / f"seed-{seed}"
     own_training = copy.copy(training_args)
     own_training.output_dir, own_training.seed, own_training.early_stopping_patience = str(folder), seed, 0
     fields = {**dict(model_args.model_config or {}), **VARIANTS[name]}
-    report = sft.main(
+    report = train(
         dataclasses.replace(data_args, report_samples=0),
         dataclasses.replace(model_args, model_config=fields),
         own_training,

@@ -36,8 +36,9 @@ from ..common.files import WRITTEN, adopt, check_ours, has_keys, replace_folder,
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
+from ..data_prep.series import read_data
 from ..data_prep.windows import Split
-from ..evaluation.walk_forward import WalkForward
+from ..evaluation.walk_forward import WalkForward, pool
 from ..modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import DataArguments, SftArguments
@@ -410,3 +411,90 @@ def mixed(base: Model, folders: Sequence[str | Path]) -> PeftModel:
         for name, folder in zip(names[1:], folders[1:], strict=True):
             model.load_adapter(str(folder), adapter_name=name)
     return model.eval()
+
+
+RESERVED = ("base", "checkpoints")  # what else lies in the output folder
+
+
+@dataclass(frozen=True)
+class TickerRun:
+    """One ticker: its part of the report, and its test forecasts by the base and with the adapter, if asked for."""
+
+    report: dict[str, Any]
+    before: WalkForward | None
+    after: WalkForward | None
+
+
+def check_tickers(data_args: DataArguments) -> None:
+    """Refuses an unknown ticker before a base is trained for nothing; a prepared folder is asked later."""
+    if data_args.tickers and not is_prepared(data_args.data):
+        columns = {"value": data_args.value_column, "id": data_args.id_column, "time": data_args.time_column}
+        covariates = [*data_args.past_covariates, *data_args.known_covariates]
+        read_data(data_args.data, data_args.tickers, **columns, covariates=covariates)
+
+
+def folders_of(tickers: list[str], folder: Path) -> dict[str, Path]:
+    """Where each ticker's adapter goes.
+
+    Raises:
+        ValueError: if two tickers, or a ticker and something else, want one folder.
+    """
+    names = [adapter_name(ticker) for ticker in tickers]
+    taken = [name for name in names if names.count(name) > 1 or name in RESERVED]
+    if taken:
+        raise ValueError(
+            f"tickers {tickers}: folder {taken[0]} is wanted twice; train these in separate output folders"
+        )
+    return {ticker: folder / name for ticker, name in zip(tickers, names, strict=True)}
+
+
+def run_ticker(
+    base: Model,
+    data: TrainingData,
+    lora_args: LoraArguments,
+    training_args: SftArguments,
+    *,
+    ticker: str,
+    folder: Path,
+    link: str,
+) -> TickerRun:
+    """Scores the base, trains an adapter (or takes the finished one when resuming), scores it, saves it.
+
+    Raises:
+        ValueError: if the ticker has too few bars, naming it.
+    """
+    seed, scored = training_args.seed, data.args.report_samples > 0
+    with naming(ticker):
+        own = with_own_scalers(data, ticker) if data.args.per_ticker else data
+        before = data.walk_forward(base, seed=seed) if scored else None
+        about = facts(base, own, lora_args, training_args, ticker=ticker)
+        if resumes(training_args) and same_run(folder, about):
+            model, training = attach(base, folder), read_facts(folder)["training"]
+        else:
+            work = folder.parent / "checkpoints" / folder.name
+            model, training = train_adapter(base, own, lora_args, training_args, about=about, work=work)
+            if training_args.should_save:
+                save_adapter(model, own.processor, folder, {**about, "training": training}, base_model=link)
+    after = own.walk_forward(merged(model), seed=seed) if scored else None
+    model.unload()  # the base is the base again
+    return TickerRun({"folder": folder.name, **training, **scores(before, after, seed)}, before, after)
+
+
+def scores(before: WalkForward | None, after: WalkForward | None, seed: int) -> dict[str, Any]:
+    """The model's rows without and with the adapter, and their paired difference."""
+    if before is None or after is None:
+        return {"before": {}, "after": {}}
+    rows = {"before": score(before, seed)["model"], "after": score(after, seed)["model"]}
+    return {**rows, **after.against(before, "the base", seed)}
+
+
+def pooled_scores(runs: list[TickerRun], seed: int) -> dict[str, Any]:
+    """All tickers together, beside the baselines."""
+    befores = [run.before for run in runs if run.before is not None]
+    afters = [run.after for run in runs if run.after is not None]
+    if not befores:
+        return scores(None, None, seed)
+    before, after = pool(befores), pool(afters)
+    baselines = {name: row for name, row in score(after, seed).items() if name != "model"}
+    verdicts = {name: answer["verdict"] for name, answer in after.verdicts(seed).items()}
+    return {**scores(before, after, seed), "baselines": baselines, "verdicts": verdicts}
