@@ -36,7 +36,7 @@ from ..common.provenance import provenance
 from ..evaluation.plots import loss_curve
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments
-from ..training.checkpoints import claim_folder
+from ..training.checkpoints import check_folder
 from ..training.data import TrainingData
 from ..training.models import Model, load_model
 from ..training.preference_reader import PreferenceArguments, SplitPairs, read_or_build
@@ -56,7 +56,7 @@ def main(
     started = time.perf_counter()
     set_seed(training_args.seed)
     sources = (data_args.data, data_args.market)
-    claim_folder(training_args.output_dir, *sources, save=training_args.should_save)
+    check_folder(training_args.output_dir, *sources)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = tunable(load_model(base), base)
     data = with_fences_of(TrainingData.read(data_args, base), model.config)

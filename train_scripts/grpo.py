@@ -27,7 +27,7 @@ from ..common.provenance import provenance
 from ..data_prep.windows import fence
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments
-from ..training.checkpoints import claim_folder, save_whole
+from ..training.checkpoints import check_folder, save_whole
 from ..training.data import TrainingData
 from ..training.models import load_causal_lm
 from ..training.preference_pairs import build
@@ -48,7 +48,7 @@ def main(
     started = time.perf_counter()
     set_seed(training_args.seed)
     sources = (data_args.data, data_args.market)
-    claim_folder(training_args.output_dir, *sources, save=training_args.should_save)
+    check_folder(training_args.output_dir, *sources)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = load_causal_lm(base, "a reward needs")
     data = with_fences_of(TrainingData.read(data_args, base), model.config)
