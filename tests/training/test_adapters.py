@@ -6,10 +6,13 @@ import sys
 
 import numpy as np
 import pandas as pd
+import peft
 import pytest
 import torch
+from packaging.version import Version
 from peft import PeftModel, get_peft_model
 from torch import nn
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from tsf_llm.modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -19,6 +22,10 @@ from tsf_llm.training.arguments import DataArguments
 from tsf_llm.versions_tsf_llm import CACHE
 
 NAMES = ["A", "BRK-B", "^GSPC"]  # each a trap: a part of `lora_A`, a dash, a sign of regular expressions
+swapped_by_transformers = pytest.mark.skipif(
+    Version(peft.__version__) < Version(MIN_PEFT_VERSION),
+    reason=f"this release of transformers itself swaps adapters of peft {MIN_PEFT_VERSION} or later alone",
+)
 
 
 @pytest.fixture
@@ -50,6 +57,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@swapped_by_transformers
 def test_reloaded_equals_saved_by_peft_and_by_transformers(tiny_model, tiny_batch, make_adapter, close):
     batch, folder = tiny_batch(), make_adapter("AAPL")
     by_peft = PeftModel.from_pretrained(tiny_model(), folder).eval()
@@ -66,6 +74,7 @@ def test_reloaded_equals_saved_by_peft_and_by_transformers(tiny_model, tiny_batc
     assert not torch.allclose(logits(native, batch), base, atol=1e-2)
 
 
+@swapped_by_transformers
 def test_transformers_swaps_adapters_that_it_loaded_one_after_the_other(tiny_model, tiny_batch, make_adapter):
     """Its load report calls the first one's weights missing and newly initialized. They are neither."""
     folders, batch = [make_adapter(name, seed=i) for i, name in enumerate(NAMES)], tiny_batch()
