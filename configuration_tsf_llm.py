@@ -24,7 +24,8 @@ AUTO_MAP: dict[str, Any] = {
 }
 PROCESSOR_EXTRAS = ("scale", "last_close", "ticker", "origin", "bar_times")  # for `decode`; the model ignores them
 CLASS_LABELS = {0: "down", 1: "flat", 2: "up"}
-
+# Fields that version 0.1.0 wrote, and the one value that every model had.
+REMOVED = {"attention_scale_factor": 1.0, "routed_scaling_factor": 1.0, "router_score_function": "softmax"}
 
 SIZES = (
     "num_features",
@@ -78,9 +79,8 @@ class TsfLlmConfig(PreTrainedConfig):
         attention_dropout, hidden_dropout: probabilities in [0, 1).
         is_causal: whether a bar sees only itself and what came before; the language model must be causal.
         rope_interleaved: rotates neighbours (2i, 2i+1) instead of (i, i + r/2): another layout of the weights.
-        attention_softmax_axis, attention_scale_factor, router_weighting, router_score_function, routed_scaling_factor,
-            legacy: how SpaceExploreAI computes, for its weights alone; `original_modeling_tsf_llm.py` tells each.
-            `legacy` stands for LayerNorm in the latents of `mla`, positions modulo the window, BatchNorm's biased
+        attention_softmax_axis, router_weighting, legacy: how SpaceExploreAI computes, for its weights alone;
+            `original_modeling_tsf_llm.py` tells each. `legacy` stands for LayerNorm in the latents of `mla`, positions modulo the window, BatchNorm's biased
             running variance.
         prediction_length: steps ahead, `P`.
         prediction_type: head of `TsfLlmForPrediction`: `regression`, `quantile` or `classification` (down, flat, up).
@@ -155,10 +155,7 @@ class TsfLlmConfig(PreTrainedConfig):
     is_causal: bool = True
     rope_interleaved: bool = False
     attention_softmax_axis: Literal["keys", "heads", "pooled_heads"] = "keys"
-    attention_scale_factor: float | int = 1.0
     router_weighting: Literal["softmax_topk", "raw_logits"] = "softmax_topk"
-    router_score_function: Literal["softmax", "sigmoid"] = "softmax"
-    routed_scaling_factor: float | int = 1.0
     legacy: bool = False
     initializer_range: float = 0.02
     use_cache: bool = True
@@ -191,6 +188,9 @@ class TsfLlmConfig(PreTrainedConfig):
     custom_pipelines: dict | None = None
 
     def __post_init__(self, **kwargs):
+        for name, only in REMOVED.items():
+            if (value := kwargs.pop(name, only)) != only:
+                raise ValueError(f"{name}={value}: this field is gone, no published weights need it; leave it out")
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.shared_expert_intermediate_size is None:
@@ -254,16 +254,6 @@ class TsfLlmConfig(PreTrainedConfig):
                 f"attention_softmax_axis='{self.attention_softmax_axis}' needs legacy=True: "
                 "new models attend over keys"
             )
-        if self.router_weighting != "raw_logits" and (
-            self.router_score_function != "softmax" or self.routed_scaling_factor != 1
-        ):
-            raise ValueError(
-                f"router_score_function='{self.router_score_function}' and routed_scaling_factor="
-                f"{self.routed_scaling_factor} belong to router_weighting='raw_logits': set that, or leave them out"
-            )
-        for name in ("attention_scale_factor", "routed_scaling_factor"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)}: must be positive; 1 leaves everything as it is")
 
     def validate_experts(self):
         """No token can use more experts than there are."""

@@ -258,7 +258,7 @@ class TsfLlmAttention(nn.Module):
         self.layer_idx = layer_idx
         self.is_causal = config.is_causal
         self.qk_head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
-        self.scaling = self.qk_head_dim**-0.5 * yarn_scaling(config) * config.attention_scale_factor
+        self.scaling = self.qk_head_dim**-0.5 * yarn_scaling(config)
         self.rotate = rotate_pairs if config.rope_interleaved else rotate
         self.o_proj = nn.Linear(config.num_attention_heads * config.v_head_dim, config.hidden_size, bias=False)
 
