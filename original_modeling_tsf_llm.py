@@ -9,7 +9,8 @@ Why this exists: those weights give their numbers only under the habits below. N
 * `router_weighting="raw_logits"`: a softmax only chooses the experts; the mixing weights are the logits
   themselves, without gradient, so its routers never learned.
 * `is_causal=False`: no mask; every bar sees every other one.
-* `legacy`: LayerNorm in the latents, positions modulo the window's length, biased running variance in BatchNorm.
+* `original_arithmetic`: LayerNorm in the latents, positions modulo the window's length, biased running variance in
+  BatchNorm.
 
 Shapes as in `modeling_tsf_llm`: B batch, S and T positions of queries and keys, H heads, n head size, r rotary part,
 N tokens, D hidden, E experts, K experts per token.
@@ -109,7 +110,7 @@ def attention_over_pooled_heads(
     return torch.einsum("bhstm,bmtv->bshv", weights_BHSTM, value), weights_BHSTM
 
 
-LEGACY_ATTENTION = {"heads": attention_over_heads, "pooled_heads": attention_over_pooled_heads}
+ORIGINAL_ATTENTION = {"heads": attention_over_heads, "pooled_heads": attention_over_pooled_heads}
 
 
 def rotate_pairs(x_BHSr: torch.Tensor, cos_BSr: torch.Tensor, sin_BSr: torch.Tensor) -> torch.Tensor:

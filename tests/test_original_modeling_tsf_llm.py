@@ -1,5 +1,5 @@
-"""The original's arithmetic, against what the original itself gave (`fixtures/seed`), and beyond that against a plain
-re-statement of its formulas for other heads, ranks, scores and lengths.
+"""The original's arithmetic, against what the original itself gave (`fixtures/original`), and beyond that against a
+plain re-statement of its formulas for other heads, ranks, experts and lengths.
 
 The fixtures hold `state.<name>` under the original's names, `in.*`, `out.*`, and its arguments in their metadata."""
 
@@ -28,7 +28,7 @@ from tsf_llm.modeling_tsf_llm import (
 from tsf_llm.original.convert import Sizes, infer_config
 from tsf_llm.original_modeling_tsf_llm import attention_over_pooled_heads, rotate_pairs
 
-FIXTURES = Path(__file__).parent / "fixtures" / "seed"
+FIXTURES = Path(__file__).parent / "fixtures" / "original"
 EVAL = sorted(path.stem for path in FIXTURES.glob("tiny_*.safetensors"))
 TRAIN = sorted(path.stem for path in FIXTURES.glob("train_*.safetensors"))
 ATTENTION = {"num_features": 4, "hidden_size": 32, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
@@ -247,7 +247,7 @@ def test_attention_and_its_cached_steps_equal_original(inner, axis, implementati
         attention_softmax_axis=axis,
         is_causal=False,
         rope_interleaved=True,
-        legacy=True,
+        original_arithmetic=True,
     )
     config._attn_implementation = implementation
     attention = TsfLlmLatentAttention(config, 0).eval()
@@ -556,9 +556,9 @@ def test_a_language_model_must_be_causal(tiny_config):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"legacy": True}, "set is_causal=False"),
-        ({"legacy": True, "is_causal": False, "attention_type": "gqa"}, "attention_type='mla'"),
-        ({"attention_softmax_axis": "heads"}, "needs legacy=True"),
+        ({"original_arithmetic": True}, "set is_causal=False"),
+        ({"original_arithmetic": True, "is_causal": False, "attention_type": "gqa"}, "attention_type='mla'"),
+        ({"attention_softmax_axis": "heads"}, "needs original_arithmetic=True"),
     ],
 )
 def test_impossible_configs_are_refused(fields, message):
@@ -567,7 +567,9 @@ def test_impossible_configs_are_refused(fields, message):
     assert message in str(raised.value.__cause__)
 
 
-@pytest.mark.parametrize("fields", [{"attention_softmax_axis": "rows"}, {"router_weighting": "x"}, {"legacy": "yes"}])
+@pytest.mark.parametrize(
+    "fields", [{"attention_softmax_axis": "rows"}, {"router_weighting": "x"}, {"original_arithmetic": "yes"}]
+)
 def test_unknown_values_are_refused(fields):
     with pytest.raises(StrictDataclassError):
         TsfLlmConfig(**fields)
