@@ -287,14 +287,23 @@ def _timestamps(values: pd.Series, ticker: str) -> pd.Series:
 
 
 def _numbers(values: pd.Series, ticker: str, column: str) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce")
+    numbers = read_numbers(values)
     text = numbers.isna() & values.notna()
     if text.any():
         row = int(text.to_numpy().argmax())
         raise ValueError(
             f"{ticker}, row {row}: {column} is {values.iloc[row]!r}, not a number; correct it or leave it empty"
         )
-    return numbers.astype("float64")
+    return numbers
+
+
+def read_numbers(values: pd.Series) -> pd.Series:
+    """As float64, NaN for what is no number. Texts to the last bit: pandas 2 misses it in one of eight."""
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    if not pd.api.types.is_numeric_dtype(values):
+        texts = numbers.notna() & values.map(lambda cell: isinstance(cell, str)).astype(bool)
+        numbers[texts] = values[texts].to_numpy(object).astype("float64")
+    return numbers
 
 
 def day_end(moment: Any) -> pd.Timestamp:

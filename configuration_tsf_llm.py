@@ -7,6 +7,9 @@ Design choices:
 * `auto_map` and `custom_pipelines` are written in full, so that any saved folder loads through every Auto class.
 """
 
+from .versions_tsf_llm import CACHE  # first: names below are missing where transformers is too old
+
+# isort: split
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -111,7 +114,7 @@ class TsfLlmConfig(PreTrainedConfig):
 
     model_type = "tsf_llm"
     keys_to_ignore_at_inference = [  # noqa: RUF012 (Trainer wants a list)
-        "past_key_values",
+        CACHE,
         "router_logits",
         "aux_loss",
         "llmps_loss",

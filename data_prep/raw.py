@@ -6,10 +6,12 @@ joins them. How a file writes its dates is told by its first piece.
 """
 
 import csv
-import warnings
+import gzip
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -175,26 +177,26 @@ def raw_columns(
 
 
 def _load_crooked_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
-    """A CSV whose lines differ in length, or with bytes that are no UTF-8: slower; each such line is one bad row."""
-    options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "encoding_errors": "replace"}
-    options |= {"engine": "python", "index_col": False}
+    """A CSV whose lines differ in length, or with bytes that are no UTF-8: slower; each such line is one bad row.
+
+    Not by pandas, whose version 2 cuts a long line in silence.
+    """
+    options: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pd.errors.ParserWarning)
-            names = [sources._plain_name(name) for name in pd.read_csv(path, nrows=0, **options).columns]
+        columns = pd.read_csv(path, nrows=0, index_col=False, encoding="utf-8-sig", encoding_errors="replace").columns
+        names = [sources._plain_name(name) for name in columns]
         place = next((i for i, name in enumerate(names) if name in sources.ALIASES["timestamp"]), 0)
 
-        def one_bad_cell(cells: list[str]) -> list[str]:
-            return ["" if i != place else ",".join(map(str, cells)) for i in range(len(names))]
+        def one_row(cells: list[str]) -> list[str]:
+            if len(cells) > len(names):  # nobody knows which cell is which
+                return ["" if i != place else ",".join(cells) for i in range(len(names))]
+            return cells + [""] * (len(names) - len(cells))
 
-        with pd.read_csv(path, on_bad_lines=one_bad_cell, chunksize=rows, **options) as reader:
-            while True:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", pd.errors.ParserWarning)
-                    raw = next(reader, None)
-                if raw is None:
-                    return
-                yield raw
+        with gzip.open(path, "rt", **options) if path.suffix.lower() == ".gz" else path.open(**options) as file:
+            lines = (cells for cells in csv.reader(file) if len(cells) > 1 or "".join(cells).strip())
+            next(lines)  # the header
+            while piece := list(islice(lines, rows)):
+                yield pd.DataFrame([one_row(cells) for cells in piece], columns=columns, dtype=str)
     except (ValueError, OverflowError, csv.Error) as error:  # pandas' own parser errors are among these
         raise ValueError(
             f"{path} is not a comma-separated file ({sources._first_line(error)}); export it again."

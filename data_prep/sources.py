@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.api import guess_datetime_format
 
-from ..bars_tsf_llm import named_columns
+from ..bars_tsf_llm import named_columns, read_numbers
 
 SAMPLE = "sample"
 SAMPLE_FILE = Path(__file__).parent / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"
@@ -401,7 +401,7 @@ def _parse_numbers(column: pd.Series) -> tuple[pd.Series, np.ndarray, pd.Series]
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
         return column.astype("float64"), np.array([], dtype=int), column
     text = _stripped(column)
-    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
+    numbers = read_numbers(text)
     return numbers, np.flatnonzero(numbers.isna() & ~text.str.lower().isin(MISSING_NUMBERS)), text
 
 

@@ -15,7 +15,7 @@ import torch
 
 from ..configuration_tsf_llm import CLASS_LABELS
 from ..data_prep.windows import WindowDataset
-from .significance import mean_interval, paired_difference
+from .significance import Figure, compare, mean_interval
 
 NAMES = list(CLASS_LABELS.values())
 UNKNOWN = -100
@@ -116,8 +116,8 @@ def class_report(
     ]
 
     def verdict(name: str, loss: Any, words: str) -> str:
-        difference = paired_difference(loss(candidates["model"]), loss(candidates[name]), dates, horizon, seed=seed)
-        return _verdict(difference, name, words)
+        losses = (loss(candidates[one]) for one in ("model", name))
+        return compare(*losses, dates, name, horizon=horizon, seed=seed, figure=Figure(words, "+.4f"))["verdict"]
 
     def error(p: np.ndarray) -> np.ndarray:
         return (p.argmax(-1) != actual).astype(float)
@@ -173,12 +173,3 @@ def _class_row(confusion: np.ndarray, i: int) -> dict[str, Any]:
 
 def _log_loss(probabilities: np.ndarray, actual: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(probabilities[np.arange(len(actual)), actual], SMALLEST_P))
-
-
-def _verdict(difference: dict[str, Any], baseline: str, words: str) -> str:
-    """As `metrics.verdict`, for a loss of this name."""
-    if difference["ci95"] is None:
-        return f"too few dates to compare with {baseline}"
-    low, high = difference["ci95"]
-    finding = "better than" if high < 0 else "worse than" if low > 0 else "no edge over"
-    return f"{finding} {baseline} ({words} {difference['difference']:+.4f}, 95 % CI [{low:+.4f}, {high:+.4f}])"

@@ -9,11 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ..bars_tsf_llm import OHLCV, Kind, day_end
-from ..common.files import write_json
+from ..common.files import check_free, claim, write_json
 from ..common.provenance import provenance
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .plots import pit_histogram, score_bars
 from .walk_forward import walk_forward
+
+BY = "evaluate"
+FILES = ("results.json", "scores.png", "pit.png")
 
 
 def evaluate_model(
@@ -32,6 +35,7 @@ def evaluate_model(
     """Walks forward over [start, end], writes `results.json`, `scores.png` and `pit.png`, and returns the results.
 
     `out_of_sample` is false when the model has seen prices of the period, and null when it does not say."""
+    check_free(out, FILES, by=BY, told_by=("results.json", "rows", "verdicts", "out_of_sample"))
     result = walk_forward(
         pipe, bars, start=start, end=end, horizon=horizon, stride=stride, samples=samples, seed=seed, market=market
     )
@@ -51,6 +55,7 @@ def evaluate_model(
         "out_of_sample": None if cutoff is None else bool(first > day_end(cutoff)),
         **provenance(),
     }
+    claim(out, FILES, by=BY)
     write_json(results, out / "results.json")
     note = f"{len(results['tickers'])} ticker(s), origins {period['start']} to {period['end']}, {horizon} bar(s) ahead"
     kind = pipe.processor.feature_extractor.series_kind

@@ -13,19 +13,22 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from ..common.files import write_json
+from ..common.files import check_free, claim, write_json
 from ..common.pages import fill
 from ..common.provenance import provenance
 from ..evaluation.plots import leak_bars
 from .leak import measure_leak
 
+FILES = ("leak.json", "leak.png")
 MARKERS = ("<!-- leak-results -->", "<!-- /leak-results -->")
 COLUMNS = ("inputs", "MSE", "MSE of 0", "direction [95 % CI]", "base rate")
 
 
 def run(bars: pd.DataFrame, *, out: Path, horizon: int, seed: int = 0) -> dict[str, Any]:
     """Measures, writes `leak.json` and `leak.png` in `out`, and returns the results."""
+    check_free(out, FILES, by="leak", told_by=("leak.json", "rows", "reconstruction"))
     results = {**measure_leak(bars, horizon=horizon, seed=seed), **provenance()}
+    claim(out, FILES, by="leak")
     write_json(results, out / "leak.json")
     leak_bars(results["rows"], out / "leak.png", note=_note(results))
     return results

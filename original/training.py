@@ -22,6 +22,7 @@ from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
+from ..training.checkpoints import claim_folder
 from ..training.models import check_start, find_model
 from ..training.trainer import make_trainer, train_and_save
 from .leak import ridge, scaled_scores
@@ -35,6 +36,7 @@ def train_on_sequences(
 ) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
+    claim_folder(training_args.output_dir, data_args.data, save=training_args.should_save)
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)

@@ -147,10 +147,13 @@ def forecast(
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
     from ..bars_tsf_llm import day_end
-    from ..common.files import write_csv
+    from ..common.files import check_apart, write_csv
     from ..evaluation.plots import fan_chart
-    from .loading import load_pipeline, read_for
+    from ..training.data import read_for
+    from .loading import load_pipeline
 
+    for path in (out, *([plot] if plot else [])):
+        check_apart(path, data, market, model)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     pipe = load_pipeline(model)
@@ -189,9 +192,12 @@ def evaluate(
     --out evaluation
     """
     from ..bars_tsf_llm import day_end
+    from ..common.files import check_apart
     from ..evaluation.report import evaluate_model, print_results
-    from .loading import load_pipeline, read_for
+    from ..training.data import read_for
+    from .loading import load_pipeline
 
+    check_apart(out, data, market)
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
@@ -415,7 +421,8 @@ def audit(
     from ..audit_tsf_llm import audit_features
     from ..data_prep.series import read_data
     from ..processing_tsf_llm import TsfLlmProcessor
-    from .loading import find_model, read_for
+    from ..training.data import read_for
+    from ..training.models import find_model
 
     if features is not None:
         _run_feature_file(features)
@@ -447,9 +454,11 @@ def leak(
 
     Example: tsf-llm leak --data sample --out leak
     """
+    from ..common.files import check_apart
     from ..data_prep.sources import read_bars
     from ..original.leak_page import print_leak, run
 
+    check_apart(out, data)
     print_leak(run(read_bars(data, _names(ticker)), out=out, horizon=horizon, seed=seed))
     typer.echo(f"leak.json and leak.png written to {out}")
 

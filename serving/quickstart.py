@@ -10,15 +10,18 @@ from rich.console import Console
 
 from ..audit_tsf_llm import audit_features
 from ..bars_tsf_llm import kind_of
-from ..common.files import write_csv, write_json
+from ..common.files import check_apart, check_free, claim, write_csv, write_json
 from ..data_prep.series import read_data
 from ..data_prep.windows import Split
 from ..evaluation.plots import fan_chart
+from ..evaluation.report import BY as SCORED_BY
+from ..evaluation.report import FILES as SCORES
 from ..evaluation.report import evaluate_model, print_results
 from ..train_scripts import sft
 from .loading import load_pipeline
 
 CONFIG = Path(sft.__file__).parent / "configs" / "quickstart.yaml"
+FILES = ("audit.json", "forecast.csv", "forecast.png", "hindsight.png")  # beside those of training and evaluation
 HINDSIGHT_BARS = 20  # the second fan chart starts this many bars before the end, to show what happened
 
 
@@ -45,6 +48,9 @@ def run(
     if head not in ("causal_lm", "quantile"):
         raise ValueError(f"--head {head}: choose causal_lm or quantile, which give a distribution")
     columns = columns or {}
+    check_apart(out, dataset)
+    check_free(out, SCORES, by=SCORED_BY)
+    check_free(out, FILES, by="quickstart", told_by=("audit.json", "passed", "prefix_invariance"))
     console = Console()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
@@ -65,6 +71,7 @@ def run(
 
     console.rule("2. Leak audit")
     report = audit_features(bars, past_covariates=past_covariates, known_covariates=known_covariates)
+    claim(out, FILES, by="quickstart")
     write_json(report, out / "audit.json")
     if not report["passed"]:
         raise ValueError(f"the leak audit failed, see {out / 'audit.json'}: remove the features it names")

@@ -73,6 +73,14 @@ def tiny_batch():
 
 
 @pytest.fixture(scope="session")
+def checkpoint_activations():
+    """`checkpoint_activations(model)`, by the name that the running transformers has for it: 5.23 brings a new one."""
+    return lambda model: getattr(
+        model, "activation_checkpointing_enable", getattr(model, "gradient_checkpointing_enable", None)
+    )()
+
+
+@pytest.fixture(scope="session")
 def close():
     """`torch.testing.assert_close` to float32 noise."""
     return functools.partial(torch.testing.assert_close, atol=2e-5, rtol=2e-5)

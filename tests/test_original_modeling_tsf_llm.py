@@ -260,9 +260,7 @@ def test_attention_and_its_cached_steps_equal_original(inner, axis, implementati
 
     def run(start, stop, cache):
         part = x[:, start:stop]
-        return attention(
-            part, rotary(part, torch.arange(start, stop)[None]), None, past_key_values=cache, is_causal=False
-        )
+        return attention(part, rotary(part, torch.arange(start, stop)[None]), None, cache=cache, is_causal=False)
 
     whole, seen = run(0, 11, None)
     assert relative_error(whole, data["out.y"]) < 1e-5

@@ -15,7 +15,7 @@ from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
 from tsf_llm import processing_tsf_llm as processing
 from tsf_llm.audit_tsf_llm import audit_features
-from tsf_llm.bars_tsf_llm import day_end
+from tsf_llm.bars_tsf_llm import day_end, read_numbers
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURES, compute_features, feature
@@ -85,6 +85,14 @@ def state(processor: TsfLlmProcessor) -> tuple[str, list[float]]:
 
 
 # No leak
+
+
+def test_texts_are_read_as_python_reads_them():
+    numbers = np.random.default_rng(0).normal(50, 5, 100).tolist()
+    for cells in ([*map(repr, numbers)], [*map(repr, numbers[:50]), *numbers[50:]]):
+        assert read_numbers(pd.Series(cells, dtype=object)).tolist() == numbers
+    odd = read_numbers(pd.Series(["1_000", "", None, True, " 1e2 ", "#REF!"], dtype=object)).tolist()
+    np.testing.assert_array_equal(odd, [np.nan, np.nan, np.nan, 1, 100, np.nan])
 
 
 @FEW

@@ -17,7 +17,7 @@ A branch; the adapter of a ticker; a dataset of `tsf-llm prepare` or of `build_p
 from pathlib import Path
 
 from ..common.errors import one_line_errors
-from ..common.files import write_text
+from ..common.files import claim, write_text
 from ..common.parser import Parser
 from ..publishing.upload import (
     PushArguments,
@@ -39,6 +39,7 @@ def main(args: PushArguments) -> str | None:
     refuse_secrets(upload)
     print_plan(upload, args)
     if args.dry_run:
+        claim(folder, ["card.md"], by="push")
         write_text(upload.card, folder / "card.md")
         print(f"Nothing was uploaded. The card is in {folder / 'card.md'}")
         return None
@@ -56,9 +57,6 @@ def print_plan(upload: Upload, args: PushArguments) -> None:
         print(f"  {size:>13,}  {name}")
     for name in upload.left_out:
         print(f"  left out: {name}")
-
-
-# --- what must not be public ---------------------------------------------------------------------------------------
 
 
 # --- the Hub -------------------------------------------------------------------------------------------------------

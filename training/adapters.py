@@ -16,7 +16,6 @@ Design choices:
 import copy
 import dataclasses
 import json
-import os
 import re
 import shutil
 import warnings
@@ -33,13 +32,13 @@ from transformers import set_seed
 
 from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
 from ..bars_tsf_llm import day_end, kind_of
-from ..common.files import write_json, write_text
+from ..common.files import WRITTEN, adopt, check_ours, has_keys, replace_folder, write_json, write_text
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
+from ..data_prep.series import read_data
 from ..data_prep.windows import Split
-from ..evaluation.significance import paired_difference, verdict
-from ..evaluation.walk_forward import WalkForward
+from ..evaluation.walk_forward import WalkForward, pool
 from ..modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import DataArguments, SftArguments
@@ -48,6 +47,11 @@ from .models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest
 from .trainer import make_trainer, train_and_save
 
 SETTINGS = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "seed")
+BY = "adapters"
+ADAPTER_OUTPUTS = (  # of a folder with an adapter
+    *(ADAPTER_CONFIG, ADAPTER_FACTS, "adapter_model.safetensors", "README.md", "report.json", "runs"),
+    *("processor_config.json", "tokenizer_config.json", "*_tsf_llm.py"),
+)
 EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 
 
@@ -251,7 +255,10 @@ def train_adapter(
     training_args.output_dir = str(work)
     with training_args.main_process_first():
         if not (resumes(training_args) and same_run(work, about)):
-            shutil.rmtree(work, ignore_errors=True)
+            if work.exists():
+                if not read_facts(work):
+                    raise ValueError(f"{work} holds no checkpoints of an adapter, which go there: move it away")
+                shutil.rmtree(work)
             write_json(about, work / ADAPTER_FACTS)
     set_seed(training_args.seed)
     objective = "causal_lm" if base.can_generate() else base.config.prediction_type
@@ -318,18 +325,28 @@ def save_adapter(
     model: PeftModel, processor: TsfLlmProcessor, folder: Path, about: dict[str, Any], *, base_model: str
 ) -> None:
     """Adapter, processor, `adapter.json` and a card; the folder appears whole or not at all."""
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     model.peft_config["default"].base_model_name_or_path = base_model
-    try:
+
+    def write(unfinished: Path) -> None:
         model.save_pretrained(unfinished, save_embedding_layers=False)
         processor.save_pretrained(unfinished)
         write_json(about, unfinished / ADAPTER_FACTS)
         write_text(card(about, base_model), unfinished / "README.md")
-        if (folder / ADAPTER_CONFIG).is_file():
-            shutil.rmtree(folder)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+    check_adapter(folder)
+    replace_folder(folder, write, by=BY)
+
+
+def check_adapter(folder: Path) -> None:
+    """Whether an adapter may be written there: nothing is, but what a training of adapters wrote.
+
+    Raises:
+        ValueError: naming a file of somebody else.
+    """
+    files = (folder / name for name in (ADAPTER_FACTS, "report.json"))
+    if not (folder / WRITTEN).is_file() and any(has_keys(path, ("ticker", "base_digest")) for path in files):
+        adopt(folder, ADAPTER_OUTPUTS, by=BY)
+    check_ours(folder, by=BY)
 
 
 def card(about: dict[str, Any], base_model: str) -> str:
@@ -357,14 +374,6 @@ def card(about: dict[str, Any], base_model: str) -> str:
 
 
 # --- scores --------------------------------------------------------------------------------------------------------
-
-
-def compare(before: WalkForward, after: WalkForward, seed: int = 0) -> dict[str, Any]:
-    """CRPS with the adapter minus CRPS of the base on the same outcomes, at the last step, in numbers and words."""
-    realised = after.realised[:, -1]
-    losses = [result.steps[-1]["model"].crps(realised) for result in (after, before)]
-    difference = paired_difference(*losses, after.origin, len(after.steps), seed=seed)
-    return {**difference, "verdict": verdict(difference, "the base")}
 
 
 def score(result: WalkForward, seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -402,3 +411,90 @@ def mixed(base: Model, folders: Sequence[str | Path]) -> PeftModel:
         for name, folder in zip(names[1:], folders[1:], strict=True):
             model.load_adapter(str(folder), adapter_name=name)
     return model.eval()
+
+
+RESERVED = ("base", "checkpoints")  # what else lies in the output folder
+
+
+@dataclass(frozen=True)
+class TickerRun:
+    """One ticker: its part of the report, and its test forecasts by the base and with the adapter, if asked for."""
+
+    report: dict[str, Any]
+    before: WalkForward | None
+    after: WalkForward | None
+
+
+def check_tickers(data_args: DataArguments) -> None:
+    """Refuses an unknown ticker before a base is trained for nothing; a prepared folder is asked later."""
+    if data_args.tickers and not is_prepared(data_args.data):
+        columns = {"value": data_args.value_column, "id": data_args.id_column, "time": data_args.time_column}
+        covariates = [*data_args.past_covariates, *data_args.known_covariates]
+        read_data(data_args.data, data_args.tickers, **columns, covariates=covariates)
+
+
+def folders_of(tickers: list[str], folder: Path) -> dict[str, Path]:
+    """Where each ticker's adapter goes.
+
+    Raises:
+        ValueError: if two tickers, or a ticker and something else, want one folder.
+    """
+    names = [adapter_name(ticker) for ticker in tickers]
+    taken = [name for name in names if names.count(name) > 1 or name in RESERVED]
+    if taken:
+        raise ValueError(
+            f"tickers {tickers}: folder {taken[0]} is wanted twice; train these in separate output folders"
+        )
+    return {ticker: folder / name for ticker, name in zip(tickers, names, strict=True)}
+
+
+def run_ticker(
+    base: Model,
+    data: TrainingData,
+    lora_args: LoraArguments,
+    training_args: SftArguments,
+    *,
+    ticker: str,
+    folder: Path,
+    link: str,
+) -> TickerRun:
+    """Scores the base, trains an adapter (or takes the finished one when resuming), scores it, saves it.
+
+    Raises:
+        ValueError: if the ticker has too few bars, naming it.
+    """
+    seed, scored = training_args.seed, data.args.report_samples > 0
+    with naming(ticker):
+        own = with_own_scalers(data, ticker) if data.args.per_ticker else data
+        before = data.walk_forward(base, seed=seed) if scored else None
+        about = facts(base, own, lora_args, training_args, ticker=ticker)
+        if resumes(training_args) and same_run(folder, about):
+            model, training = attach(base, folder), read_facts(folder)["training"]
+        else:
+            work = folder.parent / "checkpoints" / folder.name
+            model, training = train_adapter(base, own, lora_args, training_args, about=about, work=work)
+            if training_args.should_save:
+                save_adapter(model, own.processor, folder, {**about, "training": training}, base_model=link)
+    after = own.walk_forward(merged(model), seed=seed) if scored else None
+    model.unload()  # the base is the base again
+    return TickerRun({"folder": folder.name, **training, **scores(before, after, seed)}, before, after)
+
+
+def scores(before: WalkForward | None, after: WalkForward | None, seed: int) -> dict[str, Any]:
+    """The model's rows without and with the adapter, and their paired difference."""
+    if before is None or after is None:
+        return {"before": {}, "after": {}}
+    rows = {"before": score(before, seed)["model"], "after": score(after, seed)["model"]}
+    return {**rows, **after.against(before, "the base", seed)}
+
+
+def pooled_scores(runs: list[TickerRun], seed: int) -> dict[str, Any]:
+    """All tickers together, beside the baselines."""
+    befores = [run.before for run in runs if run.before is not None]
+    afters = [run.after for run in runs if run.after is not None]
+    if not befores:
+        return scores(None, None, seed)
+    before, after = pool(befores), pool(afters)
+    baselines = {name: row for name, row in score(after, seed).items() if name != "model"}
+    verdicts = {name: answer["verdict"] for name, answer in after.verdicts(seed).items()}
+    return {**scores(before, after, seed), "baselines": baselines, "verdicts": verdicts}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers.utils import PROCESSOR_NAME, logging
+from transformers.utils import logging
 
 from ..bars_tsf_llm import MIN_BARS, day_end, kind_of
 from ..data_prep.augment import parse_augmentations
@@ -24,6 +24,7 @@ from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import DataArguments
+from .models import load_processor
 
 logger = logging.get_logger(__name__)
 
@@ -47,7 +48,7 @@ class TrainingData:
             ValueError: for data, tickers or dates that cannot be used.
         """
         prepared = load_prepared(args.data) if is_prepared(args.data) else None
-        given = None if model is None else _processor_of(model)
+        given = None if model is None else load_processor(model)
         if given is not None:  # a model reads the columns that it knows
             known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
             args = replace(args, **known)
@@ -168,6 +169,14 @@ class TrainingData:
         }
 
 
+def read_for(
+    processor: TsfLlmProcessor, data: str, names: list[str] | None = None, **columns: str | None
+) -> pd.DataFrame:
+    """The data of the kind that the processor reads, with the covariates that it wants."""
+    extractor = processor.feature_extractor
+    return read_data(data, names, kind=extractor.series_kind, covariates=extractor.covariates, **columns)
+
+
 def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame]:
     """Bars of the tickers that are long enough, fences, and the bars of all: a market that left out those which are
     short today would know how long a ticker is going to live."""
@@ -207,14 +216,6 @@ def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame,
         raise ValueError(f"{prepared.folder} is prepared, so {', '.join(given)} cannot be chosen: prepare it again")
     bars, market = prepared.bars(), prepared.market()
     return bars, prepared.split, bars if market is None else market
-
-
-def _processor_of(model: str) -> TsfLlmProcessor:
-    if Path(model).is_dir() and not (Path(model) / PROCESSOR_NAME).is_file():
-        raise ValueError(
-            f"{model} holds no processor (no {PROCESSOR_NAME}): copy it whole from the folder of its training"
-        )
-    return TsfLlmProcessor.from_pretrained(model)
 
 
 def _fit_processor(args: DataArguments, bars: pd.DataFrame, split: Split, universe: pd.DataFrame) -> TsfLlmProcessor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import load_dataset
 
+from tsf_llm.common.errors import one_line_errors
 from tsf_llm.data_prep.prepare import prepare
 from tsf_llm.evaluation.profit import profit
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
@@ -17,15 +18,15 @@ from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
-from tsf_llm.train_scripts import build_preferences as module
-from tsf_llm.train_scripts.build_preferences import (
+from tsf_llm.train_scripts.build_preferences import main, parse
+from tsf_llm.training import preference_pairs as module
+from tsf_llm.training.preference_pairs import (
     PairArguments,
     best_and_worst,
     build_preferences,
     max_drawdown,
     nearness,
     positions,
-    run,
     utilities,
 )
 
@@ -80,7 +81,7 @@ def table(folder) -> pd.DataFrame:
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name[0] != "."}
 
 
 # Utilities
@@ -88,7 +89,7 @@ def contents(folder):
 
 def test_the_formulas_in_the_docstrings():
     assert doctest.testmod(module).failed == 0
-    assert doctest.testmod(module).attempted >= 4
+    assert doctest.testmod(module).attempted >= 3
 
 
 def test_crps_is_the_energy_score_term_of_each_path():
@@ -397,6 +398,11 @@ def test_special_tokens_are_never_written(processor, bars, tiny_model, tmp_path)
 # The command
 
 
+def run(words):
+    with one_line_errors("build_preferences"):
+        main(*parse(words))
+
+
 def test_the_command_writes_what_the_function_does(model_folder, prices, folder, tmp_path, capsys):
     run(["--model", str(model_folder), "--data", str(prices), "--out", str(tmp_path), "--samples", "6", "--jsonl"])
     assert contents(tmp_path) == contents(folder)
@@ -423,7 +429,7 @@ def test_it_reads_a_prepared_dataset(model_folder, prices, processor, tmp_path):
         (["--through", "2016-01-01"], "training ended with 2015-09-30"),
         (["--through", "someday"], "someday"),
         (["--data", "nowhere.csv"], "nowhere.csv does not exist"),
-        (["--model", "nowhere"], "nowhere holds no model"),
+        (["--model", "nowhere"], "nowhere is no folder"),
         (["--tickers", "ZZZ"], "Unknown ticker ZZZ"),
         (["--colour", "red"], "--colour"),
     ],

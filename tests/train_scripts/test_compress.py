@@ -13,6 +13,7 @@ from tsf_llm import quantization_tsf_llm as int8
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.train_scripts import compress
+from tsf_llm.training import compression
 
 
 def test_doctests():
@@ -25,7 +26,7 @@ def test_doctests():
 def test_pruning_removes_the_smallest_weights_of_the_decoder(tiny_model):
     model = tiny_model()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    copy = compress.pruned(model, 0.4)
+    copy = compression.pruned(model, 0.4)
     after = dict(copy.named_parameters())
     matrices = [name for name in after if ".layers." in name and "norm" not in name and "gate.weight" not in name]
     numbers = torch.cat([before[name].abs().flatten() for name in matrices])
@@ -34,7 +35,7 @@ def test_pruning_removes_the_smallest_weights_of_the_decoder(tiny_model):
         expected = torch.where(before[name].abs() <= limit, 0.0, before[name]) if name in matrices else before[name]
         assert torch.equal(p, expected), name
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    more = compress.zero_share(copy) - compress.zero_share(model)  # the embedding of <pad> is zero
+    more = compression.zero_share(copy) - compression.zero_share(model)  # the embedding of <pad> is zero
     assert more == pytest.approx(0.4 * len(numbers) / model.num_parameters(), abs=1e-3)
 
 
@@ -49,7 +50,7 @@ def test_narrowing_removes_units_that_do_nothing_without_a_trace(tiny_model, tin
                 experts.gate_up_proj[e, 32 + idle if e % 2 else idle] = 0
                 experts.down_proj[e, :, idle[:8]] = 0
             shared.up_proj.weight[torch.randperm(16)[:8]] = 0
-    copy = compress.narrowed(model, 0.5)
+    copy = compression.narrowed(model, 0.5)
     assert copy.config.moe_intermediate_size == 16
     assert copy.config.shared_expert_intermediate_size == 8
     assert copy.model.layers[0].mlp.experts.gate_up_proj.shape == (4, 32, 32)
@@ -62,7 +63,7 @@ def test_narrowing_keeps_the_strongest(tiny_model):
     model = tiny_model(moe_intermediate_size=32)
     with torch.no_grad():
         model.model.layers[0].mlp.experts.down_proj[1, :, 5] = 100
-    experts = compress.narrowed(model, 0.75).model.layers[0].mlp.experts
+    experts = compression.narrowed(model, 0.75).model.layers[0].mlp.experts
     assert (experts.down_proj[1].max(dim=0).values == 100).sum() == 1
     assert not (experts.down_proj[0] == 100).any()
 
@@ -86,7 +87,7 @@ def test_the_program_answers_as_the_model_for_any_number_of_windows(tiny_model, 
         mask[-1, :2] = 0
         return {"past_values": torch.randn(rows, 6, 5), "attention_mask": mask}
 
-    compress.export(model, inputs(2), program)
+    compression.export(model, inputs(2), program)
     loaded = torch.export.load(program).module()
     for rows in (1, 2, 9):
         given = inputs(rows)
@@ -101,16 +102,16 @@ def test_the_program_answers_as_the_model_for_any_number_of_windows(tiny_model, 
 def test_the_program_runs_alone_and_its_file_holds_no_pickle(tiny_model, tmp_path):
     model, program = tiny_model(TsfLlmForPrediction, num_hidden_layers=1), tmp_path / "model.pt2"
     given = {"past_values": torch.randn(3, 6, 5), "attention_mask": torch.ones(3, 6, dtype=torch.long)}
-    compress.export(model, {name: tensor[:2] for name, tensor in given.items()}, program)
+    compression.export(model, {name: tensor[:2] for name, tensor in given.items()}, program)
     with torch.no_grad():
-        torch.testing.assert_close(compress.run_alone(program, given), model(**given).prediction)
+        torch.testing.assert_close(compression.run_alone(program, given), model(**given).prediction)
     with zipfile.ZipFile(program) as archive:
         heads = {name: archive.read(name)[:2] for name in archive.namelist()}
     assert len(heads) > 10
     assert [name for name, head in heads.items() if head in (b"PK", b"\x80\x02", b"\x80\x04")] == []
     program.write_bytes(b"no program")
     with pytest.raises(RuntimeError, match="does not run by itself"):
-        compress.run_alone(program, given)
+        compression.run_alone(program, given)
 
 
 # --- the script ----------------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def test_what_is_on_disk_opens_and_forecasts(done, base_folder, make_bars):
     assert not int8.is_int8(narrow)
     assert narrow.config.trained_through == TsfLlmForCausalLM.from_pretrained(base_folder).config.trained_through
     assert TsfLlmProcessor.from_pretrained(folder / "prune-0.5").fitted_through is not None
-    assert not list(folder.glob(".*"))  # nothing unfinished is left
+    assert [path.name for path in folder.glob(".*")] == [".tsf_llm.json"]  # nothing unfinished is left
 
 
 def test_the_table_goes_between_its_markers(done):

@@ -14,6 +14,7 @@ from tsf_llm.data_prep.windows import identity
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.train_scripts import distill
+from tsf_llm.training import distillation
 from tsf_llm.training.arguments import SftArguments
 from tsf_llm.training.starting_model import CONFIGS
 
@@ -90,7 +91,7 @@ def batch(tiny_batch):
 
 def make(student, teacher, tmp_path, *, rows=None, temperature=2.0, alpha=0.5, **options):
     options = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, **options}
-    return distill.DistillationTrainer(
+    return distillation.DistillationTrainer(
         model=student,
         args=SftArguments(output_dir=str(tmp_path), disable_tqdm=True, **options),
         train_dataset=rows,

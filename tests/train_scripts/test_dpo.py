@@ -19,8 +19,9 @@ from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.train_scripts import dpo
-from tsf_llm.train_scripts.build_preferences import FileArguments, PairArguments
+from tsf_llm.train_scripts.build_preferences import FileArguments
 from tsf_llm.train_scripts.build_preferences import main as build_pairs
+from tsf_llm.training.preference_pairs import PairArguments
 
 KEYS = ("crps", "coverage_80", "pair_accuracy", "margin", "utility")
 
@@ -107,7 +108,10 @@ def outcomes(pairs, prices):
     """Dates of the last bars of the pairs' paths."""
     bars = pd.read_csv(prices, parse_dates=["timestamp"])
     times = {name: frame["timestamp"].to_numpy() for name, frame in bars.groupby("ticker")}
-    ends = [times[row.ticker][np.searchsorted(times[row.ticker], row.origin) + 2] for row in pairs.itertuples()]
+    ends = [
+        times[row.ticker][np.searchsorted(times[row.ticker], row.origin.to_datetime64()) + 2]
+        for row in pairs.itertuples()
+    ]
     return pd.Series(ends)
 
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from tsf_llm.data_prep.text import score_sentiment
 from tsf_llm.train_scripts import sentiment
-from tsf_llm.train_scripts.sentiment import LABELS, inverse_shares, read_labelled, scores, split
+from tsf_llm.training.sentiment import LABELS, inverse_shares, read_labelled, scores, split
 
 CUES = {"negative": ["loss", "falls"], "neutral": ["holds", "flat"], "positive": ["profit", "rises"]}
 FILLERS = ["bank", "oil", "chip", "year", "the", "of", "a", "firm", "says", "new"]

@@ -16,6 +16,7 @@ from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.training import adapters
 from tsf_llm.training.adapters import LoraArguments, adapter_name, attach, lora_config, merged, mixed
 from tsf_llm.training.arguments import DataArguments
+from tsf_llm.versions_tsf_llm import CACHE
 
 NAMES = ["A", "BRK-B", "^GSPC"]  # each a trap: a part of `lora_A`, a dash, a sign of regular expressions
 
@@ -147,7 +148,7 @@ def test_cached_decoding_equals_uncached_with_an_adapter(tiny_model, tiny_batch,
         for step in range(6, 9):
             token = batch["input_ids"][:, step : step + 1]
             mask = batch["attention_mask"][:, : step + 1]
-            out = model(input_ids=token, attention_mask=mask, past_key_values=out.past_key_values, use_cache=True)
+            out = model(input_ids=token, attention_mask=mask, past_key_values=out[CACHE], use_cache=True)
             steps.append(out.logits[:, -1])
     close(torch.stack(steps, 1), whole[:, 5:9])
 

@@ -18,20 +18,18 @@ from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
-from tsf_llm.train_scripts.build_preferences import SCHEMA
-from tsf_llm.train_scripts.dpo import DpoArguments
-from tsf_llm.training import preferences as module
-from tsf_llm.training.preferences import (
+from tsf_llm.training import preference_trainers as module
+from tsf_llm.training.preference_pairs import SCHEMA
+from tsf_llm.training.preference_reader import Reader, embargo_end, split_pairs
+from tsf_llm.training.preference_trainers import (
+    DpoArguments,
     Noise,
     PreferenceCollator,
-    Reader,
     RegressionDPOTrainer,
     TsfLlmDPOTrainer,
-    embargo_end,
     log_probs,
     lora_config,
     reference_copy,
-    split_pairs,
 )
 
 BINS, STEPS = 32, 3
