@@ -40,8 +40,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
 from .front_end_tsf_llm import TsfLlmFrontEnd, init_front_end
 from .original_modeling_tsf_llm import (
-    LEGACY_ATTENTION,
     NEVER_LOADED,
+    ORIGINAL_ATTENTION,
     TsfLlmRawLogitRouter,
     key_conversions,
     rotate_pairs,
@@ -177,14 +177,14 @@ NORMS = {"rmsnorm": TsfLlmRMSNorm, "batch_norm": TsfLlmBatchNorm, "dynamic_tanh"
 
 def block_norm(config: TsfLlmConfig) -> nn.Module:
     """The norm before each half of a layer and after the last layer."""
-    if config.legacy and config.norm_type == "batch_norm":
+    if config.original_arithmetic and config.norm_type == "batch_norm":
         return TsfLlmBatchNorm(config.hidden_size, config.norm_eps, correction=0)
     return NORMS[config.norm_type](config.hidden_size, config.norm_eps)
 
 
 def latent_norm(config: TsfLlmConfig, rank: int) -> nn.Module:
     """The norm between the two factors of a low-rank projection."""
-    return nn.LayerNorm(rank) if config.legacy else TsfLlmRMSNorm(rank, config.norm_eps)
+    return nn.LayerNorm(rank) if config.original_arithmetic else TsfLlmRMSNorm(rank, config.norm_eps)
 
 
 def rope(config: TsfLlmConfig) -> dict[str, Any]:
@@ -265,14 +265,14 @@ class TsfLlmAttention(nn.Module):
         self.layer_idx = layer_idx
         self.is_causal = config.is_causal
         self.qk_head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
-        self.scaling = self.qk_head_dim**-0.5 * yarn_scaling(config) * config.attention_scale_factor
+        self.scaling = self.qk_head_dim**-0.5 * yarn_scaling(config)
         self.rotate = rotate_pairs if config.rope_interleaved else rotate
         self.o_proj = nn.Linear(config.num_attention_heads * config.v_head_dim, config.hidden_size, bias=False)
 
     def attend(self, query, key, value, attention_mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`[B,H,S,*]` queries on `[B,KV,S',*]` keys and values -> `[B,S,H,*]`, and weights when eager."""
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attention = LEGACY_ATTENTION.get(self.config.attention_softmax_axis, attention)
+        attention = ORIGINAL_ATTENTION.get(self.config.attention_softmax_axis, attention)
         dropout = self.config.attention_dropout if self.training else 0.0
         return attention(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
 
@@ -688,7 +688,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -S:]
         elif position_ids is None:
             position_ids = torch.arange(past, past + S, device=inputs_embeds.device)[None]
-        if self.config.legacy:
+        if self.config.original_arithmetic:
             position_ids = wrap_positions(position_ids, length=past + S, limit=self.config.max_position_embeddings)
         causal_mask = create_causal_mask(  # bidirectional where the config says so
             config=self.config,

@@ -307,7 +307,7 @@ def infer_config(
         rope_interleaved=True,
         attention_softmax_axis="keys" if (layout == "mixed" if layout else over_keys) else "heads",
         router_weighting="raw_logits",
-        legacy=True,
+        original_arithmetic=True,
         prediction_length=1,
         prediction_type=HEADS[outputs],  # type: ignore[arg-type]
         trained_on="SpaceExploreAI checkpoint; 3 of its 64 inputs are future returns, so its scores show no skill",

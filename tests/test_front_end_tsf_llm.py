@@ -1,6 +1,6 @@
 """Bidirectional forms equal PyWavelets and the original; causal forms never look ahead, and learn with the model.
 
-`fixtures/seed/llmps_*` hold weights, inputs and outputs of the original's modules."""
+`fixtures/original/llmps_*` hold weights, inputs and outputs of the original's modules."""
 
 import doctest
 import importlib.util
@@ -47,7 +47,7 @@ from tsf_llm.front_end_tsf_llm import (
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction, TsfLlmModel
 from tsf_llm.versions_tsf_llm import CACHE
 
-FIXTURES = Path(__file__).parent / "fixtures" / "seed"
+FIXTURES = Path(__file__).parent / "fixtures" / "original"
 SMALL = {
     "mscnn_channels": 8,
     "t2t_patch_size": 4,
