@@ -13,10 +13,11 @@ from ..bars_tsf_llm import kind_of
 from ..common.files import check_apart, check_free, claim, write_csv, write_json
 from ..data_prep.series import read_data
 from ..data_prep.windows import Split
+from ..evaluation.evaluate import BY as SCORED_BY
+from ..evaluation.evaluate import FILES as SCORES
+from ..evaluation.evaluate import evaluate_model
 from ..evaluation.plots import fan_chart
-from ..evaluation.report import BY as SCORED_BY
-from ..evaluation.report import FILES as SCORES
-from ..evaluation.report import evaluate_model, print_results
+from ..evaluation.report import Report, print_evaluation
 from ..train_scripts import sft
 from .loading import load_pipeline
 
@@ -35,8 +36,8 @@ def run(
     known_covariates: Sequence[str] = (),
     horizon: int | None = None,
     head: str = "causal_lm",
-) -> dict:
-    """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns the results.
+) -> Report:
+    """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns what the evaluation found.
 
     A file without price columns is a plain series: `columns` (`value`, `id`, `time`) and covariates are those of
     `read_series`. The ticker is by default AAPL, or else the first; the horizon that of the config. `head` is
@@ -100,11 +101,11 @@ def run(
 
     console.rule("5. Evaluation on the test dates")
     start = split.valid_through + pd.Timedelta(1, "ns")
-    results = evaluate_model(pipe, bars, start=start, end=bars["timestamp"].max(), horizon=horizon, out=out)
-    print_results(results, kind)
+    report = evaluate_model(pipe, bars, start=start, end=bars["timestamp"].max(), horizon=horizon, out=out)
+    print_evaluation(report, kind)
     console.rule()
     console.print(f"Everything is in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}", highlight=False)
-    return results
+    return report
 
 
 def hindsight(pipe, bars: pd.DataFrame, path: Path) -> None:

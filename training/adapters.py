@@ -297,7 +297,7 @@ def facts(
 ) -> dict[str, Any]:
     """What `adapter.json` says. `trained_through` is the later date of base and adapter."""
     return {
-        **provenance(),
+        **provenance("lora"),
         "ticker": ticker,
         "base_digest": digest(base),
         **data.provenance(marked(base.config, data)),
@@ -318,7 +318,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def same_run(folder: Path, about: dict[str, Any]) -> bool:
     """Whether the adapter in a folder, finished or not, comes from the same base, data and settings."""
     known = read_facts(folder)
-    return all(known.get(name) == about[name] for name in about.keys() - provenance().keys())
+    return all(known.get(name) == about[name] for name in about.keys() - provenance("lora").keys())
 
 
 def save_adapter(

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import Ridge
 
+from tsf_llm.common.pages import fill
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.evaluation.plots import leak_bars
 from tsf_llm.original import leak_page as leak
 from tsf_llm.original.leak import RIDGE_PENALTY, measure_leak, ridge, scaled_scores
-from tsf_llm.publishing import readme_figures as readme
 from tsf_llm.serving import cli
 
 PAGE = Path(leak.__file__).parents[1] / "docs" / "leak.md"
@@ -103,4 +103,4 @@ def test_no_rows_have_no_plot(tmp_path):
 
 def test_the_page_has_the_measured_figures(results):
     page = PAGE.read_text(encoding="utf-8")
-    assert readme.fill(page, leak.markdown(results), leak.MARKERS) == page
+    assert fill(page, leak.markdown(results), leak.MARKER) == page
