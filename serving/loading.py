@@ -11,7 +11,8 @@ from peft import PeftConfig
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from ..bars_tsf_llm import day_end
-from ..data_prep.series import read_data
+from ..data_prep.columns import USUAL, Columns
+from ..data_prep.sources import read_data
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.adapters import attach
@@ -86,8 +87,8 @@ def find_base(adapter: str) -> str:
 
 
 def read_for(
-    processor: TsfLlmProcessor, data: str, names: list[str] | None = None, **columns: str | None
+    processor: TsfLlmProcessor, data: str, names: list[str] | None = None, columns: Columns = USUAL
 ) -> pd.DataFrame:
     """The data of the kind that the processor reads, with the covariates that it wants."""
     extractor = processor.feature_extractor
-    return read_data(data, names, kind=extractor.series_kind, covariates=extractor.covariates, **columns)
+    return read_data(data, names, kind=extractor.series_kind, columns=columns, covariates=extractor.covariates)

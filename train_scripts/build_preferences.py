@@ -36,9 +36,9 @@ from ..bars_tsf_llm import OHLCV, bars_through, day_end
 from ..common.errors import from_folder, one_line_errors
 from ..common.files import _replace, write_json
 from ..configuration_tsf_llm import TsfLlmConfig
+from ..data_prep.columns import Columns
 from ..data_prep.prepare import is_prepared, load_prepared
-from ..data_prep.series import read_data
-from ..data_prep.sources import read_bars
+from ..data_prep.sources import read_bars, read_data
 from ..evaluation.profit import profit
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..modeling_tsf_llm import TsfLlmForCausalLM
@@ -437,9 +437,7 @@ def read(files: FileArguments, processor: TsfLlmProcessor) -> pd.DataFrame:
         files.data,
         files.tickers,
         kind=extractor.series_kind,
-        value=files.value_column,
-        id=files.id_column,
-        time=files.time_column,
+        columns=Columns(value=files.value_column, id=files.id_column, time=files.time_column),
         covariates=extractor.covariates,
     )
 

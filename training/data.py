@@ -15,8 +15,7 @@ from transformers.utils import PROCESSOR_NAME, logging
 from ..bars_tsf_llm import MIN_BARS, day_end, kind_of
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
-from ..data_prep.series import read_data
-from ..data_prep.sources import read_bars
+from ..data_prep.sources import read_bars, read_data
 from ..data_prep.windows import Objective, Split, WindowDataset, fence
 from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
@@ -174,9 +173,7 @@ def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFr
     universe = read_data(
         args.data,
         args.tickers,
-        value=args.value_column,
-        id=args.id_column,
-        time=args.time_column,
+        columns=args.columns,
         covariates=[*args.past_covariates, *args.known_covariates],
     )
     bars = _long_enough(universe, MIN_BARS + args.horizon)
