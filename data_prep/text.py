@@ -37,11 +37,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers
+from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers, stripped, utc_times, wall_clock
 from ..common.errors import one_line_errors
 from ..common.files import check_apart, has_keys, write_json, write_parquet
-from .series import read_data
-from .sources import ALIASES, _parse_timestamps, _plain_name, _read_csv, _read_parquet, _stripped
+from .columns import ALIASES, find_columns, listed
+from .sources import read_data
+from .tables import open_table
 
 NAMES = {
     "timestamp": ("published", "publishedat", "createdat", *ALIASES["timestamp"]),
@@ -73,19 +74,13 @@ def read_texts(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name a CSV or parquet file with timestamp, ticker, text.")
-    raw = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    if raw.empty:
-        raise ValueError(f"{path} has no rows; export it again.")
-    found = {_plain_name(name): name for name in reversed(raw.columns)}
-    column = {
-        ours: next((found[alias] for alias in aliases if alias in found), None) for ours, aliases in NAMES.items()
-    }
-    if missing := [name for name, theirs in column.items() if theirs is None]:
-        listed = ", ".join(map(str, raw.columns))
-        raise ValueError(f"{path} has no column for {', '.join(missing)}; found: {listed}. Rename its columns.")
+    raw = open_table(path)
+    column = find_columns(raw, NAMES)
+    if missing := [name for name in NAMES if name not in column]:
+        raise ValueError(f"{path} has no column for {', '.join(missing)}; found: {listed(raw)}. Rename its columns.")
     texts = pd.DataFrame({"timestamp": publication_times(raw[column["timestamp"]])})
     for name in ("ticker", "text"):
-        texts[name] = _stripped(raw[column[name]])
+        texts[name] = stripped(raw[column[name]])
     for name, remedy in REMEDIES.items():
         bad = np.flatnonzero(texts[name].isna() | texts[name].astype(str).eq(""))
         if bad.size:
@@ -100,14 +95,9 @@ def publication_times(column: pd.Series) -> pd.Series:
     >>> publication_times(pd.Series(["2024-01-31T00:00:00+09:00", "2024-01-31T09:30:00+09:00"])).astype(str).tolist()
     ['2024-01-31 00:00:00', '2024-01-31 00:30:00']
     """
-    if isinstance(column.dtype, pd.DatetimeTZDtype):
-        local = column.dt.tz_localize(None)
-        stamps = column.dt.tz_convert(None).where(local != local.dt.normalize(), local)
-    else:
-        if not pd.api.types.is_datetime64_any_dtype(column):
-            midnight = r"^(\d{4}-\d\d-\d\d)[T ]00:00(:00(\.0+)?)?\s*(Z|[+-]\d\d:?\d\d)$"
-            column = column.astype(str).str.strip().str.replace(midnight, r"\1", regex=True)
-        stamps, _ = _parse_timestamps(column)
+    utc = utc_times(column)
+    local = wall_clock(column, utc)
+    stamps = utc.where(local != local.dt.normalize(), local)
     return stamps.astype("datetime64[ns]")
 
 
@@ -212,7 +202,7 @@ def _fingerprint(model: Any, tokenizer: Any, max_tokens: int) -> bytes:
 def _read_cache(path: str | Path | None) -> dict[str, np.ndarray]:
     if path is None or not Path(path).exists():
         return {}
-    frame = _read_parquet(Path(path))
+    frame = open_table(Path(path))
     if list(frame.columns) != ["key", "vector"]:
         raise ValueError(f"{path} is no cache of text vectors: name another file, or delete it")
     return dict(zip(frame["key"], frame["vector"], strict=True))

@@ -15,13 +15,12 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
-from tsf_llm.data_prep import collect
 from tsf_llm.data_prep import prepare as module
+from tsf_llm.data_prep import ticker_files
+from tsf_llm.data_prep.columns import Columns
 from tsf_llm.data_prep.prepare import is_prepared, load_prepared, prepare
-from tsf_llm.data_prep.raw import iter_raw
-from tsf_llm.data_prep.series import read_series
 from tsf_llm.data_prep.shards import shard_path
-from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.data_prep.sources import iter_raw, read_bars, read_series
 from tsf_llm.data_prep.windows import WindowDataset
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, FEATURES, SELECTABLE_GROUPS, WARM_UP, IndicatorFrame, _blocks
@@ -440,9 +439,9 @@ def test_the_size_of_the_pieces_changes_nothing(prices, folder, tmp_path, monkey
     for number, part in enumerate(np.array_split(np.arange(len(shuffled)), 3)):
         shuffled.iloc[part].to_csv(tmp_path / "files" / f"{number}.csv", index=False)
     prepare(tmp_path / "files", tmp_path / "one", **settings())
-    monkeypatch.setattr(collect, "BUFFER", 100)
+    monkeypatch.setattr(ticker_files, "BUFFER", 100)
     monkeypatch.setattr(
-        collect, "iter_raw", lambda source, tickers, **more: iter_raw(source, tickers, rows=37, **more)
+        ticker_files, "iter_raw", lambda source, tickers, **more: iter_raw(source, tickers, rows=37, **more)
     )
     prepare(tmp_path / "files", tmp_path / "two", **settings())
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -587,7 +586,7 @@ def test_refusals_of_columns_and_covariates(loads, prices, tmp_path):
     with pytest.raises(ValueError, match="timestamp goes backwards"):
         prepare(tmp_path / "backwards.csv", tmp_path / "out", **series_settings())
     with pytest.raises(ValueError, match="and these are bars"):
-        prepare(prices, tmp_path / "out", **settings(), columns={"value": "close"})
+        prepare(prices, tmp_path / "out", **settings(), columns=Columns(value="close"))
 
 
 # Training on it
