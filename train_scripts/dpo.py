@@ -225,8 +225,8 @@ def tunable(model: Model, name: str) -> Model:
 
 def check_horizon(data: TrainingData, model: Model, name: str) -> None:
     """Raises a `ValueError` where a regression head answers for another number of bars than `horizon`."""
-    extractor, horizon = data.processor.feature_extractor, data.args.horizon
-    reach = extractor.seed_horizon if extractor.is_seed else model.config.prediction_length
+    horizon = data.args.horizon
+    reach = data.processor.feature_extractor.reach or model.config.prediction_length
     if not model.can_generate() and horizon != reach:
         raise ValueError(f"horizon={horizon}, but {name} answers for {reach} bar(s): give that horizon")
 
@@ -305,7 +305,7 @@ def fit_noise(data: TrainingData, model: TsfLlmForPrediction, pairs: SplitPairs)
 
     The original's weights have inputs and targets of their own, of which there are no windows: theirs are residuals of
     the chosen paths of training pairs."""
-    if data.processor.feature_extractor.is_seed:
+    if data.processor.feature_extractor.reach is not None:
         collate = PreferenceCollator(data.processor.tokenizer.bar_token_id, numbers=True)
         rows = np.arange(min(len(pairs.train), NOISE_WINDOWS))
         parts = (collate([pairs.train[int(i)] for i in some]) for some in np.split(rows, rows[256::256]))
