@@ -113,10 +113,9 @@ def past_origins(data: TrainingData) -> Dataset:
     for one, rows in zip(series, rows_of, strict=True):
         if not len(rows):
             continue
-        windows = extractor.windows(one, rows, extractor.context_length)
+        windows = data.processor.windows(one, rows)
         whole = windows["attention_mask"].all(axis=1)
-        ahead = rows[:, None] + np.arange(1, horizon + 1)
-        change = extractor.series_kind.change(one.close[ahead], one.close[rows, None])
+        change = extractor.series_kind.change(one.ahead(rows, horizon), one.close[rows, None])
         for name, values in (
             ("past_values", windows["past_values"]),
             ("realised", change),
