@@ -33,6 +33,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+from ..common.inference import evaluating
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..publishing.upload import HubCallback
 from .arguments import SftArguments, check_training
@@ -145,14 +146,12 @@ def log_probs(
     batch_size: int = 128,
 ) -> np.ndarray:
     """Log-probabilities, or log-densities under `noise`, of chosen and rejected paths, float64 `[N,2]`."""
-    training = model.training
-    model.eval()
     parts = []
-    for start in range(0, len(pairs), batch_size):
-        rows = [pairs[i] for i in range(start, min(start + batch_size, len(pairs)))]
-        batch = {name: values.to(model.device) for name, values in collate(rows).items()}
-        parts.append(_score(model, batch, noise).view(2, -1).T.double().cpu().numpy())
-    model.train(training)
+    with evaluating(model):
+        for start in range(0, len(pairs), batch_size):
+            rows = [pairs[i] for i in range(start, min(start + batch_size, len(pairs)))]
+            batch = {name: values.to(model.device) for name, values in collate(rows).items()}
+            parts.append(_score(model, batch, noise).view(2, -1).T.double().cpu().numpy())
     return np.concatenate(parts)
 
 

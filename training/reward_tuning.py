@@ -104,10 +104,8 @@ def past_origins(data: TrainingData) -> Dataset:
         ValueError: if there is none.
     """
     extractor, horizon = data.processor.feature_extractor, data.args.horizon
-    known = data.bars[data.bars["timestamp"] <= data.split.train_through]
-    market = data.market if data.market is None else data.market[data.market["timestamp"] <= data.split.train_through]
-    series = extractor.encode(known, market=market)
-    first, last = known["timestamp"].min(), data.split.train_through
+    series = data.known_by(data.split.train_through)
+    first, last = data.bars["timestamp"].min(), data.split.train_through
     rows_of = pick_origins(series, first, last, horizon, data.args.stride, extractor.context_length)
     columns: dict[str, list[np.ndarray]] = {"past_values": [], "realised": [], "sigma": []}
     for one, rows in zip(series, rows_of, strict=True):
