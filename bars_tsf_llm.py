@@ -15,7 +15,7 @@ Shapes: N rows of one series, F features.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -201,9 +201,25 @@ def hide_after(frame: pd.DataFrame, cut: int, known: Sequence[str]) -> pd.DataFr
 COLUMNS = ["timestamp", *PRICES, "volume"]
 
 
-def split_tickers(
-    bars: pd.DataFrame | Sequence[pd.DataFrame], kind: Kind = OHLCV, covariates: Sequence[str] = ()
-) -> dict[str, pd.DataFrame]:
+class CheckedBars(dict[str, pd.DataFrame]):
+    """What `split_tickers` made of bars, one frame per ticker; it takes them as they are: each bar is checked once."""
+
+
+Bars: TypeAlias = pd.DataFrame | Sequence[pd.DataFrame] | CheckedBars
+
+
+def named_covariates(
+    bars: Bars, past: Sequence[str], known: Sequence[str], kind: Kind = OHLCV
+) -> tuple[list[str], list[str]]:
+    """Past and known covariates, columns of these bars in place of patterns such as `text_*`."""
+    frames = list(bars.values()) if isinstance(bars, CheckedBars) else bars
+    columns = list(frames if isinstance(frames, pd.DataFrame) else frames[0]) if len(frames) else []
+    taken = {"timestamp", kind.id, *kind.columns}
+    known = named_columns(known, columns, taken)
+    return named_columns(past, columns, {*taken, *known}), known
+
+
+def split_tickers(bars: Bars, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> CheckedBars:
     """Bars of any number of tickers -> one checked frame per ticker, in order of appearance.
 
     Of a plain series the names are in `series_id`, and rows are its values. Covariates are further columns to keep.
@@ -211,10 +227,12 @@ def split_tickers(
     Raises:
         ValueError: names the ticker, the row and the remedy for every kind of bar that has no honest reading.
     """
+    if isinstance(bars, CheckedBars):
+        return bars
     frames = [bars] if isinstance(bars, pd.DataFrame) else list(bars)
     if not frames:
         raise ValueError("no bars were given: pass a DataFrame or a list of them")
-    tickers: dict[str, pd.DataFrame] = {}
+    tickers = CheckedBars()
     for number, frame in enumerate(frames):
         if not isinstance(frame, pd.DataFrame):
             columns = ["timestamp", *kind.columns]
@@ -309,15 +327,13 @@ def day_end(moment: Any) -> pd.Timestamp:
     return stamp if stamp.tz is None else stamp.tz_convert("UTC").tz_localize(None)
 
 
-def bars_through(
-    bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any, kind: Kind = OHLCV, covariates: Sequence[str] = ()
-) -> dict[str, pd.DataFrame]:
+def bars_through(bars: Bars, through: Any, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> CheckedBars:
     """Bars up to the fence, of the tickers that have enough of them by then.
 
     Raises:
         ValueError: if no ticker has.
     """
-    frames = {}
+    frames = CheckedBars()
     for ticker, frame in split_tickers(bars, kind, covariates).items():
         inside = frame if through is None else frame[frame["timestamp"] <= day_end(through)]
         if inside[kind.value].notna().sum() >= MIN_BARS:

@@ -50,14 +50,6 @@ FORMAT = 2
 FIT_BARS = 200_000  # 64 features of as many bars take 100 MB
 FENCES = ".split.json"  # the dates of a finished folder while it is renewed
 WORK = ".work"  # what a run needs on the way
-FITTED = {"center", "scale", "target_center", "target_scale", "bar_seconds", "fitted_through", "fitted_with_market"}
-FITTED_OF_SERIES = {
-    "seasons",
-    "names",
-    "feature_size",
-    "past_covariates",
-    "known_covariates",
-}  # settings that fit adds to
 RETRIES = 3  # of a Ray task whose worker died
 
 
@@ -295,7 +287,7 @@ def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor, marke
     id = processor.feature_extractor.series_kind.id
     sizes = bars.groupby(id, sort=False).size().to_dict()
     state = {**processor.feature_extractor.to_dict(), "n_bins": processor.tokenizer.n_bins}
-    state = {name: value for name, value in state.items() if name not in {*FITTED, "auto_map"}}  # set by saving
+    state = {name: value for name, value in state.items() if name not in ("fitted", "feature_size", "auto_map")}
     read = (hash_of_rows(bars.drop(columns=id)), hash_of_rows(market, split.train_through))
     return hash_of(read, list(sizes.items()), split.train_through, state, _versions(), FORMAT)
 
@@ -309,8 +301,7 @@ def _fitted_from(out: Path) -> str | None:
 
 def _take_fit(processor: TsfLlmProcessor, stored: TsfLlmProcessor) -> None:
     """Only what fitting sets: a loaded tokenizer also says where it came from, in the files that it saves."""
-    for name in FITTED | FITTED_OF_SERIES:
-        setattr(processor.feature_extractor, name, getattr(stored.feature_extractor, name))
+    processor.feature_extractor = stored.feature_extractor
     processor.tokenizer.bin_edges = processor.tokenizer.init_kwargs["bin_edges"] = stored.tokenizer.bin_edges
 
 

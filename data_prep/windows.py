@@ -178,10 +178,8 @@ class WindowDataset(Dataset):
         sample_weights: str = "none",
         seed: int = 0,
     ):
-        if processor.feature_extractor.is_seed:
-            raise ValueError(
-                "feature_set='seed64' has targets of its own: train its weights on the original's .npz sequences"
-            )
+        if processor.feature_extractor.reach is not None:
+            raise ValueError("the original has a target of its own: train its weights on its .npz sequences")
         self.objective, self.horizon, self.tokenizer = objective, horizon, processor.tokenizer
         self.context_length = processor.feature_extractor.context_length
         sizes = [len(one.close) for one in series]

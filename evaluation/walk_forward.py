@@ -92,11 +92,8 @@ def pick_origins(
     Raises:
         ValueError: if there is none, with the dates that the data offers.
     """
-    found = [one.origins(start, end) for one in series]
-    for i, one in enumerate(series):
-        rows = found[i]
-        rows = rows[(rows >= history) & (rows + horizon < len(one.close))]
-        found[i] = rows[np.isfinite(one.close[rows[:, None] + np.arange(1, horizon + 1)]).all(axis=1)]
+    found = [one.origins(start, end, horizon=horizon) for one in series]
+    found = [rows[rows >= history] for rows in found]
     times = np.unique(np.concatenate([one.timestamp[rows] for one, rows in zip(series, found, strict=True)]))
     if not len(times):
         first, last = min(one.timestamp[0] for one in series), max(one.timestamp[-1] for one in series)
@@ -145,9 +142,7 @@ def walk_forward(
 
     naive = [joined(lambda one, rows, h=h: naive_scale(one.close, rows, h, kind)) for h in range(1, horizon + 1)]
     unit = naive[0] if kind.unit_scores else np.ones(len(paths))  # [n]
-    realised = joined(
-        lambda one, rows: kind.change(one.close[rows[:, None] + np.arange(1, horizon + 1)], one.close[rows, None])
-    )
+    realised = joined(lambda one, rows: kind.change(one.ahead(rows, horizon), one.close[rows, None]))
     result = WalkForward(
         ticker=joined(lambda one, rows: np.repeat(one.ticker, len(rows))),
         origin=joined(lambda one, rows: one.timestamp[rows]),

@@ -19,8 +19,8 @@ from ..common.inference import batches, evaluating
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..evaluation.plots import loss_curve
-from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from ..modeling_tsf_llm import TsfLlmForPrediction
+from ..original_features_tsf_llm import OriginalFeatureExtractor
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.models import check_start, find_model
@@ -79,7 +79,7 @@ def load_or_make(model_args: ModelArguments) -> tuple[TsfLlmForPrediction, TsfLl
     if model_args.head != "regression":
         raise ValueError(f"head={model_args.head!r}: .npz sequences have one number as target; use --head regression")
     name = model_args.model_name_or_path
-    processor = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_set="seed64"))
+    processor = TsfLlmProcessor(OriginalFeatureExtractor())
     if name is None:
         fields = {"prediction_type": "regression", "prediction_length": 1, **(model_args.model_config or {})}
         model = TsfLlmForPrediction(TsfLlmConfig(num_features=len(processor.feature_extractor.names), **fields))
@@ -89,7 +89,8 @@ def load_or_make(model_args: ModelArguments) -> tuple[TsfLlmForPrediction, TsfLl
             processor = TsfLlmProcessor.from_pretrained(name)
     config, extractor = model.config, processor.feature_extractor
     wanted = (len(extractor.names), 1, "regression")
-    if not extractor.is_seed or (config.num_features, config.prediction_length, config.prediction_type) != wanted:
+    head = (config.num_features, config.prediction_length, config.prediction_type)
+    if not isinstance(extractor, OriginalFeatureExtractor) or head != wanted:
         raise ValueError(
             f"{name}: .npz sequences are for the original's 64 inputs and one number; convert its weights"
         )

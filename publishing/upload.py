@@ -220,13 +220,19 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
         repo_id=args.repo_id,
         revision=args.tag,
         config=config,
-        features=read_json(folder / PROCESSOR_FILES[0])["feature_extractor"],
+        features=features_of(folder),
         parameters=count_parameters(weights.values()),
         datasets=args.datasets,
         report=report_of(folder),
         base=args.base,
     )
     return files, model_card(facts, scores), scores
+
+
+def features_of(folder: Path) -> dict[str, Any]:
+    """Settings of the feature extractor, as its fit completed them."""
+    settings = read_json(folder / PROCESSOR_FILES[0])["feature_extractor"]
+    return {**settings, **(settings.get("fitted") or {})}
 
 
 def report_of(folder: Path) -> dict[str, Any]:
@@ -274,7 +280,7 @@ def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | b
         repo_id=args.repo_id,
         revision=args.tag,
         config={**config, **about, "architectures": [head]},
-        features=read_json(folder / PROCESSOR_FILES[0])["feature_extractor"] if processor else {},
+        features=features_of(folder) if processor else {},
         parameters=count_parameters(weights.values()),
         datasets=args.datasets,
         report=about,

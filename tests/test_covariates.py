@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsf_llm import processing_tsf_llm
+from tsf_llm import feature_extraction_tsf_llm
 from tsf_llm.audit_tsf_llm import audit_features
 from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, kind_of
 from tsf_llm.data_prep.clean import clean_bars
@@ -57,7 +57,7 @@ def processor(wide):
 def warned(monkeypatch):
     """What the processor warns of."""
     messages = []
-    monkeypatch.setattr(processing_tsf_llm.logger, "warning_once", messages.append)
+    monkeypatch.setattr(feature_extraction_tsf_llm.logger, "warning_once", messages.append)
     return messages
 
 
@@ -168,7 +168,6 @@ def test_patterns_become_columns_and_stay_so(wide, processor, tmp_path):
         ({"past_covariates": ["mood_2"]}, r"column\(s\) \['mood_2'\] missing"),
         ({"past_covariates": ["tone_*"]}, r"column\(s\) \['tone_\*'\] missing"),
         ({"past_covariates": ["close"]}, r"\['close'\] cannot be covariates"),
-        ({"feature_set": "seed64"}, "no room for covariates"),
         ({"seasons": [5]}, "seasons go with kind='univariate'"),
     ],
 )

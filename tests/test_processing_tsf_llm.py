@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
-from tsf_llm import processing_tsf_llm as processing
+from tsf_llm import audit_tsf_llm as audit
 from tsf_llm.audit_tsf_llm import audit_features
 from tsf_llm.bars_tsf_llm import day_end
 from tsf_llm.data_prep.sources import read_bars
@@ -847,13 +847,13 @@ def test_the_audit_covers_the_market(beside_market, make_bars, monkeypatch):
     assert audit_features(bars, names)["passed"]
     assert beside_market.audit(bars, market=bars[1])["passed"]
 
-    honest = processing.market_state
+    honest = audit.market_state
 
     def centred(tickers):
         table = honest(tickers)
         return table.assign(dispersion_5=table["dispersion"].rolling(5, center=True).mean())
 
-    monkeypatch.setattr(processing, "market_state", centred)
+    monkeypatch.setattr(audit, "market_state", centred)
     report = audit_features(bars, names)
     assert not report["passed"]
     assert {leak["feature"] for leak in report["prefix_invariance"]["leaks"]} == {"market_dispersion_5"}

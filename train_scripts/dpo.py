@@ -108,8 +108,8 @@ def tunable(model: Model, name: str) -> Model:
 
 def check_horizon(data: TrainingData, model: Model, name: str) -> None:
     """Raises a `ValueError` where a regression head answers for another number of bars than `horizon`."""
-    extractor, horizon = data.processor.feature_extractor, data.args.horizon
-    reach = extractor.seed_horizon if extractor.is_seed else model.config.prediction_length
+    horizon = data.args.horizon
+    reach = data.processor.feature_extractor.reach or model.config.prediction_length
     if not model.can_generate() and horizon != reach:
         raise ValueError(f"horizon={horizon}, but {name} answers for {reach} bar(s): give that horizon")
 

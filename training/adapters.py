@@ -32,7 +32,7 @@ from torch import nn
 from transformers import set_seed
 
 from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
-from ..bars_tsf_llm import day_end, kind_of
+from ..bars_tsf_llm import kind_of
 from ..common.files import write_json, write_text
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
@@ -144,15 +144,8 @@ def naming(ticker: str) -> Iterator[None]:
 def with_own_scalers(data: TrainingData, ticker: str) -> TrainingData:
     """The base's processor plus scalers of this ticker, fitted on its training dates."""
     processor = copy.deepcopy(data.processor)
-    extractor = processor.feature_extractor
-    fitted = copy.deepcopy(extractor)
-    fitted.per_ticker = False
-    fitted.fit(data.bars, data.split.train_through, market=data.market)
-    extractor.per_ticker = True
-    extractor.center = {**extractor.center, ticker: fitted.center["*"]}
-    extractor.scale = {**extractor.scale, ticker: fitted.scale["*"]}
-    extractor.fitted_through = max(extractor.fitted_through, fitted.fitted_through, key=day_end)
-    series = extractor.encode(data.bars, market=data.market)
+    processor.feature_extractor.fit_ticker(ticker, data.bars, data.split.train_through, market=data.market)
+    series = processor.encode(data.bars, market=data.market)
     return dataclasses.replace(data, processor=processor, series=series)
 
 

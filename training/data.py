@@ -60,8 +60,9 @@ class TrainingData:
         processor = given or _new_processor(args, bars)
         market = _market_bars(args, processor.feature_extractor, universe)
         if given is None:
-            processor.fit(bars, through=split.train_through, market=market)
-        series = processor.feature_extractor.encode(bars, market=market)
+            series = processor.fit_encode(bars, split.train_through, market=market)
+        else:
+            series = processor.encode(bars, market=market)
         return cls(args, bars, split, processor, series, market)
 
     def known_by(self, fence: pd.Timestamp) -> list[EncodedSeries]:

@@ -321,7 +321,7 @@ def fit_noise(data: TrainingData, model: TsfLlmForPrediction, pairs: SplitPairs)
 
     The original's weights have inputs and targets of their own, of which there are no windows: theirs are residuals of
     the chosen paths of training pairs."""
-    if data.processor.feature_extractor.is_seed:
+    if data.processor.feature_extractor.reach is not None:
         collate = PreferenceCollator(data.processor.tokenizer.bar_token_id, numbers=True)
         rows = np.arange(min(len(pairs.train), NOISE_WINDOWS))
         parts = (collate([pairs.train[int(i)] for i in some]) for some in np.split(rows, rows[256::256]))

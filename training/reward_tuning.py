@@ -109,17 +109,10 @@ def past_origins(data: TrainingData) -> Dataset:
     rows_of = pick_origins(series, first, last, horizon, data.args.stride, extractor.context_length)
     columns: dict[str, list[np.ndarray]] = {"past_values": [], "realised": [], "sigma": []}
     for one, rows in zip(series, rows_of, strict=True):
-        if not len(rows):
-            continue
-        windows = extractor.windows(one, rows, extractor.context_length)
+        windows = data.processor.windows(one, rows)
         whole = windows["attention_mask"].all(axis=1)
-        ahead = rows[:, None] + np.arange(1, horizon + 1)
-        change = extractor.series_kind.change(one.close[ahead], one.close[rows, None])
-        for name, values in (
-            ("past_values", windows["past_values"]),
-            ("realised", change),
-            ("sigma", one.sigma[rows]),
-        ):
+        realised = data.processor.kind.change(one.ahead(rows, horizon), one.close[rows, None])
+        for name, values in zip(columns, (windows["past_values"], realised, one.sigma[rows]), strict=True):
             columns[name].append(values[whole])
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     if not len(arrays["sigma"]):
