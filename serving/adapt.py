@@ -114,8 +114,8 @@ def print_adapted(report: dict[str, Any], out: Path) -> None:
     for part, of_part in (("validation", report["validation"]), ("test", report)):
         crps = [f"{of_part[side]['crps']:.5f}" for side in ("before", "after")]
         note = "" if part == "validation" else " (not used for the choice)"
-        console.print(f"{part:10} {scores['after']['n']} forecasts, CRPS {crps[0]} without, {crps[1]} with{note}:")
-        console.print(f"{'':10} {scores['verdict']}")
+        console.print(f"{part:10} {of_part['after']['n']} forecasts, CRPS {crps[0]} without, {crps[1]} with{note}:")
+        console.print(f"{'':10} {of_part['verdict']}")
     if not report["out_of_sample"]:
         seen = report["trained_through"]
         console.print(f"Not out of sample: the base has seen prices through {seen}.", style="bold red")
