@@ -113,7 +113,7 @@ def pick_origins(
 
 def walk_forward(
     pipe: TsfLlmPipeline,
-    bars: pd.DataFrame,
+    series: Sequence[EncodedSeries],
     *,
     start: Any,
     end: Any,
@@ -122,15 +122,14 @@ def walk_forward(
     samples: int = 256,
     seed: int = 0,
     progress: bool = True,
-    market: pd.DataFrame | None = None,
 ) -> WalkForward:
     """Forecasts of the model and of every baseline from every `stride`-th bar of [start, end].
 
-    `stride` defaults to the horizon, so that outcomes do not overlap. `market` is bars that the model's features read,
-    each as of its own time.
+    `series` is what the model's own processor makes of the bars. `stride` defaults to the horizon, so that outcomes do
+    not overlap.
 
     Raises:
-        ValueError: for bars that the processor refuses, a model without numbers (classes), or an empty period.
+        ValueError: for a model without numbers (classes), or an empty period.
     """
     if pipe.model.config.prediction_type == "classification" and not pipe.model.can_generate():
         raise ValueError(
@@ -138,7 +137,6 @@ def walk_forward(
         )
     extractor = pipe.processor.feature_extractor
     kind, season = extractor.series_kind, next(iter(extractor.seasons or ()), None)
-    series = extractor.encode(bars, market=market)
     history = max(VOLATILITY_WINDOW if season is None else season * -(-horizon // season) + VOLATILITY_WINDOW, horizon)
     origins = pick_origins(series, start, day_end(end), horizon, stride or horizon, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]

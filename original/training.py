@@ -15,6 +15,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..common.files import write_json
+from ..common.inference import batches, evaluating
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..evaluation.plots import loss_curve
@@ -99,15 +100,11 @@ def load_or_make(model_args: ModelArguments) -> tuple[TsfLlmForPrediction, TsfLl
 
 
 @torch.inference_mode()
-def predict(model: TsfLlmForPrediction, data: SequenceDataset, batch_size: int = 256) -> np.ndarray:
+def predict(model: TsfLlmForPrediction, data: SequenceDataset) -> np.ndarray:
     """The model's scaled predictions, float64 `[N]`."""
-    training = model.training
-    model.eval()
-    starts = range(0, len(data), batch_size)
-    batches = (data.__getitems__(range(i, min(i + batch_size, len(data)))) for i in starts)
-    parts = [model(past_values=batch["past_values"].to(model.device)).prediction[:, 0] for batch in batches]
-    model.train(training)
-    return torch.cat(parts).double().cpu().numpy()
+    with evaluating(model):
+        inputs = (batch["past_values"] for batch in batches(data, model.device, at_once=256))
+        return torch.cat([model(past_values=values).prediction[:, 0] for values in inputs]).double().cpu().numpy()
 
 
 def test_scores(prediction: np.ndarray, test: SequenceDataset) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from ..audit_tsf_llm import audit_features
 from ..bars_tsf_llm import kind_of
 from ..common.files import check_apart, check_free, claim, write_csv, write_json
+from ..common.parser import Parser
 from ..data_prep.columns import USUAL, Columns
 from ..data_prep.sources import read_data
 from ..data_prep.windows import Split
@@ -20,11 +21,13 @@ from ..evaluation.evaluate import FILES as SCORES
 from ..evaluation.evaluate import evaluate_model
 from ..evaluation.plots import fan_chart
 from ..evaluation.report import Report, print_evaluation
-from ..train_scripts import sft
+from ..training.arguments import DataArguments, ModelArguments, SftArguments
+from ..training.starting_model import CONFIGS
+from ..training.supervised import train
 from .loading import load_pipeline
 
-CONFIG = Path(sft.__file__).parent / "configs" / "quickstart.yaml"
 FILES = ("audit.json", "forecast.csv", "forecast.png", "hindsight.png")  # beside those of training and evaluation
+
 HINDSIGHT_BARS = 20  # the second fan chart starts this many bars before the end, to show what happened
 
 
@@ -81,11 +84,11 @@ def run(
     )
 
     console.rule("3. Training")
-    given = {f"{name}_column": [column] for name, column in asdict(columns).items() if column}
-    given |= {"past_covariates": past_covariates, "known_covariates": known_covariates}
-    given |= {"horizon": [str(horizon)] if horizon else [], "head": [head]}
-    words = [word for name, values in given.items() if values for word in (f"--{name}", *values)]
-    sft.main(*sft.parse(["--config", str(CONFIG), "--data", dataset, "--output_dir", str(out / "model"), *words]))
+    options = {f"{name}_column": column for name, column in asdict(columns).items()}
+    options |= {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
+    options |= {"data": dataset, "output_dir": out / "model", "horizon": horizon, "head": head}
+    parser = Parser((DataArguments, ModelArguments, SftArguments))
+    train(*parser.read(CONFIGS / "quickstart.yaml", **options))
     for checkpoint in (out / "model").glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     pipe = load_pipeline(out / "model")

@@ -131,7 +131,8 @@ def for_ticker(data: TrainingData, ticker: str) -> TrainingData:
     if ticker not in known:
         listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
         raise ValueError(f"no ticker {ticker!r} with bars enough in {data.args.data}; it holds {listed}")
-    return dataclasses.replace(data, bars=data.bars[data.bars[id_column] == ticker].reset_index(drop=True))
+    bars = data.bars[data.bars[id_column] == ticker].reset_index(drop=True)
+    return dataclasses.replace(data, bars=bars, series=[series for series in data.series if series.ticker == ticker])
 
 
 @contextmanager
@@ -147,7 +148,8 @@ def with_own_scalers(data: TrainingData, ticker: str) -> TrainingData:
     """The base's processor plus scalers of this ticker, fitted on its training dates."""
     processor = copy.deepcopy(data.processor)
     processor.feature_extractor.fit_ticker(ticker, data.bars, data.split.train_through, market=data.market)
-    return dataclasses.replace(data, processor=processor)
+    series = processor.encode(data.bars, market=data.market)
+    return dataclasses.replace(data, processor=processor, series=series)
 
 
 def lora_config(model: Model, args: LoraArguments) -> LoraConfig:
@@ -376,7 +378,7 @@ def score(result: WalkForward, seed: int = 0) -> dict[str, dict[str, Any]]:
 
 def validation(data: TrainingData, model: Model, *, seed: int = 0) -> WalkForward:
     """Forecasts on the validation dates. No outcome lies behind the fence, where the test begins."""
-    inside = dataclasses.replace(data, bars=data.bars[data.bars["timestamp"] <= data.split.valid_through])
+    inside = dataclasses.replace(data, series=data.known_by(data.split.valid_through))
     start = data.split.train_through + pd.Timedelta(1, "ns")
     return inside.walk_forward(model, seed=seed, start=start, end=data.split.valid_through)
 

@@ -197,7 +197,7 @@ def speed(
 ) -> dict[str, dict[str, Any]]:
     """Milliseconds of a forward pass over one window, over many (per window), and of a whole forecast; all in turn."""
     pipes = {name: TsfLlmPipeline(model=model, processor=data.processor) for name, model in models.items()}
-    one, many = (last_windows(pipes[ORIGINAL], data.series(), count) for count in (1, MANY))
+    one, many = (last_windows(pipes[ORIGINAL], data.series, count) for count in (1, MANY))
     options = {"horizon": data.args.horizon, "samples": data.args.report_samples or DataArguments.report_samples}
     tasks: dict[str, dict[str, Task]] = {
         "forward": {name: forward_task(pipe, one) for name, pipe in pipes.items()},
@@ -241,10 +241,10 @@ def row(name: str, model: Model, folder: str | Path, original: Scores, own: Scor
 def export_row(model: Model, data: TrainingData, program: Path) -> dict[str, Any]:
     """Exports for two windows, runs in another process on many, and compares with the model."""
     pipe = TsfLlmPipeline(model=model, processor=data.processor)
-    two, many = (model_inputs(last_windows(pipe, data.series(), count)) for count in (2, MANY))
+    two, many = (model_inputs(last_windows(pipe, data.series, count)) for count in (2, MANY))
     export(model, two, program)
     with torch.inference_mode():
-        expected = forward_task(pipe, last_windows(pipe, data.series(), MANY))()
+        expected = forward_task(pipe, last_windows(pipe, data.series, MANY))()
     expected = expected.logits[:, -1] if model.can_generate() else expected.prediction
     error = (run_alone(program, many) - expected).abs().max()
     return {"parameters": model.num_parameters(), "bytes": program.stat().st_size, "max_error": float(error)}

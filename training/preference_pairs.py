@@ -287,7 +287,6 @@ def _chunks(
 
 def _origins(series: EncodedSeries, pairs: PairArguments) -> np.ndarray:
     """Every `stride`-th row from which a forecast can be made and whose whole outcome is known."""
-    assert pairs.horizon is not None
     return series.origins(pairs.start, horizon=pairs.horizon)[:: pairs.stride]
 
 

@@ -19,6 +19,7 @@ from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.training import adapters
 from tsf_llm.training.adapters import LoraArguments, adapter_name, attach, lora_config, merged, mixed
 from tsf_llm.training.arguments import DataArguments
+from tsf_llm.training.models import find_model, load_model
 from tsf_llm.versions_tsf_llm import CACHE
 
 NAMES = ["A", "BRK-B", "^GSPC"]  # each a trap: a part of `lora_A`, a dash, a sign of regular expressions
@@ -252,7 +253,7 @@ def test_an_adapter_of_another_shape_is_refused(tiny_model, make_adapter):
 
 def test_load_model_refuses_an_adapter(make_adapter):
     with pytest.raises(ValueError, match="is an adapter: name the model"):
-        adapters.load_model(make_adapter("AAPL"))
+        load_model(make_adapter("AAPL"))
 
 
 # Fences and scalers
@@ -264,7 +265,7 @@ def data(prices, base_folder):
 
     def read(**options):
         args = DataArguments(**{"data": str(prices), "horizon": 2, "stride": 2, "report_samples": 8, **options})
-        base = adapters.load_model(base_folder)
+        base = load_model(base_folder)
         return adapters.with_fences_of(adapters.read_for_base(args, str(base_folder), base.config), base.config), base
 
     return read
@@ -325,7 +326,8 @@ def test_validation_looks_at_no_outcome_behind_its_fence(data):
     assert pd.Timestamp(result.origin.min()) > mine.split.train_through
     changed = mine.bars.copy()
     changed.loc[stamps > mine.split.valid_through, "close"] *= 1.5
-    other = adapters.validation(adapters.dataclasses.replace(mine, bars=changed), base)
+    series = mine.processor.feature_extractor.encode(changed)
+    other = adapters.validation(adapters.dataclasses.replace(mine, bars=changed, series=series), base)
     assert np.array_equal(other.steps[-1]["model"].values, result.steps[-1]["model"].values)
 
 
@@ -341,7 +343,7 @@ def test_a_wrong_horizon_or_ticker_is_refused(data, tiny_model):
 
 def test_an_adapter_loads_in_a_fresh_process_by_peft_alone(base_folder, tmp_path):
     """With remote code and `AutoModel`, from the path that the adapter names."""
-    base = adapters.load_model(base_folder)
+    base = load_model(base_folder)
     config = lora_config(base, LoraArguments(r=2))
     config.init_lora_weights = False
     model = get_peft_model(base, config)
@@ -377,4 +379,4 @@ def test_an_adapter_loads_in_a_fresh_process_by_peft_alone(base_folder, tmp_path
 def test_a_broken_or_foreign_config_is_refused(tmp_path, config, told):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ValueError, match=told):
-        adapters.find_model(tmp_path)
+        find_model(tmp_path)

@@ -28,7 +28,7 @@ from tsf_llm.training.preference_trainers import (
     RegressionDPOTrainer,
     TsfLlmDPOTrainer,
     log_probs,
-    lora_config,
+    low_rank,
     reference_copy,
 )
 
@@ -93,7 +93,7 @@ def trainer(lm, processor, tmp_path):
             eval_dataset=planted(32, seed=1),
             data_collator=COLLATE,
             processing_class=processor,
-            peft_config=lora_config(4, 8) if lora else None,
+            peft_config=low_rank(model, 4 if lora else 0, 8),
         )
 
     return build
@@ -275,7 +275,7 @@ def test_a_regression_head_learns_what_is_preferred(processor, tmp_path, referen
         train_dataset=planted(200, numbers=True),
         data_collator=NUMBERS,
         processing_class=processor,
-        peft_config=lora_config(4, 8) if lora else None,
+        peft_config=low_rank(model, 4 if lora else 0, 8),
         noise=NOISE,
     )
     one.model.train()
