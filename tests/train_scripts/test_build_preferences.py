@@ -16,11 +16,8 @@ from tsf_llm.evaluation.profit import profit
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
-from tsf_llm.processing_tsf_llm import TsfLlmProcessor
-from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
-from tsf_llm.train_scripts.build_preferences import main, parse
-from tsf_llm.training import preference_pairs as module
-from tsf_llm.training.preference_pairs import (
+from tsf_llm.preferences import pairs as module
+from tsf_llm.preferences.pairs import (
     PairArguments,
     best_and_worst,
     build_preferences,
@@ -29,6 +26,9 @@ from tsf_llm.training.preference_pairs import (
     positions,
     utilities,
 )
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
+from tsf_llm.train_scripts.build_preferences import main, parse
 
 BINS = 32
 SIZES = {"vocab_size": BINS + 2, "pad_token_id": BINS, "bar_token_id": BINS + 1}

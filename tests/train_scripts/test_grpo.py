@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
+from tsf_llm.preferences import rewards
+from tsf_llm.preferences.pairs import PairArguments
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts import grpo
-from tsf_llm.training import reward_tuning
 from tsf_llm.training.data import TrainingData
-from tsf_llm.training.preference_pairs import PairArguments
 
 BINS, STEPS, BARS = 32, 3, 6
 BAR = BINS + 1
@@ -47,7 +47,7 @@ def planted(count):
 
 @pytest.fixture
 def trainer(model, processor, tmp_path):
-    arguments = reward_tuning.GrpoArguments(
+    arguments = rewards.GrpoArguments(
         output_dir=str(tmp_path / "out"),
         max_steps=30,
         learning_rate=1e-2,
@@ -58,9 +58,9 @@ def trainer(model, processor, tmp_path):
         use_cpu=True,
         generation_kwargs={"suppress_tokens": [BINS, BAR]},
     )
-    return reward_tuning.TsfLlmGRPOTrainer(
+    return rewards.TsfLlmGRPOTrainer(
         model=model,
-        reward_funcs=[reward_tuning.path_reward(processor, PNL)],
+        reward_funcs=[rewards.path_reward(processor, PNL)],
         args=arguments,
         train_dataset=planted(64),
         processor=processor,
@@ -69,7 +69,7 @@ def trainer(model, processor, tmp_path):
 
 def test_the_reward_trades_the_path(processor):
     up, down = [BINS - 1] * STEPS, [0] * STEPS
-    reward = reward_tuning.path_reward(processor, PNL)
+    reward = rewards.path_reward(processor, PNL)
     given = {"realised": [np.log([1.0, 1.01, 1.02]).tolist()] * 3, "sigma": [0.01] * 3}
     long, short, broken = reward(completion_ids=[up, down, [0, BAR, 0]], **given)
     assert long == pytest.approx(0.02 - 2 * 0.001)
@@ -104,7 +104,7 @@ def test_the_reward_rises(trainer):
 def test_origins_and_outcomes_lie_before_the_fence(prices, base_folder):
     words = ["--data", str(prices), "--horizon", "2", "--model_name_or_path", str(base_folder)]
     data = TrainingData.read(grpo.parse(words)[0], str(base_folder))
-    origins = reward_tuning.past_origins(data)
+    origins = rewards.past_origins(data)
     bars = pd.read_csv(prices, parse_dates=["timestamp"])
     seen = bars[bars["timestamp"] <= data.split.train_through]
     possible = {
@@ -116,7 +116,7 @@ def test_origins_and_outcomes_lie_before_the_fence(prices, base_folder):
     assert {tuple(np.round(outcome, 9)) for outcome in origins["realised"][:]} <= possible
     late = bars["timestamp"] > data.split.train_through
     data.bars.loc[late.to_numpy(), ["open", "high", "low", "close"]] *= 1.5
-    assert reward_tuning.past_origins(data)[:] == origins[:]
+    assert rewards.past_origins(data)[:] == origins[:]
 
 
 @pytest.fixture

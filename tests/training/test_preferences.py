@@ -16,12 +16,10 @@ from datasets import Dataset
 from tsf_llm.data_prep.windows import Split
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
-from tsf_llm.processing_tsf_llm import TsfLlmProcessor
-from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
-from tsf_llm.training import preference_trainers as module
-from tsf_llm.training.preference_pairs import SCHEMA
-from tsf_llm.training.preference_reader import Reader, embargo_end, split_pairs
-from tsf_llm.training.preference_trainers import (
+from tsf_llm.preferences import trainers as module
+from tsf_llm.preferences.pairs import SCHEMA
+from tsf_llm.preferences.reader import Reader, embargo_end, split_pairs
+from tsf_llm.preferences.trainers import (
     DpoArguments,
     Noise,
     PreferenceCollator,
@@ -31,6 +29,8 @@ from tsf_llm.training.preference_trainers import (
     low_rank,
     reference_copy,
 )
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 BINS, STEPS = 32, 3
 BAR = BINS + 1
