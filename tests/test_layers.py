@@ -15,16 +15,6 @@ ROOT = Path(configuration.__file__).parent
 # Each may import those behind it, and the root files.
 LAYERS = ["serving", "train_scripts", "original", "preferences", "training"]
 LAYERS += ["publishing", "evaluation", "data_prep", "common"]
-    "serving",
-    "train_scripts",
-    "original",
-    "preferences",
-    "training",
-    "publishing",
-    "evaluation",
-    "data_prep",
-    "common",
-]
 ROOT_FILES = sorted(path.stem for path in ROOT.glob("*_tsf_llm.py"))
 ALLOWED = {"torch", "numpy", "pandas", "transformers", "huggingface_hub"}
 
