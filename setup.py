@@ -81,6 +81,7 @@ setup(
         "tsf_llm.evaluation",
         "tsf_llm.publishing",
         "tsf_llm.training",
+        "tsf_llm.preferences",
         "tsf_llm.original",
         "tsf_llm.train_scripts",
         "tsf_llm.serving",

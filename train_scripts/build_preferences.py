@@ -4,7 +4,7 @@ r"""Preference pairs for DPO: of the paths that a causal LM samples from a past 
     python -m tsf_llm.train_scripts.build_preferences --model outputs/sft --data prices.csv --out preferences \
         --utility pnl --cost-bp 5 --min-margin 0.002 --jsonl
 
-`training/preference_pairs.py` has the design choices: training dates only, and a folder without `preferences.json` is
+`preferences/pairs.py` has the design choices: training dates only, and a folder without `preferences.json` is
 unfinished.
 """
 
@@ -21,10 +21,10 @@ from ..data_prep.columns import Columns
 from ..data_prep.prepare import is_prepared, load_prepared
 from ..data_prep.sources import read_bars
 from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..preferences.pairs import PairArguments, build_preferences
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.data import read_for
 from ..training.models import load_causal_lm, load_processor
-from ..training.preference_pairs import PairArguments, build_preferences
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Pairs of your own: a folder or .parquet of `build_preferences`, or lines of prom
     python -m tsf_llm.train_scripts.dpo --config train_scripts/configs/dpo.yaml --model_name_or_path outputs/27m \
         --data prices.parquet --preferences preferences --loss_type ipo --output_dir outputs/ipo
 
-A regression head, whose numbers become a density (see `preferences.py`):
+A regression head, whose numbers become a density (see `preferences/trainers.py`):
     python -m tsf_llm.train_scripts.dpo --model_name_or_path outputs/regression --data prices.parquet \
         --preferences pairs.jsonl --output_dir outputs/regression_dpo
 
@@ -34,16 +34,16 @@ from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..evaluation.plots import loss_curve
+from ..preferences.reader import PreferenceArguments, SplitPairs, read_or_build
+from ..preferences.report import Judge, print_findings
+from ..preferences.trainers import DpoArguments, Noise, fit_noise, make_trainer
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments
 from ..training.checkpoints import check_folder
 from ..training.data import TrainingData
 from ..training.models import Model, load_model
-from ..training.preference_reader import PreferenceArguments, SplitPairs, read_or_build
-from ..training.preference_trainers import DpoArguments, Noise, fit_noise, make_trainer
 from ..training.starting_model import BaseArguments, base_model
 from ..training.trainer import leave_group, train_and_save
-from ..training.tuning_report import Judge, print_findings
 
 
 def main(

@@ -16,12 +16,12 @@ from tsf_llm.common.errors import one_line_errors
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.original_features_tsf_llm import OriginalFeatureExtractor
+from tsf_llm.preferences.pairs import PairArguments
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.train_scripts import dpo
 from tsf_llm.train_scripts.build_preferences import FileArguments
 from tsf_llm.train_scripts.build_preferences import main as build_pairs
-from tsf_llm.training.preference_pairs import PairArguments
 
 KEYS = ("crps", "coverage_80", "pair_accuracy", "margin", "utility")
 

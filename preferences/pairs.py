@@ -33,8 +33,8 @@ from ..evaluation.profit import profit
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import ROWS_AT_ONCE, TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
-from .data import TrainingData
-from .models import digest
+from ..training.data import TrainingData
+from ..training.models import digest
 
 logger = logging.get_logger(__name__)
 FORMAT = 1

@@ -37,12 +37,12 @@ from trl.trainer.utils import FusedCausalLMOutput
 from ..common.inference import evaluating
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..publishing.upload import HubCallback
-from .adapters import LoraArguments, lora_config
-from .arguments import SftArguments, check_training
-from .callbacks import FiniteCallback
-from .data import TrainingData
-from .models import Model
-from .preference_reader import SplitPairs
+from ..training.adapters import LoraArguments, lora_config
+from ..training.arguments import SftArguments, check_training
+from ..training.callbacks import FiniteCallback
+from ..training.data import TrainingData
+from ..training.models import Model
+from .reader import SplitPairs
 
 FEWEST_DF, MOST_DF = 2.1, 100.0  # a variance exists; beyond, Student-t is normal
 

@@ -1,7 +1,7 @@
 """Tuning by reward: past days to sample from, what a path earns there, and trl's `GRPOTrainer` for prompts of bars.
 
 Design choices:
-* The reward of a path is its utility as in `preference_pairs`. By default it trades: the sign of the path's last
+* The reward of a path is its utility as in `pairs.py`. By default it trades: the sign of the path's last
   value is held to the end, minus costs. Group Relative Policy Optimization (Shao et al. 2024) compares the paths of an
   origin with each other.
 * Origins are of the training dates alone, their outcomes inside the fence, every `stride` bars. Windows with a missing
@@ -23,10 +23,10 @@ from trl import GRPOConfig, GRPOTrainer
 from ..evaluation.walk_forward import pick_origins
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
-from .callbacks import FiniteCallback
-from .data import TrainingData
-from .preference_pairs import PairArguments, utilities
-from .preference_trainers import SteadyTrainer, TuningArguments, low_rank, steady
+from ..training.callbacks import FiniteCallback
+from ..training.data import TrainingData
+from .pairs import PairArguments, utilities
+from .trainers import SteadyTrainer, TuningArguments, low_rank, steady
 
 
 @dataclass
