@@ -1,4 +1,4 @@
-"""Dated texts (news, filings, posts) beside prices: causal features per bar, through a frozen encoder of your choice.
+r"""Dated texts (news, filings, posts) beside prices: causal features per bar, through a frozen encoder of your choice.
 
     python -m tsf_llm.data_prep.text --data prices.csv --texts news.csv --encoder FOLDER_OR_NAME \
         --through 2018-12-31 --out joined.parquet
@@ -21,12 +21,11 @@ Design choices:
 Shapes: N texts, D numbers of the encoder, K kept ones, L tokens, B texts of a batch.
 """
 
-import argparse
 import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
@@ -40,6 +39,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers, stripped, utc_times, wall_clock
 from ..common.errors import one_line_errors
 from ..common.files import check_apart, has_keys, write_json, write_parquet
+from ..common.parser import Parser
 from .columns import ALIASES, find_columns, listed
 from .sources import read_data
 from .tables import open_table
@@ -60,6 +60,42 @@ FIRST_REACH = pd.Timedelta(days=7)  # the first bar has none before it: texts of
 FORGOTTEN = 0.01  # weight of all texts so far below which a trailing mean is unknown
 MAX_TOKENS = 128
 PORTION = 8192  # texts between two writes of the cache
+
+
+@dataclass
+class TextArguments:
+    """What is read, how it is encoded, what is written."""
+
+    data: str = field(metadata={"help": "price file or folder, 'sample', or a plain series"})
+    texts: str = field(metadata={"help": "CSV or parquet: timestamp, ticker, text"})
+    encoder: str = field(metadata={"help": "folder or name of a text encoder"})
+    out: str = field(metadata={"help": "parquet file to write, and its .projection.json"})
+    through: str | None = field(
+        default=None, metadata={"help": "last date of the texts that the projection is fitted on"}
+    )
+    projection: str | None = field(
+        default=None, metadata={"help": "a .projection.json to use again, in place of --through"}
+    )
+    covariates: list[str] = field(
+        default_factory=list, metadata={"help": "columns of the data to keep, as earnings or macro_*"}
+    )
+    size: int = field(default=8, metadata={"help": "numbers kept of a vector"})
+    sentiment: str | None = field(
+        default=None, metadata={"help": "folder or name of a classifier with labels positive and negative"}
+    )
+    close_time: str | None = field(
+        default=None, metadata={"help": "close of daily bars, as 16:00; without it texts count from the next day"}
+    )
+    zone: str = field(default="UTC", metadata={"help": "time zone of the bars' dates, as America/New_York"})
+    half_life: float = field(default=5.0, metadata={"help": "bars, of the trailing means"})
+    as_series: bool = field(default=False, metadata={"help": "write log closes for bars: a plain series"})
+    cache: str | None = field(default=None, metadata={"help": "parquet file of vectors to keep and use again"})
+    batch_size: int = field(default=32, metadata={"help": "texts encoded together"})
+    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
+
+    def __post_init__(self) -> None:
+        if (self.through is None) == (self.projection is None):
+            raise ValueError("give --through to fit a projection, or --projection to use one again; one of the two")
 
 
 # --- texts in ------------------------------------------------------------------------------------------------------
@@ -397,8 +433,9 @@ def as_series(joined: pd.DataFrame) -> pd.DataFrame:
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
-    options = vars(_parser().parse_args(arguments))
     with one_line_errors("text"):
+        [args] = Parser((TextArguments,), prog="text", description=__doc__).parse_args_and_config(arguments)
+        options = vars(args)
         out, fitted = Path(options["out"]), Path(options["out"]).with_suffix(".projection.json")
         check_apart(out, options["data"], options["texts"], options["projection"])
         if options["cache"]:
@@ -424,28 +461,6 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
         joined = as_series(joined) if options["as_series"] else joined
         write_parquet(joined, out)
     return joined
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("text", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="price file or folder, 'sample', or a plain series")
-    parser.add_argument("--covariates", nargs="+", default=[], help="columns of it to keep, as earnings or macro_*")
-    parser.add_argument("--texts", required=True, help="CSV or parquet: timestamp, ticker, text")
-    parser.add_argument("--encoder", required=True, help="folder or name of a text encoder")
-    parser.add_argument("--out", required=True, help="parquet file to write, and its .projection.json")
-    fence = parser.add_mutually_exclusive_group(required=True)
-    fence.add_argument("--through", help="last date of the texts that the projection is fitted on")
-    fence.add_argument("--projection", help="a .projection.json to use again")
-    parser.add_argument("--size", type=int, default=8, help="numbers kept of a vector (8)")
-    parser.add_argument("--sentiment", help="folder or name of a classifier with labels positive and negative")
-    parser.add_argument("--close-time", help="close of daily bars, as 16:00; without it texts count from the next day")
-    parser.add_argument("--zone", default="UTC", help="time zone of the bars' dates, as America/New_York (UTC)")
-    parser.add_argument("--half-life", type=float, default=5.0, help="bars, of the trailing means (5)")
-    parser.add_argument("--as-series", action="store_true", help="write log closes for bars: a plain series")
-    parser.add_argument("--cache", help="parquet file of vectors to keep and use again")
-    parser.add_argument("--batch-size", type=int, default=32, help="texts encoded together (32)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
-    return parser
 
 
 if __name__ == "__main__":
