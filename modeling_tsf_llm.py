@@ -116,13 +116,10 @@ class TsfLlmCausalLMOutput(MoeCausalLMOutputWithPast):
     llmps_loss: torch.Tensor | None = None
 
 
-class TsfLlmRMSNorm(nn.Module):
-    """x / rms(x) * weight, in float32 inside. Zhang and Sennrich 2019."""
+class TsfLlmRMSNorm(nn.RMSNorm):
+    """x / rms(x) * weight, in float32 inside. Zhang and Sennrich 2019.
 
-    def __init__(self, hidden_size: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
+    torch's own `forward` gives the same, but warns under autocast, where bfloat16 meets float32 weights."""
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
         normed = F.rms_norm(hidden_states.float(), self.weight.shape, self.weight.float(), self.eps)
