@@ -13,8 +13,8 @@ from ..bars_tsf_llm import day_end
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.columns import Columns
 from ..data_prep.sampling_weights import parse_weights
-from ..evaluation.classes import parse_class_weights
 from .checkpoints import last_complete_checkpoint, missing_parts
+from .class_weights import parse_class_weights
 
 MOST_BINS = 65_536
 
