@@ -26,6 +26,7 @@ CORE = [
     "pandas>=2.2",
     "pyarrow>=21",  # the minimum of datasets
     "pandas-ta-classic>=0.8.32",  # its namesake pandas-ta has no release for Python 3.11
+    "scikit-learn>=1.6",
     "scoringrules>=0.9",
     "arch>=7.2",  # first release built for numpy 2
     "matplotlib>=3.9",
@@ -50,7 +51,6 @@ DEV = [
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "ruff>=0.12",
-    "scikit-learn>=1.6",
     "setuptools>=77",  # for wheels built without isolation in the tests
 ]
 

@@ -1,4 +1,4 @@
-"""Down, flat, up: how classes are weighted in training, and what a report says of them on later dates.
+"""Down, flat, up: what a report says of these classes on later dates.
 
 Design choices:
 * Classes are those of `data_prep/windows.py`: the return to a step against `FLAT_SIGMAS` of its volatility.
@@ -12,38 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ..common.inference import batches, evaluating
 from ..configuration_tsf_llm import CLASS_LABELS
 from ..data_prep.windows import WindowDataset
-from .significance import mean_interval, paired_difference
+from .significance import Figure, compare, mean_interval
 
 NAMES = list(CLASS_LABELS.values())
+CLASS_SCORES = ("precision", "recall", "f1", "support")
 UNKNOWN = -100
 AT_ONCE = 256  # windows
 SMALLEST_P = 1e-12  # of a probability, in its logarithm
-
-
-def parse_class_weights(text: str) -> list[float] | str | None:
-    """`none`, `balanced`, or the weights of down, flat, up.
-
-    >>> parse_class_weights("2,1,2")
-    [2.0, 1.0, 2.0]
-
-    Raises:
-        ValueError: for anything else.
-    """
-    if text in ("none", "balanced"):
-        return None if text == "none" else text
-    try:
-        weights = [float(part) for part in text.split(",")]
-    except ValueError:
-        weights = []
-    if len(weights) != len(NAMES) or not all(0 < weight < float("inf") for weight in weights):
-        raise ValueError(
-            f"class_weights={text!r}: give none, balanced, or three positive numbers for {', '.join(NAMES)}, as 2,1,2"
-        )
-    return weights
 
 
 def class_labels(windows: WindowDataset) -> np.ndarray:
@@ -60,17 +40,6 @@ def class_shares(labels: np.ndarray) -> np.ndarray:
     """
     counts = np.bincount(labels[labels != UNKNOWN], minlength=len(NAMES))
     return counts / counts.sum()
-
-
-def class_weights(rule: list[float] | str | None, labels: np.ndarray) -> torch.Tensor | None:
-    """Weights of down, flat, up in the loss, of mean 1 over the known labels; None for none.
-
-    `balanced` weighs a class by one over its share, so that all that occur count alike."""
-    if rule is None:
-        return None
-    shares = class_shares(labels)
-    raw = np.divide(1.0, shares, out=np.zeros(len(NAMES)), where=shares > 0) if rule == "balanced" else np.array(rule)
-    return torch.tensor(raw / (raw * shares).sum(), dtype=torch.float32)
 
 
 @torch.inference_mode()
@@ -112,8 +81,8 @@ def class_report(
     ]
 
     def verdict(name: str, loss: Any, words: str) -> str:
-        difference = paired_difference(loss(candidates["model"]), loss(candidates[name]), dates, horizon, seed=seed)
-        return _verdict(difference, name, words)
+        losses = (loss(candidates[one]) for one in ("model", name))
+        return compare(*losses, dates, name, horizon=horizon, seed=seed, figure=Figure(words, "+.4f"))["verdict"]
 
     def error(p: np.ndarray) -> np.ndarray:
         return (p.argmax(-1) != actual).astype(float)
@@ -136,9 +105,12 @@ def class_scores(
     never called, say) is None."""
     called = probabilities.argmax(-1)
     right, log_loss = (called == actual).astype(float), _log_loss(probabilities, actual)
-    confusion = np.zeros((len(NAMES), len(NAMES)), int)
-    np.add.at(confusion, (actual, called), 1)
-    per_class = {name: _class_row(confusion, i) for i, name in enumerate(NAMES)}
+    classes: dict[str, Any] = {"labels": range(len(NAMES))}
+    by_class = zip(*precision_recall_fscore_support(actual, called, **classes, zero_division=np.nan), strict=True)
+    per_class = {
+        name: {key: None if np.isnan(value) else value.item() for key, value in zip(CLASS_SCORES, values, strict=True)}
+        for name, values in zip(NAMES, by_class, strict=True)
+    }
     defined = [row["f1"] for row in per_class.values() if row["f1"] is not None]
     interval = mean_interval(right, dates, horizon=horizon, seed=seed) if 0 < right.mean() < 1 else None
     return {
@@ -153,28 +125,9 @@ def class_scores(
         "macro_f1": float(np.mean(defined)) if defined else None,
         "per_class": per_class,
         "classes": NAMES,
-        "confusion": confusion.tolist(),
-    }
-
-
-def _class_row(confusion: np.ndarray, i: int) -> dict[str, Any]:
-    hits, called, support = int(confusion[i, i]), int(confusion[:, i].sum()), int(confusion[i].sum())
-    return {
-        "precision": hits / called if called else None,
-        "recall": hits / support if support else None,
-        "f1": 2 * hits / (called + support) if called + support else None,
-        "support": support,
+        "confusion": confusion_matrix(actual, called, **classes).tolist(),
     }
 
 
 def _log_loss(probabilities: np.ndarray, actual: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(probabilities[np.arange(len(actual)), actual], SMALLEST_P))
-
-
-def _verdict(difference: dict[str, Any], baseline: str, words: str) -> str:
-    """As `metrics.verdict`, for a loss of this name."""
-    if difference["ci95"] is None:
-        return f"too few dates to compare with {baseline}"
-    low, high = difference["ci95"]
-    finding = "better than" if high < 0 else "worse than" if low > 0 else "no edge over"
-    return f"{finding} {baseline} ({words} {difference['difference']:+.4f}, 95 % CI [{low:+.4f}, {high:+.4f}])"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .significance import mean_interval, paired_difference, verdict
+from .significance import CRPS, GAIN, compare, mean_interval
 from .walk_forward import WalkForward
 
 COVERAGE = (0.1, 0.9)  # ends of the central 80 percent
@@ -47,11 +47,7 @@ def forecast_utility(result: WalkForward, cost_bp: float) -> np.ndarray:
 
 def forecast_values(result: WalkForward, cost_bp: float | None) -> dict[str, np.ndarray | None]:
     """`crps` and `utility` of each forecast, `[n]`; no utility without costs, for what nobody holds."""
-    realised = result.realised[:, -1]
-    return {
-        "crps": result.steps[-1]["model"].crps(realised),
-        "utility": None if cost_bp is None else forecast_utility(result, cost_bp),
-    }
+    return {"crps": result.crps(), "utility": None if cost_bp is None else forecast_utility(result, cost_bp)}
 
 
 def pair_values(log_probs_n2: np.ndarray) -> dict[str, np.ndarray]:
@@ -97,7 +93,7 @@ def holders(result: WalkForward, cost_bp: float) -> dict[str, np.ndarray]:
     return {name: net_profit(position, realised, cost_bp) for name, position in positions.items()}
 
 
-def compare(
+def differences(
     before: dict[str, np.ndarray | None],
     after: dict[str, np.ndarray | None],
     dates: np.ndarray,
@@ -111,30 +107,9 @@ def compare(
         others_n = after[name]
         if values_n is None or others_n is None:
             continue
-        difference = paired_difference(others_n, values_n, dates, horizon, seed=seed)
-        words = verdict(difference, "before") if name == "crps" else in_words(difference, "before")
-        answers[name] = {**difference, "verdict": words}
+        figure = CRPS if name == "crps" else GAIN
+        answers[name] = compare(others_n, values_n, dates, "before", horizon=horizon, seed=seed, figure=figure)
     return answers
-
-
-def against(
-    values_n: np.ndarray, reference_n: np.ndarray, dates: np.ndarray, name: str, *, horizon: int, seed: int = 0
-) -> str:
-    """What is to be said of one utility beside that of `name`."""
-    return in_words(paired_difference(values_n, reference_n, dates, horizon, seed=seed), name)
-
-
-def in_words(difference: dict[str, Any], name: str) -> str:
-    """What a `paired_difference` of something of which more is better says.
-
-    >>> in_words({"difference": 0.002, "ci95": [0.001, 0.003]}, "before")
-    'better than before (+0.002, 95 % CI [+0.001, +0.003])'
-    """
-    if difference["ci95"] is None:
-        return f"too few dates to compare with {name}"
-    low, high = difference["ci95"]
-    finding = "better than" if low > 0 else "worse than" if high < 0 else "no edge over"
-    return f"{finding} {name} ({difference['difference']:+.3g}, 95 % CI [{low:+.3g}, {high:+.3g}])"
 
 
 def warning(difference: dict[str, dict[str, Any]]) -> str | None:

@@ -1,10 +1,7 @@
-"""Scores of a distribution forecast, their uncertainty, and a verdict in plain words.
+"""Scores of a distribution forecast, each with its uncertainty where it has one (`significance.py`).
 
 * Everything is measured on cumulative log returns from the origin, never on price levels, where any forecast close to
   the last price looks good.
-* Intervals come from a block bootstrap over *dates*. Tickers of a date travel together, because they move together;
-  blocks span at least the horizon (twice it where there are dates enough), because h-step returns of neighbouring
-  origins overlap. Student's t with the number of blocks as sample size makes the interval honest when blocks are few.
 * What is undefined is None: never NaN, never a stand-in such as 0.5. Every result goes into JSON as it is.
 
 Shapes: n forecasts, each with its date (origins of one date share it).
@@ -131,14 +128,3 @@ def skill(row: dict, baseline_row: dict) -> float | None:
     0.25
     """
     return 1.0 - row["crps"] / baseline_row["crps"] if baseline_row["crps"] > 0 else None
-
-
-def pit_histogram(pit: np.ndarray, bins: int = 10) -> dict[str, list[float]]:
-    """Share of PIT values (`forecast.pit(realised)`) per equal bin of [0, 1]; all 1 / bins if calibrated.
-
-    A valley in the middle means bands too narrow, a hill bands too wide, a slope a biased forecast.
-    """
-    counts, edges = np.histogram(pit, bins=bins, range=(0.0, 1.0))
-    if counts.sum() == 0:
-        raise ValueError("no PIT values: score at least one forecast first")
-    return {"edges": edges.tolist(), "shares": (counts / counts.sum()).tolist()}

@@ -6,17 +6,30 @@
 * What is undefined is None: never NaN, never a stand-in. Every result goes into JSON as it is.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from arch.bootstrap import CircularBlockBootstrap
 from scipy import stats
 
 BOOTSTRAP_REPS = 1000
-
-
 FEWEST_DATES = 10  # below this an interval says more about the method than about the forecast
-
-
 Interval = list[float] | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a verdict speaks of what was compared."""
+
+    name: str
+    form: str
+    relative: bool = False  # told in percent of the other's mean
+    more_is_better: bool = False
+
+
+CRPS = Figure("CRPS", "+.1f", relative=True)
+GAIN = Figure("", "+.3g", more_is_better=True)  # profits, and how pairs are ranked
 
 
 def mean_interval(values: np.ndarray, dates: np.ndarray, *, horizon: int, seed: int = 0) -> Interval:
@@ -60,15 +73,36 @@ def paired_difference(
     }
 
 
-def verdict(difference: dict, baseline: str) -> str:
-    """What a `paired_difference` of CRPS says about the model beside one baseline, in plain words.
+def compare(
+    values_a: np.ndarray,
+    values_b: np.ndarray,
+    dates: np.ndarray,
+    name: str,
+    *,
+    horizon: int,
+    seed: int = 0,
+    figure: Figure = CRPS,
+) -> dict[str, Any]:
+    """The `paired_difference` of a - b [n], and what it says of a beside b, which is called `name`."""
+    difference = paired_difference(values_a, values_b, dates, horizon, seed=seed)
+    return {**difference, "verdict": verdict(difference, name, figure)}
+
+
+def verdict(difference: dict, name: str, figure: Figure = CRPS) -> str:
+    """What a `paired_difference` says about the one beside the other, in plain words.
 
     >>> verdict({"ci95": [-0.2, -0.1], "relative": -0.012, "relative_ci95": [-0.019, -0.005]}, "drift")
     'better than drift (CRPS -1.2 %, 95 % CI [-1.9 %, -0.5 %])'
+    >>> verdict({"difference": 0.002, "ci95": [0.001, 0.003]}, "before", GAIN)
+    'better than before (+0.002, 95 % CI [+0.001, +0.003])'
     """
-    if difference["ci95"] is None or difference["relative_ci95"] is None:
-        return f"too few dates to compare with {baseline}"
+    interval = difference["relative_ci95" if figure.relative else "ci95"]
+    if interval is None:
+        return f"too few dates to compare with {name}"
     low, high = difference["ci95"]
-    finding = "better than" if high < 0 else "worse than" if low > 0 else "no edge over"
-    share, (share_low, share_high) = 100 * difference["relative"], (100 * b for b in difference["relative_ci95"])
-    return f"{finding} {baseline} (CRPS {share:+.1f} %, 95 % CI [{share_low:+.1f} %, {share_high:+.1f} %])"
+    below, above = ("worse", "better") if figure.more_is_better else ("better", "worse")
+    finding = f"{below} than" if high < 0 else f"{above} than" if low > 0 else "no edge over"
+    factor, unit = (100, " %") if figure.relative else (1, "")
+    values = (difference["relative" if figure.relative else "difference"], *interval)
+    value, low, high = (f"{factor * one:{figure.form}}{unit}" for one in values)
+    return f"{finding} {name} ({f'{figure.name} {value}'.strip()}, 95 % CI [{low}, {high}])"

@@ -25,7 +25,7 @@ from ..pipeline_tsf_llm import TsfLlmPipeline
 from .baselines import VOLATILITY_WINDOW, baseline_forecasts, naive_scale, seasonal_naive
 from .distributions import Forecast, Gaussian, Samples
 from .scores import score, skill
-from .significance import paired_difference, verdict
+from .significance import compare
 
 ORIGINS_AT_ONCE = 32
 KEYS = ("ticker", "origin")  # of a forecast
@@ -57,14 +57,21 @@ class WalkForward:
 
     def verdicts(self, seed: int = 0) -> dict[str, dict[str, Any]]:
         """The model's CRPS against each baseline at the last step, paired by origin, in numbers and in words."""
-        realised, horizon = self.realised[:, -1], len(self.steps)
-        losses = {name: forecast.crps(realised) for name, forecast in self.steps[-1].items()}
-        answers = {}
-        for name in list(losses)[1:]:
-            difference = paired_difference(losses["model"], losses[name], self.origin, horizon, seed=seed)
-            saved = skill({"crps": float(losses["model"].mean())}, {"crps": float(losses[name].mean())})
-            answers[name] = {**difference, "skill": saved, "verdict": verdict(difference, name)}
+        ours, answers = self.crps(), {}
+        for name in list(self.steps[-1])[1:]:
+            theirs = self.crps(name)
+            difference = compare(ours, theirs, self.origin, name, horizon=len(self.steps), seed=seed)
+            saved = skill({"crps": float(ours.mean())}, {"crps": float(theirs.mean())})
+            answers[name] = {**difference, "skill": saved}
         return answers
+
+    def against(self, other: "WalkForward", name: str, seed: int = 0) -> dict[str, Any]:
+        """The model's CRPS against that of another model, called `name`, on the same outcomes at the last step."""
+        return compare(self.crps(), other.crps(), self.origin, name, horizon=len(self.steps), seed=seed)
+
+    def crps(self, model: str = "model") -> np.ndarray:
+        """Of each forecast at the last step, `[n]`."""
+        return self.steps[-1][model].crps(self.realised[:, -1])
 
     def pit(self, model: str = "model") -> np.ndarray:
         """Probability integral transform at the last step, `[n]`."""

@@ -50,7 +50,7 @@ def train_on_sequences(
     model.config.trained_on = f"{Path(data_args.data).name}: {', '.join(sequences)}; inputs contain future returns"
     trainer = make_trainer(model, processor, train=train, valid=valid, training_args=training_args)
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("sft"),
         "head": model_args.head,
         "parameters": model.num_parameters(),
         "data": model.config.trained_on,

@@ -8,6 +8,7 @@ import pandas as pd
 from datasets import Dataset
 
 from ..evaluation import profit as utility
+from ..evaluation.significance import GAIN, compare
 from ..evaluation.walk_forward import WalkForward
 from ..training.data import TrainingData
 from .trainers import Noise, PreferenceCollator, log_probs
@@ -47,14 +48,15 @@ class Judge:
         new = rows.pop("model")
         for row, own in zip((old, new), pairs, strict=True):
             row |= utility.summary(own, self.pair_dates, **when)
-        difference = utility.compare(*values, last.origin, **when) | utility.compare(*pairs, self.pair_dates, **when)
+        difference = utility.differences(*values, last.origin, **when)
+        difference |= utility.differences(*pairs, self.pair_dates, **when)
         verdicts = {name: one["verdict"] for name, one in last.verdicts(seed=self.seed).items()}
         if values[1]["utility"] is not None:
             assert self.cost_bp is not None
             for name, held in utility.holders(last, self.cost_bp).items():
-                verdicts[f"utility_against_{name}"] = utility.against(
-                    values[1]["utility"], held, last.origin, name.replace("_", " "), **when
-                )
+                words = (last.origin, name.replace("_", " "))
+                found = compare(values[1]["utility"], held, *words, figure=GAIN, **when)
+                verdicts[f"utility_against_{name}"] = found["verdict"]
                 rows[name] = utility.summary({"utility": held}, last.origin, **when)
         return {
             "before": old,

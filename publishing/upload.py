@@ -28,11 +28,11 @@ from transformers import TrainerCallback
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..common.files import write_text
+from ..evaluation.report import Report
 from .cards import (
     Facts,
     Scores,
     adapter_card,
-    is_run_of_adapters,
     model_card,
     preferences_card,
     prepared_card,
@@ -195,7 +195,7 @@ def plan_model(folder: Path, args: PushArguments) -> Upload:
     else:
         files, card, scores = model_parts(folder, args)
     if scores is not None:
-        files |= {scores.source: scores.file} if scores.file else {}
+        files |= {scores.name: scores.file} if scores.file else {}
         files |= {plot.name: plot for plot in scores.plots}
     files["README.md"] = card.encode()
     return Upload("model", files, left_out(folder, files), MODEL_REPO)
@@ -235,24 +235,22 @@ def features_of(folder: Path) -> dict[str, Any]:
     return {**settings, **(settings.get("fitted") or {})}
 
 
-def report_of(folder: Path) -> dict[str, Any]:
-    """What was written about how the model was made; {} if nothing.
+def report_of(folder: Path) -> Report | None:
+    """What was written about how the model was made; None if nothing.
 
     That of a run of adapters is about these: their model, if the run trained it, has its own in `base/`.
     """
-    if row := copy_row(folder):
-        return {**read_json(folder.resolve().parent / COPIES), "copy": row}
-    for path in (folder / "report.json", folder / "base" / "report.json"):
-        if path.is_file() and not is_run_of_adapters(report := read_json(path)):
-            return report
-    return {}
+    if copy := report_of_copy(folder):
+        return copy
+    paths = (folder / "report.json", folder / "base" / "report.json")
+    reports = (Report.read(path) for path in paths if path.is_file())
+    return next((report for report in reports if report.made_by != "lora"), None)
 
 
-def copy_row(folder: Path) -> dict[str, Any] | None:
+def report_of_copy(folder: Path) -> Report | None:
     """What `compress` measured of the copy that it wrote into this folder; None if it is none."""
     path = folder.resolve().parent / COPIES
-    rows = read_json(path).get("rows", []) if path.is_file() else []
-    return next((row for row in rows if row.get("model") == folder.resolve().name), None)
+    return Report.read(path).parts.get(folder.resolve().name) if path.is_file() else None
 
 
 def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | bytes], str, Scores | None]:
@@ -283,7 +281,7 @@ def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | b
         features=features_of(folder) if processor else {},
         parameters=count_parameters(weights.values()),
         datasets=args.datasets,
-        report=about,
+        report=None,
     )
     return files, adapter_card(facts, scores, base=base), scores
 
@@ -425,7 +423,7 @@ def scores_of(
     if ticker is not None:
         places.append(folder.parent / "report.json")
     path = next((place for place in places if place.is_file()), None)
-    if path is None and copy_row(folder):
+    if path is None and report_of_copy(folder):
         path, copy = folder.resolve().parent / COPIES, folder.resolve().name
         return read_scores(path, trained_through=trained_through, copy=copy)
     return None if path is None else read_scores(path, trained_through=trained_through, ticker=ticker)

@@ -86,6 +86,7 @@ def adapt(
     kept = valid["difference"] < 0
     report = {
         **about,
+        "made_by": "adapt",
         "base_model": Path(name).resolve().name if is_local else name,
         **training,
         "kept": kept,

@@ -190,7 +190,8 @@ def evaluate(
     --out evaluation
     """
     from ..bars_tsf_llm import day_end
-    from ..evaluation.report import evaluate_model, print_results
+    from ..evaluation.evaluate import evaluate_model
+    from ..evaluation.report import print_evaluation
     from ..training.data import read_for
     from .loading import load_pipeline
 
@@ -198,7 +199,7 @@ def evaluate(
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
     bars = read_for(pipe.processor, data, _names(ticker), value=value, id=id, time=time)
-    results = evaluate_model(
+    report = evaluate_model(
         pipe,
         bars,
         start=start,
@@ -210,7 +211,7 @@ def evaluate(
         out=out,
         market=_market(market),
     )
-    print_results(results, pipe.processor.feature_extractor.series_kind)
+    print_evaluation(report, pipe.processor.feature_extractor.series_kind)
     typer.echo(f"results.json, scores.png and pit.png written to {out}")
 
 

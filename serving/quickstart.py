@@ -14,8 +14,9 @@ from ..common.files import write_csv, write_json
 from ..common.parser import Parser
 from ..data_prep.series import read_data
 from ..data_prep.windows import Split
+from ..evaluation.evaluate import evaluate_model
 from ..evaluation.plots import fan_chart
-from ..evaluation.report import evaluate_model, print_results
+from ..evaluation.report import Report, print_evaluation
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.starting_model import CONFIGS
 from ..training.supervised import train
@@ -34,8 +35,8 @@ def run(
     known_covariates: Sequence[str] = (),
     horizon: int | None = None,
     head: str = "causal_lm",
-) -> dict:
-    """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns the results.
+) -> Report:
+    """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns what the evaluation found.
 
     A file without price columns is a plain series: `columns` (`value`, `id`, `time`) and covariates are those of
     `read_series`. The ticker is by default AAPL, or else the first; the horizon that of the config. `head` is
@@ -95,11 +96,11 @@ def run(
 
     console.rule("5. Evaluation on the test dates")
     start = split.valid_through + pd.Timedelta(1, "ns")
-    results = evaluate_model(pipe, bars, start=start, end=bars["timestamp"].max(), horizon=horizon, out=out)
-    print_results(results, kind)
+    report = evaluate_model(pipe, bars, start=start, end=bars["timestamp"].max(), horizon=horizon, out=out)
+    print_evaluation(report, kind)
     console.rule()
     console.print(f"Everything is in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}", highlight=False)
-    return results
+    return report
 
 
 def hindsight(pipe, bars: pd.DataFrame, path: Path) -> None:

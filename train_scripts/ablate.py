@@ -28,7 +28,7 @@ from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
-from ..evaluation.significance import mean_interval, paired_difference, verdict
+from ..evaluation.significance import compare, mean_interval
 from ..evaluation.walk_forward import WalkForward
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
@@ -71,7 +71,7 @@ def main(
     losses = {name: np.mean([run["losses"] for run in of_variant], axis=0) for name, of_variant in runs.items()}
     result = runs["base"][0]["result"]
     report = {
-        **provenance(),
+        **provenance("ablate"),
         "data": runs["base"][0]["report"]["data"],
         "head": model_args.head,
         "horizon": data_args.horizon,
@@ -99,8 +99,7 @@ def train_and_score(
         own_training,
     )
     result = score(folder, data_args, model_args, seed)
-    forecast = result.steps[-1]["model"]
-    return {"report": report, "result": result, "losses": forecast.crps(result.realised[:, -1])}
+    return {"report": report, "result": result, "losses": result.crps()}
 
 
 def score(folder: Path, data_args: DataArguments, model_args: ModelArguments, seed: int) -> WalkForward:
@@ -124,8 +123,7 @@ def row(name: str, runs: list[dict[str, Any]], losses: dict[str, np.ndarray], re
     }
     if name == "base":
         return {**answer, "verdict": None}
-    difference = paired_difference(losses[name], losses["base"], result.origin, horizon)
-    return {**answer, **difference, "verdict": verdict(difference, "base")}
+    return {**answer, **compare(losses[name], losses["base"], result.origin, "base", horizon=horizon)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

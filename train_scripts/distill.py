@@ -69,7 +69,7 @@ def main(
     scores = {"before": score(data, student, training_args), "teacher": score(data, teacher, training_args)}
     models, folders = {"teacher": teacher, "student": student}, {"teacher": name, "student": folder}
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("distill"),
         "head": head_of(teacher),
         "teacher": Path(name).name if Path(name).is_dir() else name,
         "parameters": student.num_parameters(),

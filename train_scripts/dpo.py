@@ -67,7 +67,7 @@ def main(
     before = judge(model)
     data.mark(model.config)
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("dpo"),
         "base_model": Path(base).name if Path(base).is_dir() else base,
         "head": "causal_lm" if model.can_generate() else model.config.prediction_type,
         "parameters": model.num_parameters(),

@@ -60,7 +60,7 @@ def main(
     origins = past_origins(data)
     data.mark(model.config)
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("grpo"),
         "base_model": Path(base).name if Path(base).is_dir() else base,
         "head": "causal_lm",
         "parameters": model.num_parameters(),

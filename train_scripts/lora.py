@@ -69,7 +69,7 @@ def main(
         for ticker, part in parts.items()
     }
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("lora"),
         "base_model": Path(name).name if Path(name).is_dir() else name,
         "parameters": base.num_parameters(),
         **data.provenance(marked(base.config, data)),

@@ -104,7 +104,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
     truth = parts["test"]["label"].to_numpy()
     commonest = parts["train"]["label"].mode()[0]
     report = {
-        **provenance(),
+        **provenance("sentiment"),
         "encoder": Path(text_args.encoder).name,
         "data": Path(text_args.data).name,
         "texts": {name: part["label"].value_counts().to_dict() for name, part in parts.items()},

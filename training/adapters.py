@@ -39,7 +39,6 @@ from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
 from ..data_prep.series import read_data
 from ..data_prep.windows import Split
-from ..evaluation.significance import paired_difference, verdict
 from ..evaluation.walk_forward import WalkForward, pool
 from ..modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -286,7 +285,7 @@ def facts(
 ) -> dict[str, Any]:
     """What `adapter.json` says. `trained_through` is the later date of base and adapter."""
     return {
-        **provenance(),
+        **provenance("lora"),
         "ticker": ticker,
         "base_digest": digest(base),
         **data.provenance(marked(base.config, data)),
@@ -307,7 +306,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def same_run(folder: Path, about: dict[str, Any]) -> bool:
     """Whether the adapter in a folder, finished or not, comes from the same base, data and settings."""
     known = read_facts(folder)
-    return all(known.get(name) == about[name] for name in about.keys() - provenance().keys())
+    return all(known.get(name) == about[name] for name in about.keys() - provenance("lora").keys())
 
 
 def save_adapter(
@@ -353,14 +352,6 @@ def card(about: dict[str, Any], base_model: str) -> str:
 
 
 # --- scores --------------------------------------------------------------------------------------------------------
-
-
-def compare(before: WalkForward, after: WalkForward, seed: int = 0) -> dict[str, Any]:
-    """CRPS with the adapter minus CRPS of the base on the same outcomes, at the last step, in numbers and words."""
-    realised = after.realised[:, -1]
-    losses = [result.steps[-1]["model"].crps(realised) for result in (after, before)]
-    difference = paired_difference(*losses, after.origin, len(after.steps), seed=seed)
-    return {**difference, "verdict": verdict(difference, "the base")}
 
 
 def score(result: WalkForward, seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -472,7 +463,7 @@ def scores(before: WalkForward | None, after: WalkForward | None, seed: int) -> 
     if before is None or after is None:
         return {"before": {}, "after": {}}
     rows = {"before": score(before, seed)["model"], "after": score(after, seed)["model"]}
-    return {**rows, **compare(before, after, seed)}
+    return {**rows, **after.against(before, "the base", seed)}
 
 
 def pooled_scores(runs: list[TickerRun], seed: int) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from transformers.integrations import get_available_reporting_integrations
 from ..bars_tsf_llm import day_end
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.sampling_weights import parse_weights
-from ..evaluation.classes import parse_class_weights
 from .checkpoints import last_complete_checkpoint, missing_parts
+from .class_weights import parse_class_weights
 
 MOST_BINS = 65_536
 

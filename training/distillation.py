@@ -29,7 +29,6 @@ from ..common.inference import batches, evaluating
 from ..data_prep.windows import WindowDataset
 from ..evaluation.cost import forecast_task, forward_task, last_windows, latencies, weight_bytes
 from ..evaluation.plots import loss_curve
-from ..evaluation.significance import paired_difference, verdict
 from ..evaluation.walk_forward import WalkForward
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .adapters import with_fences_of
@@ -290,9 +289,7 @@ def against(name: str, a: Scores, b: Scores, seed: int) -> dict[str, Any]:
     """CRPS of `a` minus that of `b`, called `name`, on the same outcomes at the last step, in numbers and words."""
     if a.result is None or b.result is None:
         return {}
-    losses = [one.steps[-1]["model"].crps(one.realised[:, -1]) for one in (a.result, b.result)]
-    difference = paired_difference(*losses, a.result.origin, len(a.result.steps), seed=seed)
-    return {**difference, "verdict": verdict(difference, name)}
+    return a.result.against(b.result, name, seed)
 
 
 def comparison(scores: dict[str, Scores], seed: int) -> dict[str, Any]:

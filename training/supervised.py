@@ -48,7 +48,7 @@ def train(data_args: DataArguments, model_args: ModelArguments, training_args: S
     train, valid = data.windows(model_args.head, seed=training_args.seed, after=after)
 
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("sft"),
         "head": model_args.head,
         "parameters": model.num_parameters(),
         **data.provenance(model.config),

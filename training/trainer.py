@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ..data_prep.windows import WindowDataset, identity
-from ..evaluation.classes import UNKNOWN, class_labels, class_weights, parse_class_weights
+from ..evaluation.classes import UNKNOWN, class_labels
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
 from ..tokenization_tsf_llm import TsfLlmTokenizer
@@ -35,6 +35,7 @@ from .checkpoints import (
     save_whole,
     set_aside,
 )
+from .class_weights import class_weights, parse_class_weights
 from .continual import Anchor, ReplayDataset
 
 SIDE_LOSSES = ("aux_loss", "llmps_loss")

@@ -8,6 +8,7 @@ import pytest
 
 from tsf_llm.evaluation import profit as utility
 from tsf_llm.evaluation.distributions import Gaussian, Samples
+from tsf_llm.evaluation.significance import GAIN, compare
 from tsf_llm.evaluation.walk_forward import WalkForward
 
 
@@ -54,7 +55,8 @@ def test_who_knows_earns_and_who_does_not_has_no_edge(outcomes):
     dates = result(knowing(outcomes, 0.5), outcomes).origin
     for share, words in ((0.9, "better than nothing"), (0.5, "no edge over nothing"), (0.1, "worse than nothing")):
         earned = utility.forecast_utility(result(knowing(outcomes, share), outcomes), cost_bp=1)
-        assert utility.against(earned, np.zeros(60), dates, "nothing", horizon=1).startswith(words)
+        found = compare(earned, np.zeros(60), dates, "nothing", horizon=1, figure=GAIN)
+        assert found["verdict"].startswith(words)
 
 
 def test_holders_are_what_they_say(outcomes):
@@ -92,11 +94,11 @@ def test_a_single_number_has_no_coverage_and_a_plain_series_no_utility(outcomes)
 def test_differences_are_after_minus_before_and_paired(outcomes):
     worse, better = (result(knowing(outcomes, share), outcomes) for share in (0.5, 0.8))
     values = [utility.forecast_values(one, cost_bp=5) for one in (worse, better)]
-    difference = utility.compare(*values, worse.origin, horizon=1)
+    difference = utility.differences(*values, worse.origin, horizon=1)
     assert difference["crps"]["difference"] < 0 < difference["utility"]["difference"]
     for name in ("crps", "utility"):
         assert difference[name]["verdict"].startswith("better than before")
-    same = utility.compare(values[0], values[0], worse.origin, horizon=1)
+    same = utility.differences(values[0], values[0], worse.origin, horizon=1)
     assert all(one["difference"] == 0 and one["verdict"].startswith("no edge over before") for one in same.values())
 
 
@@ -108,7 +110,3 @@ def test_warns_where_utility_rises_and_forecasts_get_worse():
     for crps, profit in ((-0.01, 0.01), (0.01, -0.01), (-0.01, -0.01), (0.0, 0.01)):
         assert utility.warning(difference(crps, profit)) is None
     assert utility.warning({"crps": {"difference": 1.0, "verdict": "..."}}) is None
-
-
-def test_few_dates_give_no_verdict():
-    assert utility.in_words({"difference": 1.0, "ci95": None}, "before") == "too few dates to compare with before"

@@ -136,44 +136,6 @@ def test_newey_west_t_is_the_textbook_sum():
     assert metrics.newey_west_t(series[:9], horizon=1) is None
 
 
-def test_interval_contains_the_true_mean_as_often_as_it_says():
-    rng = np.random.default_rng(5)
-    dates = np.repeat(np.arange(60), 2)
-    hits = 0
-    for seed in range(60):
-        low, high = metrics.mean_interval(rng.standard_normal(120), dates, horizon=1, seed=seed)
-        hits += low < 0 < high
-    assert 51 <= hits <= 60
-
-
-def test_interval_width_agrees_with_the_closed_form_when_independent():
-    values = np.random.default_rng(6).standard_normal(2_000)
-    low, high = metrics.mean_interval(values, np.arange(2_000), horizon=1)
-    assert_allclose(high - low, 2 * 1.96 * values.std() / np.sqrt(2_000), rtol=0.15)
-
-
-def test_interval_knows_that_tickers_of_a_date_move_together():
-    values = np.random.default_rng(7).standard_normal(200)
-    alone = metrics.mean_interval(values, np.arange(200), horizon=1)
-    copied = metrics.mean_interval(np.repeat(values, 10), np.repeat(np.arange(200), 10), horizon=1)
-    assert_allclose(copied, alone)
-
-
-def test_interval_knows_that_overlapping_returns_are_not_independent():
-    overlapping = np.convolve(np.random.default_rng(8).standard_normal(1_009), np.ones(10), "valid")
-    dates = np.arange(1_000)
-    honest = np.ptp(metrics.mean_interval(overlapping, dates, horizon=10))
-    naive = 2 * 1.96 * overlapping.std() / np.sqrt(1_000)
-    assert 2 < honest / naive < 4.5  # sqrt(10) in the limit
-
-
-@pytest.mark.parametrize(("horizon", "fewest"), [(1, 10), (20, 40)])
-def test_too_few_dates_give_no_interval(horizon, fewest):
-    values = np.random.default_rng(9).standard_normal(fewest)
-    assert metrics.mean_interval(values, np.arange(fewest), horizon=horizon) is not None
-    assert metrics.mean_interval(values[1:], np.arange(fewest - 1), horizon=horizon) is None
-
-
 def test_results_are_reproducible_and_serialisable(calibrated, random_walk, realised):
     samples = Samples(np.random.default_rng(10).normal(0, 0.02, (len(DATES), 64)))
     for forecast in (calibrated, random_walk, samples):
@@ -190,39 +152,6 @@ def test_skill_is_the_share_of_crps_saved(calibrated, random_walk, realised):
     assert metrics.skill(model, {"crps": 0.0}) is None
 
 
-def test_verdict_on_equal_better_and_worse_models(calibrated, random_walk, realised):
-    model, baseline = calibrated.crps(realised), random_walk.crps(realised)
-    noise = 0.01 * np.random.default_rng(11).standard_normal(len(DATES))
-    for losses, expected in (
-        ((model, model), "no edge over random_walk (CRPS +0.0 %, 95 % CI [+0.0 %, +0.0 %])"),
-        ((baseline + noise, baseline), "no edge over random_walk"),
-        ((model, baseline), "better than random_walk (CRPS -"),
-        ((baseline, model), "worse than random_walk (CRPS +"),
-        ((model[:20], baseline[:20]), "too few dates to compare with random_walk"),
-    ):
-        difference = metrics.paired_difference(*losses, DATES[: len(losses[0])], 1)
-        assert metrics.verdict(difference, "random_walk").startswith(expected)
-
-
-def test_paired_difference_sees_what_the_separate_intervals_hide():
-    rng = np.random.default_rng(12)
-    baseline = rng.exponential(1.0, 400)
-    model = 0.98 * baseline
-    difference = metrics.paired_difference(model, baseline, np.arange(400), 1)
-    assert_allclose(difference["difference"], -0.02 * baseline.mean())
-    assert_allclose(difference["relative"], -0.02)
-    assert difference["ci95"][1] < 0
-    assert_allclose(np.array(difference["relative_ci95"]) * baseline.mean(), difference["ci95"])
-    model_interval = metrics.mean_interval(model, np.arange(400), horizon=1)
-    assert model_interval[0] < baseline.mean() < model_interval[1]
-
-
-def test_pit_histogram_shares():
-    histogram = metrics.pit_histogram(np.array([0.0, 0.05, 0.95, 1.0]), bins=10)
-    assert_allclose(histogram["shares"], [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0.5])
-    assert_allclose(histogram["edges"], np.linspace(0, 1, 11))
-
-
 def test_unusable_input_is_refused_with_a_remedy(random_walk, realised):
     with pytest.raises(ValueError, match="have \\[600, 599, 600, 600\\] entries"):
         score(random_walk, realised[1:])
@@ -230,7 +159,3 @@ def test_unusable_input_is_refused_with_a_remedy(random_walk, realised):
     unknown[7] = np.nan
     with pytest.raises(ValueError, match="outcome 7 is not finite: score only origins whose outcome is known"):
         score(random_walk, unknown)
-    with pytest.raises(ValueError, match="pair them first"):
-        metrics.paired_difference(realised, realised[1:], DATES, 1)
-    with pytest.raises(ValueError, match="no PIT values"):
-        metrics.pit_histogram(np.array([]))

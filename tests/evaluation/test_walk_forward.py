@@ -129,8 +129,8 @@ def test_a_forecaster_who_knows_tomorrow_is_found_out(result):
 
 
 def test_provenance_names_version_and_commit():
-    assert set(provenance()) == {"version", "commit"}
-    assert provenance()["version"]
+    assert set(provenance("sft")) == {"made_by", "version", "commit"}
+    assert provenance("sft")["version"]
 
 
 # Plain series

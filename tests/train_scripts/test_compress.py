@@ -70,7 +70,7 @@ def test_what_is_on_disk_opens_and_forecasts(done, base_folder, make_bars):
     make_bars(200, ticker="NEW").to_csv(bars, index=False)
     code = (
         "import pandas as pd\n"
-        "import tsf_llm.quantization_tsf_llm as int8\n"
+        "from tsf_llm import quantization_tsf_llm as int8\n"
         "from tsf_llm.serving.loading import load_pipeline\n"
         f"pipe = load_pipeline({str(folder / 'int8')!r})\n"
         "assert int8.is_int8(pipe.model)\n"
