@@ -34,7 +34,7 @@ def evaluate_model(
 
     `out_of_sample` is false when the model has seen prices of the period, and null when it does not say."""
     check_free(out, FILES, by=BY, told_by=("results.json", "rows", "verdicts", "out_of_sample"))
-    series = pipe.processor.feature_extractor.encode(bars, market=market)
+    series = pipe.processor.encode(bars, market=market)
     result = walk_forward(
         pipe, series, start=start, end=end, horizon=horizon, stride=stride, samples=samples, seed=seed
     )
