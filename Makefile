@@ -9,12 +9,13 @@ DEV_STAMP := $(VENV)/.installed-dev
 
 # What `test-lowest` and `test-newest` run: the modules that lean on other libraries, and each kind of training once.
 VERSION_TESTS := $(addprefix tests/, \
-    test_modeling_tsf_llm.py test_pipeline_tsf_llm.py test_processing_tsf_llm.py test_raw.py test_remote_code.py \
-    test_sft.py::test_leaves_a_model_its_processor_and_a_report \
-    test_dpo.py::test_leaves_a_model_its_processor_and_a_report \
-    test_dpo.py::test_lines_tune_a_regression_head \
-    test_lora.py::test_leaves_the_base_an_adapter_per_ticker_and_a_report \
-    test_prepare.py::test_a_corrected_bar_is_found)
+    test_modeling_tsf_llm.py test_pipeline_tsf_llm.py test_bars_tsf_llm.py test_feature_extraction_tsf_llm.py \
+    test_processing_tsf_llm.py test_remote_code.py data_prep/test_tables.py \
+    train_scripts/test_sft.py::test_leaves_a_model_its_processor_and_a_report \
+    train_scripts/test_dpo.py::test_leaves_a_model_its_processor_and_a_report \
+    train_scripts/test_dpo.py::test_lines_tune_a_regression_head \
+    train_scripts/test_lora.py::test_leaves_the_base_an_adapter_per_ticker_and_a_report \
+    data_prep/test_prepare.py::test_a_corrected_bar_is_found)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-slow test-lowest test-newest quality style clean

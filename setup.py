@@ -16,14 +16,14 @@ README = Path(__file__).parent / "README.md"
 CORE = [
     "torch>=2.6",  # the minimum of transformers
     "transformers>=5.20",  # strict configs, experts interface, output capturing, conversion mapping
-    "accelerate>=1.10",
+    "accelerate>=1.10.1",  # the minimum of trl
     "safetensors>=0.8",  # the minimum of transformers
     "huggingface_hub>=1.31",  # the minimum of transformers
     "datasets>=4.7",  # the minimum of trl
     "peft>=0.20",  # the minimum of transformers
-    "trl>=1.15",  # DPOTrainer asks the model for log-probabilities with fused_lm_head=True
+    "trl>=1.16",  # the DPO of 1.15 needs triton, of 1.14 it does not ask the model itself for log-probabilities
     "numpy>=2.0",
-    "pandas>=2.3",
+    "pandas>=2.3",  # with 3: libraries that people use beside this one, as statsforecast, need < 3
     "pyarrow>=21",  # the minimum of datasets
     "pandas-ta-classic>=0.8.32",  # its namesake pandas-ta has no release for Python 3.11
     "scikit-learn>=1.6",
@@ -51,7 +51,7 @@ DEV = [
     "pytest>=8.3",
     "pytest-xdist>=3.6.1",
     "ruff>=0.12",
-    "setuptools>=77.0.3",  # for wheels built without isolation in the tests
+    "setuptools>=77.0.3",  # the minimum of torch; for wheels built without isolation in the tests
 ]
 
 setup(
