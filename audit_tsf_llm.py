@@ -10,14 +10,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .bars_tsf_llm import COLUMNS, MIN_BARS, OHLCV, UNIVARIATE, Kind, hide_after, kind_of, split_tickers
+from .bars_tsf_llm import (
+    COLUMNS,
+    MIN_BARS,
+    OHLCV,
+    UNIVARIATE,
+    Bars,
+    CheckedBars,
+    Kind,
+    covariate_columns,
+    hide_after,
+    kind_of,
+    named_covariates,
+    split_tickers,
+)
 from .feature_extraction_tsf_llm import TsfLlmFeatureExtractor, center_and_scale
 from .indicators_tsf_llm import FEATURES, reads_market
 from .market_tsf_llm import market_state
 
 
 def audit_features(
-    bars: pd.DataFrame | Sequence[pd.DataFrame],
+    bars: Bars,
     names: Sequence[str] | None = None,
     seed: int = 0,
     cuts: int = 6,
@@ -25,7 +38,7 @@ def audit_features(
     kind: Kind | None = None,
     past_covariates: Sequence[str] = (),
     known_covariates: Sequence[str] = (),
-    market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
+    market: Bars | None = None,
 ) -> dict[str, Any]:
     """Tests features for knowledge of the future: those named, all of the table, or what `compute` makes of bars.
 
@@ -46,20 +59,15 @@ def audit_features(
         `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON.
     """
     kind = kind or kind_of(bars)
-    extractor = TsfLlmFeatureExtractor(
-        kind="univariate" if kind is UNIVARIATE else "ohlcv",
-        past_covariates=past_covariates,
-        known_covariates=known_covariates,
-    )
-    extractor._name_covariates(bars)
-    past_covariates, known_covariates = extractor.past_covariates, extractor.known_covariates
-    covariates = extractor.covariates
+    past_covariates, known_covariates = named_covariates(bars, past_covariates, known_covariates, kind)
+    covariates = [*past_covariates, *known_covariates]
+    tickers = split_tickers(bars, kind, covariates)
     if compute is None:
-        compute = _table_of(bars, extractor, names)
+        options = {"past_covariates": past_covariates, "known_covariates": known_covariates}
+        compute = _table_of(tickers, names, kind, options)
         if market is None and kind is OHLCV and reads_market(list(FEATURES) if names is None else names):
             market = bars
     rng = np.random.default_rng(seed)
-    tickers = split_tickers(bars, kind, covariates)
     longest = max(tickers.values(), key=len)
     market_leaks = []
     if market is not None:
@@ -72,7 +80,7 @@ def audit_features(
         for leak in _prefix_leaks(ticker, frame, compute, rng, cuts, kind, known_covariates)
     ]
     for ticker, frame in tickers.items() if past_covariates else ():
-        leaks += [{**found, "ticker": ticker} for found in peeking_covariates(frame, past_covariates, kind)]
+        leaks += [{**leak, "ticker": ticker} for leak in peeking_covariates(frame, past_covariates, kind)]
     walk_bars = random_walk_bars(rng) if kind is OHLCV else random_walk_series(rng)
     walk_bars = walk_bars.assign(**{name: rng.normal(0, 1, len(walk_bars)) for name in covariates})
     walk = _canary(walk_bars, compute, rng, shuffle=False, kind=kind)
@@ -89,15 +97,13 @@ def audit_features(
 
 
 def _table_of(
-    bars: pd.DataFrame | Sequence[pd.DataFrame], extractor: TsfLlmFeatureExtractor, names: Sequence[str] | None
+    tickers: CheckedBars, names: Sequence[str] | None, kind: Kind, covariates: dict[str, Any]
 ) -> Callable[..., pd.DataFrame]:
-    """What computes the named features of the extractor's kind, by default all of the table."""
-    if extractor.series_kind is OHLCV:
-        extractor.names = [*FEATURES, *extractor._covariate_columns()]
-    else:
-        extractor.fit(bars)
-    extractor.names = extractor.names if names is None else list(names)
-    return extractor.raw_features
+    """What computes the named features of a kind, by default all of the table."""
+    if kind is OHLCV:
+        names = [*FEATURES, *covariate_columns(*covariates.values())] if names is None else names
+        return TsfLlmFeatureExtractor(names=names, **covariates).raw_features
+    return TsfLlmFeatureExtractor(names=names, kind="univariate", **covariates).fit(tickers).raw_features
 
 
 def _market_leaks(

@@ -1,6 +1,6 @@
 """Int8 models for CPU serving: whole-number matrix products inside the decoder, about a quarter of the bytes.
 
-    from tsf_llm.train_scripts import int8  # from now on from_pretrained opens int8 folders
+    import tsf_llm.quantization_tsf_llm  # from now on from_pretrained opens int8 folders
     from tsf_llm.serving.loading import load_pipeline
     forecast = load_pipeline("compressed/int8")(bars, horizon=5)
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from ..common.inference import batches, evaluating
 from ..configuration_tsf_llm import CLASS_LABELS
 from ..data_prep.windows import WindowDataset
 from .significance import Figure, compare, mean_interval
@@ -27,8 +28,7 @@ SMALLEST_P = 1e-12  # of a probability, in its logarithm
 
 def class_labels(windows: WindowDataset) -> np.ndarray:
     """Labels of all windows, `[N,P]`, -100 where unknown."""
-    starts = range(0, len(windows), AT_ONCE)
-    parts = [windows.__getitems__(range(i, min(i + AT_ONCE, len(windows))))["labels"] for i in starts]
+    parts = [batch["labels"] for batch in batches(windows, "cpu", AT_ONCE)]
     return torch.cat(parts).numpy()
 
 
@@ -45,14 +45,10 @@ def class_shares(labels: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def predict_classes(model: Any, windows: WindowDataset) -> np.ndarray:
     """Probabilities, float64 `[N,P,3]`."""
-    training = model.training
-    model.eval()
-    starts = range(0, len(windows), AT_ONCE)
-    batches = (windows.__getitems__(range(i, min(i + AT_ONCE, len(windows)))) for i in starts)
-    inputs = ({key: batch[key].to(model.device) for key in ("past_values", "attention_mask")} for batch in batches)
-    parts = [model(**one).prediction.double().cpu() for one in inputs]
-    model.train(training)
-    return torch.cat(parts).numpy()
+    names = ("past_values", "attention_mask")
+    with evaluating(model):
+        inputs = ({name: batch[name] for name in names} for batch in batches(windows, model.device, AT_ONCE))
+        return torch.cat([model(**one).prediction.double().cpu() for one in inputs]).numpy()
 
 
 def class_report(

@@ -25,7 +25,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ..common.files import read_json, weight_files, write_text
+from ..common.files import write_text
+from ..common.reading import read_json, weight_files
 from ..evaluation.report import Report
 from .cards import Facts, Scores, adapter_card, model_card, preferences_card, prepared_card, read_scores
 from .secrets import FORBIDDEN, FORBIDDEN_BESIDE_A_MODEL, matches, refuse_files
@@ -163,13 +164,19 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
         repo_id=args.repo_id,
         revision=args.tag,
         config=config,
-        features=read_json(folder / PROCESSOR_FILES[0])["feature_extractor"],
+        features=features_of(folder),
         parameters=count_parameters(weights.values()),
         datasets=args.datasets,
         report=report_of(folder),
         base=args.base,
     )
     return files, model_card(facts, scores), scores
+
+
+def features_of(folder: Path) -> dict[str, Any]:
+    """Settings of the feature extractor, as its fit completed them."""
+    settings = read_json(folder / PROCESSOR_FILES[0])["feature_extractor"]
+    return {**settings, **(settings.get("fitted") or {})}
 
 
 def report_of(folder: Path) -> Report | None:
@@ -215,14 +222,14 @@ def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | b
 
 def adapter_facts(folder: Path, repo_id: str, *, revision: str | None = None, datasets: Sequence[str] = ()) -> Facts:
     """What the files of an adapter say of it."""
-    config, processor = read_json(folder / ADAPTER_FILES[0]), folder / PROCESSOR_FILES[0]
+    config = read_json(folder / ADAPTER_FILES[0])
     about = read_json(folder / ADAPTER_FILES[2]) if (folder / ADAPTER_FILES[2]).is_file() else {}
     head = "TsfLlmForCausalLM" if config.get("task_type") == "CAUSAL_LM" else "TsfLlmForPrediction"
     return Facts(
         repo_id=repo_id,
         revision=revision,
         config={**config, **about, "architectures": [head]},
-        features=read_json(processor)["feature_extractor"] if processor.is_file() else {},
+        features=features_of(folder) if (folder / PROCESSOR_FILES[0]).is_file() else {},
         parameters=count_parameters([folder / ADAPTER_FILES[1]]),
         datasets=[*datasets],
         report=None,

@@ -84,13 +84,14 @@ def quickstart(
 
     Example: tsf-llm quickstart --ticker MSFT --out quickstart
     """
+    from ..data_prep.columns import Columns
     from .quickstart import run
 
     run(
         ticker=ticker,
         out=out,
         dataset=dataset,
-        columns={"value": value, "id": id, "time": time},
+        columns=Columns(value=value, id=id, time=time),
         past_covariates=_names(past_covariates) or [],
         known_covariates=_names(known_covariates) or [],
         horizon=horizon,
@@ -147,14 +148,18 @@ def forecast(
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
     from ..bars_tsf_llm import day_end
-    from ..common.files import write_csv
+    from ..common.files import check_apart, write_csv
+    from ..data_prep.columns import Columns
     from ..evaluation.plots import fan_chart
-    from .loading import load_pipeline, read_for
+    from ..training.data import read_for
+    from .loading import load_pipeline
 
+    for path in (out, *([plot] if plot else [])):
+        check_apart(path, data, market, model)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), value=value, id=id, time=time)
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
     frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, as_of=as_of, market=_market(market))
@@ -189,14 +194,18 @@ def evaluate(
     --out evaluation
     """
     from ..bars_tsf_llm import day_end
+    from ..common.files import check_apart
+    from ..data_prep.columns import Columns
     from ..evaluation.evaluate import evaluate_model
     from ..evaluation.report import print_evaluation
-    from .loading import load_pipeline, read_for
+    from ..training.data import read_for
+    from .loading import load_pipeline
 
+    check_apart(out, data, market)
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), value=value, id=id, time=time)
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
     report = evaluate_model(
         pipe,
         bars,
@@ -414,20 +423,22 @@ def audit(
     Example: tsf-llm audit --data prices.csv --features my_features.py
     """
     from ..audit_tsf_llm import audit_features
-    from ..data_prep.series import read_data
+    from ..data_prep.columns import Columns
+    from ..data_prep.sources import read_data
     from ..processing_tsf_llm import TsfLlmProcessor
-    from .loading import find_model, read_for
+    from ..training.data import read_for
+    from ..training.models import find_model
 
     if features is not None:
         _run_feature_file(features)
-    columns = {"value": value, "id": id, "time": time}
+    columns = Columns(value=value, id=id, time=time)
     if model is None:
         past, known = _names(past_covariates) or [], _names(known_covariates) or []
-        bars = read_data(data, _names(ticker), **columns, covariates=[*past, *known])
+        bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known])
         report = audit_features(bars, seed=seed, past_covariates=past, known_covariates=known, market=_market(market))
     else:
         processor = TsfLlmProcessor.from_pretrained(find_model(model))
-        bars = read_for(processor, data, _names(ticker), **columns)
+        bars = read_for(processor, data, _names(ticker), columns)
         report = processor.audit(bars, seed=seed, market=_market(market))
     typer.echo(json.dumps(report, indent=2))
     if not report["passed"]:
@@ -448,9 +459,11 @@ def leak(
 
     Example: tsf-llm leak --data sample --out leak
     """
+    from ..common.files import check_apart
     from ..data_prep.sources import read_bars
     from ..original.leak_page import print_leak, run
 
+    check_apart(out, data)
     print_leak(run(read_bars(data, _names(ticker)), out=out, horizon=horizon, seed=seed))
     typer.echo(f"leak.json and leak.png written to {out}")
 

@@ -6,12 +6,10 @@ then forecasts as fast as ever, and warns of dates that either of them has seen.
 import json
 from pathlib import Path
 
-import pandas as pd
 from peft import PeftConfig
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from ..bars_tsf_llm import day_end
-from ..data_prep.series import read_data
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.adapters import attach
@@ -83,11 +81,3 @@ def find_base(adapter: str) -> str:
             f"as base_model_name_or_path in {ADAPTER_CONFIG}"
         )
     return named
-
-
-def read_for(
-    processor: TsfLlmProcessor, data: str, names: list[str] | None = None, **columns: str | None
-) -> pd.DataFrame:
-    """The data of the kind that the processor reads, with the covariates that it wants."""
-    extractor = processor.feature_extractor
-    return read_data(data, names, kind=extractor.series_kind, covariates=extractor.covariates, **columns)

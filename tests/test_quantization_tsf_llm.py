@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from tsf_llm import quantization_tsf_llm as int8
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.versions_tsf_llm import CACHE
 
 
 def test_doctests():
@@ -83,7 +84,7 @@ def test_decoding_still_reads_the_latent_cache_as_it_is(tiny_model, tiny_batch):
         first = own(**{key: value[:, :8] for key, value in batch.items() if key != "past_values"},
                     past_values=batch["past_values"], use_cache=True)  # fmt: skip
         last = own(input_ids=batch["input_ids"][:, 8:], attention_mask=batch["attention_mask"],
-                   past_key_values=first.past_key_values)  # fmt: skip
+                   past_key_values=first[CACHE])  # fmt: skip
     correlation = torch.corrcoef(torch.stack((whole.flatten(), last.logits[:, -1].flatten())))[0, 1]
     assert correlation > 0.99
 

@@ -33,7 +33,7 @@ def commands(page):
 def folder(tmp_path_factory):
     """A working directory as the quick start leaves it, with a model that took seconds."""
     where = tmp_path_factory.mktemp("readme")
-    config = ROOT / "train_scripts" / "configs" / "debug.yaml"
+    config = ROOT / "train_scripts" / "configs" / "debug_sft.yaml"
     options = ["--output_dir", where / "quickstart" / "model", "--num_train_epochs", 1, "--report_samples", 0]
     sft.main(*sft.parse(["--config", str(config), *map(str, options), "--disable_tqdm", "true"]))
     (where / "train_scripts").symlink_to(ROOT / "train_scripts")

@@ -14,354 +14,40 @@ Back to strength after pruning (docs/compression.md): the pruned folder learns f
     python -m tsf_llm.train_scripts.distill --config train_scripts/configs/distill.yaml --data prices.parquet \
         --model_name_or_path outputs/27m --student_name_or_path compressed/narrow-0.5 --output_dir outputs/recovered
 
-The loss of a causal LM is, over the positions whose return is known,
-
-    (1 - alpha) * cross-entropy(labels) + alpha * T^2 * KL(teacher at T || student at T) + the student's side losses
-
-Design choices:
-* The teacher is frozen and reads each batch as the student does, augmentation included. No logits are stored.
-* The divergence is over return tokens alone: `<pad>` and `<bar>` are never drawn, and temperature inflates them.
-* Heads are distilled too: classes as above, numbers and quantiles by the squared distance to the teacher's.
-* Validation, which chooses the best weights, asks the labels alone: so the two students are chosen alike.
-* The student trained alone starts from the same weights, sees the same batches for as many steps; early stopping is
-  off. What differs is the teacher.
-* The student forgets no date that its teacher has seen.
-
 The output folder holds the student with the teacher's processor, `report.json` with teacher, both students and the
-baselines on later dates, and `alone/`, the student without a teacher. Shapes: B batch, S sequence, V vocabulary, n
-positions with a label.
+baselines on later dates, and `alone/`, the student without a teacher.
+`training/distillation.py` has the loss and the design choices.
 """
 
-import copy
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
-import torch.nn.functional as F
-from transformers import set_seed
 
 from ..bars_tsf_llm import day_end
 from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
-from ..data_prep.windows import WindowDataset
-from ..evaluation.cost import forecast_task, forward_task, last_windows, latencies, weight_bytes
-from ..evaluation.plots import loss_curve
-from ..evaluation.walk_forward import WalkForward
-from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..training.adapters import with_fences_of
-from ..training.arguments import DataArguments, ModelArguments, SftArguments, model_fields
-from ..training.data import TrainingData
-from ..training.models import Model, load_model
+from ..training.arguments import DataArguments, SftArguments
+from ..training.checkpoints import check_folder
+from ..training.distillation import (
+    DistillArguments,
+    comparison,
+    costs,
+    distance,
+    head_of,
+    later_windows,
+    make_student,
+    read_for_teacher,
+    score,
+    teach,
+    teach_alone,
+)
+from ..training.models import load_model
 from ..training.starting_model import BaseArguments, base_model
-from ..training.supervised import load_or_make_model, test_scores
-from ..training.trainer import TsfLlmTrainer, leave_group, make_trainer, train_and_save
-
-TEACHERS = ("num_features", "prediction_length", "vocab_size", "pad_token_id", "bar_token_id", "prediction_type")
-UNKNOWN = -100
-
-
-@dataclass
-class DistillArguments:
-    """The student, and how much it listens."""
-
-    _argument_group_name = "distillation"
-
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "fields of TsfLlmConfig for a new student: a YAML mapping, or JSON"}
-    )
-    student_name_or_path: str | None = field(
-        default=None, metadata={"help": "a student to go on from, as a pruned model; model_config is then left out"}
-    )
-    temperature: float = field(default=2.0, metadata={"help": "T: above 1, small probabilities count for more"})
-    alpha: float = field(
-        default=0.5, metadata={"help": "share of the teacher: 0 for labels alone, 1 for the teacher alone"}
-    )
-    train_alone: bool = field(default=True, metadata={"help": "train a second student without teacher, to compare"})
-
-    def __post_init__(self) -> None:
-        self.model_config = model_fields(self.model_config)
-        if self.model_config is None and self.student_name_or_path is None:
-            raise ValueError("describe a new student by model_config, or name one by student_name_or_path")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature={self.temperature}: must be above 0; 1 leaves probabilities as they are")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha={self.alpha}: the teacher's share must lie in [0, 1]")
-        if fixed := sorted(set(self.model_config or {}) & {*TEACHERS, "quantiles"}):
-            raise ValueError(f"model_config sets {', '.join(fixed)}: these are the teacher's; leave them out")
-
-
-class DistillationTrainer(TsfLlmTrainer):
-    """Adds the teacher to the training loss, and `distill_loss`, its part before `alpha`, to the log.
-
-    Args:
-        teacher: a model of the same head, features and tokens. It is frozen.
-        temperature: of both models' probabilities; numbers have none.
-        alpha: the teacher's share; at 0 it is not asked.
-    """
-
-    def __init__(self, *args: Any, teacher: Model, temperature: float, alpha: float, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
-        self.temperature, self.alpha = temperature, alpha
-        self._distill_losses: list[torch.Tensor] = []
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if model.training and self.alpha > 0:
-            logits, labels = outputs["logits"], inputs["labels"]
-            with torch.no_grad(), self.accelerator.autocast():
-                answers = self.teacher(**{key: value for key, value in inputs.items() if key != "labels"})
-            soft_n = divergence(
-                known(self.teacher, answers.logits, labels),
-                known(self.teacher, logits, labels),
-                kind=head_of(self.teacher),
-                temperature=self.temperature,
-            )
-            self._distill_losses.append(soft_n.detach().mean())
-            soft = soft_n.mean() if num_items_in_batch is None else soft_n.sum() / num_items_in_batch
-            # The model's own loss holds its side losses too. They stay whole: labels alone give way to the teacher.
-            change = soft - label_loss(self.teacher, logits, labels, num_items_in_batch)
-            loss = loss + self.alpha * change * self._times_counted(num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
-
-    def _times_counted(self, num_items_in_batch: Any) -> int:
-        """transformers multiplies a loss over all devices' labels by their number, for gradients are averaged."""
-        shared = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-        return self.accelerator.num_processes if shared and self.args.average_tokens_across_devices else 1
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._distill_losses and "loss" in logs:
-            mean = torch.stack(self._distill_losses).mean()
-            logs["distill_loss"] = round(self.accelerator.gather(mean[None]).mean().item(), 5)
-            self._distill_losses.clear()
-        super().log(logs, start_time)
-
-
-# --- losses --------------------------------------------------------------------------------------------------------
-
-
-def head_of(model: Model) -> str:
-    """`causal_lm`, `regression`, `quantile` or `classification`."""
-    return "causal_lm" if model.can_generate() else model.config.prediction_type
-
-
-def known(model: Model, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Answers about known outcomes, float32 `[n]` or `[n,V]`; of a causal LM those about return tokens alone."""
-    if model.can_generate():
-        is_return = torch.ones(model.config.vocab_size, dtype=torch.bool, device=logits.device)
-        is_return[[model.config.pad_token_id, model.config.bar_token_id]] = False
-        return logits[:, :-1][labels[:, 1:] != UNKNOWN][:, is_return].float()
-    labels = labels.reshape(logits.shape[:2])
-    return logits[~labels.isnan() if labels.is_floating_point() else labels != UNKNOWN].float()
-
-
-def divergence(teacher: torch.Tensor, student: torch.Tensor, *, kind: str, temperature: float = 1.0) -> torch.Tensor:
-    """How far the student's answers are from the teacher's, `[n]`.
-
-    `T^2 KL(teacher || student)` of the softmax at temperature `T`, whose gradients are of one size for all `T`; or
-    the squared distance of numbers, mean over quantiles.
-    """
-    if kind in ("regression", "quantile"):
-        return (student - teacher).square().flatten(1).mean(1) if student.ndim > 1 else (student - teacher).square()
-    target, answer = ((one / temperature).log_softmax(-1) for one in (teacher, student))
-    return F.kl_div(answer, target, reduction="none", log_target=True).sum(-1) * temperature**2
-
-
-def label_loss(model: Model, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
-    """The model's own loss on labels, without side losses."""
-    if not model.can_generate():
-        return model.task_loss(logits, labels)
-    counts = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
-    return model.loss_function(logits=logits, labels=labels, vocab_size=model.config.vocab_size, **counts)
-
-
-@torch.inference_mode()
-def distance(teacher: Model, student: Model, windows: WindowDataset, *, batch_size: int = 128) -> float:
-    """Mean divergence from the teacher at `T = 1` over all known outcomes of these windows."""
-    training = student.training
-    student.eval()
-    parts = []
-    for start in range(0, len(windows), batch_size):
-        batch = windows.__getitems__(range(start, min(start + batch_size, len(windows))))
-        batch = {key: value.to(student.device) for key, value in batch.items()}
-        labels = batch.pop("labels")
-        answers = [known(teacher, model(**batch).logits, labels) for model in (teacher, student)]
-        parts.append(divergence(*answers, kind=head_of(teacher)))
-    student.train(training)
-    return float(torch.cat(parts).mean())
-
-
-# --- teacher and student -------------------------------------------------------------------------------------------
-
-
-def read_for_teacher(data_args: DataArguments, name: str, teacher: Model) -> TrainingData:
-    """The data with the teacher's processor and, unless others are chosen, fences.
-
-    Raises:
-        ValueError: for data that cannot be used, or a horizon that the teacher's head does not have.
-    """
-    if not teacher.can_generate() and data_args.horizon != teacher.config.prediction_length:
-        raise ValueError(
-            f"horizon={data_args.horizon}, but the teacher {name} answers for {teacher.config.prediction_length} "
-            f"step(s): add --horizon {teacher.config.prediction_length}"
-        )
-    return with_fences_of(TrainingData.read(data_args, name), teacher.config)
-
-
-def make_student(args: DistillArguments, data: TrainingData, teacher: Model, *, seed: int) -> Model:
-    """A new student with the teacher's inputs and outputs, or a given one that has them; the same for the same seed.
-
-    Raises:
-        ValueError: for a student of another head, other features or other tokens.
-    """
-    set_seed(seed)
-    if args.student_name_or_path is not None:
-        student = load_model(args.student_name_or_path)
-        check_pair(student, teacher, args.student_name_or_path)
-    else:
-        fields = dict(args.model_config or {})  # type: ignore[arg-type]
-        if head_of(teacher) == "quantile":
-            fields["quantiles"] = teacher.config.quantiles
-        student = load_or_make_model(
-            data.args, ModelArguments(head=head_of(teacher), model_config=fields), data.processor
-        )
-    data.mark(student.config)
-    return student
-
-
-def check_pair(student: Model, teacher: Model, name: str) -> None:
-    """Whether two models speak of the same things.
-
-    Raises:
-        ValueError: what differs.
-    """
-    if head_of(student) != head_of(teacher):
-        raise ValueError(
-            f"{name} is a {head_of(student)} model, the teacher a {head_of(teacher)} one: give two of one head"
-        )
-    names = {
-        "causal_lm": ("num_features", "vocab_size", "pad_token_id", "bar_token_id"),
-        "quantile": ("num_features", "prediction_length", "quantiles"),
-    }.get(head_of(teacher), ("num_features", "prediction_length"))
-    theirs = [(key, getattr(student.config, key), getattr(teacher.config, key)) for key in names]
-    different = [f"{key} {own} against {other}" for key, own, other in theirs if _plain(own) != _plain(other)]
-    if different:
-        raise ValueError(f"{name} differs from the teacher in {', '.join(different)}: both need one processor")
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def teach(
-    student: Model,
-    teacher: Model,
-    data: TrainingData,
-    args: DistillArguments,
-    training_args: SftArguments,
-    *,
-    alpha: float,
-    folder: Path,
-) -> dict[str, Any]:
-    """Trains the student into `folder`; what the report says of it."""
-    training_args = copy.copy(training_args)
-    training_args.output_dir, training_args.early_stopping_patience = str(folder), 0
-    set_seed(training_args.seed)
-    train, valid = data.windows(head_of(teacher), seed=training_args.seed)
-    trainer = make_trainer(
-        student,
-        data.processor,
-        train=train,
-        valid=valid,
-        training_args=training_args,
-        trainer_class=DistillationTrainer,
-        teacher=teacher,
-        temperature=args.temperature,
-        alpha=alpha,
-    )
-    history, valid_loss = train_and_save(trainer, training_args)
-    if trainer.is_world_process_zero():
-        loss_curve(history, folder / "loss.png")
-    return {
-        "windows": {"train": len(train), "valid": len(valid)},
-        "steps": trainer.state.global_step,
-        "valid_loss": valid_loss,
-    }
-
+from ..training.trainer import leave_group
 
 # --- report --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Scores:
-    """One model on the dates after validation: rows by name (`model` is ours), and what they are made from."""
-
-    rows: dict[str, Any]
-    result: WalkForward | None  # classes have no return to score
-
-
-def score(data: TrainingData, model: Model, training_args: SftArguments) -> Scores:
-    if data.args.report_samples and head_of(model) == "classification":
-        train, _ = data.windows("classification", seed=training_args.seed)
-        rows = test_scores(data, model, train, training_args)
-        return Scores({name: row for name, row in rows.items() if name != "verdicts"}, None)
-    return score_returns(data, model, training_args.seed)
-
-
-def score_returns(data: TrainingData, model: Model, seed: int) -> Scores:
-    """Scores of returns; none for classes, or where no samples are wanted."""
-    if data.args.report_samples == 0 or head_of(model) == "classification":
-        return Scores({"model": {}}, None)
-    result = data.walk_forward(model, seed=seed)
-    return Scores({row["model"]: row for row in result.rows(seed)}, result)
-
-
-def against(name: str, a: Scores, b: Scores, seed: int) -> dict[str, Any]:
-    """CRPS of `a` minus that of `b`, called `name`, on the same outcomes at the last step, in numbers and words."""
-    if a.result is None or b.result is None:
-        return {}
-    return a.result.against(b.result, name, seed)
-
-
-def comparison(scores: dict[str, Scores], seed: int) -> dict[str, Any]:
-    """`before`, `after`, one row per model and baseline, and paired differences of the distilled student."""
-    student = scores["student"]
-    baselines = [{**row, "model": name} for name, row in student.rows.items() if name != "model"]
-    named = [{**one.rows["model"], "model": name} for name, one in scores.items() if name != "before"]
-    others = {"teacher": "the teacher", "student_alone": "the student trained alone"}
-    return {
-        "before": scores["before"].rows["model"],
-        "after": student.rows["model"],
-        "rows": [*named, *baselines],
-        "differences": {
-            name: against(words, student, scores[name], seed) for name, words in others.items() if name in scores
-        },
-        "verdicts": None
-        if student.result is None
-        else {name: answer["verdict"] for name, answer in student.result.verdicts(seed).items()},
-    }
-
-
-def costs(models: dict[str, Model], folders: dict[str, Any], data: TrainingData) -> dict[str, dict[str, Any]]:
-    """Size of each model, and milliseconds of a forward pass and of a forecast for one window, all models in turn."""
-    pipes = {name: TsfLlmPipeline(model=model, processor=data.processor) for name, model in models.items()}
-    batch = last_windows(next(iter(pipes.values())), data.series(), 1)
-    options = {"horizon": data.args.horizon, "samples": data.args.report_samples or DataArguments.report_samples}
-    forward = latencies({name: forward_task(pipe, batch) for name, pipe in pipes.items()})
-    whole = latencies({name: forecast_task(pipe, batch, **options) for name, pipe in pipes.items()}, repeats=5)
-    return {
-        name: {
-            "parameters": model.num_parameters(),
-            "bytes": weight_bytes(folders[name]),
-            **{f"forward_{key}": value for key, value in forward[name].items()},
-            **{f"forecast_{key}": value for key, value in whole[name].items()},
-        }
-        for name, model in models.items()
-    }
 
 
 def main(
@@ -375,6 +61,9 @@ def main(
     for given in (base_args.model_name_or_path, args.student_name_or_path):
         if given is not None and Path(given).resolve() == folder.resolve():
             raise ValueError(f"output_dir={folder} is the model {given} itself: choose another folder for the student")
+    check_folder(folder, data_args.data, data_args.market)
+    if args.train_alone:
+        check_folder(folder / "alone")
     name = base_model(base_args, data_args, folder, seed=seed)
     teacher = load_model(name)
     data = read_for_teacher(data_args, name, teacher)
@@ -409,28 +98,6 @@ def main(
         report["seconds"] = round(time.perf_counter() - started, 1)
         write_json(report, folder / "report.json")
     return report
-
-
-def teach_alone(
-    student: Model,
-    teacher: Model,
-    data: TrainingData,
-    args: DistillArguments,
-    training_args: SftArguments,
-    folder: Path,
-) -> dict[str, Any]:
-    """As `teach`, from labels alone. A checkpoint that was named belongs to the distilled student, not to this one."""
-    training_args = copy.copy(training_args)
-    if training_args.resume_from_checkpoint not in (None, "false", "False"):
-        training_args.resume_from_checkpoint = "true"
-    told = teach(student, teacher, data, args, training_args, alpha=0.0, folder=folder)
-    return {key: told[key] for key in ("steps", "valid_loss")}
-
-
-def later_windows(data: TrainingData, teacher: Model) -> WindowDataset:
-    """Windows after validation, an embargo of one horizon behind it."""
-    horizon = data.args.horizon
-    return data.part(head_of(teacher), after=data.split.valid_through, embargo=horizon, stride=horizon)
 
 
 def parse(

@@ -19,7 +19,6 @@ only if it is better on the validation dates. docs/adapters.md shows how to load
 
 import dataclasses
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,44 +27,24 @@ from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
-from ..data_prep.prepare import is_prepared
-from ..data_prep.series import read_data
-from ..evaluation.walk_forward import WalkForward, pool
 from ..training.adapters import (
     LoraArguments,
-    adapter_name,
-    attach,
-    facts,
+    check_adapter,
+    check_tickers,
+    folders_of,
     for_ticker,
     marked,
-    merged,
-    naming,
-    read_facts,
+    pooled_scores,
     read_for_base,
     resumes,
-    same_run,
-    save_adapter,
-    score,
-    train_adapter,
+    run_ticker,
     with_fences_of,
-    with_own_scalers,
 )
 from ..training.arguments import DataArguments, SftArguments
-from ..training.data import TrainingData
-from ..training.models import Model, load_model
+from ..training.checkpoints import check_folder, claim_folder
+from ..training.models import load_model
 from ..training.starting_model import BaseArguments, base_model
 from ..training.trainer import leave_group
-
-RESERVED = ("base", "checkpoints")  # what else lies in the output folder
-
-
-@dataclass(frozen=True)
-class TickerRun:
-    """One ticker: its part of the report, and its test forecasts by the base and with the adapter, if asked for."""
-
-    report: dict[str, Any]
-    before: WalkForward | None
-    after: WalkForward | None
 
 
 def main(
@@ -76,13 +55,17 @@ def main(
     resumes(training_args)  # refuses now what it would refuse after the base
     check_tickers(data_args)
     folder = Path(str(training_args.output_dir))
+    check_folder(folder, data_args.data, data_args.market)
     name = base_model(base_args, dataclasses.replace(data_args, tickers=None), folder, seed=training_args.seed)
     base = load_model(name)
     data = with_fences_of(read_for_base(data_args, name, base.config), base.config)
     tickers = data_args.tickers or list(data.bars[kind_of(data.bars).id].unique())
     folders = folders_of(tickers, folder)
+    for adapter in folders.values():
+        check_adapter(adapter)
     parts = {ticker: for_ticker(data, ticker) for ticker in tickers}
     if training_args.should_save and Path(name).resolve() != folder.resolve():
+        claim_folder(folder)
         base.save_pretrained(folder)
         data.processor.save_pretrained(folder)
 
@@ -106,81 +89,6 @@ def main(
     if training_args.should_save:
         write_json(report, folder / "report.json")
     return report
-
-
-def check_tickers(data_args: DataArguments) -> None:
-    """Refuses an unknown ticker before a base is trained for nothing; a prepared folder is asked later."""
-    if data_args.tickers and not is_prepared(data_args.data):
-        columns = {"value": data_args.value_column, "id": data_args.id_column, "time": data_args.time_column}
-        covariates = [*data_args.past_covariates, *data_args.known_covariates]
-        read_data(data_args.data, data_args.tickers, **columns, covariates=covariates)
-
-
-def folders_of(tickers: list[str], folder: Path) -> dict[str, Path]:
-    """Where each ticker's adapter goes.
-
-    Raises:
-        ValueError: if two tickers, or a ticker and something else, want one folder.
-    """
-    names = [adapter_name(ticker) for ticker in tickers]
-    taken = [name for name in names if names.count(name) > 1 or name in RESERVED]
-    if taken:
-        raise ValueError(
-            f"tickers {tickers}: folder {taken[0]} is wanted twice; train these in separate output folders"
-        )
-    return {ticker: folder / name for ticker, name in zip(tickers, names, strict=True)}
-
-
-def run_ticker(
-    base: Model,
-    data: TrainingData,
-    lora_args: LoraArguments,
-    training_args: SftArguments,
-    *,
-    ticker: str,
-    folder: Path,
-    link: str,
-) -> TickerRun:
-    """Scores the base, trains an adapter (or takes the finished one when resuming), scores it, saves it.
-
-    Raises:
-        ValueError: if the ticker has too few bars, naming it.
-    """
-    seed, scored = training_args.seed, data.args.report_samples > 0
-    with naming(ticker):
-        own = with_own_scalers(data, ticker) if data.args.per_ticker else data
-        before = data.walk_forward(base, seed=seed) if scored else None
-        about = facts(base, own, lora_args, training_args, ticker=ticker)
-        if resumes(training_args) and same_run(folder, about):
-            model, training = attach(base, folder), read_facts(folder)["training"]
-        else:
-            work = folder.parent / "checkpoints" / folder.name
-            model, training = train_adapter(base, own, lora_args, training_args, about=about, work=work)
-            if training_args.should_save:
-                save_adapter(model, own.processor, folder, {**about, "training": training}, base_model=link)
-    after = own.walk_forward(merged(model), seed=seed) if scored else None
-    model.unload()  # the base is the base again
-    return TickerRun({"folder": folder.name, **training, **scores(before, after, seed)}, before, after)
-
-
-def scores(before: WalkForward | None, after: WalkForward | None, seed: int) -> dict[str, Any]:
-    """The model's rows without and with the adapter, and their paired difference."""
-    if before is None or after is None:
-        return {"before": {}, "after": {}}
-    rows = {"before": score(before, seed)["model"], "after": score(after, seed)["model"]}
-    return {**rows, **after.against(before, "the base", seed)}
-
-
-def pooled_scores(runs: list[TickerRun], seed: int) -> dict[str, Any]:
-    """All tickers together, beside the baselines."""
-    befores = [run.before for run in runs if run.before is not None]
-    afters = [run.after for run in runs if run.after is not None]
-    if not befores:
-        return scores(None, None, seed)
-    before, after = pool(befores), pool(afters)
-    baselines = {name: row for name, row in score(after, seed).items() if name != "model"}
-    verdicts = {name: answer["verdict"] for name, answer in after.verdicts(seed).items()}
-    return {**scores(before, after, seed), "baselines": baselines, "verdicts": verdicts}
 
 
 def parse(

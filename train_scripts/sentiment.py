@@ -22,18 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from sklearn.metrics import precision_recall_fscore_support
-from sklearn.model_selection import train_test_split
-from sklearn.utils.class_weight import compute_class_weight
-from torch.utils.data import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
-    Trainer,
     set_seed,
 )
 
@@ -41,13 +35,19 @@ from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
-from ..data_prep.sources import _plain_name, _read_csv, _read_parquet, _stripped
-from ..training.arguments import SftArguments
+from ..training.checkpoints import check_folder
+from ..training.sentiment import (
+    LABELS,
+    LabelledTexts,
+    SentimentArguments,
+    WeightedTrainer,
+    inverse_shares,
+    predict,
+    read_labelled,
+    scores,
+    split,
+)
 from ..training.trainer import resumable
-
-LABELS = ("negative", "neutral", "positive")
-FEWEST = 10  # texts of each label, so that each part has some
-REPETITIONS = 1000  # of the bootstrap
 
 
 @dataclass
@@ -70,65 +70,10 @@ class TextArguments:
             raise ValueError(f"valid_share={self.valid_share}, test_share={self.test_share}: leave some for training")
 
 
-@dataclass
-class SentimentArguments(SftArguments):
-    """The training arguments of the other scripts, with defaults for fine-tuning an encoder."""
-
-    output_dir: str | None = field(default="outputs/sentiment", metadata={"help": "where model and report.json go"})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "texts per step and device"})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "texts per validation step and device"})
-    num_train_epochs: float = field(default=4, metadata={"help": "passes over the training texts"})
-    learning_rate: float = field(default=5e-5, metadata={"help": "peak learning rate of AdamW"})
-    weight_decay: float = field(default=0.01, metadata={"help": "weight decay of AdamW"})
-    class_weights: str = field(
-        default="balanced", metadata={"help": "balanced: weigh classes by the inverse of their share; or none"}
-    )
-    early_stopping_patience: int = field(
-        default=2, metadata={"help": "validations without a better loss before training stops; 0 switches it off"}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.class_weights not in ("balanced", "none"):
-            raise ValueError(f"class_weights={self.class_weights}: give balanced or none")
-
-
-class LabelledTexts(Dataset):
-    """Tokens and class of each text."""
-
-    def __init__(self, frame: pd.DataFrame, tokenizer: Any, max_tokens: int):
-        self.rows = [
-            {**tokenizer(text, truncation=True, max_length=max_tokens), "labels": LABELS.index(label)}
-            for text, label in zip(frame["text"], frame["label"], strict=True)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
-
-
-class WeightedTrainer(Trainer):
-    """Trainer whose cross entropy weighs the classes; validation likewise."""
-
-    loss_is_scaled_for_ga = False  # a mean per batch: the Trainer divides it by the accumulated batches
-
-    def __init__(self, *args: Any, weights: torch.Tensor | None, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.weights = weights
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs["labels"]
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-        weights = None if self.weights is None else self.weights.to(labels.device)
-        loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, weight=weights)
-        return (loss, outputs) if return_outputs else loss
-
-
 def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
+    check_folder(training_args.output_dir, text_args.data, text_args.encoder)
     set_seed(training_args.seed)
     frame = read_labelled(text_args.data)
     parts = split(frame, text_args.valid_share, text_args.test_share, training_args.seed)
@@ -178,103 +123,6 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
     if trainer.is_world_process_zero():
         write_json(report, Path(training_args.output_dir) / "report.json")
     return report
-
-
-def read_labelled(path: str | Path) -> pd.DataFrame:
-    """CSV or parquet -> distinct `text, label`, labels in lower case.
-
-    Raises:
-        ValueError: names the file, the row and the remedy; so does FileNotFoundError for a path that does not exist.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; name a CSV or parquet file with the columns text and label.")
-    raw = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    found = {_plain_name(name): name for name in reversed(raw.columns)}
-    if missing := [name for name in ("text", "label") if name not in found]:
-        listed = ", ".join(map(str, raw.columns))
-        raise ValueError(f"{path} has no column {' and no '.join(missing)}; found: {listed}. Rename its columns.")
-    frame = pd.DataFrame({"text": _stripped(raw[found["text"]]), "label": _stripped(raw[found["label"]]).str.lower()})
-    if (bad := np.flatnonzero(~frame["label"].isin(LABELS))).size:
-        held = frame["label"].iloc[bad[0]]
-        raise ValueError(f"{path}, row {bad[0] + 1}: label '{held}'; the labels are {', '.join(LABELS)}.")
-    if (bad := np.flatnonzero(frame["text"] == "")).size:
-        raise ValueError(f"{path}, row {bad[0] + 1}: the text is empty; drop the row.")
-    same = frame["text"].str.lower().str.replace(r"\s+", " ", regex=True)
-    if (bad := np.flatnonzero(frame.groupby(same)["label"].transform("nunique") > 1)).size:
-        text = frame["text"].iloc[bad[0]][:60]
-        raise ValueError(f"{path}, row {bad[0] + 1}: '{text}' has two labels; keep one of its rows.")
-    frame = frame[~same.duplicated()].reset_index(drop=True)
-    counts = frame["label"].value_counts().reindex(LABELS, fill_value=0)
-    if counts.min() < FEWEST:
-        raise ValueError(f"{path}: {counts.min()} distinct texts are {counts.idxmin()}; {FEWEST} of each are needed.")
-    return frame
-
-
-def split(frame: pd.DataFrame, valid_share: float, test_share: float, seed: int) -> dict[str, pd.DataFrame]:
-    """`train`, `valid` and `test` with the same shares of labels, one text at least of each label in each part."""
-
-    def apart(some: pd.DataFrame, share: float) -> list[pd.DataFrame]:
-        return train_test_split(some, test_size=share, stratify=some["label"], random_state=seed)
-
-    rest, test = apart(frame, test_share)
-    train, valid = apart(rest, valid_share / (1 - test_share))
-    for name, part in (("training", train), ("validation", valid), ("test", test)):
-        if missing := sorted(set(LABELS) - set(part["label"])):
-            raise ValueError(f"no {missing[0]} text is left for {name}: choose other shares or take more texts")
-    parts = {"train": train, "valid": valid, "test": test}
-    return {name: part.sort_index().reset_index(drop=True) for name, part in parts.items()}
-
-
-def inverse_shares(labels: pd.Series) -> torch.Tensor:
-    """Weights per class whose mean over the texts is 1, float32 `[3]`.
-
-    >>> inverse_shares(pd.Series(["negative", "neutral", "neutral", "positive"])).tolist()[:2]
-    [1.3333333730697632, 0.6666666865348816]
-    """
-    weights = compute_class_weight("balanced", classes=np.array(LABELS), y=labels)
-    return torch.tensor(weights, dtype=torch.float32)
-
-
-def predict(trainer: Trainer, texts: LabelledTexts) -> np.ndarray:
-    """The label of each text, `[N]`."""
-    trainer.args.prediction_loss_only = False
-    return np.array(LABELS)[trainer.predict(texts).predictions.argmax(-1)]
-
-
-def scores(truth: np.ndarray, guess: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
-    """Accuracy and macro F1 with 95 % intervals, precision, recall and F1 per class, and the confusion matrix.
-
-    A class that is never guessed has precision 0; one that never occurs has recall 0.
-    """
-    counts, rng = confusion(truth, guess), np.random.default_rng(seed)
-    drawn = (rng.integers(0, len(truth), len(truth)) for _ in range(REPETITIONS))
-    again = [summary(confusion(truth[rows], guess[rows])) for rows in drawn]
-    found: dict[str, Any] = {"texts": len(truth)}
-    for name, value in summary(counts).items():
-        found[name] = round(value, 4)
-        found[f"{name}_ci95"] = np.quantile([one[name] for one in again], (0.025, 0.975)).round(4).tolist()
-    per_class = precision_recall_fscore_support(truth, guess, labels=LABELS, zero_division=0)
-    precision, recall, f1, texts = (part.round(4).tolist() for part in per_class)
-    found["classes"] = {
-        name: {"precision": precision[i], "recall": recall[i], "f1": f1[i], "texts": texts[i]}
-        for i, name in enumerate(LABELS)
-    }
-    return {**found, "confusion": {"rows": "truth", "columns": list(LABELS), "counts": counts.tolist()}}
-
-
-def confusion(truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """`[3,3]`: truth by guess. scikit-learn's checks would make the bootstrap forty times as slow."""
-    i, j = (np.searchsorted(LABELS, values) for values in (truth, guess))  # LABELS are sorted
-    return np.bincount(len(LABELS) * i + j, minlength=len(LABELS) ** 2).reshape(len(LABELS), len(LABELS))
-
-
-def summary(counts: np.ndarray) -> dict[str, float]:
-    hits, f1_parts = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)
-    return {
-        "accuracy": float(hits.sum() / counts.sum()),
-        "macro_f1": float((2 * hits / np.maximum(f1_parts, 1)).mean()),
-    }
 
 
 def parse(arguments: list[str] | None = None) -> tuple[TextArguments, SentimentArguments]:

@@ -16,7 +16,6 @@ Design choices:
 import copy
 import dataclasses
 import json
-import os
 import re
 import shutil
 import warnings
@@ -32,13 +31,14 @@ from torch import nn
 from transformers import set_seed
 
 from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
-from ..bars_tsf_llm import day_end, kind_of
-from ..common.files import write_json, write_text
+from ..bars_tsf_llm import kind_of
+from ..common.files import WRITTEN, adopt, check_ours, has_keys, replace_folder, write_json, write_text
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
+from ..data_prep.sources import read_data
 from ..data_prep.windows import Split
-from ..evaluation.walk_forward import WalkForward
+from ..evaluation.walk_forward import WalkForward, pool
 from ..modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.cards import adapter_card
@@ -49,6 +49,11 @@ from .models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest
 from .trainer import make_trainer, train_and_save
 
 SETTINGS = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "seed")
+BY = "adapters"
+ADAPTER_OUTPUTS = (  # of a folder with an adapter
+    *(ADAPTER_CONFIG, ADAPTER_FACTS, "adapter_model.safetensors", "README.md", "report.json", "runs"),
+    *("processor_config.json", "tokenizer_config.json", "*_tsf_llm.py"),
+)
 EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 
 
@@ -128,7 +133,8 @@ def for_ticker(data: TrainingData, ticker: str) -> TrainingData:
     if ticker not in known:
         listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
         raise ValueError(f"no ticker {ticker!r} with bars enough in {data.args.data}; it holds {listed}")
-    return dataclasses.replace(data, bars=data.bars[data.bars[id_column] == ticker].reset_index(drop=True))
+    bars = data.bars[data.bars[id_column] == ticker].reset_index(drop=True)
+    return dataclasses.replace(data, bars=bars, series=[series for series in data.series if series.ticker == ticker])
 
 
 @contextmanager
@@ -143,15 +149,9 @@ def naming(ticker: str) -> Iterator[None]:
 def with_own_scalers(data: TrainingData, ticker: str) -> TrainingData:
     """The base's processor plus scalers of this ticker, fitted on its training dates."""
     processor = copy.deepcopy(data.processor)
-    extractor = processor.feature_extractor
-    fitted = copy.deepcopy(extractor)
-    fitted.per_ticker = False
-    fitted.fit(data.bars, data.split.train_through, market=data.market)
-    extractor.per_ticker = True
-    extractor.center = {**extractor.center, ticker: fitted.center["*"]}
-    extractor.scale = {**extractor.scale, ticker: fitted.scale["*"]}
-    extractor.fitted_through = max(extractor.fitted_through, fitted.fitted_through, key=day_end)
-    return dataclasses.replace(data, processor=processor)
+    processor.feature_extractor.fit_ticker(ticker, data.bars, data.split.train_through, market=data.market)
+    series = processor.encode(data.bars, market=data.market)
+    return dataclasses.replace(data, processor=processor, series=series)
 
 
 def lora_config(model: Model, args: LoraArguments) -> LoraConfig:
@@ -252,7 +252,10 @@ def train_adapter(
     training_args.output_dir = str(work)
     with training_args.main_process_first():
         if not (resumes(training_args) and same_run(work, about)):
-            shutil.rmtree(work, ignore_errors=True)
+            if work.exists():
+                if not read_facts(work):
+                    raise ValueError(f"{work} holds no checkpoints of an adapter, which go there: move it away")
+                shutil.rmtree(work)
             write_json(about, work / ADAPTER_FACTS)
     set_seed(training_args.seed)
     objective = "causal_lm" if base.can_generate() else base.config.prediction_type
@@ -319,19 +322,29 @@ def save_adapter(
     model: PeftModel, processor: TsfLlmProcessor, folder: Path, about: dict[str, Any], *, base_model: str
 ) -> None:
     """Adapter, processor, `adapter.json` and a card; the folder appears whole or not at all."""
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     model.peft_config["default"].base_model_name_or_path = base_model
-    try:
+
+    def write(unfinished: Path) -> None:
         model.save_pretrained(unfinished, save_embedding_layers=False)
         processor.save_pretrained(unfinished)
         write_json(about, unfinished / ADAPTER_FACTS)
         card = adapter_card(adapter_facts(unfinished, folder.name), None, base=base_model)
         write_text(card, unfinished / "README.md")
-        if (folder / ADAPTER_CONFIG).is_file():
-            shutil.rmtree(folder)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+    check_adapter(folder)
+    replace_folder(folder, write, by=BY)
+
+
+def check_adapter(folder: Path) -> None:
+    """Whether an adapter may be written there: nothing is, but what a training of adapters wrote.
+
+    Raises:
+        ValueError: naming a file of somebody else.
+    """
+    files = (folder / name for name in (ADAPTER_FACTS, "report.json"))
+    if not (folder / WRITTEN).is_file() and any(has_keys(path, ("ticker", "base_digest")) for path in files):
+        adopt(folder, ADAPTER_OUTPUTS, by=BY)
+    check_ours(folder, by=BY)
 
 
 # --- scores --------------------------------------------------------------------------------------------------------
@@ -344,7 +357,7 @@ def score(result: WalkForward, seed: int = 0) -> dict[str, dict[str, Any]]:
 
 def validation(data: TrainingData, model: Model, *, seed: int = 0) -> WalkForward:
     """Forecasts on the validation dates. No outcome lies behind the fence, where the test begins."""
-    inside = dataclasses.replace(data, bars=data.bars[data.bars["timestamp"] <= data.split.valid_through])
+    inside = dataclasses.replace(data, series=data.known_by(data.split.valid_through))
     start = data.split.train_through + pd.Timedelta(1, "ns")
     return inside.walk_forward(model, seed=seed, start=start, end=data.split.valid_through)
 
@@ -372,3 +385,89 @@ def mixed(base: Model, folders: Sequence[str | Path]) -> PeftModel:
         for name, folder in zip(names[1:], folders[1:], strict=True):
             model.load_adapter(str(folder), adapter_name=name)
     return model.eval()
+
+
+RESERVED = ("base", "checkpoints")  # what else lies in the output folder
+
+
+@dataclass(frozen=True)
+class TickerRun:
+    """One ticker: its part of the report, and its test forecasts by the base and with the adapter, if asked for."""
+
+    report: dict[str, Any]
+    before: WalkForward | None
+    after: WalkForward | None
+
+
+def check_tickers(data_args: DataArguments) -> None:
+    """Refuses an unknown ticker before a base is trained for nothing; a prepared folder is asked later."""
+    if data_args.tickers and not is_prepared(data_args.data):
+        covariates = [*data_args.past_covariates, *data_args.known_covariates]
+        read_data(data_args.data, data_args.tickers, columns=data_args.columns, covariates=covariates)
+
+
+def folders_of(tickers: list[str], folder: Path) -> dict[str, Path]:
+    """Where each ticker's adapter goes.
+
+    Raises:
+        ValueError: if two tickers, or a ticker and something else, want one folder.
+    """
+    names = [adapter_name(ticker) for ticker in tickers]
+    taken = [name for name in names if names.count(name) > 1 or name in RESERVED]
+    if taken:
+        raise ValueError(
+            f"tickers {tickers}: folder {taken[0]} is wanted twice; train these in separate output folders"
+        )
+    return {ticker: folder / name for ticker, name in zip(tickers, names, strict=True)}
+
+
+def run_ticker(
+    base: Model,
+    data: TrainingData,
+    lora_args: LoraArguments,
+    training_args: SftArguments,
+    *,
+    ticker: str,
+    folder: Path,
+    link: str,
+) -> TickerRun:
+    """Scores the base, trains an adapter (or takes the finished one when resuming), scores it, saves it.
+
+    Raises:
+        ValueError: if the ticker has too few bars, naming it.
+    """
+    seed, scored = training_args.seed, data.args.report_samples > 0
+    with naming(ticker):
+        own = with_own_scalers(data, ticker) if data.args.per_ticker else data
+        before = data.walk_forward(base, seed=seed) if scored else None
+        about = facts(base, own, lora_args, training_args, ticker=ticker)
+        if resumes(training_args) and same_run(folder, about):
+            model, training = attach(base, folder), read_facts(folder)["training"]
+        else:
+            work = folder.parent / "checkpoints" / folder.name
+            model, training = train_adapter(base, own, lora_args, training_args, about=about, work=work)
+            if training_args.should_save:
+                save_adapter(model, own.processor, folder, {**about, "training": training}, base_model=link)
+    after = own.walk_forward(merged(model), seed=seed) if scored else None
+    model.unload()  # the base is the base again
+    return TickerRun({"folder": folder.name, **training, **scores(before, after, seed)}, before, after)
+
+
+def scores(before: WalkForward | None, after: WalkForward | None, seed: int) -> dict[str, Any]:
+    """The model's rows without and with the adapter, and their paired difference."""
+    if before is None or after is None:
+        return {"before": {}, "after": {}}
+    rows = {"before": score(before, seed)["model"], "after": score(after, seed)["model"]}
+    return {**rows, **after.against(before, "the base", seed)}
+
+
+def pooled_scores(runs: list[TickerRun], seed: int) -> dict[str, Any]:
+    """All tickers together, beside the baselines."""
+    befores = [run.before for run in runs if run.before is not None]
+    afters = [run.after for run in runs if run.after is not None]
+    if not befores:
+        return scores(None, None, seed)
+    before, after = pool(befores), pool(afters)
+    baselines = {name: row for name, row in score(after, seed).items() if name != "model"}
+    verdicts = {name: answer["verdict"] for name, answer in after.verdicts(seed).items()}
+    return {**scores(before, after, seed), "baselines": baselines, "verdicts": verdicts}

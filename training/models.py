@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from ..common.errors import from_folder
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from ..processing_tsf_llm import TsfLlmProcessor
 
 ADAPTER_CONFIG, ADAPTER_FACTS = "adapter_config.json", "adapter.json"
-
 
 Model = TsfLlmForCausalLM | TsfLlmForPrediction
 
@@ -80,6 +80,31 @@ def load_model(model: str | Path) -> Model:
         raise ValueError(f"{name} holds a {fields.get('model_type')!r} model, not a {TsfLlmConfig.model_type!r} one")
     is_head = fields.get("architectures") == [TsfLlmForPrediction.__name__]
     return from_folder(TsfLlmForPrediction if is_head else TsfLlmForCausalLM, name)
+
+
+def load_causal_lm(model: str | Path, purpose: str) -> TsfLlmForCausalLM:
+    """`load_model` for what needs sampled paths; `purpose` says so in the complaint.
+
+    Raises:
+        ValueError: the model has a head instead.
+    """
+    loaded = load_model(model)
+    if not loaded.can_generate():
+        raise ValueError(f"{model} has a head for numbers and samples no paths: {purpose} a causal LM")
+    return loaded
+
+
+def load_processor(model: str | Path) -> TsfLlmProcessor:
+    """The processor that lies beside a model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if Path(model).is_dir() and not (Path(model) / PROCESSOR_NAME).is_file():
+        raise ValueError(
+            f"{model} holds no processor (no {PROCESSOR_NAME}): copy it whole from the folder of its training"
+        )
+    return TsfLlmProcessor.from_pretrained(model)
 
 
 def digest(model: nn.Module) -> str:

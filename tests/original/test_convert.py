@@ -1,7 +1,7 @@
 """`tsf-llm convert`: every kind of source gives a folder that computes the same; a bad one gives one line and nothing.
 
-That the numbers are the original's own is tested in `test_legacy_tsf_llm.py`; here they are compared once more after
-the way through the files."""
+That the numbers are the original's own is tested in `test_original_modeling_tsf_llm.py`; here they are compared once
+more after the way through the files."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from tsf_llm.modeling_tsf_llm import CODE_FILES, TsfLlmForPrediction
 from tsf_llm.original.convert import convert, rope_theta
 from tsf_llm.serving.cli import app
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "seed"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "original"
 PLAIN, MIXED = "tiny_standard_rmsnorm_q0_regression", "tiny_mixed_rmsnorm_q0_regression"
 FULL_IO = FIXTURES / "full_27M_io.safetensors"
 SMALL_Q = "layers.1.attention.q_proj.weight"

@@ -14,6 +14,7 @@ from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.train_scripts import lora
+from tsf_llm.training import adapters
 
 
 @pytest.fixture(scope="module")
@@ -197,9 +198,9 @@ def test_a_ticker_too_short_and_names_that_collide_are_refused(adapt, make_bars,
     with pytest.raises(ValueError, match="NEW"):
         adapt(tmp_path / "out", data=tmp_path / "new.csv", tickers="NEW")
     with pytest.raises(ValueError, match=r"folder B-A is wanted twice"):
-        lora.folders_of(["B.A", "B-A"], tmp_path)
+        adapters.folders_of(["B.A", "B-A"], tmp_path)
     with pytest.raises(ValueError, match=r"folder base is wanted twice"):
-        lora.folders_of(["base"], tmp_path)
+        adapters.folders_of(["base"], tmp_path)
 
 
 def test_the_shipped_configs_are_complete(command_line):

@@ -1,26 +1,13 @@
-"""What trl lacks for price paths: pairs read and split by date, their collator, and two small trainers.
+"""Preference pairs read, checked against the model that they are to tune, and split by date.
 
-Design choices:
-* A causal LM scores a path as a language model scores a completion: the sum of its tokens' log-probabilities after the
-  bars. trl does that as it is; only its preparation of text is left out.
-* A regression head gives one number per step and no probability. It gets one from a stated noise model: the return of
-  each step is Student-t about the head's, with degrees of freedom and scale that fit the base model's residuals on the
-  training dates and then stay. The log-density of a path stands where its log-probability would.
-* While a policy is tuned, it runs as it does when it forecasts and as its reference does: no dropout in attention or
-  anywhere else, no hidden patches, stored batch statistics. Otherwise the two would differ before the first step.
-* The losses that balance experts and train a front end are left out: a loss is then the preference loss and nothing
-  else. The routers start balanced, and few pairs move them little.
-* Pairs are dated. Those whose outcome lies behind the training fence never train, and are counted.
+Pairs are dated. Those whose outcome lies behind the training fence never train, and are counted.
 
-Shapes: N pairs, B pairs of a batch, T bars, F features, P steps; chosen rows of a batch come first, [2B].
+Shapes: N pairs, T bars, F features, P steps.
 """
 
-import copy
-import functools
 import json
-import types
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,50 +16,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
-import torch.nn.functional as F
 from datasets import Dataset, Features, Value
 from datasets import Sequence as ListOf
-from peft import LoraConfig, PeftModel
-from scipy import stats
-from transformers import GenerationConfig, Trainer
-from transformers.modeling_layers import GradientCheckpointingLayer
-from trl import DPOTrainer
-from trl.trainer.utils import FusedCausalLMOutput
+from transformers import TrainingArguments
+from transformers.utils import logging
 
 from ..bars_tsf_llm import kind_of
-from ..data_prep.windows import Split
+from ..data_prep.windows import Split, fence
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
+from ..training.data import TrainingData
+from .pairs import PairArguments, build
 
+logger = logging.get_logger(__name__)
 NEEDED = ("ticker", "origin", "past_values", "attention_mask", "chosen_ids", "rejected_ids")
-ROWS_AT_ONCE = 256
+READ_AT_ONCE = 256
 HELD_OUT = 0.1  # of pairs without pairs of validation dates
-FEWEST_DF, MOST_DF = 2.1, 100.0  # a variance exists; beyond, Student-t is normal
-LORA_MODULES = (
-    "q_proj",
-    "q_a_proj",
-    "q_b_proj",
-    "k_proj",
-    "v_proj",
-    "kv_a_proj_with_mqa",
-    "kv_b_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-)
-LORA_PARAMETERS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
-
-
-def lora_config(r: int, alpha: float) -> LoraConfig:
-    """Low-rank updates of attention, the shared expert and the routed experts; the router stays as it is."""
-    return LoraConfig(
-        r=r, lora_alpha=alpha, target_modules=list(LORA_MODULES), target_parameters=list(LORA_PARAMETERS)
-    )
-
-
-# --- reading pairs -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -132,7 +91,7 @@ class Reader:
         if missing:
             raise ValueError(f"{path} lacks {', '.join(missing)}: pairs are written by build_preferences")
         first = 0
-        for chunk in file.iter_batches(ROWS_AT_ONCE, columns=list(NEEDED)):
+        for chunk in file.iter_batches(READ_AT_ONCE, columns=list(NEEDED)):
             self._check_chunk(chunk, path, first)
             first += len(chunk)
         if not first:
@@ -356,204 +315,88 @@ def embargo_end(bars: pd.DataFrame, fence: pd.Timestamp, horizon: int) -> pd.Tim
     return pd.Timestamp(times[horizon - 1])
 
 
-# --- batches and scores --------------------------------------------------------------------------------------------
+# --- given or built ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class PreferenceCollator:
-    """Pairs -> the batch that trl's `DPOTrainer` expects, with the bars beside it.
+@dataclass
+class PreferenceArguments:
+    """Which pairs."""
 
-    `input_ids`, `attention_mask`, `completion_mask` `[2B,T+P]` and `past_values [2B,T,F]`; windows of different
-    lengths are padded on the left. For a regression head the tokens are zeros and `steps [2B,P]` are the returns.
-    """
+    _argument_group_name = "preferences"
 
-    bar_token_id: int
-    numbers: bool = False
+    preferences: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder or .parquet of build_preferences, or a .jsonl; by default built from the base model"
+        },
+    )
+    utility: str = field(default=PairArguments.utility, metadata={"help": "built pairs: crps, pnl or drawdown"})
+    pair_samples: int = field(default=PairArguments.samples, metadata={"help": "built pairs: paths per origin"})
+    pair_stride: int | None = field(
+        default=None, metadata={"help": "built pairs: bars between training origins; by default the horizon"}
+    )
+    min_margin: float = field(default=PairArguments.min_margin, metadata={"help": "built pairs: least utility apart"})
+    cost_bp: float = field(
+        default=PairArguments.cost_bp,
+        metadata={"help": "basis points per unit of turnover, in pairs and in the report"},
+    )
+    drawdown_weight: float = field(
+        default=PairArguments.drawdown_weight, metadata={"help": "drawdown: its weight against the profit"}
+    )
 
-    def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        windows = [np.asarray(pair["past_values"], dtype=np.float32) for pair in pairs]
-        masks = [np.asarray(pair["attention_mask"], dtype=np.int64) for pair in pairs]
-        T = max(len(window) for window in windows)
-        past_values = np.stack([np.pad(window, ((T - len(window), 0), (0, 0))) for window in windows])
-        mask = np.stack([np.pad(one, (T - len(one), 0)) for one in masks])
-        steps = np.stack([np.asarray(pair[name]) for name in ("chosen", "rejected") for pair in pairs])  # [2B,P]
-        past_values, mask = (np.concatenate((half, half)) for half in (past_values, mask))
-        known = np.ones(steps.shape, dtype=np.int64)
-        tokens = np.zeros_like(known) if self.numbers else steps.astype(np.int64)
-        batch = {
-            "input_ids": np.concatenate((np.full(mask.shape, self.bar_token_id), tokens), axis=1),
-            "attention_mask": np.concatenate((mask, known), axis=1),
-            "completion_mask": np.concatenate((np.zeros_like(mask), known), axis=1),
-            "past_values": past_values.astype(np.float32),
-        }
-        if self.numbers:
-            batch["steps"] = steps.astype(np.float32)
-        for name in ("ref_chosen_logps", "ref_rejected_logps"):
-            if name in pairs[0]:
-                batch[name] = np.array([pair[name] for pair in pairs], dtype=np.float32)
-        return {name: torch.from_numpy(values) for name, values in batch.items()}
+    def __post_init__(self) -> None:
+        self.settings(horizon=1, seed=0)
 
-
-@dataclass(frozen=True)
-class Noise:
-    """Student-t noise about a regression head's return of each step, in units of sigma; the steps independent."""
-
-    df: float
-    scale: float
-
-    @classmethod
-    def fit(cls, residuals: np.ndarray) -> "Noise":
-        """Maximum likelihood about zero.
-
-        Raises:
-            ValueError: for residuals that are all zero, or none.
-        """
-        residuals = residuals[np.isfinite(residuals)]
-        if not len(residuals) or np.ptp(residuals) == 0:
-            raise ValueError("the base model leaves no residuals to fit the noise to: give more pairs or windows")
-        df, _, scale = stats.t.fit(residuals, floc=0.0)
-        return cls(float(np.clip(df, FEWEST_DF, MOST_DF)), float(scale))
-
-    def log_density(self, prediction_BP: torch.Tensor, steps_BP: torch.Tensor) -> torch.Tensor:
-        """log p of each step's return, `[B,P]`; the head's numbers are cumulative."""
-        return torch.distributions.StudentT(self.df, per_step(prediction_BP), self.scale).log_prob(steps_BP)
-
-
-def per_step(cumulative_BP: torch.Tensor) -> torch.Tensor:
-    """Returns of each step.
-
-    >>> per_step(torch.tensor([[1.0, 3.0]])).tolist()
-    [[1.0, 2.0]]
-    """
-    return torch.diff(cumulative_BP, dim=1, prepend=torch.zeros_like(cumulative_BP[:, :1]))
-
-
-@torch.inference_mode()
-def log_probs(
-    model: TsfLlmForCausalLM | TsfLlmForPrediction,
-    pairs: Dataset,
-    collate: PreferenceCollator,
-    noise: Noise | None = None,
-    batch_size: int = 128,
-) -> np.ndarray:
-    """Log-probabilities, or log-densities under `noise`, of chosen and rejected paths, float64 `[N,2]`."""
-    training = model.training
-    model.eval()
-    parts = []
-    for start in range(0, len(pairs), batch_size):
-        rows = [pairs[i] for i in range(start, min(start + batch_size, len(pairs)))]
-        batch = {name: values.to(model.device) for name, values in collate(rows).items()}
-        parts.append(_score(model, batch, noise).view(2, -1).T.double().cpu().numpy())
-    model.train(training)
-    return np.concatenate(parts)
-
-
-def _score(model: Any, batch: dict[str, torch.Tensor], noise: Noise | None) -> torch.Tensor:
-    """Log-probability of each row, `[2B]`."""
-    T = batch["past_values"].shape[1]
-    if noise is not None:
-        mask = batch["attention_mask"][:, :T]
-        prediction = model(past_values=batch["past_values"], attention_mask=mask).prediction
-        return noise.log_density(prediction, batch["steps"]).sum(-1)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "past_values")}
-    tokens = batch["input_ids"][:, T:]
-    logits = model(**inputs, logits_to_keep=tokens.shape[1] + 1, use_cache=False).logits[:, :-1]
-    return logits.float().log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1).sum(-1)
-
-
-# --- trainers ------------------------------------------------------------------------------------------------------
-
-
-def steady(model: torch.nn.Module) -> None:
-    """Every layer as in forecasting; only the model as a whole, and what saves memory by it, knows that it trains."""
-    for module in model.modules():
-        if module is not model and not isinstance(module, GradientCheckpointingLayer):
-            module.training = False
-
-
-def reference_copy(model: Any) -> Any:
-    """The model as it is now, frozen."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-class SteadyTrainer(Trainer):
-    """What the trainers of trl share here: how the model runs, and what is saved."""
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """None: trl's speaks of text and chats."""
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Checkpoints as transformers saves them. The end of a run with low-rank updates is the merged model, which
-        `from_pretrained` loads, and the updates alone in `adapter/`."""
-        model = self.accelerator.unwrap_model(self.model)
-        if _internal_call or not isinstance(model, PeftModel):
-            super().save_model(output_dir, _internal_call)
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        super().save_model(str(folder / "adapter"))
-        if self.args.should_save:
-            (folder / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle
-            copy.deepcopy(model).merge_and_unload().save_pretrained(folder)
-            self.processing_class.save_pretrained(folder)
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.model.training:
-            steady(self.model)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-
-class TsfLlmDPOTrainer(SteadyTrainer, DPOTrainer):
-    """trl's `DPOTrainer` for pairs of `Reader` and batches of `PreferenceCollator`."""
-
-    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
-        return dataset  # nothing to put into a chat template or to tokenize
-
-
-class RegressionDPOTrainer(TsfLlmDPOTrainer):
-    """The same for a regression head: the log-density under `noise` stands where the log-probability would."""
-
-    def __init__(self, *args: Any, noise: Noise, **kwargs: Any):
-        self.noise = noise
-        model = kwargs["model"]
-        model.generation_config = GenerationConfig()  # trl notes the padding token there
-        super().__init__(*args, **kwargs)
-        for one in (self.model, self.ref_model):
-            if one is not None:
-                self._score_numbers(one)
-
-    def compute_ref_log_probs(self, model, inputs):
-        self._score_numbers(model)  # already while trl's own constructor runs, if references are precomputed
-        return super().compute_ref_log_probs(model, inputs)
-
-    def _score_numbers(self, model: Any) -> None:
-        """Puts our scoring where trl has put the one for tokens."""
-        inner = self.accelerator.unwrap_model(model)
-        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-        inner.forward = types.MethodType(_density_forward(self.noise), inner)
-
-
-def _density_forward(noise: Noise) -> Any:
-    """A `forward` that answers `fused_lm_head=True`, trl's question for log-probabilities, with log-densities."""
-
-    @functools.wraps(TsfLlmForPrediction.forward)
-    def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        if not fused_lm_head:
-            return type(self).forward(self, *args, **kwargs)
-        steps, past_values, labels = kwargs["steps"], kwargs["past_values"], kwargs["labels"]
-        T = past_values.shape[1]
-        mask = kwargs["attention_mask"][:, :T]
-        prediction = type(self).forward(self, past_values=past_values, attention_mask=mask).prediction
-        mean = per_step(prediction.detach())
-
-        def placed(values: torch.Tensor) -> torch.Tensor:  # position t speaks of what comes at t + 1
-            return F.pad(values, (T - 1, 0))
-
-        return FusedCausalLMOutput(
-            log_probs=placed(noise.log_density(prediction, steps)),
-            entropy=placed(torch.zeros_like(steps)),  # fixed noise: the same for all
-            mean_logits=placed(mean),  # trl logs it as logits/chosen
-            is_top1=placed(mean.sign() == steps.sign()),  # and the share of right directions as mean_token_accuracy
-            label_mask=labels[:, 1:] != -100,
+    def settings(self, *, horizon: int, seed: int, **dates: Any) -> PairArguments:
+        """What `build_preferences` takes. Raises a `ValueError` for values that cannot be."""
+        return PairArguments(
+            utility=self.utility,
+            horizon=horizon,
+            samples=self.pair_samples,
+            stride=dates.pop("stride", None) or horizon,
+            min_margin=self.min_margin,
+            cost_bp=self.cost_bp,
+            drawdown_weight=self.drawdown_weight,
+            seed=seed,
+            **dates,
         )
 
-    return forward
+
+def read_or_build(
+    data: TrainingData, model: Any, preference_args: PreferenceArguments, training_args: TrainingArguments
+) -> tuple[SplitPairs, Dataset | None]:
+    """Pairs to train on and to choose by; and pairs of the dates behind both, for the report, if paths are sampled."""
+    folder, horizon = Path(training_args.output_dir) / "preferences", data.args.horizon
+    reader, split = Reader(model, data.processor, folder / "cache"), data.split
+    given = preference_args.preferences
+    if not model.can_generate():
+        if given is None:
+            raise ValueError("a regression head samples no paths: give preferences, a .jsonl or those of a causal LM")
+        return _given(reader, data, given), None
+
+    def built(name: str, last: pd.Timestamp, **dates: Any) -> Dataset:
+        settings = preference_args.settings(horizon=horizon, seed=training_args.seed, through=fence(last), **dates)
+        progress = not training_args.disable_tqdm
+        return reader.read(build(data, model, folder / name, settings, progress=progress))
+
+    if given is None:
+        train = built("train", split.train_through, stride=preference_args.pair_stride)
+        start = embargo_end(data.bars, split.train_through, horizon)
+        pairs = SplitPairs(train, built("valid", split.valid_through, start=str(start)), {}, dated=True)
+    else:
+        pairs = _given(reader, data, given)
+    start = split.valid_through + pd.Timedelta(1, "ns")
+    return pairs, built("test", data.bars["timestamp"].max(), start=str(start))
+
+
+def _given(reader: Reader, data: TrainingData, source: str) -> SplitPairs:
+    pairs = reader.read(source)
+    split = split_pairs(pairs, data.bars, data.split, len(pairs[0]["chosen"]))
+    if sum(split.counts.values()):
+        logger.warning(
+            f"{source}: {split.counts['after_fence']} pair(s) lie behind the dates of training and validation, "
+            f"{split.counts['embargo']} within the embargo between these two; they are left out"
+        )
+    if not split.dated:
+        logger.warning(f"{source} has no dates: whether its pairs lie before the dates of the report is up to you")
+    return split

@@ -1,0 +1,365 @@
+"""What trl lacks to tune by pairs of price paths: a collator, a density for a regression head, and two small trainers.
+
+Design choices:
+* A causal LM scores a path as a language model scores a completion: the sum of its tokens' log-probabilities after the
+  bars. trl does that as it is; only its preparation of text is left out.
+* A regression head gives one number per step and no probability. It gets one from a stated noise model: the return of
+  each step is Student-t about the head's, with degrees of freedom and scale that fit the base model's residuals on the
+  training dates and then stay. The log-density of a path stands where its log-probability would.
+* While a policy is tuned, it runs as it does when it forecasts and as its reference does: no dropout in attention or
+  anywhere else, no hidden patches, stored batch statistics. Otherwise the two would differ before the first step.
+* The losses that balance experts and train a front end are left out: a loss is then the preference loss and nothing
+  else. The routers start balanced, and few pairs move them little.
+
+Shapes: N pairs, B pairs of a batch, T bars, F features, P steps; chosen rows of a batch come first, [2B].
+"""
+
+import copy
+import functools
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from scipy import stats
+from torch import nn
+from transformers import GenerationConfig, Trainer
+from transformers.modeling_layers import GradientCheckpointingLayer
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.utils import FusedCausalLMOutput
+
+from ..common.inference import evaluating
+from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from ..publishing.upload import HubCallback
+from ..training.adapters import LoraArguments, lora_config
+from ..training.arguments import SftArguments, check_training
+from ..training.callbacks import FiniteCallback
+from ..training.data import TrainingData
+from ..training.models import Model
+from .reader import SplitPairs
+
+FEWEST_DF, MOST_DF = 2.1, 100.0  # a variance exists; beyond, Student-t is normal
+
+
+def low_rank(model: Model, r: int, alpha: float) -> LoraConfig | None:
+    """Updates of attention, the shared expert and the routed experts; the router stays as it is. None for rank 0."""
+    if not r:
+        return None
+    linear = {name.split(".")[-1] for name, part in model.model.layers.named_modules() if type(part) is nn.Linear}
+    args = LoraArguments(r=r, lora_alpha=alpha, lora_dropout=0.0, target_modules=sorted(linear), target_experts=True)
+    return replace(lora_config(model, args), task_type=None)  # trl calls the model by itself
+
+
+# --- batches and scores --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PreferenceCollator:
+    """Pairs -> the batch that trl's `DPOTrainer` expects, with the bars beside it.
+
+    `input_ids`, `attention_mask`, `completion_mask` `[2B,T+P]` and `past_values [2B,T,F]`; windows of different
+    lengths are padded on the left. For a regression head the tokens are zeros and `steps [2B,P]` are the returns.
+    """
+
+    bar_token_id: int
+    numbers: bool = False
+
+    def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        windows = [np.asarray(pair["past_values"], dtype=np.float32) for pair in pairs]
+        masks = [np.asarray(pair["attention_mask"], dtype=np.int64) for pair in pairs]
+        T = max(len(window) for window in windows)
+        past_values = np.stack([np.pad(window, ((T - len(window), 0), (0, 0))) for window in windows])
+        mask = np.stack([np.pad(one, (T - len(one), 0)) for one in masks])
+        steps = np.stack([np.asarray(pair[name]) for name in ("chosen", "rejected") for pair in pairs])  # [2B,P]
+        past_values, mask = (np.concatenate((half, half)) for half in (past_values, mask))
+        known = np.ones(steps.shape, dtype=np.int64)
+        tokens = np.zeros_like(known) if self.numbers else steps.astype(np.int64)
+        batch = {
+            "input_ids": np.concatenate((np.full(mask.shape, self.bar_token_id), tokens), axis=1),
+            "attention_mask": np.concatenate((mask, known), axis=1),
+            "completion_mask": np.concatenate((np.zeros_like(mask), known), axis=1),
+            "past_values": past_values.astype(np.float32),
+        }
+        if self.numbers:
+            batch["steps"] = steps.astype(np.float32)
+        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+            if name in pairs[0]:
+                batch[name] = np.array([pair[name] for pair in pairs], dtype=np.float32)
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Student-t noise about a regression head's return of each step, in units of sigma; the steps independent."""
+
+    df: float
+    scale: float
+
+    @classmethod
+    def fit(cls, residuals: np.ndarray) -> "Noise":
+        """Maximum likelihood about zero.
+
+        Raises:
+            ValueError: for residuals that are all zero, or none.
+        """
+        residuals = residuals[np.isfinite(residuals)]
+        if not len(residuals) or np.ptp(residuals) == 0:
+            raise ValueError("the base model leaves no residuals to fit the noise to: give more pairs or windows")
+        df, _, scale = stats.t.fit(residuals, floc=0.0)
+        return cls(float(np.clip(df, FEWEST_DF, MOST_DF)), float(scale))
+
+    def log_density(self, prediction_BP: torch.Tensor, steps_BP: torch.Tensor) -> torch.Tensor:
+        """log p of each step's return, `[B,P]`; the head's numbers are cumulative."""
+        return torch.distributions.StudentT(self.df, per_step(prediction_BP), self.scale).log_prob(steps_BP)
+
+
+def per_step(cumulative_BP: torch.Tensor) -> torch.Tensor:
+    """Returns of each step.
+
+    >>> per_step(torch.tensor([[1.0, 3.0]])).tolist()
+    [[1.0, 2.0]]
+    """
+    return torch.diff(cumulative_BP, dim=1, prepend=torch.zeros_like(cumulative_BP[:, :1]))
+
+
+@torch.inference_mode()
+def log_probs(
+    model: TsfLlmForCausalLM | TsfLlmForPrediction,
+    pairs: Dataset,
+    collate: PreferenceCollator,
+    noise: Noise | None = None,
+    batch_size: int = 128,
+) -> np.ndarray:
+    """Log-probabilities, or log-densities under `noise`, of chosen and rejected paths, float64 `[N,2]`."""
+    parts = []
+    with evaluating(model):
+        for start in range(0, len(pairs), batch_size):
+            rows = [pairs[i] for i in range(start, min(start + batch_size, len(pairs)))]
+            batch = {name: values.to(model.device) for name, values in collate(rows).items()}
+            parts.append(_score(model, batch, noise).view(2, -1).T.double().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _score(model: Any, batch: dict[str, torch.Tensor], noise: Noise | None) -> torch.Tensor:
+    """Log-probability of each row, `[2B]`."""
+    T = batch["past_values"].shape[1]
+    if noise is not None:
+        mask = batch["attention_mask"][:, :T]
+        prediction = model(past_values=batch["past_values"], attention_mask=mask).prediction
+        return noise.log_density(prediction, batch["steps"]).sum(-1)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "past_values")}
+    tokens = batch["input_ids"][:, T:]
+    logits = model(**inputs, logits_to_keep=tokens.shape[1] + 1, use_cache=False).logits[:, :-1]
+    return logits.float().log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1).sum(-1)
+
+
+# --- trainers ------------------------------------------------------------------------------------------------------
+
+
+def steady(model: torch.nn.Module) -> None:
+    """Every layer as in forecasting; only the model as a whole, and what saves memory by it, knows that it trains."""
+    for module in model.modules():
+        if module is not model and not isinstance(module, GradientCheckpointingLayer):
+            module.training = False
+
+
+def reference_copy(model: Any) -> Any:
+    """The model as it is now, frozen."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+class SteadyTrainer(Trainer):
+    """What the trainers of trl share here: how the model runs, and what is saved."""
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """None: trl's speaks of text and chats."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Checkpoints as transformers saves them. The end of a run with low-rank updates is the merged model, which
+        `from_pretrained` loads, and the updates alone in `adapter/`."""
+        model = self.accelerator.unwrap_model(self.model)
+        if _internal_call or not isinstance(model, PeftModel):
+            super().save_model(output_dir, _internal_call)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        super().save_model(str(folder / "adapter"))
+        if self.args.should_save:
+            (folder / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle
+            copy.deepcopy(model).merge_and_unload().save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.model.training:
+            steady(self.model)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+
+class TsfLlmDPOTrainer(SteadyTrainer, DPOTrainer):
+    """trl's `DPOTrainer` for pairs of `Reader` and batches of `PreferenceCollator`."""
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        return dataset  # nothing to put into a chat template or to tokenize
+
+
+class RegressionDPOTrainer(TsfLlmDPOTrainer):
+    """The same for a regression head: the log-density under `noise` stands where the log-probability would."""
+
+    def __init__(self, *args: Any, noise: Noise, **kwargs: Any):
+        self.noise = noise
+        model = kwargs["model"]
+        model.generation_config = GenerationConfig()  # trl notes the padding token there
+        super().__init__(*args, **kwargs)
+        for one in (self.model, self.ref_model):
+            if one is not None:
+                self._score_numbers(one)
+
+    def compute_ref_log_probs(self, model, inputs):
+        self._score_numbers(model)  # already while trl's own constructor runs, if references are precomputed
+        return super().compute_ref_log_probs(model, inputs)
+
+    def _score_numbers(self, model: Any) -> None:
+        """Puts our scoring where trl has put the one for tokens."""
+        inner = self.accelerator.unwrap_model(model)
+        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+        inner.forward = types.MethodType(_density_forward(self.noise), inner)
+
+
+def _density_forward(noise: Noise) -> Any:
+    """A `forward` that answers `fused_lm_head=True`, trl's question for log-probabilities, with log-densities."""
+
+    @functools.wraps(TsfLlmForPrediction.forward)
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return type(self).forward(self, *args, **kwargs)
+        steps, past_values, labels = kwargs["steps"], kwargs["past_values"], kwargs["labels"]
+        T = past_values.shape[1]
+        mask = kwargs["attention_mask"][:, :T]
+        prediction = type(self).forward(self, past_values=past_values, attention_mask=mask).prediction
+        mean = per_step(prediction.detach())
+
+        def placed(values: torch.Tensor) -> torch.Tensor:  # position t speaks of what comes at t + 1
+            return F.pad(values, (T - 1, 0))
+
+        return FusedCausalLMOutput(
+            log_probs=placed(noise.log_density(prediction, steps)),
+            entropy=placed(torch.zeros_like(steps)),  # fixed noise: the same for all
+            mean_logits=placed(mean),  # trl logs it as logits/chosen
+            is_top1=placed(mean.sign() == steps.sign()),  # and the share of right directions as mean_token_accuracy
+            label_mask=labels[:, 1:] != -100,
+        )
+
+    return forward
+
+
+LOSSES = ("sigmoid", "ipo", "hinge")
+NOISE_WINDOWS = 4096  # training windows whose residuals the noise is fitted to
+
+
+@dataclass
+class TuningArguments:
+    """What DPO and GRPO have in common: defaults for price paths, which go before those of trl's own config."""
+
+    lora_r: int = field(default=0, metadata={"help": "rank of low-rank updates; 0 tunes all weights"})
+    lora_alpha: float = field(default=16, metadata={"help": "the updates count lora_alpha / lora_r times"})
+    num_train_epochs: float = field(default=1, metadata={"help": "passes over the pairs, or over the origins"})
+    learning_rate: float = field(default=1e-5, metadata={"help": "peak learning rate of AdamW"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning-rate schedule"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints to keep"})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "bars and outcomes are needed"})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "older name of activation_checkpointing: save memory, spend time"}
+    )
+    bf16: bool | None = field(default=False, metadata={"help": "bfloat16 autocast"})
+    router_aux_loss_coef: float | None = field(
+        default=0.0, metadata={"help": "weight of trl's load-balancing loss; 0 leaves preference or reward alone"}
+    )
+    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "pin memory for a GPU"})
+    report_to: str | None = field(default="none", metadata={"help": "none, tensorboard or trackio"})
+    seed: int = field(default=0, metadata={"help": "seed of sampled paths, pairs and order"})
+
+    checkpoint_to_resume = SftArguments.checkpoint_to_resume
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc] (trl's config comes next)
+        check_training(self)  # type: ignore[arg-type]
+        if self.lora_r < 0:
+            raise ValueError(f"lora_r={self.lora_r}: must be 0, for all weights, or more")
+
+
+@dataclass
+class DpoArguments(TuningArguments, DPOConfig):
+    """trl's DPOConfig with defaults for price paths."""
+
+    output_dir: str | None = field(default="outputs/dpo", metadata={"help": "where the model and report.json go"})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "pairs per step and device"})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "pairs per validation step and device"})
+    warmup_steps: float = field(default=0.1, metadata={"help": "steps of warm-up, or their share if below 1"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "when to validate"})
+    save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "keep the weights of the best loss on held-out pairs"}
+    )
+    prediction_loss_only: bool = field(default=True, metadata={"help": "validation needs no predictions"})
+    max_length: int | None = field(default=None, metadata={"help": "windows are not cut"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := [name for name in self.loss_type if name not in LOSSES]:
+            raise ValueError(f"loss_type={', '.join(unknown)}: choose of {', '.join(LOSSES)}")
+        if self.beta <= 0:
+            raise ValueError(f"beta={self.beta}: must be above 0")
+
+
+def fit_noise(data: TrainingData, model: TsfLlmForPrediction, pairs: SplitPairs) -> Noise:
+    """Fitted to the base model's residuals per step on training windows.
+
+    The original's weights have inputs and targets of their own, of which there are no windows: theirs are residuals of
+    the chosen paths of training pairs."""
+    if data.processor.feature_extractor.reach is not None:
+        collate = PreferenceCollator(data.processor.tokenizer.bar_token_id, numbers=True)
+        rows = np.arange(min(len(pairs.train), NOISE_WINDOWS))
+        parts = (collate([pairs.train[int(i)] for i in some]) for some in np.split(rows, rows[256::256]))
+        batches: Any = ((_first_half(part), _first_half(part)["steps"].cumsum(dim=1)) for part in parts)
+    else:
+        windows, _ = data.windows("regression")
+        rows = np.linspace(0, len(windows) - 1, min(len(windows), NOISE_WINDOWS)).astype(int)
+        parts = (windows.__getitems__(some) for some in np.split(rows, rows[256::256]))
+        batches = ((part, part["labels"]) for part in parts)
+    residuals = []
+    with torch.inference_mode():
+        for batch, outcome in batches:
+            T = batch["past_values"].shape[1]
+            inputs = {"past_values": batch["past_values"], "attention_mask": batch["attention_mask"][:, :T]}
+            answer = model(**{name: values.to(model.device) for name, values in inputs.items()})
+            residuals.append(per_step(outcome - answer.prediction.cpu()).numpy().ravel())
+    return Noise.fit(np.concatenate(residuals))
+
+
+def _first_half(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The chosen rows."""
+    return {name: values.chunk(2)[0] for name, values in batch.items()}
+
+
+def make_trainer(
+    model: Any, data: TrainingData, pairs: SplitPairs, training_args: DpoArguments, noise: Noise | None = None
+) -> TsfLlmDPOTrainer:
+    """trl's trainer. Without a reference it would load one from the model's folder, whatever the weights here are."""
+    own_reference = not training_args.lora_r and not training_args.precompute_ref_log_probs
+    options: dict[str, Any] = {
+        "model": model,
+        "ref_model": reference_copy(model) if own_reference else None,
+        "args": training_args,
+        "train_dataset": pairs.train,
+        "eval_dataset": pairs.valid,
+        "data_collator": PreferenceCollator(data.processor.tokenizer.bar_token_id, numbers=noise is not None),
+        "processing_class": data.processor,
+        "peft_config": low_rank(model, training_args.lora_r, training_args.lora_alpha),
+        "callbacks": [FiniteCallback(), HubCallback()],
+    }
+    return TsfLlmDPOTrainer(**options) if noise is None else RegressionDPOTrainer(**options, noise=noise)
