@@ -296,7 +296,7 @@ def _numbers(values: pd.Series, ticker: str, column: str) -> pd.Series:
 EPOCHS = {13: "ms", 16: "us", 19: "ns"}
 NO_TIMES = {"", "now", "today", "nat", "nan", "na", "none", "null"}  # which tell nothing of a column's format
 MISSING_NUMBERS = {"", "-", "na", "n/a", "nan", "none", "null", "#n/a", "<na>"}
-OFFSET = r":\d\d(?:\.\d+)?\s*([+-]\d\d):?(\d\d)?$"  # hours and minutes from UTC, behind a time of day
+OFFSET = r":\d\d(?:\.\d+)?\s*([+-]\d\d(?::?\d\d)?)$"  # hours, and minutes, from UTC behind a time of day
 
 
 @dataclass(frozen=True)
@@ -315,11 +315,7 @@ class TimeFormat:
     def of(cls, cells: pd.Series) -> "TimeFormat":
         """Told by all cells; of a file that is read in pieces, by those of the first."""
         name = _format_name(cells)
-        zoned = isinstance(cells.dtype, pd.DatetimeTZDtype)
-        if not zoned and (name in ("typed", "epoch") or _offsets(cells.head(20))[0].isna().all()):
-            return cls(name)
-        local = wall_clock(cells, utc_times(cells, name)).dropna()
-        return cls(name, bool((local == local.dt.normalize()).all()))
+        return cls(name, _are_dates(cells.head(20), name) and _are_dates(cells, name))
 
 
 def read_times(cells: pd.Series, format: TimeFormat | None = None) -> tuple[pd.Series, np.ndarray]:
@@ -354,13 +350,27 @@ def wall_clock(cells: pd.Series, utc: pd.Series) -> pd.Series:
     """The `utc_times` of cells as the clocks of their own zones show them."""
     if pd.api.types.is_datetime64_any_dtype(cells):
         return cells.dt.tz_localize(None)
-    parts = _offsets(cells)
-    offset = pd.to_timedelta(parts[0] + ":" + parts[1].fillna("00") + ":00").fillna(pd.Timedelta(0))
-    return (utc + offset).astype(utc.dtype)
+    zones = _zones(cells)
+    offsets = zones.map({zone: _offset(zone) for zone in zones.dropna().unique()}).fillna(pd.Timedelta(0))
+    return (utc + offsets).astype(utc.dtype)
 
 
-def _offsets(cells: pd.Series) -> pd.DataFrame:
-    return cells.astype(str).str.strip().str.extract(OFFSET)
+def _offset(zone: str) -> pd.Timedelta:
+    """From UTC, of `+09:00`, `-0330` or `+09`."""
+    distance = pd.Timedelta(hours=int(zone[1:3]), minutes=int(zone[3:].lstrip(":") or 0))
+    return -distance if zone[0] == "-" else distance
+
+
+def _zones(cells: pd.Series) -> pd.Series:
+    return cells.astype(str).str.strip().str.extract(OFFSET)[0]
+
+
+def _are_dates(cells: pd.Series, format: str) -> bool:
+    is_zoned = isinstance(cells.dtype, pd.DatetimeTZDtype)
+    if not is_zoned and (format in ("typed", "epoch") or _zones(cells).isna().all()):
+        return False
+    local = wall_clock(cells, utc_times(cells, format)).dropna()
+    return bool((local == local.dt.normalize()).all())
 
 
 def _format_name(cells: pd.Series) -> str:

@@ -43,6 +43,16 @@ def test_a_format_of_dates_reads_no_time_of_day():
     assert bad.tolist() == [1]
 
 
+def test_offsets_are_written_in_several_ways():
+    cells = [
+        "2024-01-31 00:00:00+00:00",
+        "2024-07-31T00:00:00+0100",
+        "2024-07-31 00:00-03",
+        "2024-07-31 00:00:00.0-03:30",
+    ]
+    assert read_times(pd.Series(cells))[0].dt.strftime("%m-%d %H:%M").tolist() == ["01-31 00:00"] + ["07-31 00:00"] * 3
+
+
 def test_the_time_of_reading_is_no_time():
     assert read_times(pd.Series(["2024-01-02", "now", "today"]))[1].tolist() == [1, 2]
 
