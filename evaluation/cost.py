@@ -92,6 +92,15 @@ def latencies(tasks: dict[str, Task], *, repeats: int = 20) -> dict[str, dict[st
     }
 
 
+def contest(measures: dict[str, dict[str, Task]], *, repeats: int = 20) -> dict[str, dict[str, float]]:
+    """`latencies` of several measures, beside each other for each name: `forward_ms`, `forward_ratio`, ..."""
+    result: dict[str, dict[str, float]] = {}
+    for measure, tasks in measures.items():
+        for name, timed in latencies(tasks, repeats=repeats).items():
+            result.setdefault(name, {}).update({f"{measure}_{key}": value for key, value in timed.items()})
+    return result
+
+
 def _seconds(task: Task) -> float:
     started = time.perf_counter()
     task()

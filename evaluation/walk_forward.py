@@ -73,6 +73,14 @@ class WalkForward:
         """Of each forecast at the last step, `[n]`."""
         return self.steps[-1][model].crps(self.realised[:, -1])
 
+    def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
+        """`rows` by model; `model` is ours."""
+        return {row["model"]: row for row in self.rows(seed)}
+
+    def words(self, seed: int = 0) -> dict[str, str]:
+        """`verdicts` in words alone."""
+        return {name: answer["verdict"] for name, answer in self.verdicts(seed).items()}
+
     def pit(self, model: str = "model") -> np.ndarray:
         """Probability integral transform at the last step, `[n]`."""
         return self.steps[-1][model].pit(self.realised[:, -1])

@@ -92,6 +92,29 @@ class PairArguments:
                 raise ValueError(f"{name}={getattr(self, name)}: no date; write it as 2019-12-31") from None
 
 
+@dataclass
+class UtilityArguments:
+    """What a path earns, and how many of them make a pair."""
+
+    cost_bp: float = field(
+        default=PairArguments.cost_bp,
+        metadata={"help": "basis points per unit of turnover, in training and in the report"},
+    )
+    drawdown_weight: float = field(
+        default=PairArguments.drawdown_weight, metadata={"help": "drawdown: its weight against the profit"}
+    )
+    pair_samples: int = field(default=PairArguments.samples, metadata={"help": "built pairs: paths per origin"})
+
+    def __post_init__(self) -> None:
+        self.settings()
+
+    def settings(self, **more: Any) -> PairArguments:
+        """What `build_preferences` takes. Raises a `ValueError` for values that cannot be."""
+        return PairArguments(
+            cost_bp=self.cost_bp, drawdown_weight=self.drawdown_weight, samples=self.pair_samples, **more
+        )
+
+
 # --- utilities -----------------------------------------------------------------------------------------------------
 
 

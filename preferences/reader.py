@@ -26,7 +26,7 @@ from ..data_prep.windows import Split, fence
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.data import TrainingData
-from .pairs import PairArguments, build
+from .pairs import PairArguments, UtilityArguments, build
 
 logger = logging.get_logger(__name__)
 NEEDED = ("ticker", "origin", "past_values", "attention_mask", "chosen_ids", "rejected_ids")
@@ -319,7 +319,7 @@ def embargo_end(bars: pd.DataFrame, fence: pd.Timestamp, horizon: int) -> pd.Tim
 
 
 @dataclass
-class PreferenceArguments:
+class PreferenceArguments(UtilityArguments):
     """Which pairs."""
 
     _argument_group_name = "preferences"
@@ -331,35 +331,13 @@ class PreferenceArguments:
         },
     )
     utility: str = field(default=PairArguments.utility, metadata={"help": "built pairs: crps, pnl or drawdown"})
-    pair_samples: int = field(default=PairArguments.samples, metadata={"help": "built pairs: paths per origin"})
     pair_stride: int | None = field(
         default=None, metadata={"help": "built pairs: bars between training origins; by default the horizon"}
     )
     min_margin: float = field(default=PairArguments.min_margin, metadata={"help": "built pairs: least utility apart"})
-    cost_bp: float = field(
-        default=PairArguments.cost_bp,
-        metadata={"help": "basis points per unit of turnover, in pairs and in the report"},
-    )
-    drawdown_weight: float = field(
-        default=PairArguments.drawdown_weight, metadata={"help": "drawdown: its weight against the profit"}
-    )
 
-    def __post_init__(self) -> None:
-        self.settings(horizon=1, seed=0)
-
-    def settings(self, *, horizon: int, seed: int, **dates: Any) -> PairArguments:
-        """What `build_preferences` takes. Raises a `ValueError` for values that cannot be."""
-        return PairArguments(
-            utility=self.utility,
-            horizon=horizon,
-            samples=self.pair_samples,
-            stride=dates.pop("stride", None) or horizon,
-            min_margin=self.min_margin,
-            cost_bp=self.cost_bp,
-            drawdown_weight=self.drawdown_weight,
-            seed=seed,
-            **dates,
-        )
+    def settings(self, **more: Any) -> PairArguments:
+        return super().settings(utility=self.utility, min_margin=self.min_margin, **more)
 
 
 def read_or_build(
@@ -375,12 +353,13 @@ def read_or_build(
         return _given(reader, data, given), None
 
     def built(name: str, last: pd.Timestamp, **dates: Any) -> Dataset:
-        settings = preference_args.settings(horizon=horizon, seed=training_args.seed, through=fence(last), **dates)
+        options = {"horizon": horizon, "stride": horizon, "seed": training_args.seed, "through": fence(last), **dates}
+        settings = preference_args.settings(**options)
         progress = not training_args.disable_tqdm
         return reader.read(build(data, model, folder / name, settings, progress=progress))
 
     if given is None:
-        train = built("train", split.train_through, stride=preference_args.pair_stride)
+        train = built("train", split.train_through, stride=preference_args.pair_stride or horizon)
         start = embargo_end(data.bars, split.train_through, horizon)
         pairs = SplitPairs(train, built("valid", split.valid_through, start=str(start)), {}, dated=True)
     else:

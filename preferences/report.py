@@ -50,7 +50,7 @@ class Judge:
             row |= utility.summary(own, self.pair_dates, **when)
         difference = utility.differences(*values, last.origin, **when)
         difference |= utility.differences(*pairs, self.pair_dates, **when)
-        verdicts = {name: one["verdict"] for name, one in last.verdicts(seed=self.seed).items()}
+        verdicts: dict[str, str] = last.words(self.seed)
         if values[1]["utility"] is not None:
             assert self.cost_bp is not None
             for name, held in utility.holders(last, self.cost_bp).items():

@@ -25,37 +25,20 @@ from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
 from ..training.callbacks import FiniteCallback
 from ..training.data import TrainingData
-from .pairs import PairArguments, utilities
+from .pairs import PairArguments, UtilityArguments, utilities
 from .trainers import SteadyTrainer, TuningArguments, low_rank, steady
 
 
 @dataclass
-class RewardArguments:
+class RewardArguments(UtilityArguments):
     """What a path earns."""
 
     _argument_group_name = "reward"
 
     reward: str = field(default="pnl", metadata={"help": "utility of a path: pnl, drawdown or crps"})
-    cost_bp: float = field(default=PairArguments.cost_bp, metadata={"help": "basis points per unit of turnover"})
-    drawdown_weight: float = field(
-        default=PairArguments.drawdown_weight, metadata={"help": "drawdown: its weight against the profit"}
-    )
-    pair_samples: int = field(
-        default=PairArguments.samples, metadata={"help": "paths per origin for the pairs of the report"}
-    )
-
-    def __post_init__(self) -> None:
-        self.settings()
 
     def settings(self, **more: Any) -> PairArguments:
-        """What `build_preferences` takes. Raises a `ValueError` for values that cannot be."""
-        return PairArguments(
-            utility=self.reward,
-            cost_bp=self.cost_bp,
-            drawdown_weight=self.drawdown_weight,
-            samples=self.pair_samples,
-            **more,
-        )
+        return super().settings(utility=self.reward, **more)
 
 
 @dataclass

@@ -25,17 +25,15 @@ from ..training.adapters import (
     for_ticker,
     merged,
     naming,
-    read_for_base,
     save_adapter,
     scores,
     train_adapter,
     validation,
-    with_fences_of,
     with_own_scalers,
 )
 from ..training.arguments import DataArguments, SftArguments
 from ..training.data import TrainingData
-from ..training.models import ADAPTER_CONFIG, Model, load_model
+from ..training.models import ADAPTER_CONFIG, Model, load_model, public_name
 from ..training.starting_model import CONFIGS, BaseArguments
 from .loading import find_model, is_adapter
 
@@ -72,7 +70,7 @@ def adapt(
 
     seed = training_args.seed
     with naming(ticker):
-        data = with_fences_of(for_ticker(read_for_base(data_args, name, base.config), ticker), base.config)
+        data = for_ticker(TrainingData.read(data_args, name, base.config), ticker).with_fences_of(base.config)
         own = with_own_scalers(data, ticker) if data_args.per_ticker else data
         about = facts(base, own, lora_args, training_args, ticker=ticker)
         before = _forecasts(data, base, seed)
@@ -87,7 +85,7 @@ def adapt(
     report = {
         **about,
         "made_by": "adapt",
-        "base_model": Path(name).resolve().name if is_local else name,
+        "base_model": public_name(name),
         **training,
         "kept": kept,
         "reason": f"on the validation dates the mean CRPS is {'lower' if kept else 'not lower'} with the adapter",

@@ -40,8 +40,9 @@ from ..common.tables import Columns, Row, Table, number
 from ..quantization_tsf_llm import is_int8
 from ..training.arguments import DataArguments
 from ..training.compression import MANY, METHODS, ORIGINAL, copies, export_row, row, save, speed
-from ..training.distillation import distance, head_of, later_windows, read_for_teacher, score_returns
-from ..training.models import check_start, load_model
+from ..training.data import TrainingData
+from ..training.distillation import distance, later_windows, score_returns
+from ..training.models import check_start, head_of, load_model
 
 
 @dataclass
@@ -86,7 +87,7 @@ def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
     if not original.can_generate():
         data_args = dataclasses.replace(data_args, horizon=original.config.prediction_length)
     logging.disable_progress_bar()  # of saving and loading
-    data = read_for_teacher(data_args, args.model, original)
+    data = TrainingData.read(data_args, args.model, original.config).with_fences_of(original.config)
     test = later_windows(data, original)
     models, folders = {ORIGINAL: original}, {ORIGINAL: args.model}
     for name, made in copies(original, args.methods, args.sparsity):

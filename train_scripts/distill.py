@@ -29,20 +29,19 @@ from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..training.arguments import DataArguments, SftArguments
+from ..training.data import TrainingData
 from ..training.distillation import (
     DistillArguments,
     comparison,
     costs,
     distance,
-    head_of,
     later_windows,
     make_student,
-    read_for_teacher,
     score,
     teach,
     teach_alone,
 )
-from ..training.models import load_model
+from ..training.models import head_of, load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
 from ..training.trainer import leave_group
 
@@ -62,7 +61,7 @@ def main(
             raise ValueError(f"output_dir={folder} is the model {given} itself: choose another folder for the student")
     name = base_model(base_args, data_args, folder, seed=seed)
     teacher = load_model(name)
-    data = read_for_teacher(data_args, name, teacher)
+    data = TrainingData.read(data_args, name, teacher.config).with_fences_of(teacher.config)
     student = make_student(args, data, teacher, seed=seed)
     seen = [date for date in (student.config.trained_through, teacher.config.trained_through) if date]
     student.config.trained_through = max(seen, key=day_end)
@@ -71,7 +70,7 @@ def main(
     report: dict[str, Any] = {
         **provenance("distill"),
         "head": head_of(teacher),
-        "teacher": Path(name).name if Path(name).is_dir() else name,
+        "teacher": public_name(name),
         "parameters": student.num_parameters(),
         **data.provenance(student.config),
         "temperature": args.temperature,

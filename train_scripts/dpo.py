@@ -37,10 +37,9 @@ from ..evaluation.plots import loss_curve
 from ..preferences.reader import PreferenceArguments, SplitPairs, read_or_build
 from ..preferences.report import Judge, print_findings
 from ..preferences.trainers import DpoArguments, Noise, fit_noise, make_trainer
-from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments
 from ..training.data import TrainingData
-from ..training.models import Model, load_model
+from ..training.models import Model, head_of, load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
 from ..training.trainer import leave_group, train_and_save
 
@@ -56,8 +55,7 @@ def main(
     set_seed(training_args.seed)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = tunable(load_model(base), base)
-    data = with_fences_of(TrainingData.read(data_args, base), model.config)
-    check_horizon(data, model, base)
+    data = TrainingData.read(data_args, base, model.config).with_fences_of(model.config)
     with training_args.main_process_first(local=False, desc="preference pairs"):
         pairs, test = read_or_build(data, model, preference_args, training_args)
     noise = None if model.can_generate() else fit_noise(data, model, pairs)
@@ -68,8 +66,8 @@ def main(
     data.mark(model.config)
     report: dict[str, Any] = {
         **provenance("dpo"),
-        "base_model": Path(base).name if Path(base).is_dir() else base,
-        "head": "causal_lm" if model.can_generate() else model.config.prediction_type,
+        "base_model": public_name(base),
+        "head": head_of(model),
         "parameters": model.num_parameters(),
         **data.provenance(model.config),
         **how(training_args, noise),
@@ -90,9 +88,6 @@ def main(
     return report
 
 
-# --- the report ----------------------------------------------------------------------------------------------------
-
-
 def tunable(model: Model, name: str) -> Model:
     """The model, if pairs can tune it.
 
@@ -104,14 +99,6 @@ def tunable(model: Model, name: str) -> Model:
             f"{name} has a {model.config.prediction_type} head: pairs tune a causal LM or a regression head"
         )
     return model
-
-
-def check_horizon(data: TrainingData, model: Model, name: str) -> None:
-    """Raises a `ValueError` where a regression head answers for another number of bars than `horizon`."""
-    horizon = data.args.horizon
-    reach = data.processor.feature_extractor.reach or model.config.prediction_length
-    if not model.can_generate() and horizon != reach:
-        raise ValueError(f"horizon={horizon}, but {name} answers for {reach} bar(s): give that horizon")
 
 
 def how(training_args: DpoArguments, noise: Noise | None) -> dict[str, Any]:

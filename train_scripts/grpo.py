@@ -29,11 +29,10 @@ from ..preferences.pairs import build
 from ..preferences.reader import Reader
 from ..preferences.report import Judge, print_findings
 from ..preferences.rewards import GrpoArguments, RewardArguments, make_trainer, past_origins
-from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments
 from ..training.checkpoints import save_whole
 from ..training.data import TrainingData
-from ..training.models import load_causal_lm
+from ..training.models import load_causal_lm, public_name
 from ..training.starting_model import BaseArguments, base_model
 from ..training.trainer import leave_group, resumable
 
@@ -49,7 +48,7 @@ def main(
     set_seed(training_args.seed)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = load_causal_lm(base, "a reward needs")
-    data = with_fences_of(TrainingData.read(data_args, base), model.config)
+    data = TrainingData.read(data_args, base, model.config).with_fences_of(model.config)
     held = data.processor.feature_extractor.series_kind is OHLCV
     if not held and reward_args.reward != "crps":
         raise ValueError(f"reward={reward_args.reward}: nobody holds a position in a plain series; use crps")
@@ -61,7 +60,7 @@ def main(
     data.mark(model.config)
     report: dict[str, Any] = {
         **provenance("grpo"),
-        "base_model": Path(base).name if Path(base).is_dir() else base,
+        "base_model": public_name(base),
         "head": "causal_lm",
         "parameters": model.num_parameters(),
         **data.provenance(model.config),

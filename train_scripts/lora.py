@@ -34,13 +34,12 @@ from ..training.adapters import (
     for_ticker,
     marked,
     pooled_scores,
-    read_for_base,
     resumes,
     run_ticker,
-    with_fences_of,
 )
 from ..training.arguments import DataArguments, SftArguments
-from ..training.models import load_model
+from ..training.data import TrainingData
+from ..training.models import load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
 from ..training.trainer import leave_group
 
@@ -53,9 +52,10 @@ def main(
     resumes(training_args)  # refuses now what it would refuse after the base
     check_tickers(data_args)
     folder = Path(str(training_args.output_dir))
-    name = base_model(base_args, dataclasses.replace(data_args, tickers=None), folder, seed=training_args.seed)
+    everything = dataclasses.replace(data_args, tickers=None)
+    name = base_model(base_args, everything, folder, seed=training_args.seed)
     base = load_model(name)
-    data = with_fences_of(read_for_base(data_args, name, base.config), base.config)
+    data = TrainingData.read(everything, name, base.config).with_fences_of(base.config)
     tickers = data_args.tickers or list(data.bars[kind_of(data.bars).id].unique())
     folders = folders_of(tickers, folder)
     parts = {ticker: for_ticker(data, ticker) for ticker in tickers}
@@ -70,7 +70,7 @@ def main(
     }
     report: dict[str, Any] = {
         **provenance("lora"),
-        "base_model": Path(name).name if Path(name).is_dir() else name,
+        "base_model": public_name(name),
         "parameters": base.num_parameters(),
         **data.provenance(marked(base.config, data)),
         "lora": dataclasses.asdict(lora_args),

@@ -38,13 +38,12 @@ from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
 from ..data_prep.series import read_data
-from ..data_prep.windows import Split
 from ..evaluation.walk_forward import WalkForward, pool
-from ..modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForPrediction
+from ..modeling_tsf_llm import TsfLlmBatchNorm
 from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import DataArguments, SftArguments
 from .data import TrainingData
-from .models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest
+from .models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest, head_of
 from .trainer import make_trainer, train_and_save
 
 SETTINGS = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "seed")
@@ -74,34 +73,6 @@ class LoraArguments:
                 f"r={self.r}, lora_alpha={self.lora_alpha}, lora_dropout={self.lora_dropout}: give a rank of 1 or "
                 "more, an alpha above 0 and a dropout from 0 to below 1"
             )
-
-
-# --- the base ------------------------------------------------------------------------------------------------------
-
-
-def read_for_base(data_args: DataArguments, base: str, config: TsfLlmConfig) -> TrainingData:
-    """All tickers of the data, with the base's processor.
-
-    Raises:
-        ValueError: for data that cannot be used, or a horizon that the base's head does not have.
-    """
-    if config.architectures == [TsfLlmForPrediction.__name__] and data_args.horizon != config.prediction_length:
-        raise ValueError(
-            f"horizon={data_args.horizon}, but {base} answers for {config.prediction_length} step(s): give these"
-        )
-    return TrainingData.read(dataclasses.replace(data_args, tickers=None), base)
-
-
-def with_fences_of(data: TrainingData, config: TsfLlmConfig) -> TrainingData:
-    """The base's own fences, where none are chosen and the bars lie on both sides of them; else 80/10/10."""
-    if is_prepared(data.args.data) or data.args.train_through or data.args.valid_through:
-        return data
-    fences = data.processor.fitted_through, config.trained_through
-    try:
-        split = Split.of(data.bars, *fences) if all(fences) else Split.of(data.bars)
-    except ValueError:
-        split = Split.of(data.bars)
-    return dataclasses.replace(data, split=split)
 
 
 # --- one ticker ----------------------------------------------------------------------------------------------------
@@ -249,8 +220,7 @@ def train_adapter(
             shutil.rmtree(work, ignore_errors=True)
             write_json(about, work / ADAPTER_FACTS)
     set_seed(training_args.seed)
-    objective = "causal_lm" if base.can_generate() else base.config.prediction_type
-    train, valid = data.windows(objective, seed=training_args.seed)
+    train, valid = data.windows(head_of(base), seed=training_args.seed)
     config = lora_config(base, lora_args)
     with quiet(), frozen(base):
         model = get_peft_model(base, config)
@@ -352,11 +322,6 @@ def card(about: dict[str, Any], base_model: str) -> str:
 
 
 # --- scores --------------------------------------------------------------------------------------------------------
-
-
-def score(result: WalkForward, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """One row per model by name; `model` is ours."""
-    return {row["model"]: row for row in result.rows(seed)}
 
 
 def validation(data: TrainingData, model: Model, *, seed: int = 0) -> WalkForward:
@@ -462,7 +427,7 @@ def scores(before: WalkForward | None, after: WalkForward | None, seed: int) -> 
     """The model's rows without and with the adapter, and their paired difference."""
     if before is None or after is None:
         return {"before": {}, "after": {}}
-    rows = {"before": score(before, seed)["model"], "after": score(after, seed)["model"]}
+    rows = {"before": before.by_name(seed)["model"], "after": after.by_name(seed)["model"]}
     return {**rows, **after.against(before, "the base", seed)}
 
 
@@ -473,6 +438,5 @@ def pooled_scores(runs: list[TickerRun], seed: int) -> dict[str, Any]:
     if not befores:
         return scores(None, None, seed)
     before, after = pool(befores), pool(afters)
-    baselines = {name: row for name, row in score(after, seed).items() if name != "model"}
-    verdicts = {name: answer["verdict"] for name, answer in after.verdicts(seed).items()}
-    return {**scores(before, after, seed), "baselines": baselines, "verdicts": verdicts}
+    baselines = {name: row for name, row in after.by_name(seed).items() if name != "model"}
+    return {**scores(before, after, seed), "baselines": baselines, "verdicts": after.words(seed)}

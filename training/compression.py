@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from ..evaluation.cost import Task, forecast_task, forward_task, last_windows, latencies, weight_bytes, weight_files
+from ..evaluation.cost import Task, contest, forecast_task, forward_task, last_windows, weight_bytes, weight_files
 from ..modeling_tsf_llm import TsfLlmExperts, TsfLlmMLP
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -191,14 +191,8 @@ def speed(
         for measure, batch in (("forward", one), ("batch", many)):
             inputs = model_inputs(batch)
             tasks[measure]["export"] = torch.inference_mode()(lambda inputs=inputs: loaded(**inputs))
-    measured = {measure: latencies(of_measure, repeats=repeats) for measure, of_measure in tasks.items()}
-    for result in measured["batch"].values():
-        result["ms"] = round(result["ms"] / MANY, 3)
-    names = {name for result in measured.values() for name in result}
-    return {
-        name: {f"{m}_{key}": value for m, result in measured.items() for key, value in result.get(name, {}).items()}
-        for name in names
-    }
+    timed = contest(tasks, repeats=repeats)
+    return {name: {**result, "batch_ms": round(result["batch_ms"] / MANY, 3)} for name, result in timed.items()}
 
 
 def model_inputs(batch: Any) -> dict[str, torch.Tensor]:

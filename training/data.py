@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from ..bars_tsf_llm import MIN_BARS, day_end, kind_of
 from ..common.inference import evaluating
+from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
 from ..data_prep.series import read_data
@@ -22,6 +23,7 @@ from ..data_prep.sources import read_bars
 from ..data_prep.windows import Objective, Split, WindowDataset, fence
 from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
+from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..tokenization_tsf_llm import TsfLlmTokenizer
@@ -43,14 +45,19 @@ class TrainingData:
     market: pd.DataFrame | None  # bars that the features read beside their own
 
     @classmethod
-    def read(cls, args: DataArguments, model: str | None = None) -> "TrainingData":
-        """Reads `args.data`. `model` is the folder or Hub name whose processor is used instead of a new one.
+    def read(cls, args: DataArguments, model: str | None = None, config: TsfLlmConfig | None = None) -> "TrainingData":
+        """Reads `args.data`. `model` is the folder or Hub name whose processor is used instead of a new one, and
+        `config` that of its head, which must answer for the horizon.
 
         Raises:
-            ValueError: for data, tickers or dates that cannot be used.
+            ValueError: for data, tickers, dates or a horizon that cannot be used.
         """
         prepared = load_prepared(args.data) if is_prepared(args.data) else None
         given = None if model is None else load_processor(model)
+        if given is not None and config is not None and config.architectures == [TsfLlmForPrediction.__name__]:
+            reach = given.feature_extractor.reach or config.prediction_length
+            if args.horizon != reach:
+                raise ValueError(f"horizon={args.horizon}, but {model} answers for {reach} bar(s): give that horizon")
         if given is not None:  # a model reads the columns that it knows
             known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
             args = replace(args, **known)
@@ -64,6 +71,17 @@ class TrainingData:
         else:
             series = processor.encode(bars, market=market)
         return cls(args, bars, split, processor, series, market)
+
+    def with_fences_of(self, config: TsfLlmConfig) -> "TrainingData":
+        """A model's own fences, where none are chosen and the bars lie on both sides of them; else 80/10/10."""
+        if is_prepared(self.args.data) or self.args.train_through or self.args.valid_through:
+            return self
+        fences = self.processor.fitted_through, config.trained_through
+        try:
+            split = Split.of(self.bars, *fences) if all(fences) else Split.of(self.bars)
+        except ValueError:
+            split = Split.of(self.bars)
+        return replace(self, split=split)
 
     def known_by(self, fence: pd.Timestamp) -> list[EncodedSeries]:
         """The series without a row behind the fence. A row reads no later one, so the others stay as they are."""
@@ -123,8 +141,7 @@ class TrainingData:
         if self.args.report_samples == 0:
             return {"model": {}}
         result = self.walk_forward(model, seed=seed)
-        rows = {row["model"]: row for row in result.rows(seed=seed)}
-        return {**rows, "verdicts": {name: one["verdict"] for name, one in result.verdicts().items()}}
+        return {**result.by_name(seed), "verdicts": result.words()}
 
     def describe(self) -> str:
         """What the weights are trained on, in words, without a path of this machine."""

@@ -27,14 +27,13 @@ from transformers import set_seed
 
 from ..common.inference import batches, evaluating
 from ..data_prep.windows import WindowDataset
-from ..evaluation.cost import forecast_task, forward_task, last_windows, latencies, weight_bytes
+from ..evaluation.cost import contest, forecast_task, forward_task, last_windows, weight_bytes
 from ..evaluation.plots import loss_curve
 from ..evaluation.walk_forward import WalkForward
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from .adapters import with_fences_of
 from .arguments import DataArguments, ModelArguments, SftArguments, model_fields
 from .data import TrainingData
-from .models import Model, load_model
+from .models import Model, head_of, load_model
 from .supervised import load_or_make_model, test_scores
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
 
@@ -119,11 +118,6 @@ class DistillationTrainer(TsfLlmTrainer):
         super().log(logs, start_time)
 
 
-def head_of(model: Model) -> str:
-    """`causal_lm`, `regression`, `quantile` or `classification`."""
-    return "causal_lm" if model.can_generate() else model.config.prediction_type
-
-
 def known(model: Model, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Answers about known outcomes, float32 `[n]` or `[n,V]`; of a causal LM those about return tokens alone."""
     if model.can_generate():
@@ -164,20 +158,6 @@ def distance(teacher: Model, student: Model, windows: WindowDataset) -> float:
             answers = [known(teacher, model(**batch).logits, labels) for model in (teacher, student)]
             parts.append(divergence(*answers, kind=head_of(teacher)))
     return float(torch.cat(parts).mean())
-
-
-def read_for_teacher(data_args: DataArguments, name: str, teacher: Model) -> TrainingData:
-    """The data with the teacher's processor and, unless others are chosen, fences.
-
-    Raises:
-        ValueError: for data that cannot be used, or a horizon that the teacher's head does not have.
-    """
-    if not teacher.can_generate() and data_args.horizon != teacher.config.prediction_length:
-        raise ValueError(
-            f"horizon={data_args.horizon}, but the teacher {name} answers for {teacher.config.prediction_length} "
-            f"step(s): add --horizon {teacher.config.prediction_length}"
-        )
-    return with_fences_of(TrainingData.read(data_args, name), teacher.config)
 
 
 def make_student(args: DistillArguments, data: TrainingData, teacher: Model, *, seed: int) -> Model:
@@ -282,7 +262,7 @@ def score_returns(data: TrainingData, model: Model, seed: int) -> Scores:
     if data.args.report_samples == 0 or head_of(model) == "classification":
         return Scores({"model": {}}, None)
     result = data.walk_forward(model, seed=seed)
-    return Scores({row["model"]: row for row in result.rows(seed)}, result)
+    return Scores(result.by_name(seed), result)
 
 
 def against(name: str, a: Scores, b: Scores, seed: int) -> dict[str, Any]:
@@ -305,9 +285,7 @@ def comparison(scores: dict[str, Scores], seed: int) -> dict[str, Any]:
         "differences": {
             name: against(words, student, scores[name], seed) for name, words in others.items() if name in scores
         },
-        "verdicts": None
-        if student.result is None
-        else {name: answer["verdict"] for name, answer in student.result.verdicts(seed).items()},
+        "verdicts": None if student.result is None else student.result.words(seed),
     }
 
 
@@ -316,17 +294,11 @@ def costs(models: dict[str, Model], folders: dict[str, Any], data: TrainingData)
     pipes = {name: TsfLlmPipeline(model=model, processor=data.processor) for name, model in models.items()}
     batch = last_windows(next(iter(pipes.values())), data.series, 1)
     options = {"horizon": data.args.horizon, "samples": data.args.report_samples or DataArguments.report_samples}
-    forward = latencies({name: forward_task(pipe, batch) for name, pipe in pipes.items()})
-    whole = latencies({name: forecast_task(pipe, batch, **options) for name, pipe in pipes.items()}, repeats=5)
-    return {
-        name: {
-            "parameters": model.num_parameters(),
-            "bytes": weight_bytes(folders[name]),
-            **{f"forward_{key}": value for key, value in forward[name].items()},
-            **{f"forecast_{key}": value for key, value in whole[name].items()},
-        }
-        for name, model in models.items()
-    }
+    forward = {name: forward_task(pipe, batch) for name, pipe in pipes.items()}
+    whole = {name: forecast_task(pipe, batch, **options) for name, pipe in pipes.items()}
+    timed = contest({"forward": forward, "forecast": whole}, repeats=10)
+    sizes = {name: (model.num_parameters(), weight_bytes(folders[name])) for name, model in models.items()}
+    return {name: {"parameters": size[0], "bytes": size[1], **timed[name]} for name, size in sizes.items()}
 
 
 def teach_alone(

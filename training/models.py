@@ -82,6 +82,16 @@ def load_model(model: str | Path) -> Model:
     return from_folder(TsfLlmForPrediction if is_head else TsfLlmForCausalLM, name)
 
 
+def head_of(model: Model) -> str:
+    """`causal_lm`, `regression`, `quantile` or `classification`."""
+    return "causal_lm" if model.can_generate() else model.config.prediction_type
+
+
+def public_name(model: str) -> str:
+    """What a report calls a model: its name on the Hub, or of its folder, without a path of this machine."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
 def load_causal_lm(model: str | Path, purpose: str) -> TsfLlmForCausalLM:
     """`load_model` for what needs sampled paths; `purpose` says so in the complaint.
 

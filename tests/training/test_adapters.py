@@ -16,6 +16,7 @@ from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.training import adapters
 from tsf_llm.training.adapters import LoraArguments, adapter_name, attach, lora_config, merged, mixed
 from tsf_llm.training.arguments import DataArguments
+from tsf_llm.training.data import TrainingData
 from tsf_llm.training.models import find_model, load_model
 
 NAMES = ["A", "BRK-B", "^GSPC"]  # each a trap: a part of `lora_A`, a dash, a sign of regular expressions
@@ -256,7 +257,7 @@ def data(prices, base_folder):
     def read(**options):
         args = DataArguments(**{"data": str(prices), "horizon": 2, "stride": 2, "report_samples": 8, **options})
         base = load_model(base_folder)
-        return adapters.with_fences_of(adapters.read_for_base(args, str(base_folder), base.config), base.config), base
+        return TrainingData.read(args, str(base_folder), base.config).with_fences_of(base.config), base
 
     return read
 
@@ -321,14 +322,14 @@ def test_validation_looks_at_no_outcome_behind_its_fence(data):
     assert np.array_equal(other.steps[-1]["model"].values, result.steps[-1]["model"].values)
 
 
-def test_a_wrong_horizon_or_ticker_is_refused(data, tiny_model):
+def test_a_wrong_horizon_or_ticker_is_refused(data, tiny_model, base_folder):
     everything, _ = data()
     with pytest.raises(ValueError, match=r"no ticker 'ZZZ'.*AAA, BBB"):
         adapters.for_ticker(everything, "ZZZ")
     config = tiny_model(TsfLlmForPrediction).config
     config.architectures = ["TsfLlmForPrediction"]
-    with pytest.raises(ValueError, match=r"horizon=5, but base answers for 3"):
-        adapters.read_for_base(DataArguments(horizon=5), "base", config)
+    with pytest.raises(ValueError, match=r"horizon=5, but .* answers for 3 bar\(s\)"):
+        TrainingData.read(DataArguments(horizon=5), str(base_folder), config)
 
 
 def test_an_adapter_loads_in_a_fresh_process_by_peft_alone(base_folder, tmp_path):
