@@ -1,4 +1,4 @@
-"""A model that is asked and not trained: its mode, and windows in batches on its device."""
+"""A model that is asked and not trained: its mode, windows in batches on its device, and which labels are known."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,3 +23,8 @@ def batches(windows: Any, device: Any, at_once: int = 128) -> Iterator[dict[str,
     for start in range(0, len(windows), at_once):
         batch = windows.__getitems__(range(start, min(start + at_once, len(windows))))
         yield {name: values.to(device) for name, values in batch.items()}
+
+
+def is_known(labels: torch.Tensor) -> torch.Tensor:
+    """Which labels are there: numbers that are not NaN, classes and tokens that are not -100."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != -100

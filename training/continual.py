@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..bars_tsf_llm import day_end
-from ..common.inference import batches, evaluating
+from ..common.inference import batches, evaluating, is_known
 from ..data_prep.windows import Objective, WindowDataset, fence
 from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import DataArguments, ModelArguments
@@ -173,14 +173,8 @@ def diagonal_fisher(
             gradients = torch.autograd.grad(model(**batch).loss, list(trained.values()), allow_unused=True)
             for name, gradient in zip(trained, gradients, strict=True):
                 if gradient is not None:
-                    fisher[name] += _known_labels(batch["labels"]) * gradient.square() / len(chosen)
+                    fisher[name] += int(is_known(batch["labels"]).sum()) * gradient.square() / len(chosen)
     return fisher
-
-
-def _known_labels(labels: torch.Tensor) -> int:
-    if labels.is_floating_point():
-        return int((~labels.isnan()).sum())
-    return int((labels != -100).sum())
 
 
 def load_or_measure_fisher(

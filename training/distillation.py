@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from transformers import set_seed
 
-from ..common.inference import batches, evaluating
+from ..common.inference import batches, evaluating, is_known
 from ..data_prep.windows import WindowDataset
 from ..evaluation.cost import contest, forecast_task, forward_task, last_windows, weight_bytes
 from ..evaluation.plots import loss_curve
@@ -38,7 +38,6 @@ from .supervised import load_or_make_model, test_scores
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
 
 TEACHERS = ("num_features", "prediction_length", "vocab_size", "pad_token_id", "bar_token_id", "prediction_type")
-UNKNOWN = -100
 
 
 @dataclass
@@ -123,9 +122,8 @@ def known(model: Model, logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     if model.can_generate():
         is_return = torch.ones(model.config.vocab_size, dtype=torch.bool, device=logits.device)
         is_return[[model.config.pad_token_id, model.config.bar_token_id]] = False
-        return logits[:, :-1][labels[:, 1:] != UNKNOWN][:, is_return].float()
-    labels = labels.reshape(logits.shape[:2])
-    return logits[~labels.isnan() if labels.is_floating_point() else labels != UNKNOWN].float()
+        return logits[:, :-1][is_known(labels[:, 1:])][:, is_return].float()
+    return logits[is_known(labels.reshape(logits.shape[:2]))].float()
 
 
 def divergence(teacher: torch.Tensor, student: torch.Tensor, *, kind: str, temperature: float = 1.0) -> torch.Tensor:

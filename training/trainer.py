@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
+from ..common.inference import is_known
 from ..data_prep.windows import WindowDataset, identity
 from ..evaluation.classes import UNKNOWN, class_labels
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -94,7 +95,7 @@ class TsfLlmTrainer(Trainer):
         if model.training and not torch.isfinite(loss):
             raise NonFiniteError("the loss", loss.item(), self.args, self.state)
         if not model.training:
-            known = (~labels.isnan() if labels.is_floating_point() else labels != UNKNOWN).sum()
+            known = is_known(labels).sum()
             total = loss.detach().float() * known if known else torch.zeros_like(loss)  # none known: the mean is NaN
             self._labels_seen.append(torch.stack((total, known)))
         return (loss, outputs) if return_outputs else loss
