@@ -5,6 +5,7 @@ Design choices:
   evaluation ask the kind and are the same code for both.
 * A price changes by its log return; a value by its difference, so zeros, negatives and gaps are allowed.
 * Missing is NaN. A gap is a gap: nothing is filled. What has no honest reading is refused with its row and a remedy.
+* A column is read as a whole, in a frame as in a file: one rule for its times (`TimeFormat`), one for its numbers.
 * Times carry no zone, and a bare date as a fence includes that whole day.
 * Covariates are further columns, of bars as of plain series. A past one counts for its own row. A known one (a price
   list, a holiday flag) is declared as known ahead, and alone may be read ahead of t.
@@ -12,6 +13,7 @@ Design choices:
 Shapes: N rows of one series, F features.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +21,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.api import guess_datetime_format
 
 PRICES = ["open", "high", "low", "close"]
 
@@ -287,32 +290,152 @@ def check_bars(bars: pd.DataFrame, ticker: str, kind: Kind = OHLCV, covariates: 
 
 
 def _timestamps(values: pd.Series, ticker: str) -> pd.Series:
-    """Times without a zone. Zoned ones turn into UTC, unless all are midnights: these are dates, and stay so."""
     if pd.api.types.is_numeric_dtype(values):
         given = f" ({values.iloc[0]})" if len(values) else ""
         raise ValueError(f"{ticker}: timestamp is a number{given}: convert it with pandas.to_datetime(..., unit=)")
-    stamps = pd.to_datetime(values, errors="coerce", utc=True)
-    bad = (stamps.isna() & values.notna()).to_numpy()
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(f"{ticker}, row {row}: timestamp {values.iloc[row]!r} is no date; use ISO 8601")
-    known = values.dropna()
-    if len(known) and pd.Timestamp(known.iloc[0]).tz is not None:
-        local = known.map(lambda moment: pd.Timestamp(moment).tz_localize(None))
-        if (local == local.dt.normalize()).all():
-            stamps = local.reindex(values.index)
-    return stamps.dt.tz_localize(None).astype("datetime64[ns]")
+    stamps, unread = read_times(values)
+    if bad := [row for row in unread if pd.notna(values.iloc[row])]:
+        raise ValueError(f"{ticker}, row {bad[0]}: timestamp {values.iloc[bad[0]]!r} is no date; use ISO 8601")
+    return stamps.astype("datetime64[ns]")
 
 
 def _numbers(values: pd.Series, ticker: str, column: str) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce")
-    text = numbers.isna() & values.notna()
-    if text.any():
-        row = int(text.to_numpy().argmax())
+    numbers, bad = read_numbers(values)
+    if bad.size:
         raise ValueError(
-            f"{ticker}, row {row}: {column} is {values.iloc[row]!r}, not a number; correct it or leave it empty"
+            f"{ticker}, row {bad[0]}: {column} is {values.iloc[bad[0]]!r}, not a number; correct it or leave it empty"
         )
-    return numbers.astype("float64")
+    return numbers
+
+
+# --- cells of a column: of a frame as of a file --------------------------------------------------------------------
+
+# Digits of a time since 1970 -> its unit. Ten digits could be seconds or 2024013115: not read.
+EPOCHS = {13: "ms", 16: "us", 19: "ns"}
+NO_TIMES = {"", "now", "today", "nat", "nan", "na", "none", "null"}  # which tell nothing of a column's format
+MISSING_NUMBERS = {"", "-", "na", "n/a", "nan", "none", "null", "#n/a", "<na>"}
+OFFSET = r":\d\d(?:\.\d+)?\s*([+-]\d\d(?::?\d\d)?)$"  # hours, and minutes, from UTC behind a time of day
+
+
+@dataclass(frozen=True)
+class TimeFormat:
+    """How a column writes its times.
+
+    Args:
+        name: `typed`, `epoch`, `ISO8601`, `mixed` or what `strptime` takes.
+        dates: all are midnights, each of its own zone. Such times are dates, and stay so; other zoned ones become UTC.
+    """
+
+    name: str
+    dates: bool = False
+
+    @classmethod
+    def of(cls, cells: pd.Series) -> "TimeFormat":
+        """Told by all cells; of a file that is read in pieces, by those of the first."""
+        name = _format_name(cells)
+        return cls(name, _are_dates(cells.head(20), name) and _are_dates(cells, name))
+
+
+def read_times(cells: pd.Series, format: TimeFormat | None = None) -> tuple[pd.Series, np.ndarray]:
+    """Times without zone, NaT for what is none, and the positions of these.
+
+    >>> read_times(pd.Series(["2024-01-31T00:00:00+09:00", "2024-02-01T00:00:00+09:00"]))[0].dt.day.tolist()
+    [31, 1]
+    """
+    format = format or TimeFormat.of(cells)
+    times = utc_times(cells, format.name)
+    if format.dates:
+        times = wall_clock(cells, times)
+        times = times.where(times == times.dt.normalize())
+    return times, np.flatnonzero(times.isna())
+
+
+def utc_times(cells: pd.Series, format: str | None = None) -> pd.Series:
+    """Times in UTC without zone, NaT for what is none."""
+    format = format or _format_name(cells)
+    if format == "typed":
+        return pd.to_datetime(cells, utc=True).dt.tz_localize(None)
+    text = cells.astype(str)
+    if format == "epoch":  # a bare number would be read as nanoseconds
+        return _from_epoch(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        told = text.mask(text.isin(("now", "today")))  # pandas would read the time of reading
+        return pd.to_datetime(told, errors="coerce", utc=True, format=format).dt.tz_localize(None)
+
+
+def wall_clock(cells: pd.Series, utc: pd.Series) -> pd.Series:
+    """The `utc_times` of cells as the clocks of their own zones show them."""
+    if pd.api.types.is_datetime64_any_dtype(cells):
+        return cells.dt.tz_localize(None)
+    zones = _zones(cells)
+    offsets = zones.map({zone: _offset(zone) for zone in zones.dropna().unique()}).fillna(pd.Timedelta(0))
+    return (utc + offsets).astype(utc.dtype)
+
+
+def _offset(zone: str) -> pd.Timedelta:
+    """From UTC, of `+09:00`, `-0330` or `+09`."""
+    distance = pd.Timedelta(hours=int(zone[1:3]), minutes=int(zone[3:].lstrip(":") or 0))
+    return -distance if zone[0] == "-" else distance
+
+
+def _zones(cells: pd.Series) -> pd.Series:
+    return cells.astype(str).str.strip().str.extract(OFFSET)[0]
+
+
+def _are_dates(cells: pd.Series, format: str) -> bool:
+    is_zoned = isinstance(cells.dtype, pd.DatetimeTZDtype)
+    if not is_zoned and (format in ("typed", "epoch") or _zones(cells).isna().all()):
+        return False
+    local = wall_clock(cells, utc_times(cells, format)).dropna()
+    return bool((local == local.dt.normalize()).all())
+
+
+def _format_name(cells: pd.Series) -> str:
+    """ISO unless the first cell is not; then what pandas guesses from the first time, if it reads as many."""
+    if pd.api.types.is_datetime64_any_dtype(cells):
+        return "typed"
+    text = cells.astype(str)
+    if text.str.len().where(text.str.isdecimal(), 0).isin(EPOCHS).any():
+        return "epoch"
+
+    def read(values: pd.Series, format: str) -> int:
+        return int(utc_times(values, format).notna().sum())
+
+    if not len(text) or read(text.iloc[:1], "ISO8601"):
+        return "ISO8601"
+    first = next((str(one) for one in text if str(one).lower() not in NO_TIMES), "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # no format fits the first row: then its row is reported
+        guess = guess_datetime_format(first) or "mixed"
+    return guess if read(text, guess) >= read(text, "ISO8601") else "ISO8601"
+
+
+def _from_epoch(text: pd.Series) -> pd.Series:
+    """Times since 1970, told by their number of digits; NaT for other cells."""
+    digits = text.str.len().where(text.str.isdecimal(), 0)
+    times = pd.Series(pd.NaT, index=text.index, name=text.name, dtype="datetime64[us]")
+    for length, unit in EPOCHS.items():
+        of_unit = (digits == length).to_numpy()
+        times[of_unit] = pd.to_datetime(text[of_unit].astype("int64"), unit=unit).to_numpy()
+    return times
+
+
+def read_numbers(cells: pd.Series) -> tuple[pd.Series, np.ndarray]:
+    """float64, NaN where missing or no number, and the positions of the latter."""
+    if pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_complex_dtype(cells):
+        return cells.astype("float64"), np.array([], dtype=int)
+    text = stripped(cells)
+    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
+    known = numbers.notna()
+    # To the last bit, which pandas 2 misses in one of eight.
+    numbers[known.to_numpy()] = text[known].to_numpy(object).astype("float64")
+    return numbers, np.flatnonzero(~known & ~text.str.lower().isin(MISSING_NUMBERS))
+
+
+def stripped(cells: pd.Series) -> pd.Series:
+    """As text without blanks around it, empty where missing."""
+    return cells.astype(object).where(cells.notna(), "").astype(str).str.strip()
 
 
 def day_end(moment: Any) -> pd.Timestamp:

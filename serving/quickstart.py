@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,8 @@ from ..audit_tsf_llm import audit_features
 from ..bars_tsf_llm import kind_of
 from ..common.files import write_csv, write_json
 from ..common.parser import Parser
-from ..data_prep.series import read_data
+from ..data_prep.columns import USUAL, Columns
+from ..data_prep.sources import read_data
 from ..data_prep.windows import Split
 from ..evaluation.evaluate import evaluate_model
 from ..evaluation.plots import fan_chart
@@ -30,7 +32,7 @@ def run(
     ticker: str | None,
     out: Path,
     dataset: str = "sample",
-    columns: dict[str, str | None] | None = None,
+    columns: Columns = USUAL,
     past_covariates: Sequence[str] = (),
     known_covariates: Sequence[str] = (),
     horizon: int | None = None,
@@ -38,22 +40,20 @@ def run(
 ) -> Report:
     """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns what the evaluation found.
 
-    A file without price columns is a plain series: `columns` (`value`, `id`, `time`) and covariates are those of
-    `read_series`. The ticker is by default AAPL, or else the first; the horizon that of the config. `head` is
-    `causal_lm` or `quantile`.
+    A file without price columns is a plain series: `columns` and covariates are those of `read_data`. The ticker is by
+    default AAPL, or else the first; the horizon that of the config. `head` is `causal_lm` or `quantile`.
 
     Raises:
         ValueError: for a ticker or data that cannot be used.
     """
     if head not in ("causal_lm", "quantile"):
         raise ValueError(f"--head {head}: choose causal_lm or quantile, which give a distribution")
-    columns = columns or {}
     console = Console()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
 
     console.rule("1. Prices")
-    bars = read_data(dataset, **columns, covariates=[*past_covariates, *known_covariates])
+    bars = read_data(dataset, columns=columns, covariates=[*past_covariates, *known_covariates])
     kind = kind_of(bars)
     tickers = list(bars[kind.id].unique())
     ticker = ticker or ("AAPL" if "AAPL" in tickers else tickers[0])
@@ -76,7 +76,7 @@ def run(
     )
 
     console.rule("3. Training")
-    options = {f"{name}_column": column for name, column in columns.items()}
+    options = {f"{name}_column": column for name, column in asdict(columns).items()}
     options |= {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
     options |= {"data": dataset, "output_dir": out / "model", "horizon": horizon, "head": head}
     parser = Parser((DataArguments, ModelArguments, SftArguments))

@@ -14,10 +14,9 @@ from tsf_llm import feature_extraction_tsf_llm
 from tsf_llm.audit_tsf_llm import audit_features
 from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, kind_of
 from tsf_llm.data_prep.clean import clean_bars
+from tsf_llm.data_prep.columns import Columns
 from tsf_llm.data_prep.prepare import load_prepared, prepare
-from tsf_llm.data_prep.raw import read_raw
-from tsf_llm.data_prep.series import read_data
-from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.data_prep.sources import read_bars, read_data, read_raw
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURES
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -300,7 +299,7 @@ def test_columns_that_cannot_be_kept(wide, tmp_path, wanted, message):
 
 def test_the_column_of_names_tells_series_from_bars(wide, tmp_path):
     wide(60).to_csv(tmp_path / "wide.csv", index=False)
-    series = read_data(tmp_path / "wide.csv", value="volume", covariates=["close", "mood_0"])
+    series = read_data(tmp_path / "wide.csv", columns=Columns(value="volume"), covariates=["close", "mood_0"])
     assert kind_of(series) is UNIVARIATE
     fitted = TsfLlmFeatureExtractor(kind="univariate", past_covariates=["close"], seasons=[]).fit(series)
     assert fitted.names[-1] == "past:close"

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..common.errors import one_line_errors
 from ..common.parser import Parser
+from ..data_prep.columns import Columns
 from ..data_prep.prepare import is_prepared, load_prepared
 from ..data_prep.sources import read_bars
 from ..pipeline_tsf_llm import TsfLlmPipeline
@@ -64,8 +65,8 @@ def read(files: FileArguments, processor: TsfLlmProcessor) -> pd.DataFrame:
         if unknown := sorted(set(files.tickers or ()) - set(bars["ticker"])):
             raise ValueError(f"unknown ticker {', '.join(unknown)}: {files.data} does not hold it")
         return bars if files.tickers is None else bars[bars["ticker"].isin(files.tickers)]
-    columns = {"value": files.value_column, "id": files.id_column, "time": files.time_column}
-    return read_for(processor, files.data, files.tickers, **columns)
+    columns = Columns(value=files.value_column, id=files.id_column, time=files.time_column)
+    return read_for(processor, files.data, files.tickers, columns)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[FileArguments, PairArguments]:

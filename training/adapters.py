@@ -37,7 +37,7 @@ from ..common.files import write_json, write_text
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
-from ..data_prep.series import read_data
+from ..data_prep.sources import read_data
 from ..evaluation.walk_forward import WalkForward, pool
 from ..modeling_tsf_llm import TsfLlmBatchNorm
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -371,9 +371,8 @@ class TickerRun:
 def check_tickers(data_args: DataArguments) -> None:
     """Refuses an unknown ticker before a base is trained for nothing; a prepared folder is asked later."""
     if data_args.tickers and not is_prepared(data_args.data):
-        columns = {"value": data_args.value_column, "id": data_args.id_column, "time": data_args.time_column}
         covariates = [*data_args.past_covariates, *data_args.known_covariates]
-        read_data(data_args.data, data_args.tickers, **columns, covariates=covariates)
+        read_data(data_args.data, data_args.tickers, columns=data_args.columns, covariates=covariates)
 
 
 def folders_of(tickers: list[str], folder: Path) -> dict[str, Path]:

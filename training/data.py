@@ -17,9 +17,9 @@ from ..bars_tsf_llm import MIN_BARS, day_end, kind_of
 from ..common.inference import evaluating
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.augment import parse_augmentations
+from ..data_prep.columns import USUAL, Columns
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
-from ..data_prep.series import read_data
-from ..data_prep.sources import read_bars
+from ..data_prep.sources import read_bars, read_data
 from ..data_prep.windows import Objective, Split, WindowDataset, fence
 from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
@@ -167,11 +167,11 @@ class TrainingData:
 
 
 def read_for(
-    processor: TsfLlmProcessor, data: str, names: list[str] | None = None, **columns: str | None
+    processor: TsfLlmProcessor, data: str, names: list[str] | None = None, columns: Columns = USUAL
 ) -> pd.DataFrame:
     """The data of the kind that the processor reads, with the covariates that it wants."""
     extractor = processor.feature_extractor
-    return read_data(data, names, kind=extractor.series_kind, covariates=extractor.covariates, **columns)
+    return read_data(data, names, kind=extractor.series_kind, columns=columns, covariates=extractor.covariates)
 
 
 def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame]:
@@ -180,9 +180,7 @@ def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFr
     universe = read_data(
         args.data,
         args.tickers,
-        value=args.value_column,
-        id=args.id_column,
-        time=args.time_column,
+        columns=args.columns,
         covariates=[*args.past_covariates, *args.known_covariates],
     )
     bars = _long_enough(universe, MIN_BARS + args.horizon)

@@ -13,7 +13,9 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.utils.data import Dataset
 from transformers import Trainer
 
-from ..data_prep.sources import _plain_name, _read_csv, _read_parquet, _stripped
+from ..bars_tsf_llm import stripped
+from ..data_prep.columns import find_columns, listed
+from ..data_prep.tables import open_table
 from .arguments import SftArguments
 
 LABELS = ("negative", "neutral", "positive")
@@ -86,12 +88,11 @@ def read_labelled(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name a CSV or parquet file with the columns text and label.")
-    raw = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    found = {_plain_name(name): name for name in reversed(raw.columns)}
+    raw = open_table(path)
+    found = find_columns(raw, {"text": ["text"], "label": ["label"]})
     if missing := [name for name in ("text", "label") if name not in found]:
-        listed = ", ".join(map(str, raw.columns))
-        raise ValueError(f"{path} has no column {' and no '.join(missing)}; found: {listed}. Rename its columns.")
-    frame = pd.DataFrame({"text": _stripped(raw[found["text"]]), "label": _stripped(raw[found["label"]]).str.lower()})
+        raise ValueError(f"{path} has no column {' and no '.join(missing)}; found: {listed(raw)}. Rename its columns.")
+    frame = pd.DataFrame({"text": stripped(raw[found["text"]]), "label": stripped(raw[found["label"]]).str.lower()})
     if (bad := np.flatnonzero(~frame["label"].isin(LABELS))).size:
         held = frame["label"].iloc[bad[0]]
         raise ValueError(f"{path}, row {bad[0] + 1}: label '{held}'; the labels are {', '.join(LABELS)}.")
