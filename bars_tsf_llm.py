@@ -170,10 +170,10 @@ def named_columns(wanted: Sequence[str], columns: Iterable[str], taken: Iterable
     ['flag', 'text_0', 'text_1']
     """
     columns, taken, chosen = list(columns), set(taken), dict[str, None]()
-    for one in wanted:
-        fitting = [one] if one in columns else [name for name in columns if fnmatchcase(str(name), one)]
-        free = [name for name in fitting if name == one or name not in taken]
-        chosen |= dict.fromkeys(free or [one])
+    for pattern in wanted:
+        fitting = [pattern] if pattern in columns else [name for name in columns if fnmatchcase(str(name), pattern)]
+        free = [name for name in fitting if name == pattern or name not in taken]
+        chosen |= dict.fromkeys(free or [pattern])
     return list(chosen)
 
 
