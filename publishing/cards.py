@@ -200,26 +200,29 @@ def model_card(facts: Facts, scores: Scores | None) -> str:
 
 
 def adapter_card(facts: Facts, scores: Scores | None, *, base: str) -> str:
-    """Metadata and text of an adapter's README.md; `base` is the model on the Hub that it belongs to."""
+    """Metadata and text of an adapter's README.md.
+
+    `base` is the model that it belongs to: of the Hub or, until that is pushed, a folder, whose path is left out.
+    """
+    on_hub, ticker = not Path(base).is_absolute(), facts.config.get("ticker")
+    named = f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{Path(base).name}`"
     data = ModelCardData(
         license="mit",
         library_name="peft",
         pipeline_tag=TASK,
-        base_model=base,
+        base_model=base if on_hub else None,
         tags=[*TAGS, "lora"],
         datasets=facts.datasets or None,
         **_measured(facts, scores),
     )
-    ticker = facts.config.get("ticker")
     lines = [
         f"# {facts.repo_id.split('/')[-1]}\n",
-        f"A low-rank adapter of [{base}](https://huggingface.co/{base}) of {facts.parameters:,} parameters"
+        f"A low-rank adapter of {named} of {facts.parameters:,} parameters"
         f"{f', for forecasts of {ticker}' if ticker else ''}.\n",
         _table(_adapter_rows(facts)),
         "\n## How to load it\n",
-        f"`{INSTALL} peft` is all it takes. Base and processor bring their code: read it first.\n",
-        *_adapter_loading(facts, base),
-        *_scores_section(facts, scores),
+        *(_adapter_loading(facts, base) if on_hub else [_forecast_command(facts)]),
+        *(_scores_section(facts, scores) if on_hub else []),  # a run of adapters scores them in its own report
         *_limits(facts),
     ]
     return _card(data.to_yaml(), lines)
@@ -393,6 +396,12 @@ def _made_from(facts: Facts) -> dict[str, Any]:
     return {"base_model": facts.base, **({} if is_other_model else {"base_model_relation": "finetune"})}
 
 
+def _forecast_command(facts: Facts) -> str:
+    horizon = facts.config.get("horizon", "STEPS")
+    command = f"tsf-llm forecast --model FOLDER --data prices.csv --horizon {horizon} --out forecast.csv"
+    return f"`FOLDER` being where it lies:\n\n    {command}"
+
+
 def _adapter_loading(facts: Facts, base: str) -> list[str]:
     auto = facts.auto_class
     pinned = f', revision="{facts.revision}"' if facts.revision else ""
@@ -403,6 +412,7 @@ def _adapter_loading(facts: Facts, base: str) -> list[str]:
     if facts.revision:  # pipeline would look for this revision in the base too
         adapter = f"snapshot_download({adapter}{pinned})"
     return [
+        f"`{INSTALL} peft` is all it takes. Base and processor bring their code: read it first.\n",
         "```python",
         *(["from huggingface_hub import snapshot_download"] if facts.revision else []),
         "from peft import PeftModel",

@@ -10,9 +10,7 @@ Design choices:
 - Private, unless `--public`. An existing public repository is not written to without it either.
 """
 
-import fnmatch
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,17 +25,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ..common.files import write_text
+from ..common.files import read_json, weight_files, write_text
 from ..evaluation.report import Report
-from .cards import (
-    Facts,
-    Scores,
-    adapter_card,
-    model_card,
-    preferences_card,
-    prepared_card,
-    read_scores,
-)
+from .cards import Facts, Scores, adapter_card, model_card, preferences_card, prepared_card, read_scores
+from .secrets import FORBIDDEN, FORBIDDEN_BESIDE_A_MODEL, matches, refuse_files
 
 MODEL_FILES = (
     "config.json",
@@ -46,29 +37,13 @@ MODEL_FILES = (
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
 )
-
-
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter.json")
-
-
 PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-
-
 PROCESSOR_CODE = "processing_tsf_llm.py"
-
-
 PLOTS = ("scores.png", "pit.png", "loss.png")
-
-
 SCORE_FILES = ("results.json", "report.json")
-
-
 COPIES = "compression.json"
-
-
 DATASET_FOLDERS = ("data", "processor")
-
-
 MODEL_REPO = (
     *MODEL_FILES,
     *ADAPTER_FILES,
@@ -78,39 +53,7 @@ MODEL_REPO = (
     "*_tsf_llm.py",
     "training_args.bin",
 )
-
-
 DATASET_REPO = ("data/*.parquet", "processor/*", "preferences.*", "dataset.json", "cleaning.json")
-
-
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib")
-
-
-FORBIDDEN = {
-    "credentials": (".env", ".env.*", ".netrc", ".pypirc", "*.pem", "*.key", "id_rsa", "id_ed25519"),
-    "a pickle, which can run code": PICKLES,
-}
-
-
-RAW_DATA = ("*.csv", "*.csv.gz", "*.parquet", "*.npz", "*.npy", "*.feather", "*.arrow", "*.xlsx")
-
-
-FORBIDDEN_BESIDE_A_MODEL = {**FORBIDDEN, "raw data": RAW_DATA}
-
-
-SECRETS = {
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
-    "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{22,})",
-    "a Google key": r"\bAIza[0-9A-Za-z_-]{35}",
-    "a Slack token": r"\bxox[abprs]-[0-9A-Za-z-]{10,}",
-    "an API key": r"\bsk-[A-Za-z0-9_-]{20,}",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a password": r"(?i)(?:api_?key|secret|password|passwd|access_?token)[\"']?\s*[:=]\s*[\"'][^\"'\s]{12,}[\"']",
-}
-
-
-TEXT_AT_MOST = 10_000_000  # bytes; larger files are data, not text
 
 
 @dataclass(frozen=True)
@@ -268,22 +211,28 @@ def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | b
     files["adapter_config.json"] = as_json(config | {"base_model_name_or_path": base})
     if about:
         files["adapter.json"] = as_json(about | {"base_model": base})
-    processor = existing(folder, PROCESSOR_FILES)
-    if processor:
+    if processor := existing(folder, PROCESSOR_FILES):
         files |= processor | with_imports(folder, [folder / PROCESSOR_CODE])
     ticker, through = about.get("ticker"), about.get("trained_through")
     scores = scores_of(folder, args, trained_through=through, ticker=ticker)
+    facts = adapter_facts(folder, args.repo_id, revision=args.tag, datasets=args.datasets)
+    return files, adapter_card(facts, scores, base=base), scores
+
+
+def adapter_facts(folder: Path, repo_id: str, *, revision: str | None = None, datasets: Sequence[str] = ()) -> Facts:
+    """What the files of an adapter say of it."""
+    config, processor = read_json(folder / ADAPTER_FILES[0]), folder / PROCESSOR_FILES[0]
+    about = read_json(folder / ADAPTER_FILES[2]) if (folder / ADAPTER_FILES[2]).is_file() else {}
     head = "TsfLlmForCausalLM" if config.get("task_type") == "CAUSAL_LM" else "TsfLlmForPrediction"
-    facts = Facts(
-        repo_id=args.repo_id,
-        revision=args.tag,
+    return Facts(
+        repo_id=repo_id,
+        revision=revision,
         config={**config, **about, "architectures": [head]},
-        features=features_of(folder) if processor else {},
-        parameters=count_parameters(weights.values()),
-        datasets=args.datasets,
+        features=features_of(folder) if processor.is_file() else {},
+        parameters=count_parameters([folder / ADAPTER_FILES[1]]),
+        datasets=[*datasets],
         report=None,
     )
-    return files, adapter_card(facts, scores, base=base), scores
 
 
 def is_dataset(folder: Path) -> bool:
@@ -324,10 +273,6 @@ def existing(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and matches(path.name, patterns)}
 
 
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-
-
 def left_out(folder: Path, files: dict[str, Path | bytes]) -> list[str]:
     """What lies in the folder and stays there; a subfolder of which nothing is taken is named once."""
     opened = {name.split("/")[0] for name in files if "/" in name}
@@ -343,33 +288,8 @@ def left_out(folder: Path, files: dict[str, Path | bytes]) -> list[str]:
     ] + replaced
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError for a file that holds no JSON object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return content
-
-
 def as_json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-
-def weight_files(folder: Path) -> dict[str, Path]:
-    """One file, or an index with all the files it names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return {single.name: single}
-    if not index.is_file():
-        raise ValueError(f"{folder} has no model.safetensors: save the model with save_pretrained")
-    shards = sorted(set(read_json(index)["weight_map"].values()))
-    missing = [name for name in shards if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}, which {index.name} names: save the model again")
-    return {name: folder / name for name in [index.name, *shards]}
 
 
 def code_files(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
@@ -427,41 +347,6 @@ def scores_of(
         path, copy = folder.resolve().parent / COPIES, folder.resolve().name
         return read_scores(path, trained_through=trained_through, copy=copy)
     return None if path is None else read_scores(path, trained_through=trained_through, ticker=ticker)
-
-
-def refuse_files(folders: Sequence[Path], forbidden: dict[str, tuple[str, ...]]) -> None:
-    """Raises ValueError if a file of a forbidden kind lies in one of the folders, with all of them and the reasons."""
-    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
-    reasons = [
-        f"{path.name} ({reason})"
-        for path in files
-        for reason, patterns in forbidden.items()
-        if matches(path.name.lower(), patterns)
-    ]
-    if reasons:
-        raise ValueError(f"refused, nothing was uploaded: {', '.join(reasons)}; move it out of {folders[0]}")
-
-
-def refuse_secrets(upload: Upload) -> None:
-    """Looks at every text that would be uploaded, and names file and line, not the secret.
-
-    Raises:
-        ValueError: something looks like a secret.
-    """
-    reasons = []
-    for name, content in upload.files.items():
-        if isinstance(content, Path):
-            if content.stat().st_size > TEXT_AT_MOST:
-                continue
-            content = content.read_bytes()
-        text = content.decode("utf-8", "ignore") if b"\0" not in content else ""
-        for kind, pattern in SECRETS.items():
-            if match := re.search(pattern, text):
-                reasons.append(f"{name} line {text.count(chr(10), 0, match.start()) + 1} looks like {kind}")
-    if reasons:
-        raise ValueError(
-            f"refused, nothing was uploaded: {', '.join(reasons)}; remove it, and revoke it if it is real"
-        )
 
 
 def send(upload: Upload, args: PushArguments) -> str:

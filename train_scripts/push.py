@@ -19,13 +19,13 @@ from pathlib import Path
 from ..common.errors import one_line_errors
 from ..common.files import write_text
 from ..common.parser import Parser
+from ..publishing.secrets import refuse_secrets
 from ..publishing.upload import (
     PushArguments,
     Upload,
     one_line_from_the_hub,
     plan_dataset,
     plan_model,
-    refuse_secrets,
     send,
 )
 
@@ -36,7 +36,7 @@ def main(args: PushArguments) -> str | None:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: name one that training, prepare or build_preferences wrote")
     upload = plan_dataset(folder, args) if args.dataset else plan_model(folder, args)
-    refuse_secrets(upload)
+    refuse_secrets(upload.files)
     print_plan(upload, args)
     if args.dry_run:
         write_text(upload.card, folder / "card.md")
@@ -56,9 +56,6 @@ def print_plan(upload: Upload, args: PushArguments) -> None:
         print(f"  {size:>13,}  {name}")
     for name in upload.left_out:
         print(f"  left out: {name}")
-
-
-# --- the Hub -------------------------------------------------------------------------------------------------------
 
 
 def parse(arguments: list[str] | None = None) -> tuple[PushArguments]:

@@ -41,6 +41,8 @@ from ..data_prep.sources import read_data
 from ..evaluation.walk_forward import WalkForward, pool
 from ..modeling_tsf_llm import TsfLlmBatchNorm
 from ..processing_tsf_llm import TsfLlmProcessor
+from ..publishing.cards import adapter_card
+from ..publishing.upload import adapter_facts
 from .arguments import DataArguments, SftArguments
 from .data import TrainingData
 from .models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest, head_of
@@ -289,36 +291,13 @@ def save_adapter(
         model.save_pretrained(unfinished, save_embedding_layers=False)
         processor.save_pretrained(unfinished)
         write_json(about, unfinished / ADAPTER_FACTS)
-        write_text(card(about, base_model), unfinished / "README.md")
+        card = adapter_card(adapter_facts(unfinished, folder.name), None, base=base_model)
+        write_text(card, unfinished / "README.md")
         if (folder / ADAPTER_CONFIG).is_file():
             shutil.rmtree(folder)
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def card(about: dict[str, Any], base_model: str) -> str:
-    """The model card of an adapter. The base is linked where the Hub has it."""
-    is_local = Path(base_model).is_absolute()
-    return "\n".join(
-        [
-            "---",
-            "library_name: peft",
-            "tags: [lora, tsf-llm, time-series-forecasting]",
-            *([] if is_local else [f"base_model: {base_model}"]),
-            "---",
-            f"# {about['ticker']}: an adapter of {Path(base_model).name if is_local else base_model}",
-            "",
-            f"Low-rank adapter for forecasts of {about['ticker']}. Data: {about['data']}; trained through "
-            f"{about['train_through']}, validated through {about['valid_through']}. Base and adapter together have "
-            f"seen prices through {about['trained_through']}: only forecasts from later dates are out of sample.",
-            "",
-            "Forecast with it, `FOLDER` being where it lies; no investment advice:",
-            "",
-            f"    tsf-llm forecast --model FOLDER --data prices.csv --horizon {about['horizon']} --out forecast.csv",
-            "",
-        ]
-    )
 
 
 # --- scores --------------------------------------------------------------------------------------------------------

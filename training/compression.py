@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from ..evaluation.cost import Task, contest, forecast_task, forward_task, last_windows, weight_bytes, weight_files
+from ..evaluation.cost import Task, contest, forecast_task, forward_task, last_windows, weight_bytes, weights
 from ..modeling_tsf_llm import TsfLlmExperts, TsfLlmMLP
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -171,7 +171,7 @@ def run_alone(program: Path, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def zipped_bytes(model: str | Path) -> int:
     """Bytes of the weight files under zlib, as a zip archive or a compressed download has them."""
-    return sum(len(zlib.compress(path.read_bytes())) for path in weight_files(model))
+    return sum(len(zlib.compress(path.read_bytes())) for path in weights(model))
 
 
 def speed(

@@ -348,9 +348,11 @@ def test_an_adapter_loads_in_a_fresh_process_by_peft_alone(base_folder, tmp_path
     }
     processor = TsfLlmProcessor.from_pretrained(base_folder)
     adapters.save_adapter(model, processor, tmp_path / "AAA", about, base_model=str(base_folder))
-    assert (
-        "base_model:" not in (tmp_path / "AAA" / "README.md").read_text()
-    )  # the card is for the Hub, the path is not
+    card = (tmp_path / "AAA" / "README.md").read_text()
+    assert "base_model:" not in card  # the card is for the Hub, the path is not
+    assert str(base_folder) not in card
+    assert "# AAA\n" in card
+    assert "tsf-llm forecast --model FOLDER --data prices.csv --horizon 2 --out forecast.csv" in card
     code = (
         "import sys; from peft import AutoPeftModelForCausalLM; from transformers import AutoProcessor\n"
         f"model = AutoPeftModelForCausalLM.from_pretrained({str(tmp_path / 'AAA')!r}, trust_remote_code=True)\n"
