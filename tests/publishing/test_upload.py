@@ -26,6 +26,7 @@ from tsf_llm.data_prep.prepare import prepare
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import CODE_FILES, TsfLlmForCausalLM
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
+from tsf_llm.preferences.pairs import PairArguments, build_preferences
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.publishing.secrets import PICKLES, matches
 from tsf_llm.publishing.upload import HubCallback, PushArguments
@@ -33,7 +34,6 @@ from tsf_llm.quantization_tsf_llm import to_int8
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts import push
-from tsf_llm.train_scripts.build_preferences import PairArguments, build_preferences
 
 spec = importlib.util.spec_from_file_location("stand_in_hub", Path(__file__).parents[1] / "stand_in_hub.py")
 stand_in_hub = sys.modules["stand_in_hub"] = importlib.util.module_from_spec(spec)
