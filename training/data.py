@@ -57,7 +57,9 @@ class TrainingData:
         if given is not None and config is not None and config.architectures == [TsfLlmForPrediction.__name__]:
             reach = given.feature_extractor.reach or config.prediction_length
             if args.horizon != reach:
-                raise ValueError(f"horizon={args.horizon}, but {model} answers for {reach} bar(s): give that horizon")
+                raise ValueError(
+                    f"horizon={args.horizon}, but {model} answers for {reach} bar(s): add --horizon {reach}"
+                )
         if given is not None:  # a model reads the columns that it knows
             known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
             args = replace(args, **known)
