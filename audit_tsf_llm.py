@@ -4,20 +4,33 @@ Shapes: N bars of one ticker, F features.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .bars_tsf_llm import COLUMNS, MIN_BARS, OHLCV, UNIVARIATE, Kind, hide_after, kind_of, split_tickers
+from .bars_tsf_llm import (
+    COLUMNS,
+    MIN_BARS,
+    OHLCV,
+    UNIVARIATE,
+    Bars,
+    CheckedBars,
+    Kind,
+    covariate_columns,
+    hide_after,
+    kind_of,
+    named_covariates,
+    split_tickers,
+)
 from .feature_extraction_tsf_llm import TsfLlmFeatureExtractor, center_and_scale
 from .indicators_tsf_llm import FEATURES, reads_market
 from .market_tsf_llm import market_state
 
 
 def audit_features(
-    bars: pd.DataFrame | Sequence[pd.DataFrame],
+    bars: Bars,
     names: Sequence[str] | None = None,
     seed: int = 0,
     cuts: int = 6,
@@ -25,7 +38,7 @@ def audit_features(
     kind: Kind | None = None,
     past_covariates: Sequence[str] = (),
     known_covariates: Sequence[str] = (),
-    market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
+    market: Bars | None = None,
 ) -> dict[str, Any]:
     """Tests features for knowledge of the future: those named, all of the table, or what `compute` makes of bars.
 
@@ -46,20 +59,15 @@ def audit_features(
         `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON.
     """
     kind = kind or kind_of(bars)
-    extractor = TsfLlmFeatureExtractor(
-        kind="univariate" if kind is UNIVARIATE else "ohlcv",
-        past_covariates=past_covariates,
-        known_covariates=known_covariates,
-    )
-    extractor._name_covariates(bars)
-    past_covariates, known_covariates = extractor.past_covariates, extractor.known_covariates
-    covariates = extractor.covariates
+    past_covariates, known_covariates = named_covariates(bars, past_covariates, known_covariates, kind)
+    covariates = [*past_covariates, *known_covariates]
+    tickers = split_tickers(bars, kind, covariates)
     if compute is None:
-        compute = _table_of(bars, extractor, names)
+        options = {"past_covariates": past_covariates, "known_covariates": known_covariates}
+        compute = _table_of(tickers, names, kind, options)
         if market is None and kind is OHLCV and reads_market(list(FEATURES) if names is None else names):
             market = bars
     rng = np.random.default_rng(seed)
-    tickers = split_tickers(bars, kind, covariates)
     longest = max(tickers.values(), key=len)
     market_leaks = []
     if market is not None:
@@ -72,7 +80,7 @@ def audit_features(
         for leak in _prefix_leaks(ticker, frame, compute, rng, cuts, kind, known_covariates)
     ]
     for ticker, frame in tickers.items() if past_covariates else ():
-        leaks += [{**found, "ticker": ticker} for found in peeking_covariates(frame, past_covariates, kind)]
+        leaks += [{**leak, "ticker": ticker} for leak in peeking_covariates(frame, past_covariates, kind)]
     walk_bars = random_walk_bars(rng) if kind is OHLCV else random_walk_series(rng)
     walk_bars = walk_bars.assign(**{name: rng.normal(0, 1, len(walk_bars)) for name in covariates})
     walk = _canary(walk_bars, compute, rng, shuffle=False, kind=kind)
@@ -89,15 +97,13 @@ def audit_features(
 
 
 def _table_of(
-    bars: pd.DataFrame | Sequence[pd.DataFrame], extractor: TsfLlmFeatureExtractor, names: Sequence[str] | None
+    tickers: CheckedBars, names: Sequence[str] | None, kind: Kind, covariates: dict[str, Any]
 ) -> Callable[..., pd.DataFrame]:
-    """What computes the named features of the extractor's kind, by default all of the table."""
-    if extractor.series_kind is OHLCV:
-        extractor.names = [*FEATURES, *extractor._covariate_columns()]
-    else:
-        extractor.fit(bars)
-    extractor.names = extractor.names if names is None else list(names)
-    return extractor.raw_features
+    """What computes the named features of a kind, by default all of the table."""
+    if kind is OHLCV:
+        names = [*FEATURES, *covariate_columns(*covariates.values())] if names is None else names
+        return TsfLlmFeatureExtractor(names=names, **covariates).raw_features
+    return TsfLlmFeatureExtractor(names=names, kind="univariate", **covariates).fit(tickers).raw_features
 
 
 def _market_leaks(
@@ -109,7 +115,7 @@ def _market_leaks(
 ) -> list[dict]:
     """One entry per feature of these bars that the market's future changes."""
     table = compute(bars, market=market_state(market))
-    found: dict[str, dict] = {}
+    leaks: dict[str, dict] = {}
     for cut in np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[:-1]):
         now = bars["timestamp"].iloc[cut]
         ended = [frame[frame["timestamp"] <= now] for frame in market]
@@ -119,14 +125,10 @@ def _market_leaks(
             factor = np.where(future, np.exp(rng.normal(0, 0.1, (len(frame), 1))), 1.0)
             noise.append(frame.assign(**{name: frame[name] * factor[:, 0] for name in COLUMNS[1:]}))
         for other in (ended, noise):
-            part = compute(bars, market=market_state(other)).to_numpy()[: cut + 1]
-            whole = table.to_numpy()[: cut + 1]
-            differs = (part != whole) & ~(np.isnan(part) & np.isnan(whole))
-            for column in np.flatnonzero(differs.any(axis=0)):
-                row = int(differs[:, column].argmax())
-                entry = {"feature": table.columns[column], "ticker": "market", "bar": str(bars["timestamp"].iloc[row])}
-                found.setdefault(table.columns[column], {**entry, "reads_up_to_bars_ahead": int(cut + 1 - row)})
-    return list(found.values())
+            part = compute(bars, market=market_state(other))
+            for leak in _changes("market", bars, table, part, int(cut) + 1):
+                leaks.setdefault(leak["feature"], leak)
+    return list(leaks.values())
 
 
 def _prefix_leaks(
@@ -140,8 +142,7 @@ def _prefix_leaks(
 ) -> list[dict]:
     """One entry per leaking feature, with the first bar that its future changed."""
     table = compute(bars)
-    names, whole = list(table), table.to_numpy()
-    found: dict[str, dict] = {}
+    leaks: dict[str, dict] = {}
     unknown = [name for name in bars.columns if name not in ("timestamp", *known_covariates)]
     even = np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[1:])
     first = [cut for cut in (1, 2, 5, 15, 40) if cut < even[0]]
@@ -152,14 +153,19 @@ def _prefix_leaks(
             noise.loc[cut:, unknown] = kind.noise(noise.loc[cut:, unknown], rng)
             others.append(noise)
         for other in others:
-            part = compute(other).to_numpy()[:cut]
-            differs = (part != whole[:cut]) & ~(np.isnan(part) & np.isnan(whole[:cut]))
-            for column in np.flatnonzero(differs.any(axis=0)):
-                row = int(differs[:, column].argmax())
-                bars_ahead = int(cut - row)
-                entry = {"feature": names[column], "ticker": ticker, "bar": str(bars["timestamp"].iloc[row])}
-                found.setdefault(names[column], {**entry, "reads_up_to_bars_ahead": bars_ahead})
-    return list(found.values())
+            for leak in _changes(ticker, bars, table, compute(other), int(cut)):
+                leaks.setdefault(leak["feature"], leak)
+    return list(leaks.values())
+
+
+def _changes(ticker: str, bars: pd.DataFrame, table: pd.DataFrame, other: pd.DataFrame, end: int) -> Iterator[dict]:
+    """The features whose rows before `end` differ between two tables of these bars, each with the first such row."""
+    whole, part = table.to_numpy()[:end], other.to_numpy()[:end]
+    differs = (part != whole) & ~(np.isnan(part) & np.isnan(whole))
+    for column in np.flatnonzero(differs.any(axis=0)):
+        row = int(differs[:, column].argmax())
+        bar = str(bars["timestamp"].iloc[row])
+        yield {"feature": table.columns[column], "ticker": ticker, "bar": bar, "reads_up_to_bars_ahead": end - row}
 
 
 def _canary(
@@ -232,7 +238,7 @@ def peeking_covariates(
     Prefix invariance cannot see these: the future was written into the column before it came here.
     """
     y = pd.Series(kind.additive(frame[kind.value].to_numpy()))
-    found = []
+    leaks = []
     for name in names:
         x = frame[name].reset_index(drop=True)
         strength = [_correlation(x.diff(), y.diff().shift(-k)) for k in range(ahead + 1)]
@@ -241,8 +247,8 @@ def peeking_covariates(
             strength = [0.0, *(_correlation(x, y.shift(-k) - y) for k in range(1, ahead + 1))]
             k = int(np.argmax(strength))
         if k and strength[k] > 0.99 > strength[0]:
-            found.append({"feature": name, "bar": str(frame["timestamp"].iloc[0]), "reads_up_to_bars_ahead": k})
-    return found
+            leaks.append({"feature": name, "bar": str(frame["timestamp"].iloc[0]), "reads_up_to_bars_ahead": k})
+    return leaks
 
 
 def _correlation(left: pd.Series, right: pd.Series) -> float:

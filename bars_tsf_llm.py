@@ -5,6 +5,7 @@ Design choices:
   evaluation ask the kind and are the same code for both.
 * A price changes by its log return; a value by its difference, so zeros, negatives and gaps are allowed.
 * Missing is NaN. A gap is a gap: nothing is filled. What has no honest reading is refused with its row and a remedy.
+* A column is read as a whole, in a frame as in a file: one rule for its times (`TimeFormat`), one for its numbers.
 * Times carry no zone, and a bare date as a fence includes that whole day.
 * Covariates are further columns, of bars as of plain series. A past one counts for its own row. A known one (a price
   list, a holiday flag) is declared as known ahead, and alone may be read ahead of t.
@@ -12,13 +13,15 @@ Design choices:
 Shapes: N rows of one series, F features.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.api import guess_datetime_format
 
 PRICES = ["open", "high", "low", "close"]
 
@@ -167,10 +170,10 @@ def named_columns(wanted: Sequence[str], columns: Iterable[str], taken: Iterable
     ['flag', 'text_0', 'text_1']
     """
     columns, taken, chosen = list(columns), set(taken), dict[str, None]()
-    for one in wanted:
-        fitting = [one] if one in columns else [name for name in columns if fnmatchcase(str(name), one)]
-        free = [name for name in fitting if name == one or name not in taken]
-        chosen |= dict.fromkeys(free or [one])
+    for pattern in wanted:
+        fitting = [pattern] if pattern in columns else [name for name in columns if fnmatchcase(str(name), pattern)]
+        free = [name for name in fitting if name == pattern or name not in taken]
+        chosen |= dict.fromkeys(free or [pattern])
     return list(chosen)
 
 
@@ -201,9 +204,25 @@ def hide_after(frame: pd.DataFrame, cut: int, known: Sequence[str]) -> pd.DataFr
 COLUMNS = ["timestamp", *PRICES, "volume"]
 
 
-def split_tickers(
-    bars: pd.DataFrame | Sequence[pd.DataFrame], kind: Kind = OHLCV, covariates: Sequence[str] = ()
-) -> dict[str, pd.DataFrame]:
+class CheckedBars(dict[str, pd.DataFrame]):
+    """What `split_tickers` made of bars, one frame per ticker; it takes them as they are: each bar is checked once."""
+
+
+Bars: TypeAlias = pd.DataFrame | Sequence[pd.DataFrame] | CheckedBars
+
+
+def named_covariates(
+    bars: Bars, past: Sequence[str], known: Sequence[str], kind: Kind = OHLCV
+) -> tuple[list[str], list[str]]:
+    """Past and known covariates, columns of these bars in place of patterns such as `text_*`."""
+    frames = list(bars.values()) if isinstance(bars, CheckedBars) else bars
+    columns = list(frames if isinstance(frames, pd.DataFrame) else frames[0]) if len(frames) else []
+    taken = {"timestamp", kind.id, *kind.columns}
+    known = named_columns(known, columns, taken)
+    return named_columns(past, columns, {*taken, *known}), known
+
+
+def split_tickers(bars: Bars, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> CheckedBars:
     """Bars of any number of tickers -> one checked frame per ticker, in order of appearance.
 
     Of a plain series the names are in `series_id`, and rows are its values. Covariates are further columns to keep.
@@ -211,10 +230,12 @@ def split_tickers(
     Raises:
         ValueError: names the ticker, the row and the remedy for every kind of bar that has no honest reading.
     """
+    if isinstance(bars, CheckedBars):
+        return bars
     frames = [bars] if isinstance(bars, pd.DataFrame) else list(bars)
     if not frames:
         raise ValueError("no bars were given: pass a DataFrame or a list of them")
-    tickers: dict[str, pd.DataFrame] = {}
+    tickers = CheckedBars()
     for number, frame in enumerate(frames):
         if not isinstance(frame, pd.DataFrame):
             columns = ["timestamp", *kind.columns]
@@ -269,41 +290,154 @@ def check_bars(bars: pd.DataFrame, ticker: str, kind: Kind = OHLCV, covariates: 
 
 
 def _timestamps(values: pd.Series, ticker: str) -> pd.Series:
-    """Times without a zone. Zoned ones turn into UTC, unless all are midnights: these are dates, and stay so."""
     if pd.api.types.is_numeric_dtype(values):
         given = f" ({values.iloc[0]})" if len(values) else ""
         raise ValueError(f"{ticker}: timestamp is a number{given}: convert it with pandas.to_datetime(..., unit=)")
-    stamps = pd.to_datetime(values, errors="coerce", utc=True)
-    bad = (stamps.isna() & values.notna()).to_numpy()
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(f"{ticker}, row {row}: timestamp {values.iloc[row]!r} is no date; use ISO 8601")
-    known = values.dropna()
-    if len(known) and pd.Timestamp(known.iloc[0]).tz is not None:
-        local = known.map(lambda moment: pd.Timestamp(moment).tz_localize(None))
-        if (local == local.dt.normalize()).all():
-            stamps = local.reindex(values.index)
-    return stamps.dt.tz_localize(None).astype("datetime64[ns]")
+    stamps, unread = read_times(values)
+    if bad := [row for row in unread if pd.notna(values.iloc[row])]:
+        raise ValueError(f"{ticker}, row {bad[0]}: timestamp {values.iloc[bad[0]]!r} is no date; use ISO 8601")
+    return stamps.astype("datetime64[ns]")
 
 
 def _numbers(values: pd.Series, ticker: str, column: str) -> pd.Series:
-    numbers = read_numbers(values)
-    text = numbers.isna() & values.notna()
-    if text.any():
-        row = int(text.to_numpy().argmax())
+    numbers, bad = read_numbers(values)
+    if bad.size:
         raise ValueError(
-            f"{ticker}, row {row}: {column} is {values.iloc[row]!r}, not a number; correct it or leave it empty"
+            f"{ticker}, row {bad[0]}: {column} is {values.iloc[bad[0]]!r}, not a number; correct it or leave it empty"
         )
     return numbers
 
 
-def read_numbers(values: pd.Series) -> pd.Series:
-    """As float64, NaN for what is no number. Texts to the last bit: pandas 2 misses it in one of eight."""
-    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-    if not pd.api.types.is_numeric_dtype(values):
-        texts = numbers.notna() & values.map(lambda cell: isinstance(cell, str)).astype(bool)
-        numbers[texts] = values[texts].to_numpy(object).astype("float64")
-    return numbers
+# --- cells of a column: of a frame as of a file --------------------------------------------------------------------
+
+# Digits of a time since 1970 -> its unit. Ten digits could be seconds or 2024013115: not read.
+EPOCHS = {13: "ms", 16: "us", 19: "ns"}
+NO_TIMES = {"", "now", "today", "nat", "nan", "na", "none", "null"}  # which tell nothing of a column's format
+MISSING_NUMBERS = {"", "-", "na", "n/a", "nan", "none", "null", "#n/a", "<na>"}
+OFFSET = r":\d\d(?:\.\d+)?\s*([+-]\d\d(?::?\d\d)?)$"  # hours, and minutes, from UTC behind a time of day
+
+
+@dataclass(frozen=True)
+class TimeFormat:
+    """How a column writes its times.
+
+    Args:
+        name: `typed`, `epoch`, `ISO8601`, `mixed` or what `strptime` takes.
+        dates: all are midnights, each of its own zone. Such times are dates, and stay so; other zoned ones become UTC.
+    """
+
+    name: str
+    dates: bool = False
+
+    @classmethod
+    def of(cls, cells: pd.Series) -> "TimeFormat":
+        """Told by all cells; of a file that is read in pieces, by those of the first."""
+        name = _format_name(cells)
+        return cls(name, _are_dates(cells.head(20), name) and _are_dates(cells, name))
+
+
+def read_times(cells: pd.Series, format: TimeFormat | None = None) -> tuple[pd.Series, np.ndarray]:
+    """Times without zone, NaT for what is none, and the positions of these.
+
+    >>> read_times(pd.Series(["2024-01-31T00:00:00+09:00", "2024-02-01T00:00:00+09:00"]))[0].dt.day.tolist()
+    [31, 1]
+    """
+    format = format or TimeFormat.of(cells)
+    times = utc_times(cells, format.name)
+    if format.dates:
+        times = wall_clock(cells, times)
+        times = times.where(times == times.dt.normalize())
+    return times, np.flatnonzero(times.isna())
+
+
+def utc_times(cells: pd.Series, format: str | None = None) -> pd.Series:
+    """Times in UTC without zone, NaT for what is none."""
+    format = format or _format_name(cells)
+    if format == "typed":
+        return pd.to_datetime(cells, utc=True).dt.tz_localize(None)
+    text = cells.astype(str)
+    if format == "epoch":  # a bare number would be read as nanoseconds
+        return _from_epoch(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        told = text.mask(text.isin(("now", "today")))  # pandas would read the time of reading
+        return pd.to_datetime(told, errors="coerce", utc=True, format=format).dt.tz_localize(None)
+
+
+def wall_clock(cells: pd.Series, utc: pd.Series) -> pd.Series:
+    """The `utc_times` of cells as the clocks of their own zones show them."""
+    if pd.api.types.is_datetime64_any_dtype(cells):
+        return cells.dt.tz_localize(None)
+    zones = _zones(cells)
+    minutes = zones.map({zone: _minutes(zone) for zone in zones.dropna().unique()}).astype(float).fillna(0)
+    return (utc + pd.to_timedelta(minutes, unit="min")).astype(utc.dtype)
+
+
+def _minutes(zone: str) -> int:
+    """From UTC, of `+09:00`, `-0330` or `+09`."""
+    minutes = 60 * int(zone[1:3]) + int(zone[3:].lstrip(":") or 0)
+    return -minutes if zone[0] == "-" else minutes
+
+
+def _zones(cells: pd.Series) -> pd.Series:
+    return cells.astype(str).str.strip().str.extract(OFFSET)[0]
+
+
+def _are_dates(cells: pd.Series, format: str) -> bool:
+    is_zoned = isinstance(cells.dtype, pd.DatetimeTZDtype)
+    if not is_zoned and (format in ("typed", "epoch") or _zones(cells).isna().all()):
+        return False
+    local = wall_clock(cells, utc_times(cells, format)).dropna()
+    return bool((local == local.dt.normalize()).all())
+
+
+def _format_name(cells: pd.Series) -> str:
+    """ISO unless the first cell is not; then what pandas guesses from the first time, month or day first, or ISO:
+    whichever reads most of the cells, the first of these among equals.
+    """
+    if pd.api.types.is_datetime64_any_dtype(cells):
+        return "typed"
+    text = cells.astype(str)
+    if text.str.len().where(text.str.isdecimal(), 0).isin(EPOCHS).any():
+        return "epoch"
+
+    def read(values: pd.Series, format: str) -> int:
+        return int(utc_times(values, format).notna().sum())
+
+    if not len(text) or read(text.iloc[:1], "ISO8601"):
+        return "ISO8601"
+    first = next((str(one) for one in text if str(one).lower() not in NO_TIMES), "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # no format fits the first row: then its row is reported
+        guesses = [guess_datetime_format(first, dayfirst=dayfirst) or "mixed" for dayfirst in (False, True)]
+    return max(dict.fromkeys([*guesses, "ISO8601"]), key=lambda format: read(text, format))
+
+
+def _from_epoch(text: pd.Series) -> pd.Series:
+    """Times since 1970, told by their number of digits; NaT for other cells."""
+    digits = text.str.len().where(text.str.isdecimal(), 0)
+    times = pd.Series(pd.NaT, index=text.index, name=text.name, dtype="datetime64[us]")
+    for length, unit in EPOCHS.items():
+        of_unit = (digits == length).to_numpy()
+        times[of_unit] = pd.to_datetime(text[of_unit].astype("int64"), unit=unit).to_numpy()
+    return times
+
+
+def read_numbers(cells: pd.Series) -> tuple[pd.Series, np.ndarray]:
+    """float64, NaN where missing or no number, and the positions of the latter."""
+    if pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_complex_dtype(cells):
+        return cells.astype("float64"), np.array([], dtype=int)
+    text = stripped(cells)
+    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
+    known = numbers.notna()
+    # To the last bit, which pandas 2 misses in one of eight.
+    numbers[known.to_numpy()] = text[known].to_numpy(object).astype("float64")
+    return numbers, np.flatnonzero(~known & ~text.str.lower().isin(MISSING_NUMBERS))
+
+
+def stripped(cells: pd.Series) -> pd.Series:
+    """As text without blanks around it, empty where missing."""
+    return cells.astype(object).where(cells.notna(), "").astype(str).str.strip()
 
 
 def day_end(moment: Any) -> pd.Timestamp:
@@ -318,15 +452,13 @@ def day_end(moment: Any) -> pd.Timestamp:
     return stamp if stamp.tz is None else stamp.tz_convert("UTC").tz_localize(None)
 
 
-def bars_through(
-    bars: pd.DataFrame | Sequence[pd.DataFrame], through: Any, kind: Kind = OHLCV, covariates: Sequence[str] = ()
-) -> dict[str, pd.DataFrame]:
+def bars_through(bars: Bars, through: Any, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> CheckedBars:
     """Bars up to the fence, of the tickers that have enough of them by then.
 
     Raises:
         ValueError: if no ticker has.
     """
-    frames = {}
+    frames = CheckedBars()
     for ticker, frame in split_tickers(bars, kind, covariates).items():
         inside = frame if through is None else frame[frame["timestamp"] <= day_end(through)]
         if inside[kind.value].notna().sum() >= MIN_BARS:

@@ -74,16 +74,9 @@ class TsfLlmPipeline(Pipeline):
                 f"the processor has {processor.tokenizer.vocab_size} tokens, the model {model.config.vocab_size}: "
                 "load both from one folder"
             )
-        if processor.feature_extractor.is_seed:
-            self._check_seed(model.config.prediction_length)
+        prediction_type = None if model.can_generate() else model.config.prediction_type
+        processor.feature_extractor.check_head(prediction_type, model.config.prediction_length)
         self.model.eval()
-
-    def _check_seed(self, prediction_length: int) -> None:
-        """The original's inputs go with one number, and never with the future in them."""
-        if self.samples_paths or self.model.config.prediction_type != "regression" or prediction_length != 1:
-            raise ValueError("feature_set='seed64' is for a regression head of one step, as the original's")
-        if self.processor.feature_extractor.expose_leak:
-            raise ValueError("expose_leak=True: these inputs hold the future; no forecast is made from them")
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         """Only what is given here: a call's arguments go over those of the constructor."""
@@ -173,8 +166,7 @@ class TsfLlmPipeline(Pipeline):
     @property
     def reach(self) -> int:
         """Most steps ahead of a head, and the usual number of a causal LM."""
-        extractor = self.processor.feature_extractor
-        return extractor.seed_horizon if extractor.is_seed else self.model.config.prediction_length
+        return self.processor.feature_extractor.reach or self.model.config.prediction_length
 
     @property
     def samples_paths(self) -> bool:
@@ -233,20 +225,20 @@ class TsfLlmPipeline(Pipeline):
     @torch.inference_mode()
     def predict_head(self, batch: Any, horizon: int) -> np.ndarray:
         """The head's answer for `horizon` steps: cumulative log returns `[B,P]`, `[B,P,Q]`, or classes `[B,P,3]`."""
-        is_seed = self.processor.feature_extractor.is_seed
+        one_target = self.processor.feature_extractor.reach is not None
         if horizon > self.reach:
             raise ValueError(
                 f"horizon={horizon}, but this model was trained for {self.reach} step(s): "
                 "ask for fewer, or use a causal LM, which can go on"
             )
-        if is_seed and horizon < self.reach:
+        if one_target and horizon < self.reach:
             raise ValueError(f"horizon={horizon}, but the original's weights know {self.reach} bars ahead alone")
         inputs = {key: batch[key].to(self.model.device) for key in ("past_values", "attention_mask")}
         prediction = self.model(**inputs).prediction[:, :horizon].float().cpu().numpy().astype(float)
         if self.model.config.prediction_type == "classification":
             return prediction
         log_returns = self.processor.log_returns(prediction, batch)
-        return log_returns * np.arange(1, horizon + 1) / horizon if is_seed else log_returns
+        return log_returns * np.arange(1, horizon + 1) / horizon if one_target else log_returns
 
     def _spread_quantiles(self, quantiles_BPQ: np.ndarray, batch: Any, samples: int) -> np.ndarray:
         """Quantiles `[B,P,Q]` -> `K` evenly spaced ones `[B,K,P]`, linear in the normal score and beyond its ends.

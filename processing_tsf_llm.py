@@ -22,12 +22,10 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .audit_tsf_llm import audit_features
-from .bars_tsf_llm import (
-    MIN_BARS,
-    bars_through,
-)
+from .bars_tsf_llm import MIN_BARS, Bars, Kind, bars_through, day_end
 from .calendars_tsf_llm import next_timestamps
 from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, standard_return
+from .original_features_tsf_llm import OriginalFeatureExtractor
 from .tokenization_tsf_llm import TsfLlmTokenizer
 
 FORECAST_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -68,23 +66,29 @@ class TsfLlmProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "TsfLlmProcessor":  # type: ignore[override]
         """Both parts with this module's own classes: no Auto class, hence no remote code, is needed."""
+        settings, rest = TsfLlmFeatureExtractor.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        name = settings.get("feature_extractor_type")
+        is_original = name == OriginalFeatureExtractor.__name__ or settings.get("feature_set") == "seed64"
+        features = OriginalFeatureExtractor if is_original else TsfLlmFeatureExtractor
         return cls(
-            TsfLlmFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            features.from_dict(settings, **rest),
             TsfLlmTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
         )
+
+    @property
+    def kind(self) -> Kind:
+        return self.feature_extractor.series_kind
+
+    @property
+    def covariates(self) -> list[str]:
+        return self.feature_extractor.covariates
 
     @property
     def fitted_through(self) -> str | None:
         """The fence (ISO date): no later bar shaped the scalers or the bins."""
         return self.feature_extractor.fitted_through
 
-    def fit(
-        self,
-        bars: pd.DataFrame | Sequence[pd.DataFrame],
-        through: Any = None,
-        *,
-        market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
-    ) -> "TsfLlmProcessor":
+    def fit(self, bars: Bars, through: Any = None, *, market: Bars | None = None) -> "TsfLlmProcessor":
         """Learns scalers and return bins from the bars up to and including `through`, by default all of them.
 
         `market` is the bars of an index, or of a universe, for features that read them.
@@ -92,21 +96,44 @@ class TsfLlmProcessor(ProcessorMixin):
         Raises:
             ValueError: for bars without an honest reading, or too few before the fence.
         """
-        self.feature_extractor.fit(bars, through, market=market)
-        if self.feature_extractor.is_seed:
-            return self  # it has no return tokens
-        kind, covariates = self.feature_extractor.series_kind, self.feature_extractor.covariates
-        closes = [frame[kind.value].to_numpy() for frame in bars_through(bars, through, kind, covariates).values()]
-        self.tokenizer.fit(np.concatenate([standard_return(*self.feature_extractor.volatility(c)) for c in closes]))
+        tickers = self.feature_extractor.check(bars)
+        self.feature_extractor.fit(tickers, through, market=market)
+        closes = [frame[self.kind.value].to_numpy() for frame in bars_through(tickers, through, self.kind).values()]
+        self._fit_bins([standard_return(*self.feature_extractor.volatility(close)) for close in closes])
         return self
+
+    def fit_encode(self, bars: Bars, through: Any = None, *, market: Bars | None = None) -> list[EncodedSeries]:
+        """`fit`, then `encode` of the same bars, those after the fence as well: to the same bits, for half the work.
+
+        Each bar is checked and each feature computed once; the fit still reads nothing after the fence.
+
+        Raises:
+            ValueError: as `fit` and `encode`.
+        """
+        encoded = self.feature_extractor.fit_encode(bars, through, market=market)
+        fence = day_end(pd.Timestamp.max if through is None else through).to_datetime64()
+        self._fit_bins([series.standard_return()[series.timestamp <= fence] for series in encoded])
+        return encoded
+
+    def _fit_bins(self, standard_returns: Sequence[np.ndarray]) -> None:
+        if self.feature_extractor.reach is None:
+            self.tokenizer.fit(np.concatenate(standard_returns))
+
+    def encode(self, bars: Bars, as_of: Any = None, *, market: Bars | None = None) -> list[EncodedSeries]:
+        """Every bar of every ticker, up to and including `as_of`; see `TsfLlmFeatureExtractor.encode`."""
+        return self.feature_extractor.encode(bars, as_of, market=market)
+
+    def windows(self, series: EncodedSeries, origins: np.ndarray) -> dict[str, np.ndarray]:
+        """The `context_length` bars that end at each origin; see `EncodedSeries.windows`."""
+        return series.windows(origins, self.feature_extractor.context_length)
 
     def __call__(
         self,
-        bars: pd.DataFrame | Sequence[pd.DataFrame],
+        bars: Bars,
         as_of: Any = None,
         return_tensors: str | None = "pt",
         *,
-        market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
+        market: Bars | None = None,
     ) -> BatchFeature:
         """The last window of every ticker, up to and including `as_of`, beside the market as of then.
 
@@ -135,7 +162,7 @@ class TsfLlmProcessor(ProcessorMixin):
             raise ValueError("no origin to forecast from: give more history or other dates")
         longest = max(int(origins.max()) + 1 for _, origins in requests)
         length = min(self.feature_extractor.context_length, longest)
-        parts = [self.feature_extractor.windows(series, origins, length) for series, origins in requests]
+        parts = [series.windows(origins, length) for series, origins in requests]
         arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         arrays["input_ids"] = np.full(arrays["attention_mask"].shape, self.tokenizer.bar_token_id)
         arrays["scale"] = np.concatenate([series.sigma[origins] for series, origins in requests])
@@ -154,19 +181,14 @@ class TsfLlmProcessor(ProcessorMixin):
         return np.cumsum(standard, axis=-1) * np.asarray(batch["scale"], dtype=float)[:, None, None]
 
     def log_returns(self, values: np.ndarray | torch.Tensor, batch: BatchFeature) -> np.ndarray:
-        """A head's numbers `[B,P]` or `[B,P,Q]` -> cumulative log returns from the origin, of the same shape.
-
-        The numbers are returns in units of the origin's sigma; for `seed64` scaled percentage returns."""
-        values = np.asarray(values, dtype=float)
-        if self.feature_extractor.is_seed:
-            return self.feature_extractor.seed_log_returns(values, batch["ticker"])
-        return values * np.asarray(batch["scale"], dtype=float).reshape(-1, *[1] * (values.ndim - 1))
+        """A head's numbers `[B,P]` or `[B,P,Q]` -> cumulative log returns from the origin, of the same shape."""
+        return self.feature_extractor.log_returns(np.asarray(values, dtype=float), batch)
 
     def inverse_transform(self, values: np.ndarray | torch.Tensor, batch: BatchFeature) -> np.ndarray:
         """A head's numbers `[B,P]` or `[B,P,Q]`, see `log_returns` -> prices of the same shape."""
         log_returns = self.log_returns(values, batch)
         last_close = np.asarray(batch["last_close"], dtype=float).reshape(-1, *[1] * (log_returns.ndim - 1))
-        return self.feature_extractor.series_kind.level(last_close, log_returns)
+        return self.kind.level(last_close, log_returns)
 
     def decode(
         self, cumulative: np.ndarray, batch: BatchFeature, quantile_levels: Sequence[float] = FORECAST_QUANTILES
@@ -177,7 +199,7 @@ class TsfLlmProcessor(ProcessorMixin):
         levels), p_up, where `p_up` is the share of paths above the last close, ties counted half.
         """
         last_close = np.asarray(batch["last_close"], dtype=float)[:, None, None]
-        prices_BKP = self.feature_extractor.series_kind.level(last_close, cumulative)
+        prices_BKP = self.kind.level(last_close, cumulative)
         frame = self._empty_forecast(batch, cumulative.shape[-1])
         frame["mean"] = prices_BKP.mean(axis=1).ravel()
         quantiles_QBP = np.quantile(prices_BKP, quantile_levels, axis=1, method="weibull")  # unbiased coverage
@@ -198,13 +220,7 @@ class TsfLlmProcessor(ProcessorMixin):
 
     # --- the proof
 
-    def audit(
-        self,
-        bars: pd.DataFrame | Sequence[pd.DataFrame],
-        seed: int = 0,
-        *,
-        market: pd.DataFrame | Sequence[pd.DataFrame] | None = None,
-    ) -> dict[str, Any]:
+    def audit(self, bars: Bars, seed: int = 0, *, market: Bars | None = None) -> dict[str, Any]:
         """Prefix invariance of every feature of this processor, and two canaries; see `audit_features`."""
         extractor = self.feature_extractor
         return audit_features(
@@ -212,7 +228,7 @@ class TsfLlmProcessor(ProcessorMixin):
             seed=seed,
             compute=extractor.raw_features,
             market=bars if market is None and extractor.reads_market else market,
-            kind=extractor.series_kind,
+            kind=self.kind,
             past_covariates=extractor.past_covariates,
             known_covariates=extractor.known_covariates,
         )

@@ -39,8 +39,8 @@ from rich.table import Table
 from ..common.files import write_json, write_parquet
 from ..data_prep.clean import clean_bars
 from ..data_prep.prepare import prepare
-from ..data_prep.raw import read_raw
-from ..data_prep.sources import SAMPLE
+from ..data_prep.sources import read_raw
+from ..data_prep.tables import SAMPLE
 from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from ..processing_tsf_llm import TsfLlmProcessor
 

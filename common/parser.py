@@ -4,9 +4,12 @@ import argparse
 import datetime
 import difflib
 import sys
+from pathlib import Path
 from typing import Any
 
 from trl import TrlParser
+
+NO_TEXT = int | float | datetime.date | Path  # becomes text where one is wanted
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -22,6 +25,7 @@ class Parser(TrlParser):
     def __init__(self, *args: Any, **kwargs: Any):
         usage = "%(prog)s [--config FILE.yaml] [--option VALUE ...]"
         super().__init__(*args, **{"formatter_class": _Help, "usage": usage, **kwargs})
+        self._given: dict[str, Any] = {}
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
@@ -43,12 +47,18 @@ class Parser(TrlParser):
             self.error(f"unknown: {' '.join(from_words)}{self._meant(from_words[0])}")
         return tuple(found)
 
+    def read(self, path: str | Path, **given: Any) -> Any:
+        """What a YAML file says, with given values over it; None leaves one to the file."""
+        self._given = {name: value for name, value in given.items() if value is not None}
+        return self.parse_args_and_config(["--config", str(path)])
+
     def _meant(self, word: str) -> str:
         options = [option for action in self._actions for option in action.option_strings]
         close = difflib.get_close_matches(word, options, n=1, cutoff=0.75)
         return f"; did you mean {close[0]}?" if close else ""
 
     def set_defaults_with_config(self, **config: Any) -> list[str]:
+        config |= self._given
         actions = {action.dest: action for action in self._actions}
         known = {name: self._value(actions[name], value) for name, value in config.items() if name in actions}
         return super().set_defaults_with_config(**{**config, **known})
@@ -65,7 +75,7 @@ class Parser(TrlParser):
         return self._value_of_one(action, value)
 
     def _value_of_one(self, action: argparse.Action, value: Any) -> Any:
-        if action.type is str and isinstance(value, int | float | datetime.date) and not isinstance(value, bool):
+        if action.type is str and isinstance(value, NO_TEXT) and not isinstance(value, bool):
             return str(value)
         if action.type in (int, float) and value is not None and not isinstance(value, str):
             allowed = (int,) if action.type is int else (int, float)

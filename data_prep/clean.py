@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import check_bars
-from .raw import RAW_COLUMNS, raw_columns
-from .sources import COLUMNS, PRICES, _adjust
+from ..bars_tsf_llm import PRICES, check_bars
+from .columns import COLUMNS
+from .sources import RAW_COLUMNS, adjust, raw_columns
 
 EXAMPLES = 5  # rows named per rule and ticker
 ROUNDING = 1e-9  # relative; a high below the close by less is arithmetic, not a defect
@@ -144,7 +144,9 @@ def clean_bars(bars: pd.DataFrame, covariates: Sequence[str] = ()) -> tuple[pd.D
         ValueError: if there is no table of prices, or no bar is left; it says why.
     """
     if not isinstance(bars, pd.DataFrame):
-        raise ValueError(f"bars must be a DataFrame, got {type(bars).__name__}: see tsf_llm.data_prep.raw.read_raw")
+        raise ValueError(
+            f"bars must be a DataFrame, got {type(bars).__name__}: see tsf_llm.data_prep.sources.read_raw"
+        )
     raw = raw_columns(bars, covariates=covariates)
     frames, tickers = [], {}
     nameless = raw["ticker"] == ""
@@ -223,7 +225,7 @@ def clean_ticker(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, dict[str
     rows_in = len(raw)
     rows = _drop_rows(_in_order(raw, found), found).reset_index(drop=True)
     as_traded = rows[PRICES].to_numpy()
-    _adjust(rows, rows["adj_close"])
+    adjust(rows)
     _mask_rows(rows, found)
     _mend_volume(rows, found)
     at = np.flatnonzero(rows["close"].notna())  # rows with a bar

@@ -24,7 +24,7 @@ from ..common.figures import BLACK, BLUE, GREY, ORANGE, new_figure, save_figure
 from ..common.files import check_apart, check_free, claim, remove, write_json, write_text
 from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from .clean import POLICY, RULES, clean_bars
-from .raw import read_raw
+from .sources import read_raw
 
 MOVES = 20  # largest, listed
 FILES = ("describe.json", "describe.html", "coverage.png", "returns.png", "defects.png")

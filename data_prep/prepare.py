@@ -2,8 +2,8 @@
 
 Design choices:
 - The processor is fitted on training dates only, before any shard is written, and lies in `processor/`.
-- One ticker at a time: `collect` cleans, `shards` encodes. Scalers and bins are fitted on at most `FIT_BARS` bars, of
-  tickers chosen by the seed. So memory does not grow with the number of tickers.
+- One ticker at a time: `ticker_files` cleans, `shards` encodes. Scalers and bins are fitted on at most `FIT_BARS`
+  bars, of tickers chosen by the seed. So memory does not grow with the number of tickers.
 - A shard that is right already is kept, so an interrupted run goes on where it stopped, and several processes write
   the same bytes as one.
 - An engine only says where `_encode_job` runs: in processes of this machine, or as tasks of a Ray cluster. Results
@@ -22,7 +22,7 @@ stored once and not once per window.
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from ..market_tsf_llm import market_state
 from ..processing_tsf_llm import TsfLlmProcessor
 from .clean import policy_table
-from .collect import Collected, collect_bars, collect_series
+from .columns import USUAL, Columns
 from .shards import (
     ENCODED,
     encode_shard,
@@ -68,6 +68,7 @@ from .shards import (
     versions,
 )
 from .sources import read_bars
+from .ticker_files import Collected, collect_bars, collect_series
 from .windows import Split, fence
 
 FORMAT = 2
@@ -83,14 +84,6 @@ BESIDE = (
 )  # the other files, last one last
 PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json")  # and its code
 BY = "prepare"  # the author of all in the folder
-FITTED = {"center", "scale", "target_center", "target_scale", "bar_seconds", "fitted_through", "fitted_with_market"}
-FITTED_OF_SERIES = {
-    "seasons",
-    "names",
-    "feature_size",
-    "past_covariates",
-    "known_covariates",
-}  # settings that fit adds to
 RETRIES = 3  # of a Ray task whose worker died
 
 
@@ -146,7 +139,7 @@ def prepare(
     horizon: int,
     tickers: Sequence[str] | None = None,
     market: str | Path | list | None = None,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Columns = USUAL,
     train_through: Any = None,
     valid_through: Any = None,
     refit: bool = False,
@@ -162,7 +155,7 @@ def prepare(
     A folder that was prepared before keeps its dates unless others are given or `refit` is true; what bars, dates and
     settings leave unchanged is not computed again, and the result is that of an empty folder and these dates.
     `market` is price files that the features read beside their own; where the group of that name was chosen, and none
-    is given, all tickers together are the market. `columns` names those of plain series: `value`, `id`, `time`.
+    is given, all tickers together are the market. `columns` names those of plain series.
     With `engine="ray"` they are tasks: of the cluster at `ray_address`, all of whose machines must see `out` under the
     same path, or of a cluster of `num_proc` workers that is started on this machine and stopped again.
 
@@ -180,7 +173,7 @@ def prepare(
     remove(out, [WORK], by=BY)  # of a killed run
     claim(out, [WORK], by=BY)
     try:
-        data = _collect(source, work, processor.feature_extractor, tickers, market, columns or {})
+        data = _collect(source, work, processor.feature_extractor, tickers, market, columns)
         split = _split(data.times, out, train_through, valid_through, refit)
         state = _market(data, market)
         fitted_on = _tickers_to_fit(data, split, seed)
@@ -277,14 +270,14 @@ def _collect(
     extractor: TsfLlmFeatureExtractor,
     tickers: Sequence[str] | None,
     market: str | Path | list | None,
-    columns: Mapping[str, str | None],
+    columns: Columns,
 ) -> Collected:
     if taken := {*extractor.covariates} & {*ENCODED}:
         raise ValueError(f"{sorted(taken)}: a prepared dataset has columns of these names; rename the covariates")
     if extractor.series_kind is not OHLCV:
-        return collect_series(source, work, tickers, covariates=extractor.covariates, **columns)
-    if any(columns.values()):
-        raise ValueError(f"columns={dict(columns)} name those of plain series, and these are bars: leave them out")
+        return collect_series(source, work, tickers, columns=columns, covariates=extractor.covariates)
+    if columns != USUAL:
+        raise ValueError(f"{columns} names those of plain series, and these are bars: leave them out")
     chosen = market is None and "market" in (extractor.feature_groups or ())
     return collect_bars(source, work, tickers, covariates=extractor.covariates, universe=chosen)
 
@@ -349,7 +342,7 @@ def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor, marke
     id = processor.feature_extractor.series_kind.id
     sizes = bars.groupby(id, sort=False).size().to_dict()
     state = {**processor.feature_extractor.to_dict(), "n_bins": processor.tokenizer.n_bins}
-    state = {name: value for name, value in state.items() if name not in {*FITTED, "auto_map"}}  # set by saving
+    state = {name: value for name, value in state.items() if name not in ("fitted", "feature_size", "auto_map")}
     read = (hash_of_rows(bars.drop(columns=id)), hash_of_rows(market, split.train_through))
     return hash_of(
         read, list(sizes.items()), split.train_through, state, hash_of_code(processor.feature_extractor), FORMAT
@@ -365,8 +358,7 @@ def _fitted_from(out: Path) -> str | None:
 
 def _take_fit(processor: TsfLlmProcessor, stored: TsfLlmProcessor) -> None:
     """Only what fitting sets: a loaded tokenizer also says where it came from, in the files that it saves."""
-    for name in FITTED | FITTED_OF_SERIES:
-        setattr(processor.feature_extractor, name, getattr(stored.feature_extractor, name))
+    processor.feature_extractor = stored.feature_extractor
     processor.tokenizer.bin_edges = processor.tokenizer.init_kwargs["bin_edges"] = stored.tokenizer.bin_edges
 
 

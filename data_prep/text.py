@@ -1,4 +1,4 @@
-"""Dated texts (news, filings, posts) beside prices: causal features per bar, through a frozen encoder of your choice.
+r"""Dated texts (news, filings, posts) beside prices: causal features per bar, through a frozen encoder of your choice.
 
     python -m tsf_llm.data_prep.text --data prices.csv --texts news.csv --encoder FOLDER_OR_NAME \
         --through 2018-12-31 --out joined.parquet
@@ -21,12 +21,11 @@ Design choices:
 Shapes: N texts, D numbers of the encoder, K kept ones, L tokens, B texts of a batch.
 """
 
-import argparse
 import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
@@ -37,11 +36,13 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers
+from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers, stripped, utc_times, wall_clock
 from ..common.errors import one_line_errors
 from ..common.files import check_apart, has_keys, write_json, write_parquet
-from .series import read_data
-from .sources import ALIASES, _parse_timestamps, _plain_name, _read_csv, _read_parquet, _stripped
+from ..common.parser import Parser
+from .columns import ALIASES, find_columns, listed
+from .sources import read_data
+from .tables import open_table
 
 NAMES = {
     "timestamp": ("published", "publishedat", "createdat", *ALIASES["timestamp"]),
@@ -61,6 +62,42 @@ MAX_TOKENS = 128
 PORTION = 8192  # texts between two writes of the cache
 
 
+@dataclass
+class TextArguments:
+    """What is read, how it is encoded, what is written."""
+
+    data: str = field(metadata={"help": "price file or folder, 'sample', or a plain series"})
+    texts: str = field(metadata={"help": "CSV or parquet: timestamp, ticker, text"})
+    encoder: str = field(metadata={"help": "folder or name of a text encoder"})
+    out: str = field(metadata={"help": "parquet file to write, and its .projection.json"})
+    through: str | None = field(
+        default=None, metadata={"help": "last date of the texts that the projection is fitted on"}
+    )
+    projection: str | None = field(
+        default=None, metadata={"help": "a .projection.json to use again, in place of --through"}
+    )
+    covariates: list[str] = field(
+        default_factory=list, metadata={"help": "columns of the data to keep, as earnings or macro_*"}
+    )
+    size: int = field(default=8, metadata={"help": "numbers kept of a vector"})
+    sentiment: str | None = field(
+        default=None, metadata={"help": "folder or name of a classifier with labels positive and negative"}
+    )
+    close_time: str | None = field(
+        default=None, metadata={"help": "close of daily bars, as 16:00; without it texts count from the next day"}
+    )
+    zone: str = field(default="UTC", metadata={"help": "time zone of the bars' dates, as America/New_York"})
+    half_life: float = field(default=5.0, metadata={"help": "bars, of the trailing means"})
+    as_series: bool = field(default=False, metadata={"help": "write log closes for bars: a plain series"})
+    cache: str | None = field(default=None, metadata={"help": "parquet file of vectors to keep and use again"})
+    batch_size: int = field(default=32, metadata={"help": "texts encoded together"})
+    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
+
+    def __post_init__(self) -> None:
+        if (self.through is None) == (self.projection is None):
+            raise ValueError("give --through to fit a projection, or --projection to use one again; one of the two")
+
+
 # --- texts in ------------------------------------------------------------------------------------------------------
 
 
@@ -73,19 +110,13 @@ def read_texts(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name a CSV or parquet file with timestamp, ticker, text.")
-    raw = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    if raw.empty:
-        raise ValueError(f"{path} has no rows; export it again.")
-    found = {_plain_name(name): name for name in reversed(raw.columns)}
-    column = {
-        ours: next((found[alias] for alias in aliases if alias in found), None) for ours, aliases in NAMES.items()
-    }
-    if missing := [name for name, theirs in column.items() if theirs is None]:
-        listed = ", ".join(map(str, raw.columns))
-        raise ValueError(f"{path} has no column for {', '.join(missing)}; found: {listed}. Rename its columns.")
+    raw = open_table(path)
+    column = find_columns(raw, NAMES)
+    if missing := [name for name in NAMES if name not in column]:
+        raise ValueError(f"{path} has no column for {', '.join(missing)}; found: {listed(raw)}. Rename its columns.")
     texts = pd.DataFrame({"timestamp": publication_times(raw[column["timestamp"]])})
     for name in ("ticker", "text"):
-        texts[name] = _stripped(raw[column[name]])
+        texts[name] = stripped(raw[column[name]])
     for name, remedy in REMEDIES.items():
         bad = np.flatnonzero(texts[name].isna() | texts[name].astype(str).eq(""))
         if bad.size:
@@ -100,14 +131,9 @@ def publication_times(column: pd.Series) -> pd.Series:
     >>> publication_times(pd.Series(["2024-01-31T00:00:00+09:00", "2024-01-31T09:30:00+09:00"])).astype(str).tolist()
     ['2024-01-31 00:00:00', '2024-01-31 00:30:00']
     """
-    if isinstance(column.dtype, pd.DatetimeTZDtype):
-        local = column.dt.tz_localize(None)
-        stamps = column.dt.tz_convert(None).where(local != local.dt.normalize(), local)
-    else:
-        if not pd.api.types.is_datetime64_any_dtype(column):
-            midnight = r"^(\d{4}-\d\d-\d\d)[T ]00:00(:00(\.0+)?)?\s*(Z|[+-]\d\d:?\d\d)$"
-            column = column.astype(str).str.strip().str.replace(midnight, r"\1", regex=True)
-        stamps, _ = _parse_timestamps(column)
+    utc = utc_times(column)
+    local = wall_clock(column, utc)
+    stamps = utc.where(local != local.dt.normalize(), local)
     return stamps.astype("datetime64[ns]")
 
 
@@ -212,7 +238,7 @@ def _fingerprint(model: Any, tokenizer: Any, max_tokens: int) -> bytes:
 def _read_cache(path: str | Path | None) -> dict[str, np.ndarray]:
     if path is None or not Path(path).exists():
         return {}
-    frame = _read_parquet(Path(path))
+    frame = open_table(Path(path))
     if list(frame.columns) != ["key", "vector"]:
         raise ValueError(f"{path} is no cache of text vectors: name another file, or delete it")
     return dict(zip(frame["key"], frame["vector"], strict=True))
@@ -407,8 +433,9 @@ def as_series(joined: pd.DataFrame) -> pd.DataFrame:
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
-    options = vars(_parser().parse_args(arguments))
     with one_line_errors("text"):
+        [args] = Parser((TextArguments,), prog="text", description=__doc__).parse_args_and_config(arguments)
+        options = vars(args)
         out, fitted = Path(options["out"]), Path(options["out"]).with_suffix(".projection.json")
         check_apart(out, options["data"], options["texts"], options["projection"])
         if options["cache"]:
@@ -434,28 +461,6 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
         joined = as_series(joined) if options["as_series"] else joined
         write_parquet(joined, out)
     return joined
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("text", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="price file or folder, 'sample', or a plain series")
-    parser.add_argument("--covariates", nargs="+", default=[], help="columns of it to keep, as earnings or macro_*")
-    parser.add_argument("--texts", required=True, help="CSV or parquet: timestamp, ticker, text")
-    parser.add_argument("--encoder", required=True, help="folder or name of a text encoder")
-    parser.add_argument("--out", required=True, help="parquet file to write, and its .projection.json")
-    fence = parser.add_mutually_exclusive_group(required=True)
-    fence.add_argument("--through", help="last date of the texts that the projection is fitted on")
-    fence.add_argument("--projection", help="a .projection.json to use again")
-    parser.add_argument("--size", type=int, default=8, help="numbers kept of a vector (8)")
-    parser.add_argument("--sentiment", help="folder or name of a classifier with labels positive and negative")
-    parser.add_argument("--close-time", help="close of daily bars, as 16:00; without it texts count from the next day")
-    parser.add_argument("--zone", default="UTC", help="time zone of the bars' dates, as America/New_York (UTC)")
-    parser.add_argument("--half-life", type=float, default=5.0, help="bars, of the trailing means (5)")
-    parser.add_argument("--as-series", action="store_true", help="write log closes for bars: a plain series")
-    parser.add_argument("--cache", help="parquet file of vectors to keep and use again")
-    parser.add_argument("--batch-size", type=int, default=32, help="texts encoded together (32)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
-    return parser
 
 
 if __name__ == "__main__":

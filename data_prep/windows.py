@@ -71,80 +71,6 @@ def fence(moment: pd.Timestamp) -> str:
     return str(moment.date() if whole_day else moment)
 
 
-@dataclass(frozen=True)
-class Fold:
-    """One step of a walk forward: train in (after, train_through], then validation, then test, each behind the last.
-
-    `dataset_options` says so to `WindowDataset`, which purges the labels that would reach over a fence.
-    """
-
-    after: pd.Timestamp | None  # None: from the first bar
-    train_through: pd.Timestamp
-    valid_through: pd.Timestamp
-    test_through: pd.Timestamp
-    embargo: int  # bars between a fence and the first label behind it
-
-    @property
-    def split(self) -> Split:
-        return Split(self.train_through, self.valid_through)
-
-    def dataset_options(self, part: Literal["train", "valid", "test"]) -> dict[str, Any]:
-        """`after`, `through` and `embargo` of a part; a rolling fold's first bars need none, nothing lies before."""
-        if part == "train":
-            return {"after": self.after, "through": self.train_through, "embargo": 0}
-        if part == "valid":
-            return {"after": self.train_through, "through": self.valid_through, "embargo": self.embargo}
-        return {"after": self.valid_through, "through": self.test_through, "embargo": self.embargo}
-
-
-def folds(
-    bars: pd.DataFrame,
-    n_folds: int,
-    *,
-    horizon: int,
-    embargo: int | None = None,
-    mode: Literal["expanding", "rolling"] = "expanding",
-    first_train: float = 0.5,
-) -> list[Fold]:
-    """Folds whose tests lie end to end up to the last bar: what one fold tests, the next one validates on.
-
-    Args:
-        bars: any table with a `timestamp`; the fences stand on its distinct times.
-        horizon: steps ahead of a label.
-        embargo: bars between parts, the horizon if none; at least the horizon.
-        mode: train on everything before (`expanding`), or on as many bar times as the first fold (`rolling`).
-        first_train: share of the bar times before the first fold's validation.
-
-    Raises:
-        ValueError: for a mode or embargo that cannot be, or parts too short for a single label.
-    """
-    embargo = horizon if embargo is None else embargo
-    if n_folds < 1 or not 0 < first_train < 1 or mode not in ("expanding", "rolling"):
-        raise ValueError(
-            f"n_folds={n_folds}, first_train={first_train}, mode={mode!r}: give at least one fold, a share between "
-            "0 and 1, and expanding or rolling"
-        )
-    if embargo < horizon:
-        raise ValueError(f"embargo={embargo} is below the horizon of {horizon}: labels of two parts would share bars")
-    stamps = pd.DatetimeIndex(np.sort(bars["timestamp"].unique()))
-    first = int(first_train * len(stamps))
-    edges = np.linspace(first, len(stamps), n_folds + 2).astype(int)  # each part ends before its edge
-    shortest = min(first, *np.diff(edges))
-    if shortest <= embargo + horizon:
-        raise ValueError(
-            f"{n_folds} fold(s) of {len(stamps)} bar times leave a part of {shortest}, which embargo and horizon need "
-            f"more than {embargo + horizon} of: ask for fewer folds or give more history"
-        )
-    return [
-        Fold(
-            None if mode == "expanding" or edges[i] == first else stamps[edges[i] - first - 1],
-            *(day_end(stamps[edge - 1]) for edge in edges[i : i + 3]),
-            embargo,
-        )
-        for i in range(n_folds)
-    ]
-
-
 class WindowDataset(Dataset):
     """Training examples of one stretch of time, batched by index (`__getitems__`): pass `collate_fn=identity`.
 
@@ -178,10 +104,8 @@ class WindowDataset(Dataset):
         sample_weights: str = "none",
         seed: int = 0,
     ):
-        if processor.feature_extractor.is_seed:
-            raise ValueError(
-                "feature_set='seed64' has targets of its own: train its weights on the original's .npz sequences"
-            )
+        if processor.feature_extractor.reach is not None:
+            raise ValueError("the original has a target of its own: train its weights on its .npz sequences")
         self.objective, self.horizon, self.tokenizer = objective, horizon, processor.tokenizer
         self.context_length = processor.feature_extractor.context_length
         sizes = [len(one.close) for one in series]

@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 
 from ..common.files import write_csv, write_json
-from .sources import EXTENSIONS
+from .tables import EXTENSIONS
 
 # No weeks or months: Yahoo adjusts these badly, and they are better made from days.
 INTERVALS = ("1d", "1h", "30m", "15m", "5m", "2m", "1m")

@@ -1,4 +1,4 @@
-"""Down, flat, up: how classes are weighted in training, and what a report says of them on later dates.
+"""Down, flat, up: what a report says of these classes on later dates.
 
 Design choices:
 * Classes are those of `data_prep/windows.py`: the return to a step against `FLAT_SIGMAS` of its volatility.
@@ -12,43 +12,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from ..common.inference import batches, evaluating
 from ..configuration_tsf_llm import CLASS_LABELS
 from ..data_prep.windows import WindowDataset
 from .significance import Figure, compare, mean_interval
 
 NAMES = list(CLASS_LABELS.values())
+CLASS_SCORES = ("precision", "recall", "f1", "support")
 UNKNOWN = -100
 AT_ONCE = 256  # windows
 SMALLEST_P = 1e-12  # of a probability, in its logarithm
 
 
-def parse_class_weights(text: str) -> list[float] | str | None:
-    """`none`, `balanced`, or the weights of down, flat, up.
-
-    >>> parse_class_weights("2,1,2")
-    [2.0, 1.0, 2.0]
-
-    Raises:
-        ValueError: for anything else.
-    """
-    if text in ("none", "balanced"):
-        return None if text == "none" else text
-    try:
-        weights = [float(part) for part in text.split(",")]
-    except ValueError:
-        weights = []
-    if len(weights) != len(NAMES) or not all(0 < weight < float("inf") for weight in weights):
-        raise ValueError(
-            f"class_weights={text!r}: give none, balanced, or three positive numbers for {', '.join(NAMES)}, as 2,1,2"
-        )
-    return weights
-
-
 def class_labels(windows: WindowDataset) -> np.ndarray:
     """Labels of all windows, `[N,P]`, -100 where unknown."""
-    starts = range(0, len(windows), AT_ONCE)
-    parts = [windows.__getitems__(range(i, min(i + AT_ONCE, len(windows))))["labels"] for i in starts]
+    parts = [batch["labels"] for batch in batches(windows, "cpu", AT_ONCE)]
     return torch.cat(parts).numpy()
 
 
@@ -62,28 +42,13 @@ def class_shares(labels: np.ndarray) -> np.ndarray:
     return counts / counts.sum()
 
 
-def class_weights(rule: list[float] | str | None, labels: np.ndarray) -> torch.Tensor | None:
-    """Weights of down, flat, up in the loss, of mean 1 over the known labels; None for none.
-
-    `balanced` weighs a class by one over its share, so that all that occur count alike."""
-    if rule is None:
-        return None
-    shares = class_shares(labels)
-    raw = np.divide(1.0, shares, out=np.zeros(len(NAMES)), where=shares > 0) if rule == "balanced" else np.array(rule)
-    return torch.tensor(raw / (raw * shares).sum(), dtype=torch.float32)
-
-
 @torch.inference_mode()
 def predict_classes(model: Any, windows: WindowDataset) -> np.ndarray:
     """Probabilities, float64 `[N,P,3]`."""
-    training = model.training
-    model.eval()
-    starts = range(0, len(windows), AT_ONCE)
-    batches = (windows.__getitems__(range(i, min(i + AT_ONCE, len(windows)))) for i in starts)
-    inputs = ({key: batch[key].to(model.device) for key in ("past_values", "attention_mask")} for batch in batches)
-    parts = [model(**one).prediction.double().cpu() for one in inputs]
-    model.train(training)
-    return torch.cat(parts).numpy()
+    names = ("past_values", "attention_mask")
+    with evaluating(model):
+        inputs = ({name: batch[name] for name in names} for batch in batches(windows, model.device, AT_ONCE))
+        return torch.cat([model(**one).prediction.double().cpu() for one in inputs]).numpy()
 
 
 def class_report(
@@ -140,9 +105,12 @@ def class_scores(
     never called, say) is None."""
     called = probabilities.argmax(-1)
     right, log_loss = (called == actual).astype(float), _log_loss(probabilities, actual)
-    confusion = np.zeros((len(NAMES), len(NAMES)), int)
-    np.add.at(confusion, (actual, called), 1)
-    per_class = {name: _class_row(confusion, i) for i, name in enumerate(NAMES)}
+    classes: dict[str, Any] = {"labels": range(len(NAMES))}
+    by_class = zip(*precision_recall_fscore_support(actual, called, **classes, zero_division=np.nan), strict=True)
+    per_class = {
+        name: {key: None if np.isnan(value) else value.item() for key, value in zip(CLASS_SCORES, values, strict=True)}
+        for name, values in zip(NAMES, by_class, strict=True)
+    }
     defined = [row["f1"] for row in per_class.values() if row["f1"] is not None]
     interval = mean_interval(right, dates, horizon=horizon, seed=seed) if 0 < right.mean() < 1 else None
     return {
@@ -157,17 +125,7 @@ def class_scores(
         "macro_f1": float(np.mean(defined)) if defined else None,
         "per_class": per_class,
         "classes": NAMES,
-        "confusion": confusion.tolist(),
-    }
-
-
-def _class_row(confusion: np.ndarray, i: int) -> dict[str, Any]:
-    hits, called, support = int(confusion[i, i]), int(confusion[:, i].sum()), int(confusion[i].sum())
-    return {
-        "precision": hits / called if called else None,
-        "recall": hits / support if support else None,
-        "f1": 2 * hits / (called + support) if called + support else None,
-        "support": support,
+        "confusion": confusion_matrix(actual, called, **classes).tolist(),
     }
 
 

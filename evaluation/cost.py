@@ -17,6 +17,7 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import CONFIG_NAME, cached_file
 
+from ..common.reading import weight_files
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 
@@ -24,14 +25,15 @@ Task = Callable[[], Any]
 WARM_UP = 2  # unmeasured runs: allocations, kernel choice
 
 
-def weight_files(model: str | Path) -> list[Path]:
+def weights(model: str | Path) -> list[Path]:
     """The files with the weights of a folder or Hub model."""
-    return sorted(Path(str(cached_file(str(model), CONFIG_NAME))).parent.glob("model*.safetensors"))
+    files = weight_files(Path(str(cached_file(str(model), CONFIG_NAME))).parent).values()
+    return [path for path in files if path.suffix == ".safetensors"]
 
 
 def weight_bytes(model: str | Path) -> int:
     """Their size on disk."""
-    return sum(path.stat().st_size for path in weight_files(model))
+    return sum(path.stat().st_size for path in weights(model))
 
 
 def last_windows(pipe: TsfLlmPipeline, series: Sequence[EncodedSeries], count: int) -> BatchFeature:

@@ -99,11 +99,8 @@ def pick_origins(
     Raises:
         ValueError: if there is none, with the dates that the data offers.
     """
-    found = [one.origins(start, end) for one in series]
-    for i, one in enumerate(series):
-        rows = found[i]
-        rows = rows[(rows >= history) & (rows + horizon < len(one.close))]
-        found[i] = rows[np.isfinite(one.close[rows[:, None] + np.arange(1, horizon + 1)]).all(axis=1)]
+    found = [one.origins(start, end, horizon=horizon) for one in series]
+    found = [rows[rows >= history] for rows in found]
     times = np.unique(np.concatenate([one.timestamp[rows] for one, rows in zip(series, found, strict=True)]))
     if not len(times):
         first, last = min(one.timestamp[0] for one in series), max(one.timestamp[-1] for one in series)
@@ -116,7 +113,7 @@ def pick_origins(
 
 def walk_forward(
     pipe: TsfLlmPipeline,
-    bars: pd.DataFrame,
+    series: Sequence[EncodedSeries],
     *,
     start: Any,
     end: Any,
@@ -125,15 +122,14 @@ def walk_forward(
     samples: int = 256,
     seed: int = 0,
     progress: bool = True,
-    market: pd.DataFrame | None = None,
 ) -> WalkForward:
     """Forecasts of the model and of every baseline from every `stride`-th bar of [start, end].
 
-    `stride` defaults to the horizon, so that outcomes do not overlap. `market` is bars that the model's features read,
-    each as of its own time.
+    `series` is what the model's own processor makes of the bars. `stride` defaults to the horizon, so that outcomes do
+    not overlap.
 
     Raises:
-        ValueError: for bars that the processor refuses, a model without numbers (classes), or an empty period.
+        ValueError: for a model without numbers (classes), or an empty period.
     """
     if pipe.model.config.prediction_type == "classification" and not pipe.model.can_generate():
         raise ValueError(
@@ -141,7 +137,6 @@ def walk_forward(
         )
     extractor = pipe.processor.feature_extractor
     kind, season = extractor.series_kind, next(iter(extractor.seasons or ()), None)
-    series = extractor.encode(bars, market=market)
     history = max(VOLATILITY_WINDOW if season is None else season * -(-horizon // season) + VOLATILITY_WINDOW, horizon)
     origins = pick_origins(series, start, day_end(end), horizon, stride or horizon, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
@@ -154,9 +149,7 @@ def walk_forward(
 
     naive = [joined(lambda one, rows, h=h: naive_scale(one.close, rows, h, kind)) for h in range(1, horizon + 1)]
     unit = naive[0] if kind.unit_scores else np.ones(len(paths))  # [n]
-    realised = joined(
-        lambda one, rows: kind.change(one.close[rows[:, None] + np.arange(1, horizon + 1)], one.close[rows, None])
-    )
+    realised = joined(lambda one, rows: kind.change(one.ahead(rows, horizon), one.close[rows, None]))
     result = WalkForward(
         ticker=joined(lambda one, rows: np.repeat(one.ticker, len(rows))),
         origin=joined(lambda one, rows: one.timestamp[rows]),

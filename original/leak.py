@@ -12,28 +12,29 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import Ridge
 
 from ..audit_tsf_llm import random_walk_bars
 from ..bars_tsf_llm import split_tickers
 from ..evaluation.significance import mean_interval
 from ..feature_extraction_tsf_llm import center_and_scale
 from ..original_features_tsf_llm import (
+    ORIGINAL_HORIZON,
+    ORIGINAL_LENGTH,
     RETURNS,
-    SEED_HORIZON,
-    SEED_LENGTH,
     future_columns,
     last_rows,
-    seed_features,
-    seed_split,
-    seed_target,
+    original_features,
+    original_split,
+    original_target,
 )
 
 RIDGE_PENALTY = 1.0
-FEWEST_BARS = 16 * SEED_LENGTH  # fewer leave no windows for test
+FEWEST_BARS = 16 * ORIGINAL_LENGTH  # fewer leave no windows for test
 
 
 def scaled_scores(
-    prediction: np.ndarray, target: np.ndarray, times: np.ndarray, *, horizon: int = SEED_HORIZON, seed: int = 0
+    prediction: np.ndarray, target: np.ndarray, times: np.ndarray, *, horizon: int = ORIGINAL_HORIZON, seed: int = 0
 ) -> dict[str, Any]:
     """Scores of scaled predictions [n], beside those of a constant 0, the training median.
 
@@ -55,18 +56,11 @@ def scaled_scores(
 
 
 def ridge(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray) -> np.ndarray:
-    """Ridge regression with a free intercept: (X'X + penalty I)^-1 X'y on centred X and y. [N,F], [N], [n,F] -> [n].
-
-    >>> ridge(np.array([[0.0], [1e3], [2e3]]), np.array([1.0, 2.0, 3.0]), np.array([[3e3]])).round(3).tolist()
-    [4.0]
-    """
-    middle, level = train_x.mean(axis=0), train_y.mean()
-    x = train_x - middle
-    weights = np.linalg.solve(x.T @ x + RIDGE_PENALTY * np.eye(x.shape[1]), x.T @ (train_y - level))
-    return (test_x - middle) @ weights + level
+    """Ridge regression with a free intercept. [N,F], [N], [n,F] -> [n]."""
+    return Ridge(alpha=RIDGE_PENALTY).fit(train_x, train_y).predict(test_x)
 
 
-def measure_leak(bars: pd.DataFrame, *, horizon: int = SEED_HORIZON, seed: int = 0) -> dict[str, Any]:
+def measure_leak(bars: pd.DataFrame, *, horizon: int = ORIGINAL_HORIZON, seed: int = 0) -> dict[str, Any]:
     """Scores on the test windows of all tickers together: rows `with_leak`, `without_leak`, `random_walk_with_leak`.
 
     `reconstruction` is how exactly the target follows from the inputs alone. Tickers with too few bars are `skipped`.
@@ -113,12 +107,12 @@ class _Recipe:
     """One ticker's inputs and target, scaled on its training rows as in the original: it fills unknowns with zero."""
 
     def __init__(self, bars: pd.DataFrame, horizon: int, expose_leak: bool):
-        table = seed_features(bars, horizon=horizon, expose_leak=expose_leak)
-        target = seed_target(bars["close"], horizon)
+        table = original_features(bars, horizon=horizon, expose_leak=expose_leak)
+        target = original_target(bars["close"], horizon)
         self.horizon, self.names, self.known = horizon, list(table), target.notna().to_numpy()
         raw, raw_target = table.to_numpy(), target.fillna(0.0).to_numpy()
-        self.train, _, self.tested = (last_rows(part) for part in seed_split(len(bars)))
-        fit = seed_split(len(bars))[0]
+        self.train, _, self.tested = (last_rows(part) for part in original_split(len(bars)))
+        fit = original_split(len(bars))[0]
         self.center, self.scale = center_and_scale(raw[fit], "robust")
         (self.target_center,), (self.target_scale,) = center_and_scale(raw_target[fit, None], "robust")
         self.x = np.nan_to_num((raw - self.center) / self.scale)  # [N,F]; a hidden input is its median, 0

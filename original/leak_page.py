@@ -11,23 +11,30 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
+from ..common.errors import one_line_errors
 from ..common.files import check_free, claim, write_json
-from ..common.pages import fill
+from ..common.pages import write_between
 from ..common.provenance import provenance
+from ..common.tables import Columns, Table, number, with_interval
 from ..evaluation.plots import leak_bars
 from .leak import measure_leak
 
 FILES = ("leak.json", "leak.png")
-MARKERS = ("<!-- leak-results -->", "<!-- /leak-results -->")
-COLUMNS = ("inputs", "MSE", "MSE of 0", "direction [95 % CI]", "base rate")
+MARKER = "leak-results"
+COLUMNS: Columns = {
+    "inputs": lambda row: row["model"],
+    "MSE": lambda row: number(row["mse"], ".3f"),
+    "MSE of 0": lambda row: number(row["mse_constant_0"], ".3f"),
+    "direction [95 % CI]": lambda row: with_interval(row, "direction_accuracy", ".3f", ("direction_ci95", ".2f")),
+    "base rate": lambda row: number(row["direction_base_rate"], ".3f"),
+}
 
 
 def run(bars: pd.DataFrame, *, out: Path, horizon: int, seed: int = 0) -> dict[str, Any]:
     """Measures, writes `leak.json` and `leak.png` in `out`, and returns the results."""
     check_free(out, FILES, by="leak", told_by=("leak.json", "rows", "reconstruction"))
-    results = {**measure_leak(bars, horizon=horizon, seed=seed), **provenance()}
+    results = {**measure_leak(bars, horizon=horizon, seed=seed), **provenance("leak")}
     claim(out, FILES, by="leak")
     write_json(results, out / "leak.json")
     leak_bars(results["rows"], out / "leak.png", note=_note(results))
@@ -36,22 +43,17 @@ def run(bars: pd.DataFrame, *, out: Path, horizon: int, seed: int = 0) -> dict[s
 
 def print_leak(results: dict[str, Any]) -> None:
     """The rows of `leak.json` and what they mean."""
-    table = Table(title=_note(results), caption="scaled units; MSE of 0: a constant, the training median")
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "inputs" else "right", no_wrap=True)
-    for cells in _cells(results):
-        table.add_row(*cells)
-    console = Console()
-    console.print(table)
+    table, console = Table.of(results["rows"], COLUMNS), Console()
+    caption = "scaled units; MSE of 0: a constant, the training median"
+    console.print(table.terminal(title=_note(results), caption=caption))
     console.print(reconstruction(results), highlight=False)
 
 
 def markdown(results: dict[str, Any]) -> str:
     """The same for a page."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *_cells(results)]
     skipped = f" Skipped for want of bars: {', '.join(results['skipped'])}." if results["skipped"] else ""
-    rows = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([*rows, "", f"{_note(results)}, seed {results['seed']}.{skipped}", "", reconstruction(results)])
+    table, note = Table.of(results["rows"], COLUMNS).markdown(), f"{_note(results)}, seed {results['seed']}.{skipped}"
+    return "\n".join([table, "", note, "", reconstruction(results)])
 
 
 def reconstruction(results: dict[str, Any]) -> str:
@@ -67,19 +69,8 @@ def _note(results: dict[str, Any]) -> str:
     return f"{', '.join(results['tickers'])}, {results['start']} to {results['end']}, {results['horizon']} bars ahead"
 
 
-def _cells(results: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for row in results["rows"]:
-        numbers = [f"{row[key]:.3f}" for key in ("mse", "mse_constant_0")]
-        interval = row["direction_ci95"]
-        direction = f"{row['direction_accuracy']:.3f}" + (
-            f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
-        )
-        rows.append([row["model"], *numbers, direction, f"{row['direction_base_rate']:.3f}"])
-    return rows
-
-
 if __name__ == "__main__":
-    figures = markdown(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    for page in map(Path, sys.argv[2:]):
-        page.write_text(fill(page.read_text(encoding="utf-8"), figures, MARKERS), encoding="utf-8")
+    with one_line_errors("leak_page"):
+        figures = markdown(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        for page in sys.argv[2:]:
+            write_between(Path(page), figures, MARKER)

@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..common.errors import one_line_errors
-from ..common.pages import fill
+from ..common.pages import write_between
+from ..common.tables import Table
 from ..front_end_tsf_llm import Wavelet
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from .convert import convert
 
-MARKERS = ("<!-- parity -->", "<!-- /parity -->")
+MARKER = "parity"
 RUNS = {  # what the fixture calls it -> (input, in words)
     "": ("in.x", "as it is"),
     "pos.": ("in.x", "given positions"),
@@ -107,8 +108,8 @@ def table(folder: Path) -> str:
         worst["db4 wavelet, symmetric", "both parts (absolute)"] = wavelet_error(path)
     if not worst:
         raise ValueError(f"{folder} holds no fixtures (tiny_*.safetensors): name the folder that does")
-    lines = ["| what | input | largest error |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {what} | {words} | {error:.0e} |" for (what, words), error in worst.items())])
+    cells = [(what, words, f"{error:.0e}") for (what, words), error in worst.items()]
+    return Table(("what", "input", "largest error"), cells).markdown()
 
 
 def main() -> None:
@@ -120,8 +121,7 @@ def main() -> None:
     text = table(arguments.fixtures)
     print(text)
     if arguments.write is not None:
-        page = arguments.write.read_text(encoding="utf-8")
-        arguments.write.write_text(fill(page, text, MARKERS), encoding="utf-8")
+        write_between(arguments.write, text, MARKER)
 
 
 if __name__ == "__main__":

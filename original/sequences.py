@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..original_features_tsf_llm import SEED_LENGTH, future_columns, seed_feature_names
+from ..original_features_tsf_llm import ORIGINAL_LENGTH, future_columns, original_feature_names
 
 SUFFIX = "_sequences.npz"
 LARGEST = 1e5  # in interquartile ranges; a raw volume lies far above
@@ -58,7 +58,7 @@ def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:  # an object array could run code: refused
             found = {name: arrays[name] for name in ("X", "y")}
     except KeyError as error:
-        raise ValueError(f"{path} has no array {error}: expected X [N,{SEED_LENGTH},64] and y [N]") from error
+        raise ValueError(f"{path} has no array {error}: expected X [N,{ORIGINAL_LENGTH},64] and y [N]") from error
     except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is no readable .npz of plain numbers ({error}); download it again") from error
     _check(found["X"], found["y"], path)
@@ -66,7 +66,7 @@ def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check(X: np.ndarray, y: np.ndarray, path: Path) -> None:
-    shape = (SEED_LENGTH, len(seed_feature_names()))
+    shape = (ORIGINAL_LENGTH, len(original_feature_names()))
     if X.ndim != 3 or X.shape[1:] != shape or y.shape != X.shape[:1] or not len(y):
         raise ValueError(f"{path}: X is {X.shape} and y {y.shape}, expected [N,{shape[0]},{shape[1]}] and [N]")
     for name, values in (("X", X), ("y", y)):
@@ -120,9 +120,9 @@ def split_sequences(
     parts: list[list[tuple[np.ndarray, ...]]] = [[], [], []]
     for name, (X, y) in sequences.items():
         ends = [int(shares[0] * len(y)), int(sum(shares) * len(y)), len(y)]
-        starts = [0, ends[0] + SEED_LENGTH, ends[1] + SEED_LENGTH]
+        starts = [0, ends[0] + ORIGINAL_LENGTH, ends[1] + ORIGINAL_LENGTH]
         if any(start >= end for start, end in zip(starts, ends, strict=True)):
-            raise ValueError(f"{name}: {len(y)} sequences are too few for three parts {SEED_LENGTH} bars apart")
+            raise ValueError(f"{name}: {len(y)} sequences are too few for three parts {ORIGINAL_LENGTH} bars apart")
         for part, start, end in zip(parts, starts, ends, strict=True):
             part.append((X[start:end], y[start:end], np.arange(start, end) - len(y)))
     return [SequenceDataset(*(np.concatenate(arrays) for arrays in zip(*part, strict=True))) for part in parts]

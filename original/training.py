@@ -15,14 +15,15 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..common.files import write_json
+from ..common.inference import batches, evaluating
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..evaluation.plots import loss_curve
-from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from ..modeling_tsf_llm import TsfLlmForPrediction
+from ..original_features_tsf_llm import OriginalFeatureExtractor
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
-from ..training.checkpoints import claim_folder
+from ..training.checkpoints import check_folder
 from ..training.models import check_start, find_model
 from ..training.trainer import make_trainer, train_and_save
 from .leak import ridge, scaled_scores
@@ -36,7 +37,7 @@ def train_on_sequences(
 ) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
-    claim_folder(training_args.output_dir, data_args.data, save=training_args.should_save)
+    check_folder(training_args.output_dir, data_args.data)
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)
@@ -51,7 +52,7 @@ def train_on_sequences(
     model.config.trained_on = f"{Path(data_args.data).name}: {', '.join(sequences)}; inputs contain future returns"
     trainer = make_trainer(model, processor, train=train, valid=valid, training_args=training_args)
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("sft"),
         "head": model_args.head,
         "parameters": model.num_parameters(),
         "data": model.config.trained_on,
@@ -80,7 +81,7 @@ def load_or_make(model_args: ModelArguments) -> tuple[TsfLlmForPrediction, TsfLl
     if model_args.head != "regression":
         raise ValueError(f"head={model_args.head!r}: .npz sequences have one number as target; use --head regression")
     name = model_args.model_name_or_path
-    processor = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_set="seed64"))
+    processor = TsfLlmProcessor(OriginalFeatureExtractor())
     if name is None:
         fields = {"prediction_type": "regression", "prediction_length": 1, **(model_args.model_config or {})}
         model = TsfLlmForPrediction(TsfLlmConfig(num_features=len(processor.feature_extractor.names), **fields))
@@ -90,7 +91,8 @@ def load_or_make(model_args: ModelArguments) -> tuple[TsfLlmForPrediction, TsfLl
             processor = TsfLlmProcessor.from_pretrained(name)
     config, extractor = model.config, processor.feature_extractor
     wanted = (len(extractor.names), 1, "regression")
-    if not extractor.is_seed or (config.num_features, config.prediction_length, config.prediction_type) != wanted:
+    head = (config.num_features, config.prediction_length, config.prediction_type)
+    if not isinstance(extractor, OriginalFeatureExtractor) or head != wanted:
         raise ValueError(
             f"{name}: .npz sequences are for the original's 64 inputs and one number; convert its weights"
         )
@@ -98,15 +100,11 @@ def load_or_make(model_args: ModelArguments) -> tuple[TsfLlmForPrediction, TsfLl
 
 
 @torch.inference_mode()
-def predict(model: TsfLlmForPrediction, data: SequenceDataset, batch_size: int = 256) -> np.ndarray:
+def predict(model: TsfLlmForPrediction, data: SequenceDataset) -> np.ndarray:
     """The model's scaled predictions, float64 `[N]`."""
-    training = model.training
-    model.eval()
-    starts = range(0, len(data), batch_size)
-    batches = (data.__getitems__(range(i, min(i + batch_size, len(data)))) for i in starts)
-    parts = [model(past_values=batch["past_values"].to(model.device)).prediction[:, 0] for batch in batches]
-    model.train(training)
-    return torch.cat(parts).double().cpu().numpy()
+    with evaluating(model):
+        inputs = (batch["past_values"] for batch in batches(data, model.device, at_once=256))
+        return torch.cat([model(past_values=values).prediction[:, 0] for values in inputs]).double().cpu().numpy()
 
 
 def test_scores(prediction: np.ndarray, test: SequenceDataset) -> dict[str, Any]:

@@ -8,16 +8,17 @@ Design choices:
 * What a card says of the model is read from its own config and processor.
 """
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCardData
 
 from ..bars_tsf_llm import KINDS, OHLCV, Kind
+from ..common.tables import Columns, Table, number, with_interval
 from ..data_prep.augment import AUGMENTATIONS
+from ..evaluation.report import BEFORE, ORIGINAL, OURS, Report, forecast_columns, table_of
 from ..quantization_tsf_llm import METHOD as INT8
 
 TASK = "time-series-forecasting"
@@ -48,24 +49,49 @@ INSTALL = 'pip install "transformers>=5.20" torch pandas pandas-ta-classic'
 
 # --- what the files say --------------------------------------------------------------------------------------------
 
+WHOLE = {"evaluate": ("horizon", "stride", "samples", "seed"), "copy": ("horizon", "samples", "seed")}
+OF_TRAINING = ("horizon", "seed")  # settings for the metadata; those of other reports are above
+BESIDE = {
+    "teacher": "its teacher",
+    "student_alone": "the same, trained without the teacher",
+    ORIGINAL: "the original",
+}
+PAIRS = {"pair_accuracy": "pairs ranked rightly", "margin": "margin"}
+PROFIT = "utility"
+BEFORE_THAT = "; before that: "
+
 
 @dataclass(frozen=True)
 class Scores:
     """The scores of one file, in the order in which they are shown."""
 
-    source: str  # results.json, report.json or compression.json
-    file: Path | None  # to publish beside the card; None for one that is of other adapters or copies too
-    rows: list[tuple[str, dict[str, Any]]]  # name and scores; ours is called "this model" or "this adapter"
-    verdicts: list[str]  # on forecasts
+    path: Path
+    report: Report  # with `model`
+    whose: str  # "this model" or "this adapter"
     about: str  # which forecasts, in words
-    settings: dict[str, Any]
-    out_of_sample: bool | None
-    made_by: dict[str, str | None]  # version and commit
     plots: list[Path]
-    pair_verdicts: list[str] = field(default_factory=list)  # on preference pairs
-    profit_verdicts: list[str] = field(default_factory=list)  # on what positions would have earned
-    warning: str | None = None
-    cost_bp: float | None = None  # of the profits
+
+    @property
+    def file(self) -> Path | None:
+        """To publish beside the card; None for one that is of other adapters or copies too."""
+        return None if self.report.made_by in ("adapter", "copy") else self.path
+
+    @property
+    def name(self) -> str:
+        """In the repository, whatever the file is called here."""
+        names = {"evaluate": "results.json", "copy": self.path.name}
+        return names.get(self.report.made_by, "report.json")
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        before = "its base" if self.whose == "this adapter" else "before this training"
+        names = {OURS: self.whose, BEFORE: before, **BESIDE}
+        return {names.get(name, name): row for name, row in self.report.rows.items()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        known = {**self.report.facts, **self.report.rows[OURS]}
+        return {name: known.get(name) for name in WHOLE.get(self.report.made_by, OF_TRAINING)}
 
 
 def read_scores(
@@ -76,114 +102,40 @@ def read_scores(
     Raises:
         ValueError: no such file, or one that speaks of other weights.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is no results.json of `tsf-llm evaluate`, nor a report.json: {error}") from error
-    if not isinstance(content, dict) or not {"rows", "after"} & set(content):
-        raise ValueError(f"{path} holds no scores: give a results.json of `tsf-llm evaluate`, or a report.json")
-    if content.get("trained_through", trained_through) != trained_through:
+    report: Report | None = Report.read(path)
+    of = report.facts.get("trained_through", trained_through)
+    if of != trained_through:
         raise ValueError(
-            f"{path} is about weights that were trained through {content['trained_through']}, but these were through "
+            f"{path} is about weights that were trained through {of}, but these were through "
             f"{trained_through}: evaluate this model"
         )
-    if copy is not None:
-        return _copy(content, path, copy)
-    return (_report if "after" in content else _results)(content, path, ticker)
-
-
-def _results(content: dict[str, Any], path: Path, ticker: str | None) -> Scores:
-    mine = "this adapter" if ticker else "this model"
-    rows = [(mine if row["model"] == "model" else row["model"], row) for row in content["rows"]]
-    tickers = _listed(content["tickers"])
-    period = f"{content['start']} to {content['end']}"
-    return Scores(
-        source="results.json",
-        file=path,
-        rows=rows,
-        verdicts=[answer["verdict"] for answer in content["verdicts"].values()],
-        about=f"{rows[0][1]['n']} forecasts of {tickers}, {content['horizon']} bars ahead, from {period}",
-        settings={name: content[name] for name in ("horizon", "stride", "samples", "seed")},
-        out_of_sample=content["out_of_sample"],
-        made_by={name: content.get(name) for name in ("version", "commit")},
-        plots=_existing(path.parent, "scores.png", "pit.png"),
-    )
-
-
-BESIDE = {"teacher": "its teacher", "student_alone": "the same, trained without the teacher"}
-PAIRS = {"pair_accuracy": "pairs ranked rightly", "margin": "margin"}
-PROFIT = "utility"
-BEFORE_THAT = "; before that: "
-
-
-def is_run_of_adapters(report: dict[str, Any]) -> bool:
-    """A report with a part for each of several adapters, and none for the model beside them."""
-    return isinstance(report.get("tickers"), dict)
-
-
-def _report(content: dict[str, Any], path: Path, ticker: str | None) -> Scores | None:
-    part = content["tickers"].get(ticker, {}) if is_run_of_adapters(content) else content
-    if not part.get("after"):
+    if report.made_by in ("lora", "compress"):
+        report = report.parts.get(str(ticker or copy))
+    if report is None or OURS not in report.rows:
         return None
-    mine, before = ("this adapter", "its base") if ticker else ("this model", "before this training")
-    rows = [(mine, part["after"]), *([(before, part["before"])] if part.get("before") else [])]
-    distilled = [row for row in part.get("rows", ()) if row["model"] != "student"]  # which is "after"
-    rows += [(BESIDE.get(row["model"], row["model"]), row) for row in distilled]
-    rows += list((part.get("baselines") or {}).items())
-    verdicts = _verdicts(part)
-    after, data = part["after"], content.get("data")
+    pictures = {"evaluate": ("scores.png", "pit.png"), "copy": ()}.get(report.made_by, () if ticker else ("loss.png",))
     return Scores(
-        source="report.json",
-        file=None if is_run_of_adapters(content) else path,
-        rows=rows,
-        verdicts=[words for name, words in verdicts.items() if not name.startswith((*PAIRS, PROFIT))],
-        about=_about(after, ticker or "", valid_through=content.get("valid_through"), data=None if ticker else data),
-        settings={"horizon": after.get("horizon"), "seed": content.get("seed")},
-        out_of_sample=content.get("out_of_sample"),
-        made_by={name: content.get(name) for name in ("version", "commit")},
-        plots=_existing(path.parent, "loss.png") if not ticker else [],
-        pair_verdicts=[f"{PAIRS[name]}: {words}" for name, words in verdicts.items() if name in PAIRS],
-        profit_verdicts=[words for name, words in verdicts.items() if name.startswith(PROFIT)],
-        warning=part.get("warning") or content.get("leak"),
-        cost_bp=content.get("cost_bp", (content.get("pairs") or {}).get("cost_bp")),
+        path=path,
+        report=report,
+        whose="this adapter" if ticker else "this model",
+        about=_about(report, ticker or ""),
+        plots=_existing(path.parent, *pictures),
     )
 
 
-def _verdicts(part: dict[str, Any]) -> dict[str, str]:
-    """All of a report, in words: against what came before or taught it, then against the baselines."""
-    told = {**(part.get("differences") or {}), **(part.get("verdicts") or {})}
-    difference = part.get("difference")
-    if isinstance(difference, dict):  # of several figures
-        told = difference | told
-    elif "verdict" in part:
-        told = {"before": part["verdict"]} | told
-    return {name: one["verdict"] if isinstance(one, dict) else one for name, one in told.items()}
-
-
-def _about(row: dict[str, Any], whose: str, *, valid_through: str | None, data: str | None) -> str:
+def _about(report: Report, whose: str) -> str:
+    facts, row = report.facts, report.rows[OURS]
+    if report.made_by == "evaluate":
+        period = f"{facts['start']} to {facts['end']}"
+        return f"{row['n']} forecasts of {_listed(facts['tickers'])}, {facts['horizon']} bars ahead, from {period}"
+    horizon = row.get("horizon", facts.get("horizon"))
     count = f"{row['n']} forecasts" if "n" in row else "Forecasts"
     count += f" of {whose}" if whose else ""
     count += f" from {row['num_dates']} dates" if "num_dates" in row else ""
-    steps = f", {row['horizon']} bars ahead" if "horizon" in row else ""
-    data = data and data.split(BEFORE_THAT)[0]  # a continued model names the old data too
-    return f"{count}{steps}, on the dates after {valid_through or 'validation'}{f' of {data!r}' if data else ''}"
-
-
-def _copy(content: dict[str, Any], path: Path, name: str) -> Scores:
-    """The row of one copy in `compression.json`, beside the original's."""
-    rows = {row["model"]: row for row in content["rows"]}
-    fence = content["valid_through"]
-    return Scores(
-        source=path.name,
-        file=None,
-        rows=[("this model", rows[name]), ("the original", rows["original"])],
-        verdicts=[rows[name]["difference"]["verdict"]] if rows[name].get("difference") else [],
-        about=_about({"horizon": content["horizon"]}, "", valid_through=fence, data=content.get("data")),
-        settings={key: content[key] for key in ("horizon", "samples", "seed")},
-        out_of_sample=content["out_of_sample"],
-        made_by={key: content.get(key) for key in ("version", "commit")},
-        plots=[],
-    )
+    steps = f", {horizon} bars ahead" if horizon else ""
+    data = "" if whose else (facts.get("data") or "").split(BEFORE_THAT)[0]  # a continued model names the old data too
+    through = facts.get("valid_through") or "validation"
+    return f"{count}{steps}, on the dates after {through}{f' of {data!r}' if data else ''}"
 
 
 def _existing(folder: Path, *names: str) -> list[Path]:
@@ -207,7 +159,7 @@ class Facts:
     features: dict[str, Any]  # the feature extractor's part of processor_config.json
     parameters: int
     datasets: list[str]
-    report: dict[str, Any]  # report.json, or compression.json of a copy; {} if there is neither
+    report: Report | None  # on how it was made, if a file says so
     base: str | None = None  # the model on the Hub that it was made from
 
     @property
@@ -238,7 +190,7 @@ def model_card(facts: Facts, scores: Scores | None) -> str:
     lines = [
         f"# {facts.repo_id.split('/')[-1]}\n",
         f"A TSF-LLM forecaster of {_series(facts)}: {facts.parameters:,} parameters, {_head(facts)}.\n",
-        *_table(_model_rows(facts)),
+        _table(_model_rows(facts)),
         "\n## How to load it\n",
         *(["Its weights are 8-bit whole numbers, for CPUs.\n"] if facts.is_int8 else []),
         *_loading(facts),
@@ -249,26 +201,29 @@ def model_card(facts: Facts, scores: Scores | None) -> str:
 
 
 def adapter_card(facts: Facts, scores: Scores | None, *, base: str) -> str:
-    """Metadata and text of an adapter's README.md; `base` is the model on the Hub that it belongs to."""
+    """Metadata and text of an adapter's README.md.
+
+    `base` is the model that it belongs to: of the Hub or, until that is pushed, a folder, whose path is left out.
+    """
+    on_hub, ticker = not Path(base).is_absolute(), facts.config.get("ticker")
+    named = f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{Path(base).name}`"
     data = ModelCardData(
         license="mit",
         library_name="peft",
         pipeline_tag=TASK,
-        base_model=base,
+        base_model=base if on_hub else None,
         tags=[*TAGS, "lora"],
         datasets=facts.datasets or None,
         **_measured(facts, scores),
     )
-    ticker = facts.config.get("ticker")
     lines = [
         f"# {facts.repo_id.split('/')[-1]}\n",
-        f"A low-rank adapter of [{base}](https://huggingface.co/{base}) of {facts.parameters:,} parameters"
+        f"A low-rank adapter of {named} of {facts.parameters:,} parameters"
         f"{f', for forecasts of {ticker}' if ticker else ''}.\n",
-        *_table(_adapter_rows(facts)),
+        _table(_adapter_rows(facts)),
         "\n## How to load it\n",
-        f"`{INSTALL} peft` is all it takes. Base and processor bring their code: read it first.\n",
-        *_adapter_loading(facts, base),
-        *_scores_section(facts, scores),
+        *(_adapter_loading(facts, base) if on_hub else [_forecast_command(facts)]),
+        *(_scores_section(facts, scores) if on_hub else []),  # a run of adapters scores them in its own report
         *_limits(facts),
     ]
     return _card(data.to_yaml(), lines)
@@ -278,8 +233,8 @@ def _card(metadata: str, lines: Sequence[str]) -> str:
     return f"---\n{metadata}\n---\n\n" + "\n".join(lines).rstrip() + "\n"
 
 
-def _table(rows: dict[str, Any]) -> list[str]:
-    return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items() if value is not None)]
+def _table(rows: Mapping[str, Any]) -> str:
+    return Table(("", ""), [[name, str(value)] for name, value in rows.items() if value is not None]).markdown()
 
 
 def _series(facts: Facts) -> str:
@@ -295,37 +250,39 @@ def _head(facts: Facts) -> str:
 
 def _model_rows(facts: Facts) -> dict[str, Any]:
     config, features, report = facts.config, facts.features, facts.report
+    told = report.facts if report else {}
     return {
         "made from": facts.base and f"[{facts.base}](https://huggingface.co/{facts.base})",
-        "made by training": _method(report),
+        "made by training": report and _method(report),
         "trained on": config.get("trained_on") or "not recorded",
         "trained through": config.get("trained_through") or "not recorded",
-        "training fence": report.get("train_through"),
-        "validation fence": report.get("valid_through"),
+        "training fence": told.get("train_through"),
+        "validation fence": told.get("valid_through"),
         "scalers and bins fitted through": features.get("fitted_through") or "not fitted",
         "features": f"{config['num_features']}, {features.get('scaling', '')} scaling",
         "looks back": f"{features.get('context_length')} bars",
         "spacing of bars": _spacing(features.get("bar_seconds")),
-        "augmentation": _augmentation(report),
-        "compression": _compression(facts),
-        "made by": _version(report),
+        "augmentation": _augmentation(told),
+        "compression": report and _compression(report),
+        "made by": _version(told),
     }
 
 
-def _method(report: dict[str, Any]) -> str | None:
+def _method(report: Report) -> str | None:
     """How it was trained, where it is not from scratch."""
-    if "loss_type" in report:
-        pairs, losses = report["pairs"], ", ".join(report["loss_type"])
+    facts = report.facts
+    if report.made_by == "dpo":
+        pairs, losses = facts["pairs"], ", ".join(facts["loss_type"])
         by = f", chosen by {pairs['utility']}" if pairs.get("utility") else ""
-        return f"DPO ({losses}, beta {report['beta']:g}) on {pairs['train']:,} preference pairs{by}"
-    if "reward" in report:
-        paths = f"{report['paths_per_origin']} paths from each of {report['origins']:,} origins"
-        return f"GRPO (reward {report['reward']}, beta {report['beta']:g}) on {paths}"
-    if "teacher" in report:
-        [size] = [row["parameters"] for row in report["rows"] if row["model"] == "teacher"] or [None]
+        return f"DPO ({losses}, beta {facts['beta']:g}) on {pairs['train']:,} preference pairs{by}"
+    if report.made_by == "grpo":
+        paths = f"{facts['paths_per_origin']} paths from each of {facts['origins']:,} origins"
+        return f"GRPO (reward {facts['reward']}, beta {facts['beta']:g}) on {paths}"
+    if report.made_by == "distill":
+        size = report.rows["teacher"].get("parameters") if "teacher" in report.rows else None
         teacher = f"a teacher of {size:,} parameters" if size else "a teacher"
-        return f"distillation of {teacher}, temperature {report['temperature']:g}, alpha {report['alpha']:g}"
-    if told := report.get("continual"):
+        return f"distillation of {teacher}, temperature {facts['temperature']:g}, alpha {facts['alpha']:g}"
+    if told := facts.get("continual"):
         old, new = told["old_loss_before"], told["old_loss_after"]
         means = f"replay {told['replay']:g}, elastic weight consolidation {told['ewc']:g}"
         loss = f"loss on old dates kept back from replay {old:.4f} before, {new:.4f} after"
@@ -333,12 +290,11 @@ def _method(report: dict[str, Any]) -> str | None:
     return None
 
 
-def _compression(facts: Facts) -> str | None:
+def _compression(report: Report) -> str | None:
     """What `compress` did, by its row for this copy."""
-    row = facts.report.get("copy")
-    if row is None:
+    if report.made_by != "copy":
         return None
-    original = facts.report["rows"][0]
+    row, original = report.rows[OURS], report.rows[ORIGINAL]
     parts = [f"`{row['model']}`: {row['bytes']:,} bytes of weights"]
     parts += [f"made from {original['parameters']:,} parameters in {original['bytes']:,} bytes"]
     parts += [f"{100 * row['int8_share']:.0f} % of the numbers int8"] if row["int8_share"] else []
@@ -361,10 +317,10 @@ def _adapter_rows(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _augmentation(report: dict[str, Any]) -> str | None:
-    if "augment" not in report:
+def _augmentation(facts: dict[str, Any]) -> str | None:
+    if "augment" not in facts:
         return None
-    return ", ".join(f"{name} {strength:g}" for name, strength in report["augment"].items()) or "none"
+    return ", ".join(f"{name} {strength:g}" for name, strength in facts["augment"].items()) or "none"
 
 
 def _version(made_by: dict[str, Any]) -> str:
@@ -420,8 +376,14 @@ def _made_from(facts: Facts) -> dict[str, Any]:
         return {}
     if facts.is_int8:
         return {"base_model": facts.base, "base_model_relation": "quantized"}
-    is_other_model = {"teacher", "copy"} & set(facts.report)
+    is_other_model = facts.report is not None and facts.report.made_by in ("distill", "copy")
     return {"base_model": facts.base, **({} if is_other_model else {"base_model_relation": "finetune"})}
+
+
+def _forecast_command(facts: Facts) -> str:
+    horizon = facts.config.get("horizon", "STEPS")
+    command = f"tsf-llm forecast --model FOLDER --data prices.csv --horizon {horizon} --out forecast.csv"
+    return f"`FOLDER` being where it lies:\n\n    {command}"
 
 
 def _adapter_loading(facts: Facts, base: str) -> list[str]:
@@ -434,6 +396,7 @@ def _adapter_loading(facts: Facts, base: str) -> list[str]:
     if facts.revision:  # pipeline would look for this revision in the base too
         adapter = f"snapshot_download({adapter}{pinned})"
     return [
+        f"`{INSTALL} peft` is all it takes. Base and processor bring their code: read it first.\n",
         "```python",
         *(["from huggingface_hub import snapshot_download"] if facts.revision else []),
         "from peft import PeftModel",
@@ -453,9 +416,9 @@ def _adapter_loading(facts: Facts, base: str) -> list[str]:
 
 def _measured(facts: Facts, scores: Scores | None) -> dict[str, Any]:
     """The part of the metadata that the Hub ranks: of unseen dates, or nothing."""
-    if scores is None or scores.out_of_sample is not True:
+    if scores is None or scores.report.facts.get("out_of_sample") is not True:
         return {}
-    mine = scores.rows[0][1]
+    mine = scores.report.rows[OURS]
     found = {key: names for key, names in METRICS.items() if mine.get(key) is not None}
     if not found:
         return {}
@@ -481,92 +444,63 @@ def _measured(facts: Facts, scores: Scores | None) -> dict[str, Any]:
 def _scores_section(facts: Facts, scores: Scores | None) -> list[str]:
     if scores is None:
         return ["\n## Scores\n", "No scores were measured."]
-    unit = "%" if facts.kind is OHLCV else facts.kind.score_unit
-    lines = ["\n## Scores\n"]
-    if scores.out_of_sample is False:
+    report, lines = scores.report, ["\n## Scores\n"]
+    if report.facts.get("out_of_sample") is False:
         lines.append("**Not out of sample: the weights have seen prices of these dates.**\n")
-    elif scores.out_of_sample is None:
+    elif report.facts.get("out_of_sample") is None:
         lines.append("**Whether the weights have seen prices of these dates is not recorded.**\n")
-    if scores.warning:
-        lines.append(f"**Warning: {scores.warning}**\n")
+    if warning := report.facts.get("warning") or report.facts.get("leak"):
+        lines.append(f"**Warning: {warning}**\n")
     lines += [
-        f"{scores.about}. From `{scores.source}`, measured with {_version(scores.made_by)}, beside other forecasts of "
-        "the same outcomes:\n",
-        *_table_of(scores, ("crps", "rmse"), _forecast_columns(facts.kind, unit)),
+        f"{scores.about}. From `{scores.name}`, measured with {_version(report.facts)}, beside other forecasts "
+        "of the same outcomes:\n",
+        *_table_of(scores, ("crps", "rmse"), forecast_columns(facts.kind)),
         *_table_of(scores, ("log_loss", "accuracy"), CLASS_COLUMNS),
     ]
-    lines += _listed_verdicts("On the same outcomes, it is:", scores.verdicts)
-    if pairs := _table_of(scores, ("pair_accuracy",), PAIR_COLUMNS):
+    pairs = {name: words for name, words in report.verdicts.items() if name in PAIRS}
+    profits = {name: words for name, words in report.verdicts.items() if name.startswith(PROFIT)}
+    forecasts = [words for name, words in report.verdicts.items() if name not in {**pairs, **profits}]
+    lines += _listed_verdicts("On the same outcomes, it is:", forecasts)
+    if table := _table_of(scores, ("pair_accuracy",), PAIR_COLUMNS):
         lines += [
             "\n### Preference pairs\n",
             "Pairs of paths from the same dates: how often the better is likelier.\n",
         ]
-        lines += [*pairs, *_listed_verdicts("Compared with before:", scores.pair_verdicts)]
-    if profits := _table_of(scores, ("utility",), PROFIT_COLUMNS):
-        costs = "costs" if scores.cost_bp is None else f"costs of {scores.cost_bp:g} basis points per turnover"
+        ranked = [f"{PAIRS[name]}: {words}" for name, words in pairs.items()]
+        lines += [*table, *_listed_verdicts("Compared with before:", ranked)]
+    if table := _table_of(scores, (PROFIT,), PROFIT_COLUMNS):
+        cost = report.facts.get("cost_bp", (report.facts.get("pairs") or {}).get("cost_bp"))
+        costs = "costs" if cost is None else f"costs of {cost:g} basis points per turnover"
         lines += ["\n### Utility\n", f"Mean profit of a position that follows a forecast, after {costs}.\n"]
-        lines += [*profits, *_listed_verdicts("By utility, it is:", scores.profit_verdicts)]
+        lines += [*table, *_listed_verdicts("By utility, it is:", [*profits.values()])]
     lines += [f"\n![{plot.stem}]({plot.name})" for plot in scores.plots]
     return lines
 
 
-Columns = dict[str, Callable[[dict[str, Any]], str]]  # by heading
-
-
-def _forecast_columns(kind: Kind, unit: str) -> Columns:
-    return {
-        f"CRPS, {unit}": lambda row: _number(row.get("crps"), ".3f", kind.score_factor),
-        f"RMSE, {unit}": lambda row: _number(row.get("rmse"), ".3f", kind.score_factor),
-        "MASE": lambda row: _number(row.get("mase"), ".3f"),
-        "coverage 80": lambda row: _number(row.get("coverage_80"), ".2f"),
-        "direction [95 % CI]": _direction,
-        "base rate": lambda row: _number(row.get("direction_base_rate"), ".3f"),
-    }
-
-
 CLASS_COLUMNS: Columns = {
-    "accuracy [95 % CI]": lambda row: _with_interval(row, "accuracy", ".3f"),
-    "log loss [95 % CI]": lambda row: _with_interval(row, "log_loss", ".4f"),
-    "Brier": lambda row: _number(row.get("brier"), ".4f"),
-    "macro F1": lambda row: _number(row.get("macro_f1"), ".3f"),
+    "accuracy [95 % CI]": lambda row: with_interval(row, "accuracy", ".3f"),
+    "log loss [95 % CI]": lambda row: with_interval(row, "log_loss", ".4f"),
+    "Brier": lambda row: number(row.get("brier"), ".4f"),
+    "macro F1": lambda row: number(row.get("macro_f1"), ".3f"),
     "recall of down, flat, up": lambda row: ", ".join(
-        _number(one["recall"], ".2f") for one in row.get("per_class", {}).values()
+        number(one["recall"], ".2f") for one in row.get("per_class", {}).values()
     ),
 }
 PAIR_COLUMNS: Columns = {
-    "ranked rightly [95 % CI]": lambda row: _with_interval(row, "pair_accuracy", ".3f"),
-    "margin, nats [95 % CI]": lambda row: _with_interval(row, "margin", ".3f"),
+    "ranked rightly [95 % CI]": lambda row: with_interval(row, "pair_accuracy", ".3f"),
+    "margin, nats [95 % CI]": lambda row: with_interval(row, "margin", ".3f"),
 }
-PROFIT_COLUMNS: Columns = {"utility [95 % CI]": lambda row: _with_interval(row, "utility", ".5f")}
+PROFIT_COLUMNS: Columns = {"utility [95 % CI]": lambda row: with_interval(row, "utility", ".5f")}
 
 
 def _table_of(scores: Scores, keys: Sequence[str], columns: Columns) -> list[str]:
     """A table of the rows that have one of the figures; nothing if none has."""
-    rows = [(name, row) for name, row in scores.rows if any(row.get(key) is not None for key in keys)]
-    if not rows:
-        return []
-    cells = [[name, *(cell(row) for cell in columns.values())] for name, row in rows]
-    return [f"| {' | '.join(one)} |" for one in [["", *columns], ["---"] * (len(columns) + 1), *cells]]
+    rows = {name: row for name, row in scores.rows.items() if any(row.get(key) is not None for key in keys)}
+    return [table_of(rows, columns).markdown()] if rows else []
 
 
 def _listed_verdicts(heading: str, verdicts: Sequence[str]) -> list[str]:
     return [f"\n{heading}\n", *(f"* {one}" for one in verdicts)] if verdicts else []
-
-
-def _with_interval(row: dict[str, Any], key: str, form: str) -> str:
-    interval = row.get(f"{key}_ci95")
-    return _number(row.get(key), form) + (
-        f" [{', '.join(_number(end, form) for end in interval)}]" if interval else ""
-    )
-
-
-def _number(value: float | None, form: str, factor: float = 1.0) -> str:
-    return "-" if value is None else format(factor * value, form)
-
-
-def _direction(row: dict[str, Any]) -> str:
-    accuracy, interval = row.get("direction_accuracy"), row.get("direction_ci95")
-    return _number(accuracy, ".3f") + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if accuracy and interval else "")
 
 
 def _limits(facts: Facts) -> list[str]:
@@ -627,7 +561,7 @@ def preferences_card(info: dict[str, Any], repo_id: str, *, source: str | None, 
         f"pairs = {_load(repo_id)}",
         "```\n",
         "Hindsight is for training alone: no outcome lies behind the fence.\n",
-        *_table(
+        _table(
             {
                 "origins": f"{_day(info['first_origin'])} to {_day(info['last_origin'])}",
                 "fence: last outcome": settings["through"],

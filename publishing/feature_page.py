@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..common.errors import one_line_errors
 from ..common.files import write_text
+from ..common.tables import Table
 from ..indicators_tsf_llm import FEATURES, SELECTABLE_GROUPS, Feature
 
 HEAD = """\
@@ -74,18 +75,17 @@ Texts or other columns of the bars are the group `covariates`: `past_covariates=
 """
 
 
-def row_of(feature: Feature) -> str:
+def row_of(feature: Feature) -> tuple[str, ...]:
     default = "" if feature.group in SELECTABLE_GROUPS else "yes"
-    cells = (f"`{feature.name}`", feature.group, default, str(feature.lookback), feature.formula.replace("|", "\\|"))
-    return f"| {' | '.join(cells)} |"
+    return f"`{feature.name}`", feature.group, default, str(feature.lookback), feature.formula.replace("|", "\\|")
 
 
 def page() -> str:
     """The whole page, as Markdown."""
     rows = [row_of(feature) for feature in FEATURES.values()]
     selectable = sum(feature.group in SELECTABLE_GROUPS for feature in FEATURES.values())
-    table = ["| feature | group | default | window | formula |", "|---|---|---|---|---|", *rows]
-    return HEAD.format(default=len(rows) - selectable, selectable=selectable) + "\n" + "\n".join(table) + "\n"
+    table = Table(("feature", "group", "default", "window", "formula"), rows).markdown()
+    return HEAD.format(default=len(rows) - selectable, selectable=selectable) + f"\n{table}\n"
 
 
 def main(target: str) -> None:

@@ -3,37 +3,28 @@
 python -m tsf_llm.publishing.readme_figures quickstart/results.json README.md README.zh.md
 """
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from ..common.pages import fill
+from ..bars_tsf_llm import OHLCV
+from ..common.errors import one_line_errors
+from ..common.pages import write_between
+from ..evaluation.report import OURS, Report, forecast_columns, table_of
 
-START, END = "<!-- quickstart-results -->", "<!-- /quickstart-results -->"
+MARKER = "quickstart-results"
 
 
-def table(results: dict[str, Any]) -> str:
-    """The rows and verdicts of `results.json` in Markdown."""
-    lines = [
-        "| model | CRPS, % | RMSE, % | MASE | coverage 80 | direction [95 % CI] | base rate |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in results["rows"]:
-        direction = "-"
-        if row["direction_accuracy"] is not None:
-            low, high = row["direction_ci95"]
-            direction = f"{row['direction_accuracy']:.3f} [{low:.2f}, {high:.2f}]"
-        scores = f"{100 * row['crps']:.3f} | {100 * row['rmse']:.3f} | {row['mase']:.3f} | {row['coverage_80']:.2f}"
-        lines.append(f"| {row['model']} | {scores} | {direction} | {row['direction_base_rate']:.3f} |")
-    count, tickers = results["rows"][0]["n"], ", ".join(results["tickers"])
-    period = f"{results['start']} to {results['end']}, {results['horizon']} bars ahead"
-    lines += ["", f"{count} forecasts of {tickers}, {period}, seed {results['seed']}. The model is:", ""]
-    lines += [f"* {answer['verdict']}" for answer in results["verdicts"].values()]
-    return "\n".join(lines)
+def markdown(report: Report) -> str:
+    """The rows and verdicts of `results.json`."""
+    facts, count = report.facts, report.rows[OURS]["n"]
+    period = f"{facts['start']} to {facts['end']}, {facts['horizon']} bars ahead"
+    forecasts = f"{count} forecasts of {', '.join(facts['tickers'])}, {period}, seed {facts['seed']}. The model is:"
+    table = table_of(report.rows, forecast_columns(OHLCV), heading="model").markdown()
+    return "\n".join([table, "", forecasts, "", *(f"* {words}" for words in report.verdicts.values())])
 
 
 if __name__ == "__main__":
-    figures = table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    for page in map(Path, sys.argv[2:]):
-        page.write_text(fill(page.read_text(encoding="utf-8"), figures, (START, END)), encoding="utf-8")
+    with one_line_errors("readme_figures"):
+        figures = markdown(Report.read(Path(sys.argv[1])))
+        for page in sys.argv[2:]:
+            write_between(Path(page), figures, MARKER)

@@ -10,9 +10,7 @@ Design choices:
 - Private, unless `--public`. An existing public repository is not written to without it either.
 """
 
-import fnmatch
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,16 +26,10 @@ from transformers import TrainerCallback
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..common.files import write_text
-from .cards import (
-    Facts,
-    Scores,
-    adapter_card,
-    is_run_of_adapters,
-    model_card,
-    preferences_card,
-    prepared_card,
-    read_scores,
-)
+from ..common.reading import read_json, weight_files
+from ..evaluation.report import Report
+from .cards import Facts, Scores, adapter_card, model_card, preferences_card, prepared_card, read_scores
+from .secrets import FORBIDDEN, FORBIDDEN_BESIDE_A_MODEL, matches, refuse_files
 
 MODEL_FILES = (
     "config.json",
@@ -46,29 +38,13 @@ MODEL_FILES = (
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
 )
-
-
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter.json")
-
-
 PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-
-
 PROCESSOR_CODE = "processing_tsf_llm.py"
-
-
 PLOTS = ("scores.png", "pit.png", "loss.png")
-
-
 SCORE_FILES = ("results.json", "report.json")
-
-
 COPIES = "compression.json"
-
-
 DATASET_FOLDERS = ("data", "processor")
-
-
 MODEL_REPO = (
     *MODEL_FILES,
     *ADAPTER_FILES,
@@ -78,39 +54,7 @@ MODEL_REPO = (
     "*_tsf_llm.py",
     "training_args.bin",
 )
-
-
 DATASET_REPO = ("data/*.parquet", "processor/*", "preferences.*", "dataset.json", "cleaning.json")
-
-
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib")
-
-
-FORBIDDEN = {
-    "credentials": (".env", ".env.*", ".netrc", ".pypirc", "*.pem", "*.key", "id_rsa", "id_ed25519"),
-    "a pickle, which can run code": PICKLES,
-}
-
-
-RAW_DATA = ("*.csv", "*.csv.gz", "*.parquet", "*.npz", "*.npy", "*.feather", "*.arrow", "*.xlsx")
-
-
-FORBIDDEN_BESIDE_A_MODEL = {**FORBIDDEN, "raw data": RAW_DATA}
-
-
-SECRETS = {
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
-    "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{22,})",
-    "a Google key": r"\bAIza[0-9A-Za-z_-]{35}",
-    "a Slack token": r"\bxox[abprs]-[0-9A-Za-z-]{10,}",
-    "an API key": r"\bsk-[A-Za-z0-9_-]{20,}",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a password": r"(?i)(?:api_?key|secret|password|passwd|access_?token)[\"']?\s*[:=]\s*[\"'][^\"'\s]{12,}[\"']",
-}
-
-
-TEXT_AT_MOST = 10_000_000  # bytes; larger files are data, not text
 
 
 @dataclass(frozen=True)
@@ -195,7 +139,7 @@ def plan_model(folder: Path, args: PushArguments) -> Upload:
     else:
         files, card, scores = model_parts(folder, args)
     if scores is not None:
-        files |= {scores.source: scores.file} if scores.file else {}
+        files |= {scores.name: scores.file} if scores.file else {}
         files |= {plot.name: plot for plot in scores.plots}
     files["README.md"] = card.encode()
     return Upload("model", files, left_out(folder, files), MODEL_REPO)
@@ -220,7 +164,7 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
         repo_id=args.repo_id,
         revision=args.tag,
         config=config,
-        features=read_json(folder / PROCESSOR_FILES[0])["feature_extractor"],
+        features=features_of(folder),
         parameters=count_parameters(weights.values()),
         datasets=args.datasets,
         report=report_of(folder),
@@ -229,24 +173,28 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
     return files, model_card(facts, scores), scores
 
 
-def report_of(folder: Path) -> dict[str, Any]:
-    """What was written about how the model was made; {} if nothing.
+def features_of(folder: Path) -> dict[str, Any]:
+    """Settings of the feature extractor, as its fit completed them."""
+    settings = read_json(folder / PROCESSOR_FILES[0])["feature_extractor"]
+    return {**settings, **(settings.get("fitted") or {})}
+
+
+def report_of(folder: Path) -> Report | None:
+    """What was written about how the model was made; None if nothing.
 
     That of a run of adapters is about these: their model, if the run trained it, has its own in `base/`.
     """
-    if row := copy_row(folder):
-        return {**read_json(folder.resolve().parent / COPIES), "copy": row}
-    for path in (folder / "report.json", folder / "base" / "report.json"):
-        if path.is_file() and not is_run_of_adapters(report := read_json(path)):
-            return report
-    return {}
+    if copy := report_of_copy(folder):
+        return copy
+    paths = (folder / "report.json", folder / "base" / "report.json")
+    reports = (Report.read(path) for path in paths if path.is_file())
+    return next((report for report in reports if report.made_by != "lora"), None)
 
 
-def copy_row(folder: Path) -> dict[str, Any] | None:
+def report_of_copy(folder: Path) -> Report | None:
     """What `compress` measured of the copy that it wrote into this folder; None if it is none."""
     path = folder.resolve().parent / COPIES
-    rows = read_json(path).get("rows", []) if path.is_file() else []
-    return next((row for row in rows if row.get("model") == folder.resolve().name), None)
+    return Report.read(path).parts.get(folder.resolve().name) if path.is_file() else None
 
 
 def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | bytes], str, Scores | None]:
@@ -264,22 +212,28 @@ def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | b
     files["adapter_config.json"] = as_json(config | {"base_model_name_or_path": base})
     if about:
         files["adapter.json"] = as_json(about | {"base_model": base})
-    processor = existing(folder, PROCESSOR_FILES)
-    if processor:
+    if processor := existing(folder, PROCESSOR_FILES):
         files |= processor | with_imports(folder, [folder / PROCESSOR_CODE])
     ticker, through = about.get("ticker"), about.get("trained_through")
     scores = scores_of(folder, args, trained_through=through, ticker=ticker)
-    head = "TsfLlmForCausalLM" if config.get("task_type") == "CAUSAL_LM" else "TsfLlmForPrediction"
-    facts = Facts(
-        repo_id=args.repo_id,
-        revision=args.tag,
-        config={**config, **about, "architectures": [head]},
-        features=read_json(folder / PROCESSOR_FILES[0])["feature_extractor"] if processor else {},
-        parameters=count_parameters(weights.values()),
-        datasets=args.datasets,
-        report=about,
-    )
+    facts = adapter_facts(folder, args.repo_id, revision=args.tag, datasets=args.datasets)
     return files, adapter_card(facts, scores, base=base), scores
+
+
+def adapter_facts(folder: Path, repo_id: str, *, revision: str | None = None, datasets: Sequence[str] = ()) -> Facts:
+    """What the files of an adapter say of it."""
+    config = read_json(folder / ADAPTER_FILES[0])
+    about = read_json(folder / ADAPTER_FILES[2]) if (folder / ADAPTER_FILES[2]).is_file() else {}
+    head = "TsfLlmForCausalLM" if config.get("task_type") == "CAUSAL_LM" else "TsfLlmForPrediction"
+    return Facts(
+        repo_id=repo_id,
+        revision=revision,
+        config={**config, **about, "architectures": [head]},
+        features=features_of(folder) if (folder / PROCESSOR_FILES[0]).is_file() else {},
+        parameters=count_parameters([folder / ADAPTER_FILES[1]]),
+        datasets=[*datasets],
+        report=None,
+    )
 
 
 def is_dataset(folder: Path) -> bool:
@@ -320,10 +274,6 @@ def existing(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and matches(path.name, patterns)}
 
 
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-
-
 def left_out(folder: Path, files: dict[str, Path | bytes]) -> list[str]:
     """What lies in the folder and stays there; a subfolder of which nothing is taken is named once."""
     opened = {name.split("/")[0] for name in files if "/" in name}
@@ -339,33 +289,8 @@ def left_out(folder: Path, files: dict[str, Path | bytes]) -> list[str]:
     ] + replaced
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError for a file that holds no JSON object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return content
-
-
 def as_json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-
-def weight_files(folder: Path) -> dict[str, Path]:
-    """One file, or an index with all the files it names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return {single.name: single}
-    if not index.is_file():
-        raise ValueError(f"{folder} has no model.safetensors: save the model with save_pretrained")
-    shards = sorted(set(read_json(index)["weight_map"].values()))
-    missing = [name for name in shards if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}, which {index.name} names: save the model again")
-    return {name: folder / name for name in [index.name, *shards]}
 
 
 def code_files(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
@@ -419,45 +344,10 @@ def scores_of(
     if ticker is not None:
         places.append(folder.parent / "report.json")
     path = next((place for place in places if place.is_file()), None)
-    if path is None and copy_row(folder):
+    if path is None and report_of_copy(folder):
         path, copy = folder.resolve().parent / COPIES, folder.resolve().name
         return read_scores(path, trained_through=trained_through, copy=copy)
     return None if path is None else read_scores(path, trained_through=trained_through, ticker=ticker)
-
-
-def refuse_files(folders: Sequence[Path], forbidden: dict[str, tuple[str, ...]]) -> None:
-    """Raises ValueError if a file of a forbidden kind lies in one of the folders, with all of them and the reasons."""
-    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
-    reasons = [
-        f"{path.name} ({reason})"
-        for path in files
-        for reason, patterns in forbidden.items()
-        if matches(path.name.lower(), patterns)
-    ]
-    if reasons:
-        raise ValueError(f"refused, nothing was uploaded: {', '.join(reasons)}; move it out of {folders[0]}")
-
-
-def refuse_secrets(upload: Upload) -> None:
-    """Looks at every text that would be uploaded, and names file and line, not the secret.
-
-    Raises:
-        ValueError: something looks like a secret.
-    """
-    reasons = []
-    for name, content in upload.files.items():
-        if isinstance(content, Path):
-            if content.stat().st_size > TEXT_AT_MOST:
-                continue
-            content = content.read_bytes()
-        text = content.decode("utf-8", "ignore") if b"\0" not in content else ""
-        for kind, pattern in SECRETS.items():
-            if match := re.search(pattern, text):
-                reasons.append(f"{name} line {text.count(chr(10), 0, match.start()) + 1} looks like {kind}")
-    if reasons:
-        raise ValueError(
-            f"refused, nothing was uploaded: {', '.join(reasons)}; remove it, and revoke it if it is real"
-        )
 
 
 def send(upload: Upload, args: PushArguments) -> str:

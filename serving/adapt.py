@@ -16,10 +16,11 @@ import transformers
 from rich.console import Console
 
 from ..common.files import check_apart, claim, remove, write_json
+from ..common.parser import Parser
 from ..evaluation.walk_forward import WalkForward
-from ..train_scripts import lora
 from ..training.adapters import (
     BY,
+    LoraArguments,
     adapter_name,
     check_adapter,
     facts,
@@ -28,16 +29,18 @@ from ..training.adapters import (
     naming,
     read_for_base,
     save_adapter,
+    scores,
     train_adapter,
     validation,
     with_fences_of,
     with_own_scalers,
 )
+from ..training.arguments import DataArguments, SftArguments
 from ..training.data import TrainingData
 from ..training.models import ADAPTER_CONFIG, Model, load_model
+from ..training.starting_model import CONFIGS, BaseArguments
 from .loading import find_model, is_adapter
 
-CONFIG = Path(lora.__file__).parent / "configs" / "lora.yaml"
 REPORT = "report.json"
 
 
@@ -64,10 +67,10 @@ def adapt(
     check_adapter(out)
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
     base, work = load_model(name), out.with_name(f".{out.name}.checkpoints")
-    words = _words({**options, "horizon": options.get("horizon") or base.config.prediction_length})
-    own_words = ["--config", str(config or CONFIG), "--model_name_or_path", name, "--output_dir", str(work)]
-    own_words += ["--resume_from_checkpoint", "true"]
-    data_args, _, lora_args, training_args = lora.parse([*own_words, *words])
+    options = {**options, "horizon": options.get("horizon") or base.config.prediction_length}
+    options |= {"model_name_or_path": name, "output_dir": work, "resume_from_checkpoint": "true"}
+    parser = Parser((DataArguments, BaseArguments, LoraArguments, SftArguments))
+    data_args, _, lora_args, training_args = parser.read(config or CONFIGS / "lora.yaml", **options)
     if data_args.report_samples < 2:
         raise ValueError(f"report_samples={data_args.report_samples}: the choice needs sampled paths, 2 or more")
 
@@ -83,10 +86,11 @@ def adapt(
             raise type(stop)("the same command goes on from the last checkpoint") from stop
     after = _forecasts(own, merged(adapted), seed)
 
-    valid, test = (lora.scores(*pair, seed) for pair in zip(before, after, strict=True))
+    valid, test = (scores(*pair, seed) for pair in zip(before, after, strict=True))
     kept = valid["difference"] < 0
     report = {
         **about,
+        "made_by": "adapt",
         "base_model": Path(name).resolve().name if is_local else name,
         **training,
         "kept": kept,
@@ -113,11 +117,11 @@ def print_adapted(report: dict[str, Any], out: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     fences = f"trained through {report['train_through']}, validated through {report['valid_through']}"
     console.print(f"{report['ticker']}: {report['adapter_parameters']:,} weights on a frozen base, {fences}")
-    for part, scores in (("validation", report["validation"]), ("test", report)):
-        crps = [f"{scores[side]['crps']:.5f}" for side in ("before", "after")]
+    for part, of_part in (("validation", report["validation"]), ("test", report)):
+        crps = [f"{of_part[side]['crps']:.5f}" for side in ("before", "after")]
         note = "" if part == "validation" else " (not used for the choice)"
-        console.print(f"{part:10} {scores['after']['n']} forecasts, CRPS {crps[0]} without, {crps[1]} with{note}:")
-        console.print(f"{'':10} {scores['verdict']}")
+        console.print(f"{part:10} {of_part['after']['n']} forecasts, CRPS {crps[0]} without, {crps[1]} with{note}:")
+        console.print(f"{'':10} {of_part['verdict']}")
     if not report["out_of_sample"]:
         seen = report["trained_through"]
         console.print(f"Not out of sample: the base has seen prices through {seen}.", style="bold red")
@@ -126,12 +130,6 @@ def print_adapted(report: dict[str, Any], out: Path) -> None:
         console.print(f"Kept: better on average on the validation dates{proof}. Forecast with --model {out}")
     else:
         console.print("Not kept: no better on average on the validation dates. The base goes on alone.")
-
-
-def _words(options: dict[str, Any]) -> list[str]:
-    """Options as words of a command line; None leaves one out, a list gives several words."""
-    listed = {name: value if isinstance(value, list) else [value] for name, value in options.items()}
-    return [word for name, values in listed.items() if values != [None] for word in (f"--{name}", *map(str, values))]
 
 
 def _forecasts(data: TrainingData, model: Model, seed: int) -> tuple[WalkForward, WalkForward]:

@@ -84,13 +84,14 @@ def quickstart(
 
     Example: tsf-llm quickstart --ticker MSFT --out quickstart
     """
+    from ..data_prep.columns import Columns
     from .quickstart import run
 
     run(
         ticker=ticker,
         out=out,
         dataset=dataset,
-        columns={"value": value, "id": id, "time": time},
+        columns=Columns(value=value, id=id, time=time),
         past_covariates=_names(past_covariates) or [],
         known_covariates=_names(known_covariates) or [],
         horizon=horizon,
@@ -148,6 +149,7 @@ def forecast(
     """
     from ..bars_tsf_llm import day_end
     from ..common.files import check_apart, write_csv
+    from ..data_prep.columns import Columns
     from ..evaluation.plots import fan_chart
     from ..training.data import read_for
     from .loading import load_pipeline
@@ -157,7 +159,7 @@ def forecast(
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), value=value, id=id, time=time)
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
     frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, as_of=as_of, market=_market(market))
@@ -193,7 +195,9 @@ def evaluate(
     """
     from ..bars_tsf_llm import day_end
     from ..common.files import check_apart
-    from ..evaluation.report import evaluate_model, print_results
+    from ..data_prep.columns import Columns
+    from ..evaluation.evaluate import evaluate_model
+    from ..evaluation.report import print_evaluation
     from ..training.data import read_for
     from .loading import load_pipeline
 
@@ -201,8 +205,8 @@ def evaluate(
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), value=value, id=id, time=time)
-    results = evaluate_model(
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
+    report = evaluate_model(
         pipe,
         bars,
         start=start,
@@ -214,7 +218,7 @@ def evaluate(
         out=out,
         market=_market(market),
     )
-    print_results(results, pipe.processor.feature_extractor.series_kind)
+    print_evaluation(report, pipe.processor.feature_extractor.series_kind)
     typer.echo(f"results.json, scores.png and pit.png written to {out}")
 
 
@@ -419,21 +423,22 @@ def audit(
     Example: tsf-llm audit --data prices.csv --features my_features.py
     """
     from ..audit_tsf_llm import audit_features
-    from ..data_prep.series import read_data
+    from ..data_prep.columns import Columns
+    from ..data_prep.sources import read_data
     from ..processing_tsf_llm import TsfLlmProcessor
     from ..training.data import read_for
     from ..training.models import find_model
 
     if features is not None:
         _run_feature_file(features)
-    columns = {"value": value, "id": id, "time": time}
+    columns = Columns(value=value, id=id, time=time)
     if model is None:
         past, known = _names(past_covariates) or [], _names(known_covariates) or []
-        bars = read_data(data, _names(ticker), **columns, covariates=[*past, *known])
+        bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known])
         report = audit_features(bars, seed=seed, past_covariates=past, known_covariates=known, market=_market(market))
     else:
         processor = TsfLlmProcessor.from_pretrained(find_model(model))
-        bars = read_for(processor, data, _names(ticker), **columns)
+        bars = read_for(processor, data, _names(ticker), columns)
         report = processor.audit(bars, seed=seed, market=_market(market))
     typer.echo(json.dumps(report, indent=2))
     if not report["passed"]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..common.files import check_apart, has_keys, write_json, write_parquet
 from ..data_prep.clean import clean_bars
-from ..data_prep.raw import read_raw
+from ..data_prep.sources import has_prices, read_raw
 from ..data_prep.windows import fence
 
 MOST_TICKERS = 5  # named per rule
@@ -48,7 +48,6 @@ def prepare(
 ) -> dict[str, Any]:
     """The dataset that training with the `given` data arguments would make; the others take training's defaults."""
     from ..data_prep.prepare import prepare as prepare_dataset
-    from ..data_prep.series import has_prices
     from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
     from ..processing_tsf_llm import TsfLlmProcessor
     from ..tokenization_tsf_llm import TsfLlmTokenizer
@@ -72,7 +71,7 @@ def prepare(
         horizon=arguments.horizon,
         tickers=arguments.tickers,
         market=arguments.market,
-        columns={"value": arguments.value_column, "id": arguments.id_column, "time": arguments.time_column},
+        columns=arguments.columns,
         train_through=arguments.train_through,
         valid_through=arguments.valid_through,
         num_proc=num_proc,

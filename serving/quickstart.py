@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -11,17 +12,22 @@ from rich.console import Console
 from ..audit_tsf_llm import audit_features
 from ..bars_tsf_llm import kind_of
 from ..common.files import check_apart, check_free, claim, write_csv, write_json
-from ..data_prep.series import read_data
+from ..common.parser import Parser
+from ..data_prep.columns import USUAL, Columns
+from ..data_prep.sources import read_data
 from ..data_prep.windows import Split
+from ..evaluation.evaluate import BY as SCORED_BY
+from ..evaluation.evaluate import FILES as SCORES
+from ..evaluation.evaluate import evaluate_model
 from ..evaluation.plots import fan_chart
-from ..evaluation.report import BY as SCORED_BY
-from ..evaluation.report import FILES as SCORES
-from ..evaluation.report import evaluate_model, print_results
-from ..train_scripts import sft
+from ..evaluation.report import Report, print_evaluation
+from ..training.arguments import DataArguments, ModelArguments, SftArguments
+from ..training.starting_model import CONFIGS
+from ..training.supervised import train
 from .loading import load_pipeline
 
-CONFIG = Path(sft.__file__).parent / "configs" / "quickstart.yaml"
 FILES = ("audit.json", "forecast.csv", "forecast.png", "hindsight.png")  # beside those of training and evaluation
+
 HINDSIGHT_BARS = 20  # the second fan chart starts this many bars before the end, to show what happened
 
 
@@ -30,24 +36,22 @@ def run(
     ticker: str | None,
     out: Path,
     dataset: str = "sample",
-    columns: dict[str, str | None] | None = None,
+    columns: Columns = USUAL,
     past_covariates: Sequence[str] = (),
     known_covariates: Sequence[str] = (),
     horizon: int | None = None,
     head: str = "causal_lm",
-) -> dict:
-    """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns the results.
+) -> Report:
+    """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns what the evaluation found.
 
-    A file without price columns is a plain series: `columns` (`value`, `id`, `time`) and covariates are those of
-    `read_series`. The ticker is by default AAPL, or else the first; the horizon that of the config. `head` is
-    `causal_lm` or `quantile`.
+    A file without price columns is a plain series: `columns` and covariates are those of `read_data`. The ticker is by
+    default AAPL, or else the first; the horizon that of the config. `head` is `causal_lm` or `quantile`.
 
     Raises:
         ValueError: for a ticker or data that cannot be used.
     """
     if head not in ("causal_lm", "quantile"):
         raise ValueError(f"--head {head}: choose causal_lm or quantile, which give a distribution")
-    columns = columns or {}
     check_apart(out, dataset)
     check_free(out, SCORES, by=SCORED_BY)
     check_free(out, FILES, by="quickstart", told_by=("audit.json", "passed", "prefix_invariance"))
@@ -56,7 +60,7 @@ def run(
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
 
     console.rule("1. Prices")
-    bars = read_data(dataset, **columns, covariates=[*past_covariates, *known_covariates])
+    bars = read_data(dataset, columns=columns, covariates=[*past_covariates, *known_covariates])
     kind = kind_of(bars)
     tickers = list(bars[kind.id].unique())
     ticker = ticker or ("AAPL" if "AAPL" in tickers else tickers[0])
@@ -80,11 +84,11 @@ def run(
     )
 
     console.rule("3. Training")
-    given = {f"{name}_column": [column] for name, column in columns.items() if column}
-    given |= {"past_covariates": past_covariates, "known_covariates": known_covariates}
-    given |= {"horizon": [str(horizon)] if horizon else [], "head": [head]}
-    words = [word for name, values in given.items() if values for word in (f"--{name}", *values)]
-    sft.main(*sft.parse(["--config", str(CONFIG), "--data", dataset, "--output_dir", str(out / "model"), *words]))
+    options = {f"{name}_column": column for name, column in asdict(columns).items()}
+    options |= {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
+    options |= {"data": dataset, "output_dir": out / "model", "horizon": horizon, "head": head}
+    parser = Parser((DataArguments, ModelArguments, SftArguments))
+    train(*parser.read(CONFIGS / "quickstart.yaml", **options))
     for checkpoint in (out / "model").glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     pipe = load_pipeline(out / "model")
@@ -100,11 +104,11 @@ def run(
 
     console.rule("5. Evaluation on the test dates")
     start = split.valid_through + pd.Timedelta(1, "ns")
-    results = evaluate_model(pipe, bars, start=start, end=bars["timestamp"].max(), horizon=horizon, out=out)
-    print_results(results, kind)
+    report = evaluate_model(pipe, bars, start=start, end=bars["timestamp"].max(), horizon=horizon, out=out)
+    print_evaluation(report, kind)
     console.rule()
     console.print(f"Everything is in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}", highlight=False)
-    return results
+    return report
 
 
 def hindsight(pipe, bars: pd.DataFrame, path: Path) -> None:

@@ -12,7 +12,10 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from tsf_llm import modeling_tsf_llm as modeling
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts import sft
 
 TINY = {
@@ -111,6 +114,42 @@ def make_bars():
         return pd.DataFrame({"timestamp": times, "ticker": ticker, **prices, "close": close, "volume": volume})
 
     return build
+
+
+@pytest.fixture(scope="session")
+def processor(make_bars) -> TsfLlmProcessor:
+    """All features, fitted on two tickers."""
+    return TsfLlmProcessor().fit([make_bars(400, ticker="AAA", seed=1), make_bars(500, ticker="BBB", seed=2)])
+
+
+@pytest.fixture(scope="session")
+def small(make_bars) -> TsfLlmProcessor:
+    """Few features and a short window, for what does not depend on the features."""
+    extractor = TsfLlmFeatureExtractor(feature_groups=["returns", "bar"], context_length=40)
+    return TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(make_bars(400, seed=1))
+
+
+@pytest.fixture(scope="session")
+def beside_market(make_bars) -> TsfLlmProcessor:
+    """Features of the market, fitted beside two other tickers."""
+    extractor = TsfLlmFeatureExtractor(feature_groups=["bar", "market", "reversal"], context_length=40)
+    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32))
+    return processor.fit(make_bars(400, seed=1), market=[make_bars(400, ticker=name, seed=ord(name)) for name in "XY"])
+
+
+@pytest.fixture(scope="session")
+def assert_same_batch():
+    """`assert_same_batch(left, right)`: the same fields, equal to the bit."""
+
+    def check(left, right) -> None:
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, right[key]), key
+            else:
+                assert all(np.array_equal(a, b) for a, b in zip(value, right[key], strict=True)), key
+
+    return check
 
 
 SMALL_MODEL = {

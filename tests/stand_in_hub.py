@@ -20,10 +20,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from huggingface_hub import constants
 
 WRITE_TOKEN, READ_TOKEN = "hf_" + "w" * 34, "hf_" + "r" * 34
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npy", ".npz", ".parquet", ".png")
@@ -438,3 +440,15 @@ ROUTES: list[tuple[str, Callable[..., None]]] = [
     (rf"POST {API}/paths-info/{REVISION}", _Handler.paths_info),
     (rf"(?:GET|HEAD) {PREFIX}{NAME}/resolve/{REVISION}/(?P<path>.+)", _Handler.resolve),
 ]
+
+
+def connect(patch: Any, hub: StandInHub, home: Path) -> None:
+    """The client libraries of this process talk to the stand-in, with a token that may write."""
+    patch.setattr(constants, "ENDPOINT", hub.url)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    patch.setattr("transformers.utils.hub._hf_api", None)
+    patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    patch.setenv("HF_TOKEN", WRITE_TOKEN)

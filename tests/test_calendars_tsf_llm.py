@@ -141,3 +141,47 @@ def test_an_unknown_calendar_is_refused():
     assert check_calendar("24/7") == "24/7"
     with pytest.raises(ValueError, match=r"calendar='XMARS': no such calendar; choose one of .*XNYS"):
         check_calendar("XMARS")
+
+
+def stamps(start: str, periods: int, freq: str) -> np.ndarray:
+    return pd.date_range(start, periods=periods, freq=freq).to_numpy()
+
+
+@pytest.mark.parametrize(
+    ("past", "expected"),
+    [
+        (stamps("2024-01-01", 40, "B"), ["2024-02-26", "2024-02-27", "2024-02-28"]),  # from a Friday
+        (stamps("2024-01-01", 40, "D"), ["2024-02-10", "2024-02-11", "2024-02-12"]),  # seven days a week
+        (stamps("2024-01-01", 54, "h"), ["2024-01-03 06:00", "2024-01-03 07:00", "2024-01-03 08:00"]),
+        (stamps("2024-01-01", 24 * 5, "h"), ["2024-01-08 00:00", "2024-01-08 01:00", "2024-01-08 02:00"]),
+        (stamps("2024-01-01", 24 * 7, "h"), ["2024-01-08 00:00", "2024-01-08 01:00", "2024-01-08 02:00"]),
+        (stamps("2024-01-07", 10, "W"), ["2024-03-17", "2024-03-24", "2024-03-31"]),
+        (stamps("2024-01-05 09:30", 60, "min"), ["2024-01-05 10:30", "2024-01-05 10:31", "2024-01-05 10:32"]),
+    ],
+    ids=["weekdays", "every day", "hours", "hours of weekdays", "hours of every day", "weeks", "minutes"],
+)
+def test_next_timestamps(past, expected):
+    assert next_timestamps(past, 3).tolist() == pd.DatetimeIndex(expected).tolist()
+
+
+def test_next_timestamps_skip_the_night():
+    days = pd.bdate_range("2024-01-01", periods=10)
+    past = pd.DatetimeIndex([day + pd.Timedelta(hours=h, minutes=30) for day in days for h in range(9, 16)])
+    ahead = next_timestamps(past.to_numpy(), 16)
+    monday = [pd.Timestamp("2024-01-15") + pd.Timedelta(hours=h, minutes=30) for h in range(9, 16)]
+    assert ahead[:7].tolist() == monday
+    assert len(ahead) == 16
+    assert ahead[-1] == pd.Timestamp("2024-01-17 10:30")
+    half = next_timestamps(past.to_numpy()[:-3], 4)
+    assert half.tolist() == [pd.Timestamp(f"2024-01-12 {h}:30") for h in (13, 14, 15)] + monday[:1]
+
+
+@FEW
+@given(horizon=st.integers(1, 300), freq=st.sampled_from(["B", "D", "h", "30min", "W"]), rows=st.integers(25, 256))
+def test_next_timestamps_are_as_many_as_asked(horizon, freq, rows):
+    past = stamps("2024-01-01", rows, freq)
+    ahead = next_timestamps(past, horizon)
+    assert len(ahead) == horizon
+    assert ahead[0] > past[-1]
+    assert ahead.is_monotonic_increasing
+    assert ahead.is_unique

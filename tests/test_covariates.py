@@ -10,14 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsf_llm import processing_tsf_llm
+from tsf_llm import feature_extraction_tsf_llm
 from tsf_llm.audit_tsf_llm import audit_features
 from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, kind_of
 from tsf_llm.data_prep.clean import clean_bars
+from tsf_llm.data_prep.columns import Columns
 from tsf_llm.data_prep.prepare import load_prepared, prepare
-from tsf_llm.data_prep.raw import read_raw
-from tsf_llm.data_prep.series import read_data
-from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.data_prep.sources import read_bars, read_data, read_raw
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURES
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -57,7 +56,7 @@ def processor(wide):
 def warned(monkeypatch):
     """What the processor warns of."""
     messages = []
-    monkeypatch.setattr(processing_tsf_llm.logger, "warning_once", messages.append)
+    monkeypatch.setattr(feature_extraction_tsf_llm.logger, "warning_once", messages.append)
     return messages
 
 
@@ -168,7 +167,6 @@ def test_patterns_become_columns_and_stay_so(wide, processor, tmp_path):
         ({"past_covariates": ["mood_2"]}, r"column\(s\) \['mood_2'\] missing"),
         ({"past_covariates": ["tone_*"]}, r"column\(s\) \['tone_\*'\] missing"),
         ({"past_covariates": ["close"]}, r"\['close'\] cannot be covariates"),
-        ({"feature_set": "seed64"}, "no room for covariates"),
         ({"seasons": [5]}, "seasons go with kind='univariate'"),
     ],
 )
@@ -301,7 +299,7 @@ def test_columns_that_cannot_be_kept(wide, tmp_path, wanted, message):
 
 def test_the_column_of_names_tells_series_from_bars(wide, tmp_path):
     wide(60).to_csv(tmp_path / "wide.csv", index=False)
-    series = read_data(tmp_path / "wide.csv", value="volume", covariates=["close", "mood_0"])
+    series = read_data(tmp_path / "wide.csv", columns=Columns(value="volume"), covariates=["close", "mood_0"])
     assert kind_of(series) is UNIVARIATE
     fitted = TsfLlmFeatureExtractor(kind="univariate", past_covariates=["close"], seasons=[]).fit(series)
     assert fitted.names[-1] == "past:close"

@@ -12,7 +12,8 @@ import tsf_llm.configuration_tsf_llm as configuration
 
 ROOT = Path(configuration.__file__).parent
 # Each may import those behind it, and the root files.
-LAYERS = ["serving", "train_scripts", "original", "training", "publishing", "evaluation", "data_prep", "common"]
+LAYERS = ["serving", "train_scripts", "original", "preferences", "training"]
+LAYERS += ["publishing", "evaluation", "data_prep", "common"]
 ROOT_FILES = sorted(path.stem for path in ROOT.glob("*_tsf_llm.py"))
 ALLOWED = {"torch", "numpy", "pandas", "transformers", "huggingface_hub"}
 

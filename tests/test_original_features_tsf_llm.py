@@ -16,13 +16,14 @@ from tsf_llm.data_prep.windows import WindowDataset
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.original_features_tsf_llm import (
+    OriginalFeatureExtractor,
     future_columns,
     last_rows,
-    seed_feature_names,
-    seed_features,
-    seed_sequences,
-    seed_split,
-    seed_target,
+    original_feature_names,
+    original_features,
+    original_sequences,
+    original_split,
+    original_target,
 )
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -39,14 +40,14 @@ def bars():
 
 @pytest.fixture(scope="module")
 def processor(bars):
-    return TsfLlmProcessor(TsfLlmFeatureExtractor(feature_set="seed64")).fit(bars, through=bars["timestamp"].iloc[300])
+    return TsfLlmProcessor(OriginalFeatureExtractor()).fit(bars, through=bars["timestamp"].iloc[300])
 
 
 @pytest.fixture
 def warned(monkeypatch):
     """What the processor warns of."""
     messages = []
-    logger = logging.getLogger("tsf_llm.processing_tsf_llm")
+    logger = logging.getLogger("tsf_llm.original_features_tsf_llm")
     monkeypatch.setattr(logger, "warning_once", messages.append)
     return messages
 
@@ -60,18 +61,18 @@ def head(tiny_model):
 
 
 def test_there_are_64_columns_in_the_published_order():
-    names = seed_feature_names()
+    names = original_feature_names()
     assert len(names) == len(set(names)) == 64
     assert names[:6] == ["close", "high", "low", "open", "volume", "day_of_week"]
     assert names[35:39] == [*FUTURE, "past_return_1d"]
     assert names[-1] == "volume_change_rate"
-    assert seed_feature_names(5)[35:38] == ["future_return_1d", "future_return_2d", "future_return_10d"]
+    assert original_feature_names(5)[35:38] == ["future_return_1d", "future_return_2d", "future_return_10d"]
     with pytest.raises(ValueError, match=r"horizon=3.*1, 2, 5, 10"):
-        seed_feature_names(3)
+        original_feature_names(3)
 
 
 def test_every_column_follows_its_formula(bars):
-    got = seed_features(bars, expose_leak=True).iloc[ROW]
+    got = original_features(bars, expose_leak=True).iloc[ROW]
     O, H, L, C, V = (bars[name].to_numpy() for name in ("open", "high", "low", "close", "volume"))  # noqa: E741
     t, day = ROW, bars["timestamp"].iloc[ROW]
     change = 100 * (C[1:] / C[:-1] - 1)  # change[i] leads to bar i + 1
@@ -105,31 +106,31 @@ def test_every_column_follows_its_formula(bars):
 
 
 def test_warm_up_is_zero_and_a_missing_bar_is_none(bars):
-    table = seed_features(bars)
+    table = original_features(bars)
     assert (table.loc[0, ["close_lag_1", "past_return_10d", "volatility_21d", "volume_change_rate"]] == 0).all()
     assert table["atr_5d"].ne(0).idxmax() == 4  # the first range needs no bar before it
     assert table[FUTURE].isna().all(axis=None)
     assert table.drop(columns=FUTURE).notna().all(axis=None)
     gap = bars.copy()
     gap.loc[50, ["open", "high", "low", "close", "volume"]] = np.nan
-    table = seed_features(gap)
+    table = original_features(gap)
     assert table.loc[50].isna().all()
     assert table.loc[51, "close_lag_1"] == bars.loc[49, "close"]
 
 
 def test_the_exposed_future_is_true_where_known_and_else_zero(bars):
-    table, close = seed_features(bars, expose_leak=True), bars["close"].to_numpy()
+    table, close = original_features(bars, expose_leak=True), bars["close"].to_numpy()
     ahead = table["future_return_5d"].to_numpy()
     np.testing.assert_allclose(ahead[:-5], 100 * (close[5:] / close[:-5] - 1), rtol=1e-9, atol=1e-9)
     assert (ahead[-5:] == 0).all()
 
 
 def test_split_and_sequences_are_the_originals(bars):
-    assert [len(last_rows(part)) for part in seed_split(3989)] == [3199, 327, 367]
-    table, target = seed_features(bars).to_numpy(), seed_target(bars["close"]).to_numpy()
-    train, valid, test = seed_split(len(bars))
+    assert [len(last_rows(part)) for part in original_split(3989)] == [3199, 327, 367]
+    table, target = original_features(bars).to_numpy(), original_target(bars["close"]).to_numpy()
+    train, valid, test = original_split(len(bars))
     assert (train.start, train.stop, valid.stop, test.stop) == (0, valid.start, test.start, len(bars))
-    X, y = seed_sequences(table, target, valid)
+    X, y = original_sequences(table, target, valid)
     assert X.shape == (valid.stop - valid.start - 32, 32, 64)
     np.testing.assert_array_equal(X[3], table[valid.start + 3 : valid.start + 35])
     assert y[3] == target[valid.start + 34]
@@ -140,14 +141,14 @@ def test_split_and_sequences_are_the_originals(bars):
 
 def test_inputs_are_scaled_as_by_scikit_learn_ticker_by_ticker(make_bars):
     frames = [make_bars(200, ticker=name, seed=i) for i, name in enumerate("AB")]
-    extractor = TsfLlmFeatureExtractor(feature_set="seed64").fit(frames)
+    extractor = OriginalFeatureExtractor().fit(frames)
     assert extractor.context_length == 32
     for frame, series in zip(frames, extractor.encode(frames), strict=True):
-        raw = seed_features(frame).drop(columns=FUTURE)
+        raw = original_features(frame).drop(columns=FUTURE)
         places = [extractor.names.index(name) for name in raw]
         np.testing.assert_allclose(series.features[:, places], RobustScaler().fit_transform(raw), rtol=1e-5, atol=1e-5)
         assert (series.features[:, [extractor.names.index(name) for name in FUTURE]] == 0).all()
-        target = seed_target(frame["close"]).dropna().to_numpy()[:, None]
+        target = original_target(frame["close"]).dropna().to_numpy()[:, None]
         scaler = RobustScaler().fit(target)
         ticker = frame["ticker"].iloc[0]
         assert extractor.target_center[ticker] == pytest.approx(scaler.center_[0])
@@ -156,13 +157,13 @@ def test_inputs_are_scaled_as_by_scikit_learn_ticker_by_ticker(make_bars):
 
 def test_the_fit_reads_nothing_behind_the_fence(bars, processor):
     fence = bars["timestamp"].iloc[300]
-    cut = TsfLlmFeatureExtractor(feature_set="seed64").fit(bars.iloc[:301], through=fence)
+    cut = OriginalFeatureExtractor().fit(bars.iloc[:301], through=fence)
     assert cut.to_json_string() == processor.feature_extractor.to_json_string()
 
 
 def test_the_audit_passes_the_default_and_names_the_exposed_future(bars):
-    assert TsfLlmProcessor(TsfLlmFeatureExtractor(feature_set="seed64")).audit(bars)["passed"] is True
-    report = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_set="seed64", expose_leak=True)).audit(bars)
+    assert TsfLlmProcessor(OriginalFeatureExtractor()).audit(bars)["passed"] is True
+    report = TsfLlmProcessor(OriginalFeatureExtractor(expose_leak=True)).audit(bars)
     assert report["passed"] is False
     assert {leak["feature"] for leak in report["prefix_invariance"]["leaks"]} == set(FUTURE) == set(future_columns())
     assert report["random_walk"]["passed"] is False
@@ -237,19 +238,21 @@ def test_the_commands_take_it(bars, processor, head, tmp_path, monkeypatch, caps
 
 
 def test_no_forecast_sees_the_exposed_future(bars, head, tiny_model):
-    leaky = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_set="seed64", expose_leak=True)).fit(bars)
+    leaky = TsfLlmProcessor(OriginalFeatureExtractor(expose_leak=True)).fit(bars)
     with pytest.raises(ValueError, match="expose_leak"):
         TsfLlmPipeline(model=head, processor=leaky)
-    honest = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_set="seed64"))
+    honest = TsfLlmProcessor(OriginalFeatureExtractor())
     vocabulary = {"vocab_size": 258, "pad_token_id": 256, "bar_token_id": 257}
     with pytest.raises(ValueError, match="regression head of one step"):
         TsfLlmPipeline(model=tiny_model(TsfLlmForCausalLM, num_features=64, **vocabulary), processor=honest)
 
 
 def test_bad_settings_are_refused(bars, processor):
-    with pytest.raises(ValueError, match="choose default or seed64"):
-        TsfLlmFeatureExtractor(feature_set="seed")
-    with pytest.raises(ValueError, match="only feature_set='seed64'"):
-        TsfLlmFeatureExtractor(expose_leak=True)
+    with pytest.raises(ValueError, match="inputs are OriginalFeatureExtractor"):
+        TsfLlmFeatureExtractor(feature_set="seed64")
+    with pytest.raises(ValueError, match="no room for covariates"):
+        OriginalFeatureExtractor(past_covariates=["mood"])
+    with pytest.raises(ValueError, match="for market bars"):
+        OriginalFeatureExtractor(kind="univariate")
     with pytest.raises(ValueError, match=r"\.npz sequences"):
         WindowDataset(processor, processor.feature_extractor.encode(bars), objective="regression", horizon=2)

@@ -46,7 +46,7 @@ def test_the_twin_has_the_same_commands_code_and_figures():
     assert [without_comments(b) for b in blocks(english, "python")] == [
         without_comments(b) for b in blocks(chinese, "python")
     ]
-    figures = [page.read_text(encoding="utf-8").split(readme.START)[1].split(readme.END)[0] for page in PAGES]
+    figures = [page.read_text(encoding="utf-8").split(f"{readme.MARKER} -->")[1] for page in PAGES]
     assert figures[0] == figures[1]
     headings = [len(re.findall(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)) for page in PAGES]
     assert headings[0] == headings[1]
@@ -92,16 +92,3 @@ def test_its_python_example_runs(folder, monkeypatch, capsys):
     assert list(names["forecast"]["ticker"].unique()) == ["AAPL", "IBM"]
     assert len(names["forecast"]) == 10
     assert "q50" in capsys.readouterr().out
-
-
-def test_figures_come_from_results(tmp_path):
-    row = {"model": "m", "n": 3, "crps": 0.0213, "rmse": 0.04, "mase": 0.7, "coverage_80": 0.81}
-    row |= {"direction_accuracy": None, "direction_ci95": None, "direction_base_rate": 0.5}
-    results = {"rows": [row], "verdicts": {"x": {"verdict": "no edge over x"}}, "tickers": ["A"], "seed": 0}
-    text = readme.table({**results, "start": "a", "end": "b", "horizon": 5})
-    assert "| m | 2.130 | 4.000 | 0.700 | 0.81 | - | 0.500 |" in text
-    assert "* no edge over x" in text
-    page = f"before\n{readme.START}\nold\n{readme.END}\nafter\n"
-    assert readme.fill(page, "new") == f"before\n{readme.START}\nnew\n{readme.END}\nafter\n"
-    with pytest.raises(ValueError, match="markers"):
-        readme.fill("no markers", "new")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.original_features_tsf_llm import OriginalFeatureExtractor
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 
@@ -60,15 +61,33 @@ np.savez(target / "outputs.npz", **{name: np.asarray(array, dtype=float) for nam
 (target / "facts.json").write_text(json.dumps({"classes": facts, "package": "tsf_llm" in sys.modules}))
 """
 
+LOAD_PROCESSOR = (
+    LOAD_AND_RUN[: LOAD_AND_RUN.index("facts, arrays")]
+    + """
+folder = str(source / "processor")
+load = lambda auto: getattr(t, auto).from_pretrained(folder, trust_remote_code=True)
+parts = [load("AutoProcessor"), load("AutoFeatureExtractor")]
+parts[0].save_pretrained(again)
+np.save(target / "past_values.npy", parts[0](bars)["past_values"])
+names = [type(part).__name__ for part in (parts[0].feature_extractor, parts[1])]
+(target / "facts.json").write_text(json.dumps(names))
+"""
+)
 
-def run_without_package(source, place, again):
-    """Outputs and facts of `LOAD_AND_RUN` in a new process with its own home, directory and module cache."""
+
+def run_alone(code, source, place, again):
+    """Runs `code` in a new process with its own home, directory and module cache."""
     (place / "elsewhere").mkdir(parents=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHON"))}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "home"), "HOME": str(place / "home")}
-    command = [sys.executable, "-I", "-c", LOAD_AND_RUN, str(source), str(place), str(again)]
+    command = [sys.executable, "-I", "-c", code, str(source), str(place), str(again)]
     done = subprocess.run(command, cwd=place / "elsewhere", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+def run_without_package(source, place, again):
+    """Outputs and facts of `LOAD_AND_RUN`."""
+    run_alone(LOAD_AND_RUN, source, place, again)
     with np.load(place / "outputs.npz", allow_pickle=False) as outputs:
         return dict(outputs), json.loads((place / "facts.json").read_text())
 
@@ -170,3 +189,18 @@ def test_folder_holds_all_code_whoever_saved_it(saved, remote, kind, code_files)
 def test_nothing_saved_is_a_pickle(remote):
     suffixes = {name.rsplit(".", 1)[1] for name in remote["again"] if "." in name}
     assert suffixes == {"py", "json", "safetensors"}
+
+
+def test_a_processor_alone_takes_no_code_of_the_model_along(make_bars, tmp_path):
+    """The original's, whose extractor is a class of its own."""
+    bars = make_bars(200)
+    processor = TsfLlmProcessor(OriginalFeatureExtractor()).fit(bars)
+    bars.to_csv(tmp_path / "bars.csv", index=False)
+    processor.save_pretrained(tmp_path / "processor")
+    run_alone(LOAD_PROCESSOR, tmp_path, tmp_path / "place", tmp_path / "again")
+    for folder in ("processor", "again"):
+        code = {path.stem.removesuffix("_tsf_llm") for path in (tmp_path / folder).glob("*.py")}
+        assert {"processing", "feature_extraction", "tokenization", "original_features"} < code
+        assert not code & {"configuration", "modeling", "original_modeling", "front_end", "quantization", "pipeline"}
+    assert json.loads((tmp_path / "place" / "facts.json").read_text()) == ["OriginalFeatureExtractor"] * 2
+    np.testing.assert_array_equal(np.load(tmp_path / "place" / "past_values.npy"), processor(bars)["past_values"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsf_llm.audit_tsf_llm import audit_features, peeking_covariates
-from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, difference_scale, kind_of, named_columns
+from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, difference_scale, kind_of
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
@@ -116,15 +116,6 @@ def test_features_are_what_their_formulas_say():
         assert row[name] == pytest.approx(value), name
 
 
-def test_the_scale_of_differences_has_a_relative_floor():
-    values = np.concatenate([np.random.default_rng(0).normal(0, 3, 200), np.zeros(2000)])
-    d = np.diff(values, prepend=np.nan)
-    scale = difference_scale(d, 0.9, 0.1)
-    assert np.isnan(scale[:20]).all()
-    assert scale[-1] == pytest.approx(0.1 * np.sqrt(np.nanmean(d**2)))
-    assert np.isnan(difference_scale(np.zeros(50), 0.9, 0.1)).all()  # a value that never changed has no scale
-
-
 def test_missing_rows_blank_themselves_and_not_the_rest():
     frame = series()
     frame.loc[200:205, "value"] = np.nan
@@ -175,33 +166,6 @@ def test_fit_stores_seasons_and_survives_saving(processor, tmp_path):
     ours, theirs = processor(series()), again(series())
     assert torch.equal(ours["past_values"], theirs["past_values"])
     assert again.feature_extractor.to_json_string() == extractor.to_json_string()
-
-
-@pytest.mark.parametrize(
-    ("wanted", "chosen"),
-    [
-        (["b", "a"], ["b", "a"]),
-        (["t_*", "t_1"], ["t_0", "t_1"]),
-        (["t_1", "t_?"], ["t_1", "t_0"]),
-        (["*"], ["a", "t_0", "t_1"]),  # b is taken, unless it is called by its name
-        (["b*", "x", "x_*"], ["b*", "x", "x_*"]),
-        (["T_*"], ["T_*"]),
-        ([], []),
-    ],
-)
-def test_names_and_patterns(wanted, chosen):
-    assert named_columns(wanted, ["a", "b", "t_0", "t_1"], taken=["b"]) == chosen
-
-
-def test_noise_for_the_audit_moves_covariates_that_are_zero():
-    bars = pd.DataFrame(4.0, index=range(50), columns=OHLCV.columns).assign(flag=0.0)
-    other = OHLCV.noise(bars, np.random.default_rng(0))
-    assert (other["flag"] != 0).all()
-    np.testing.assert_allclose(other["high"], other["low"])  # still a bar
-
-
-def test_a_column_that_looks_like_a_pattern_is_itself():
-    assert named_columns(["a[1]", "*"], ["a1", "a[1]", "*"]) == ["a[1]", "*"]
 
 
 def test_patterns_of_covariates_are_fitted():

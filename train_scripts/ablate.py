@@ -74,7 +74,7 @@ def main(
     losses = {name: np.mean([run["losses"] for run in of_variant], axis=0) for name, of_variant in runs.items()}
     result = runs["base"][0]["result"]
     report = {
-        **provenance(),
+        **provenance("ablate"),
         "data": runs["base"][0]["report"]["data"],
         "head": model_args.head,
         "horizon": data_args.horizon,

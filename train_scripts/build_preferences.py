@@ -4,7 +4,7 @@ r"""Preference pairs for DPO: of the paths that a causal LM samples from a past 
     python -m tsf_llm.train_scripts.build_preferences --model outputs/sft --data prices.csv --out preferences \
         --utility pnl --cost-bp 5 --min-margin 0.002 --jsonl
 
-`training/preference_pairs.py` has the design choices: training dates only, and a folder without `preferences.json` is
+`preferences/pairs.py` has the design choices: training dates only, and a folder without `preferences.json` is
 unfinished.
 """
 
@@ -17,13 +17,14 @@ from transformers.utils import logging
 from ..common.errors import one_line_errors
 from ..common.files import check_apart
 from ..common.parser import Parser
+from ..data_prep.columns import Columns
 from ..data_prep.prepare import is_prepared, load_prepared
 from ..data_prep.sources import read_bars
 from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..preferences.pairs import PairArguments, build_preferences
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.data import read_for
 from ..training.models import load_causal_lm, load_processor
-from ..training.preference_pairs import PairArguments, build_preferences
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def read(files: FileArguments, processor: TsfLlmProcessor) -> pd.DataFrame:
         if unknown := sorted(set(files.tickers or ()) - set(bars["ticker"])):
             raise ValueError(f"unknown ticker {', '.join(unknown)}: {files.data} does not hold it")
         return bars if files.tickers is None else bars[bars["ticker"].isin(files.tickers)]
-    columns = {"value": files.value_column, "id": files.id_column, "time": files.time_column}
-    return read_for(processor, files.data, files.tickers, **columns)
+    columns = Columns(value=files.value_column, id=files.id_column, time=files.time_column)
+    return read_for(processor, files.data, files.tickers, columns)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[FileArguments, PairArguments]:

@@ -22,19 +22,21 @@ between <!-- compression --> and <!-- /compression -->, or between the markers o
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from transformers.utils import logging
 
 from ..common.errors import one_line_errors
-from ..common.files import claim, write_json, write_text
+from ..common.files import claim, write_json
+from ..common.pages import fill, write_between
 from ..common.parser import Parser
 from ..common.provenance import provenance
+from ..common.tables import Columns, Row, Table, number
 from ..quantization_tsf_llm import is_int8
 from ..training.arguments import DataArguments
 from ..training.compression import (
@@ -91,7 +93,7 @@ def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
     check_folder(folder, args.sparsity, data_args)
     page = None if args.markdown is None else Path(args.markdown)
     if page is not None:
-        filled(page.read_text(encoding="utf-8"), "", args.marker)  # before the work, not after it
+        fill(page.read_text(encoding="utf-8"), "", args.marker)  # before the work, not after it
     if is_int8(original):
         raise ValueError(f"{args.model} is int8 already: start from its float32 weights")
     if not original.can_generate():
@@ -121,7 +123,7 @@ def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
         rows["export"] = {"model": "export", **export_row(original, data, program)}
     timed = speed(models, program, data, args.repeats)
     report = {
-        **provenance(),
+        **provenance("compress"),
         "head": head_of(original),
         "horizon": data.args.horizon,
         **data.provenance(original.config),
@@ -137,33 +139,27 @@ def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
     write_json(report, folder / "compression.json")
     show(report)
     if page is not None:
-        write_text(filled(page.read_text(encoding="utf-8"), markdown(report), args.marker), page)
+        write_between(page, markdown(report), args.marker)
     return report
 
 
-HEADINGS = ("model", "parameters", "MB", "zipped MB", "one window", f"one of {MANY}", "forecast", "CRPS", "distance")
+def milliseconds(measure: str) -> Callable[[Row], str]:
+    """A time, with its share of the original's."""
+    key = f"{measure}_ms"
+    return lambda row: f"{row[key]:.2f} ({row[f'{measure}_ratio']:.2f})" if key in row else "-"
 
 
-def cells(report: dict[str, Any]) -> list[list[str]]:
-    """The rows as text, under `HEADINGS`; times in milliseconds, with the share of the original's time."""
-
-    def size(one: dict[str, Any], key: str) -> str:
-        return f"{one[key] / 1e6:.2f}" if key in one else "-"
-
-    def time(one: dict[str, Any], measure: str) -> str:
-        return f"{one[f'{measure}_ms']:.2f} ({one[f'{measure}_ratio']:.2f})" if f"{measure}_ms" in one else "-"
-
-    return [
-        [
-            one["model"],
-            f"{one['parameters']:,}",
-            *(size(one, key) for key in ("bytes", "zipped_bytes")),
-            *(time(one, measure) for measure in ("forward", "batch", "forecast")),
-            f"{100 * one['crps']:.3f} %" if one.get("crps") is not None else "-",
-            f"{one['distance']:.1e}" if one.get("distance") else "-",
-        ]
-        for one in report["rows"]
-    ]
+COLUMNS: Columns = {
+    "model": lambda row: row["model"],
+    "parameters": lambda row: f"{row['parameters']:,}",
+    "MB": lambda row: number(row.get("bytes"), ".2f", 1e-6),
+    "zipped MB": lambda row: number(row.get("zipped_bytes"), ".2f", 1e-6),
+    "one window": milliseconds("forward"),
+    f"one of {MANY}": milliseconds("batch"),
+    "forecast": milliseconds("forecast"),
+    "CRPS": lambda row: "-" if row.get("crps") is None else f"{100 * row['crps']:.3f} %",
+    "distance": lambda row: number(row.get("distance") or None, ".1e"),
+}
 
 
 def findings(report: dict[str, Any]) -> list[str]:
@@ -198,34 +194,14 @@ def conditions(report: dict[str, Any]) -> str:
 
 
 def show(report: dict[str, Any]) -> None:
-    table = Table()
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right", no_wrap=True)
-    for line in cells(report):
-        table.add_row(*line)
     console = Console(width=max(Console().width, 120))
-    console.print(table)
+    console.print(Table.of(report["rows"], COLUMNS).terminal())
     console.print("\n".join(findings(report)), conditions(report), sep="\n", highlight=False)
 
 
 def markdown(report: dict[str, Any]) -> str:
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *cells(report)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = Table.of(report["rows"], COLUMNS).markdown()
     return "\n".join([table, "", conditions(report), "", *(f"* {line}" for line in findings(report))])
-
-
-def filled(page: str, text: str, marker: str) -> str:
-    """The page with `text` between its markers.
-
-    Raises:
-        ValueError: the page has no markers.
-    """
-    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    before, found, rest = page.partition(start)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"the page has no {start} ... {end}: add both markers")
-    return f"{before}{start}\n{text}\n{end}{after}"
 
 
 def parse(arguments: list[str] | None = None) -> tuple[DataArguments, CompressArguments]:

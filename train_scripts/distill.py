@@ -29,7 +29,7 @@ from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..training.arguments import DataArguments, SftArguments
-from ..training.checkpoints import claim_folder
+from ..training.checkpoints import check_folder
 from ..training.distillation import (
     DistillArguments,
     comparison,
@@ -61,9 +61,9 @@ def main(
     for given in (base_args.model_name_or_path, args.student_name_or_path):
         if given is not None and Path(given).resolve() == folder.resolve():
             raise ValueError(f"output_dir={folder} is the model {given} itself: choose another folder for the student")
-    claim_folder(folder, data_args.data, data_args.market, save=training_args.should_save)
+    check_folder(folder, data_args.data, data_args.market)
     if args.train_alone:
-        claim_folder(folder / "alone", save=training_args.should_save)
+        check_folder(folder / "alone")
     name = base_model(base_args, data_args, folder, seed=seed)
     teacher = load_model(name)
     data = read_for_teacher(data_args, name, teacher)
@@ -73,7 +73,7 @@ def main(
     scores = {"before": score(data, student, training_args), "teacher": score(data, teacher, training_args)}
     models, folders = {"teacher": teacher, "student": student}, {"teacher": name, "student": folder}
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("distill"),
         "head": head_of(teacher),
         "teacher": Path(name).name if Path(name).is_dir() else name,
         "parameters": student.num_parameters(),

@@ -11,7 +11,7 @@ Pairs of your own: a folder or .parquet of `build_preferences`, or lines of prom
     python -m tsf_llm.train_scripts.dpo --config train_scripts/configs/dpo.yaml --model_name_or_path outputs/27m \
         --data prices.parquet --preferences preferences --loss_type ipo --output_dir outputs/ipo
 
-A regression head, whose numbers become a density (see `preferences.py`):
+A regression head, whose numbers become a density (see `preferences/trainers.py`):
     python -m tsf_llm.train_scripts.dpo --model_name_or_path outputs/regression --data prices.parquet \
         --preferences pairs.jsonl --output_dir outputs/regression_dpo
 
@@ -34,16 +34,16 @@ from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..evaluation.plots import loss_curve
+from ..preferences.reader import PreferenceArguments, SplitPairs, read_or_build
+from ..preferences.report import Judge, print_findings
+from ..preferences.trainers import DpoArguments, Noise, fit_noise, make_trainer
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments
-from ..training.checkpoints import claim_folder
+from ..training.checkpoints import check_folder
 from ..training.data import TrainingData
 from ..training.models import Model, load_model
-from ..training.preference_reader import PreferenceArguments, SplitPairs, read_or_build
-from ..training.preference_trainers import DpoArguments, Noise, fit_noise, make_trainer
 from ..training.starting_model import BaseArguments, base_model
 from ..training.trainer import leave_group, train_and_save
-from ..training.tuning_report import Judge, print_findings
 
 
 def main(
@@ -56,7 +56,7 @@ def main(
     started = time.perf_counter()
     set_seed(training_args.seed)
     sources = (data_args.data, data_args.market)
-    claim_folder(training_args.output_dir, *sources, save=training_args.should_save)
+    check_folder(training_args.output_dir, *sources)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = tunable(load_model(base), base)
     data = with_fences_of(TrainingData.read(data_args, base), model.config)
@@ -70,7 +70,7 @@ def main(
     before = judge(model)
     data.mark(model.config)
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("dpo"),
         "base_model": Path(base).name if Path(base).is_dir() else base,
         "head": "causal_lm" if model.can_generate() else model.config.prediction_type,
         "parameters": model.num_parameters(),
@@ -111,8 +111,8 @@ def tunable(model: Model, name: str) -> Model:
 
 def check_horizon(data: TrainingData, model: Model, name: str) -> None:
     """Raises a `ValueError` where a regression head answers for another number of bars than `horizon`."""
-    extractor, horizon = data.processor.feature_extractor, data.args.horizon
-    reach = extractor.seed_horizon if extractor.is_seed else model.config.prediction_length
+    horizon = data.args.horizon
+    reach = data.processor.feature_extractor.reach or model.config.prediction_length
     if not model.can_generate() and horizon != reach:
         raise ValueError(f"horizon={horizon}, but {name} answers for {reach} bar(s): give that horizon")
 

@@ -8,7 +8,7 @@ Your model, low-rank updates alone, held near where it started:
         --reward pnl --cost_bp 5 --lora_r 8 --beta 0.04 --output_dir outputs/grpo
 
 The report is that of `dpo.py`: forecasts and pairs of dates never trained on, and what they earned.
-`training/reward_tuning.py` has the design choices.
+`preferences/rewards.py` has the design choices.
 """
 
 import time
@@ -25,17 +25,17 @@ from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..data_prep.windows import fence
+from ..preferences.pairs import build
+from ..preferences.reader import Reader
+from ..preferences.report import Judge, print_findings
+from ..preferences.rewards import GrpoArguments, RewardArguments, make_trainer, past_origins
 from ..training.adapters import with_fences_of
 from ..training.arguments import DataArguments
-from ..training.checkpoints import claim_folder, save_whole
+from ..training.checkpoints import check_folder, save_whole
 from ..training.data import TrainingData
 from ..training.models import load_causal_lm
-from ..training.preference_pairs import build
-from ..training.preference_reader import Reader
-from ..training.reward_tuning import GrpoArguments, RewardArguments, make_trainer, past_origins
 from ..training.starting_model import BaseArguments, base_model
 from ..training.trainer import leave_group, resumable
-from ..training.tuning_report import Judge, print_findings
 
 
 def main(
@@ -48,7 +48,7 @@ def main(
     started = time.perf_counter()
     set_seed(training_args.seed)
     sources = (data_args.data, data_args.market)
-    claim_folder(training_args.output_dir, *sources, save=training_args.should_save)
+    check_folder(training_args.output_dir, *sources)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = load_causal_lm(base, "a reward needs")
     data = with_fences_of(TrainingData.read(data_args, base), model.config)
@@ -62,7 +62,7 @@ def main(
     origins = past_origins(data)
     data.mark(model.config)
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("grpo"),
         "base_model": Path(base).name if Path(base).is_dir() else base,
         "head": "causal_lm",
         "parameters": model.num_parameters(),

@@ -41,7 +41,7 @@ from ..training.adapters import (
     with_fences_of,
 )
 from ..training.arguments import DataArguments, SftArguments
-from ..training.checkpoints import claim_folder
+from ..training.checkpoints import check_folder, claim_folder
 from ..training.models import load_model
 from ..training.starting_model import BaseArguments, base_model
 from ..training.trainer import leave_group
@@ -55,7 +55,7 @@ def main(
     resumes(training_args)  # refuses now what it would refuse after the base
     check_tickers(data_args)
     folder = Path(str(training_args.output_dir))
-    claim_folder(folder, data_args.data, data_args.market, save=training_args.should_save)
+    check_folder(folder, data_args.data, data_args.market)
     name = base_model(base_args, dataclasses.replace(data_args, tickers=None), folder, seed=training_args.seed)
     base = load_model(name)
     data = with_fences_of(read_for_base(data_args, name, base.config), base.config)
@@ -65,6 +65,7 @@ def main(
         check_adapter(adapter)
     parts = {ticker: for_ticker(data, ticker) for ticker in tickers}
     if training_args.should_save and Path(name).resolve() != folder.resolve():
+        claim_folder(folder)
         base.save_pretrained(folder)
         data.processor.save_pretrained(folder)
 
@@ -74,7 +75,7 @@ def main(
         for ticker, part in parts.items()
     }
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("lora"),
         "base_model": Path(name).name if Path(name).is_dir() else name,
         "parameters": base.num_parameters(),
         **data.provenance(marked(base.config, data)),

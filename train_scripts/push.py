@@ -17,15 +17,15 @@ A branch; the adapter of a ticker; a dataset of `tsf-llm prepare` or of `build_p
 from pathlib import Path
 
 from ..common.errors import one_line_errors
-from ..common.files import claim, write_text
+from ..common.files import write_text
 from ..common.parser import Parser
+from ..publishing.secrets import refuse_secrets
 from ..publishing.upload import (
     PushArguments,
     Upload,
     one_line_from_the_hub,
     plan_dataset,
     plan_model,
-    refuse_secrets,
     send,
 )
 
@@ -36,10 +36,10 @@ def main(args: PushArguments) -> str | None:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: name one that training, prepare or build_preferences wrote")
     upload = plan_dataset(folder, args) if args.dataset else plan_model(folder, args)
-    refuse_secrets(upload)
+    refuse_secrets(upload.files)
     print_plan(upload, args)
     if args.dry_run:
-        claim(folder, ["card.md"], by="push")
+        check_card(folder / "card.md")
         write_text(upload.card, folder / "card.md")
         print(f"Nothing was uploaded. The card is in {folder / 'card.md'}")
         return None
@@ -47,6 +47,14 @@ def main(args: PushArguments) -> str | None:
         commit = send(upload, args)
     print(f"Uploaded: {commit}")
     return commit
+
+
+def check_card(path: Path) -> None:
+    """Raises ValueError if a file is there that no dry run wrote: it lacks the head of our cards."""
+    if path.exists():
+        head, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+        if head != "---" or "tsf-llm" not in rest.partition("\n---\n")[0]:
+            raise ValueError(f"{path} is no card that a dry run wrote and stands where one goes: move it away")
 
 
 def print_plan(upload: Upload, args: PushArguments) -> None:
@@ -57,9 +65,6 @@ def print_plan(upload: Upload, args: PushArguments) -> None:
         print(f"  {size:>13,}  {name}")
     for name in upload.left_out:
         print(f"  left out: {name}")
-
-
-# --- the Hub -------------------------------------------------------------------------------------------------------
 
 
 def parse(arguments: list[str] | None = None) -> tuple[PushArguments]:

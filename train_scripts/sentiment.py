@@ -35,7 +35,7 @@ from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
-from ..training.checkpoints import claim_folder
+from ..training.checkpoints import check_folder
 from ..training.sentiment import (
     LABELS,
     LabelledTexts,
@@ -73,7 +73,7 @@ class TextArguments:
 def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
-    claim_folder(training_args.output_dir, text_args.data, text_args.encoder, save=training_args.should_save)
+    check_folder(training_args.output_dir, text_args.data, text_args.encoder)
     set_seed(training_args.seed)
     frame = read_labelled(text_args.data)
     parts = split(frame, text_args.valid_share, text_args.test_share, training_args.seed)
@@ -106,7 +106,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
     truth = parts["test"]["label"].to_numpy()
     commonest = parts["train"]["label"].mode()[0]
     report = {
-        **provenance(),
+        **provenance("sentiment"),
         "encoder": Path(text_args.encoder).name,
         "data": Path(text_args.data).name,
         "texts": {name: part["label"].value_counts().to_dict() for name, part in parts.items()},

@@ -1,1 +1,1 @@
-"""The library of training: arguments, data, trainers, checkpoints, adapters, preferences."""
+"""The library of training: arguments, data, trainers, checkpoints, adapters, distillation, compression."""

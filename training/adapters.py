@@ -30,16 +30,19 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import set_seed
 
-from ..bars_tsf_llm import day_end, kind_of
+from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
+from ..bars_tsf_llm import kind_of
 from ..common.files import WRITTEN, adopt, check_ours, has_keys, replace_folder, write_json, write_text
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
-from ..data_prep.series import read_data
+from ..data_prep.sources import read_data
 from ..data_prep.windows import Split
 from ..evaluation.walk_forward import WalkForward, pool
 from ..modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
+from ..publishing.cards import adapter_card
+from ..publishing.upload import adapter_facts
 from .arguments import DataArguments, SftArguments
 from .data import TrainingData
 from .models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest
@@ -130,7 +133,8 @@ def for_ticker(data: TrainingData, ticker: str) -> TrainingData:
     if ticker not in known:
         listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
         raise ValueError(f"no ticker {ticker!r} with bars enough in {data.args.data}; it holds {listed}")
-    return dataclasses.replace(data, bars=data.bars[data.bars[id_column] == ticker].reset_index(drop=True))
+    bars = data.bars[data.bars[id_column] == ticker].reset_index(drop=True)
+    return dataclasses.replace(data, bars=bars, series=[series for series in data.series if series.ticker == ticker])
 
 
 @contextmanager
@@ -145,15 +149,9 @@ def naming(ticker: str) -> Iterator[None]:
 def with_own_scalers(data: TrainingData, ticker: str) -> TrainingData:
     """The base's processor plus scalers of this ticker, fitted on its training dates."""
     processor = copy.deepcopy(data.processor)
-    extractor = processor.feature_extractor
-    fitted = copy.deepcopy(extractor)
-    fitted.per_ticker = False
-    fitted.fit(data.bars, data.split.train_through, market=data.market)
-    extractor.per_ticker = True
-    extractor.center = {**extractor.center, ticker: fitted.center["*"]}
-    extractor.scale = {**extractor.scale, ticker: fitted.scale["*"]}
-    extractor.fitted_through = max(extractor.fitted_through, fitted.fitted_through, key=day_end)
-    return dataclasses.replace(data, processor=processor)
+    processor.feature_extractor.fit_ticker(ticker, data.bars, data.split.train_through, market=data.market)
+    series = processor.encode(data.bars, market=data.market)
+    return dataclasses.replace(data, processor=processor, series=series)
 
 
 def lora_config(model: Model, args: LoraArguments) -> LoraConfig:
@@ -296,7 +294,7 @@ def facts(
 ) -> dict[str, Any]:
     """What `adapter.json` says. `trained_through` is the later date of base and adapter."""
     return {
-        **provenance(),
+        **provenance("lora"),
         "ticker": ticker,
         "base_digest": digest(base),
         **data.provenance(marked(base.config, data)),
@@ -317,7 +315,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def same_run(folder: Path, about: dict[str, Any]) -> bool:
     """Whether the adapter in a folder, finished or not, comes from the same base, data and settings."""
     known = read_facts(folder)
-    return all(known.get(name) == about[name] for name in about.keys() - provenance().keys())
+    return all(known.get(name) == about[name] for name in about.keys() - provenance("lora").keys())
 
 
 def save_adapter(
@@ -330,7 +328,8 @@ def save_adapter(
         model.save_pretrained(unfinished, save_embedding_layers=False)
         processor.save_pretrained(unfinished)
         write_json(about, unfinished / ADAPTER_FACTS)
-        write_text(card(about, base_model), unfinished / "README.md")
+        card = adapter_card(adapter_facts(unfinished, folder.name), None, base=base_model)
+        write_text(card, unfinished / "README.md")
 
     check_adapter(folder)
     replace_folder(folder, write, by=BY)
@@ -348,30 +347,6 @@ def check_adapter(folder: Path) -> None:
     check_ours(folder, by=BY)
 
 
-def card(about: dict[str, Any], base_model: str) -> str:
-    """The model card of an adapter. The base is linked where the Hub has it."""
-    is_local = Path(base_model).is_absolute()
-    return "\n".join(
-        [
-            "---",
-            "library_name: peft",
-            "tags: [lora, tsf-llm, time-series-forecasting]",
-            *([] if is_local else [f"base_model: {base_model}"]),
-            "---",
-            f"# {about['ticker']}: an adapter of {Path(base_model).name if is_local else base_model}",
-            "",
-            f"Low-rank adapter for forecasts of {about['ticker']}. Data: {about['data']}; trained through "
-            f"{about['train_through']}, validated through {about['valid_through']}. Base and adapter together have "
-            f"seen prices through {about['trained_through']}: only forecasts from later dates are out of sample.",
-            "",
-            "Forecast with it, `FOLDER` being where it lies; no investment advice:",
-            "",
-            f"    tsf-llm forecast --model FOLDER --data prices.csv --horizon {about['horizon']} --out forecast.csv",
-            "",
-        ]
-    )
-
-
 # --- scores --------------------------------------------------------------------------------------------------------
 
 
@@ -382,7 +357,7 @@ def score(result: WalkForward, seed: int = 0) -> dict[str, dict[str, Any]]:
 
 def validation(data: TrainingData, model: Model, *, seed: int = 0) -> WalkForward:
     """Forecasts on the validation dates. No outcome lies behind the fence, where the test begins."""
-    inside = dataclasses.replace(data, bars=data.bars[data.bars["timestamp"] <= data.split.valid_through])
+    inside = dataclasses.replace(data, series=data.known_by(data.split.valid_through))
     start = data.split.train_through + pd.Timedelta(1, "ns")
     return inside.walk_forward(model, seed=seed, start=start, end=data.split.valid_through)
 
@@ -427,9 +402,8 @@ class TickerRun:
 def check_tickers(data_args: DataArguments) -> None:
     """Refuses an unknown ticker before a base is trained for nothing; a prepared folder is asked later."""
     if data_args.tickers and not is_prepared(data_args.data):
-        columns = {"value": data_args.value_column, "id": data_args.id_column, "time": data_args.time_column}
         covariates = [*data_args.past_covariates, *data_args.known_covariates]
-        read_data(data_args.data, data_args.tickers, **columns, covariates=covariates)
+        read_data(data_args.data, data_args.tickers, columns=data_args.columns, covariates=covariates)
 
 
 def folders_of(tickers: list[str], folder: Path) -> dict[str, Path]:

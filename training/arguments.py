@@ -11,9 +11,10 @@ from transformers.integrations import get_available_reporting_integrations
 
 from ..bars_tsf_llm import day_end
 from ..data_prep.augment import parse_augmentations
+from ..data_prep.columns import Columns
 from ..data_prep.sampling_weights import parse_weights
-from ..evaluation.classes import parse_class_weights
 from .checkpoints import last_complete_checkpoint, missing_parts
+from .class_weights import parse_class_weights
 
 MOST_BINS = 65_536
 
@@ -85,6 +86,10 @@ class DataArguments:
             _check_date(name, getattr(self, name))
         parse_augmentations(self.augment)
         parse_weights(self.sample_weights)
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(value=self.value_column, id=self.id_column, time=self.time_column)
 
 
 @dataclass

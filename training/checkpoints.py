@@ -49,8 +49,8 @@ NEEDED = {  # name of the part: patterns, of which one must be there; the later 
 }
 
 
-def claim_folder(output_dir: str | Path, *sources: Any, save: bool = True) -> None:
-    """Makes sure, before any work, that a training replaces and removes nothing but what a training wrote.
+def check_folder(output_dir: str | Path, *sources: Any) -> None:
+    """Makes sure, before any work, that a training will replace and remove nothing but what a training wrote.
 
     `sources` are what is read. A folder without a manifest is of a training if it holds its report or a checkpoint.
 
@@ -59,10 +59,18 @@ def claim_folder(output_dir: str | Path, *sources: Any, save: bool = True) -> No
     """
     folder = Path(output_dir)
     check_apart(folder, *sources)
-    resumable = any(has_keys(path / "trainer_state.json", ("global_step",)) for path in checkpoints(folder))
-    if not (folder / WRITTEN).is_file() and (resumable or has_keys(folder / "report.json", ("version", "commit"))):
+    has_checkpoint = any(has_keys(path / "trainer_state.json", ("global_step",)) for path in checkpoints(folder))
+    if not (folder / WRITTEN).is_file() and (
+        has_checkpoint or has_keys(folder / "report.json", ("version", "commit"))
+    ):
         adopt(folder, OUTPUTS, by=BY)
-    (claim if save else check_free)(folder, OUTPUTS, by=BY)
+    check_free(folder, OUTPUTS, by=BY)
+
+
+def claim_folder(output_dir: str | Path) -> None:
+    """The first thing that a training writes; raises ValueError as `check_folder` does."""
+    check_folder(output_dir)
+    claim(Path(output_dir), OUTPUTS, by=BY)
 
 
 def missing_parts(checkpoint: str | Path) -> list[str]:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from ..common.files import WRITTEN, adopt, check_apart, check_free, check_ours, has_keys, replace_folder
-from ..evaluation.cost import Task, forecast_task, forward_task, last_windows, latencies, weight_bytes, weight_files
+from ..evaluation.cost import Task, forecast_task, forward_task, last_windows, latencies, weight_bytes, weights
 from ..modeling_tsf_llm import TsfLlmExperts, TsfLlmMLP
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -189,7 +189,7 @@ def run_alone(program: Path, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def zipped_bytes(model: str | Path) -> int:
     """Bytes of the weight files under zlib, as a zip archive or a compressed download has them."""
-    return sum(len(zlib.compress(path.read_bytes())) for path in weight_files(model))
+    return sum(len(zlib.compress(path.read_bytes())) for path in weights(model))
 
 
 def speed(
@@ -197,7 +197,7 @@ def speed(
 ) -> dict[str, dict[str, Any]]:
     """Milliseconds of a forward pass over one window, over many (per window), and of a whole forecast; all in turn."""
     pipes = {name: TsfLlmPipeline(model=model, processor=data.processor) for name, model in models.items()}
-    one, many = (last_windows(pipes[ORIGINAL], data.series(), count) for count in (1, MANY))
+    one, many = (last_windows(pipes[ORIGINAL], data.series, count) for count in (1, MANY))
     options = {"horizon": data.args.horizon, "samples": data.args.report_samples or DataArguments.report_samples}
     tasks: dict[str, dict[str, Task]] = {
         "forward": {name: forward_task(pipe, one) for name, pipe in pipes.items()},
@@ -241,10 +241,10 @@ def row(name: str, model: Model, folder: str | Path, original: Scores, own: Scor
 def export_row(model: Model, data: TrainingData, program: Path) -> dict[str, Any]:
     """Exports for two windows, runs in another process on many, and compares with the model."""
     pipe = TsfLlmPipeline(model=model, processor=data.processor)
-    two, many = (model_inputs(last_windows(pipe, data.series(), count)) for count in (2, MANY))
+    two, many = (model_inputs(last_windows(pipe, data.series, count)) for count in (2, MANY))
     export(model, two, program)
     with torch.inference_mode():
-        expected = forward_task(pipe, last_windows(pipe, data.series(), MANY))()
+        expected = forward_task(pipe, last_windows(pipe, data.series, MANY))()
     expected = expected.logits[:, -1] if model.can_generate() else expected.prediction
     error = (run_alone(program, many) - expected).abs().max()
     return {"parameters": model.num_parameters(), "bytes": program.stat().st_size, "max_error": float(error)}

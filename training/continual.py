@@ -32,9 +32,11 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..bars_tsf_llm import day_end
+from ..common.inference import batches, evaluating
 from ..data_prep.windows import Objective, WindowDataset, fence
 from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import DataArguments, ModelArguments
+from .checkpoints import claim_folder
 from .data import TrainingData
 
 KEPT_BACK = 0.1  # share of the old stretch, its end, that measures forgetting
@@ -63,8 +65,7 @@ class OldWindows:
         if model_args.replay_data is not None:
             own = {"tickers": None, "train_through": None, "valid_through": None}
             old = TrainingData.read(replace(data_args, data=model_args.replay_data, **own), model_args.continue_from)
-        series = old.series()
-        times = np.unique(np.concatenate([one.timestamp for one in series]))
+        times = np.unique(np.concatenate([series.timestamp for series in old.series]))
         times = times[times <= through.to_datetime64()]
         if not len(times):
             raise ValueError(
@@ -73,8 +74,8 @@ class OldWindows:
             )
         middle = pd.Timestamp(times[int((1 - KEPT_BACK) * len(times))])
         parts = (
-            old.part(objective, series, through=middle),
-            old.part(objective, series, after=middle, through=through, embargo=data_args.horizon),
+            old.part(objective, through=middle),
+            old.part(objective, after=middle, through=through, embargo=data_args.horizon),
         )
         if not all(map(len, parts)):
             raise ValueError(f"too few old windows up to {fence(through)} to replay some and keep some back")
@@ -164,18 +165,16 @@ def diagonal_fisher(
 
     `(n d loss / d w)^2` is a window's empirical Fisher information; over n it is the curvature of the mean, which is
     what is trained. At most `limit` windows, drawn by `seed`, go in one by one."""
-    training = model.training
-    model.eval()  # without dropout and without the side losses
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     fisher = {name: torch.zeros_like(p) for name, p in trained.items()}
     chosen = np.random.default_rng(seed).permutation(len(windows))[:limit]
-    for index in tqdm(chosen, desc="Fisher information", unit="window", disable=not progress, leave=False):
-        batch = {key: value.to(model.device) for key, value in windows.__getitems__([int(index)]).items()}
-        gradients = torch.autograd.grad(model(**batch).loss, list(trained.values()), allow_unused=True)
-        for name, gradient in zip(trained, gradients, strict=True):
-            if gradient is not None:
-                fisher[name] += _known_labels(batch["labels"]) * gradient.square() / len(chosen)
-    model.train(training)
+    with evaluating(model):
+        for index in tqdm(chosen, desc="Fisher information", unit="window", disable=not progress, leave=False):
+            batch = {key: value.to(model.device) for key, value in windows.__getitems__([int(index)]).items()}
+            gradients = torch.autograd.grad(model(**batch).loss, list(trained.values()), allow_unused=True)
+            for name, gradient in zip(trained, gradients, strict=True):
+                if gradient is not None:
+                    fisher[name] += _known_labels(batch["labels"]) * gradient.square() / len(chosen)
     return fisher
 
 
@@ -193,7 +192,7 @@ def load_or_measure_fisher(
     if resumed and path.is_file():
         return load_file(path)
     fisher = diagonal_fisher(model, old.replayed, seed=seed, progress=progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    claim_folder(output_dir)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")  # every process of a node writes the same
     save_file({name: value.cpu().contiguous() for name, value in fisher.items()}, unfinished)
     unfinished.replace(path)
@@ -203,12 +202,6 @@ def load_or_measure_fisher(
 @torch.inference_mode()
 def mean_loss(model: Any, windows: WindowDataset) -> float:
     """The task's loss over all windows, without dropout and side losses."""
-    training = model.training
-    model.eval()
-    total = 0.0
-    for start in range(0, len(windows), AT_ONCE):
-        batch = windows.__getitems__(range(start, min(start + AT_ONCE, len(windows))))
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        total += float(model(**batch).loss) * len(batch["labels"])
-    model.train(training)
-    return total / len(windows)
+    with evaluating(model):
+        parts = [float(model(**one).loss) * len(one["labels"]) for one in batches(windows, model.device, AT_ONCE)]
+    return sum(parts) / len(windows)

@@ -1,22 +1,24 @@
 """What every training script starts from and ends with: bars, fences and processor; scores on the dates after them.
 
 Design choices:
-* `TrainingData` is read once. Windows for training and forecasts for the report come from the same bars and fences.
+* Data is read, checked and encoded once. Windows for training and forecasts for the report are cut from that.
 * Whatever is fitted is fitted on the training dates; a model to go on from brings its own processor, unchanged.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
 from ..bars_tsf_llm import MIN_BARS, day_end, kind_of
+from ..common.inference import evaluating
 from ..data_prep.augment import parse_augmentations
+from ..data_prep.columns import USUAL, Columns
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
-from ..data_prep.series import read_data
-from ..data_prep.sources import read_bars
+from ..data_prep.sources import read_bars, read_data
 from ..data_prep.windows import Objective, Split, WindowDataset, fence
 from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
@@ -31,14 +33,14 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Bars, fences and the processor of one training."""
+    """Bars, fences, the processor of one training, and what it makes of the bars."""
 
     args: DataArguments
     bars: pd.DataFrame
     split: Split
     processor: TsfLlmProcessor
+    series: list[EncodedSeries]  # what the processor makes of the bars: computed once, for windows and forecasts alike
     market: pd.DataFrame | None  # bars that the features read beside their own
-    prepared: Prepared | None = None  # the folder whose features are used as they are
 
     @classmethod
     def read(cls, args: DataArguments, model: str | None = None) -> "TrainingData":
@@ -53,20 +55,21 @@ class TrainingData:
             known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
             args = replace(args, **known)
         bars, split, universe = _read_and_split(args) if prepared is None else _stored_bars(prepared, args)
-        if given is not None:
-            processor, prepared = given, None  # and brings its own scalers
-        elif prepared is not None:
-            processor = prepared.processor
+        if given is None and prepared is not None:
+            return cls(args, bars, split, prepared.processor, prepared.series(), prepared.market())
+        processor = given or _new_processor(args, bars)
+        market = _market_bars(args, processor.feature_extractor, universe)
+        if given is None:
+            series = processor.fit_encode(bars, split.train_through, market=market)
         else:
-            processor = _fit_processor(args, bars, split, universe)
-        own = _market_bars(args, processor.feature_extractor, universe) if prepared is None else prepared.market()
-        return cls(args, bars, split, processor, own, prepared)
+            series = processor.encode(bars, market=market)
+        return cls(args, bars, split, processor, series, market)
 
-    def series(self) -> list[EncodedSeries]:
-        """Features of every ticker."""
-        if self.prepared is not None:
-            return self.prepared.series()
-        return self.processor.feature_extractor.encode(self.bars, market=self.market)
+    def known_by(self, fence: pd.Timestamp) -> list[EncodedSeries]:
+        """The series without a row behind the fence. A row reads no later one, so the others stay as they are."""
+        kept = [(one, int(np.searchsorted(one.timestamp, fence.to_datetime64(), side="right"))) for one in self.series]
+        names = [part.name for part in fields(EncodedSeries) if part.name != "ticker"]
+        return [replace(one, **{name: getattr(one, name)[:rows] for name in names}) for one, rows in kept if rows]
 
     def windows(
         self, objective: Objective, *, seed: int = 0, after: pd.Timestamp | None = None
@@ -78,29 +81,16 @@ class TrainingData:
         Raises:
             ValueError: if there is none of either.
         """
-        args, split, series = self.args, self.split, self.series()
-        train = WindowDataset(
-            self.processor,
-            series,
-            objective=objective,
-            horizon=args.horizon,
-            stride=args.stride,
+        args, split = self.args, self.split
+        train = self.part(
+            objective,
             after=after,
             through=split.train_through,
             augment=parse_augmentations(args.augment),
             sample_weights=args.sample_weights,
             seed=seed,
         )
-        valid = WindowDataset(
-            self.processor,
-            series,
-            objective=objective,
-            horizon=args.horizon,
-            stride=args.stride,
-            after=split.train_through,
-            through=split.valid_through,
-            embargo=args.horizon,
-        )
+        valid = self.part(objective, after=split.train_through, through=split.valid_through, embargo=args.horizon)
         for name, part in (("training", train), ("validation", valid)):
             if len(part) == 0:
                 raise ValueError(
@@ -112,31 +102,21 @@ class TrainingData:
         """The model's forecasts beside the baselines'; by default on the dates after validation."""
         if self.args.report_samples == 0 and model.can_generate():
             raise ValueError("report_samples=0: models are compared on sampled paths, give 2 or more")
-        training = model.training
-        result = walk_forward(
-            TsfLlmPipeline(model=model, processor=self.processor, device=model.device),
-            self.bars,
-            start=self.split.valid_through + pd.Timedelta(1, "ns") if start is None else start,
-            end=self.bars["timestamp"].max() if end is None else end,
-            horizon=self.args.horizon,
-            samples=self.args.report_samples,
-            seed=seed,
-            market=self.market,
-        )
-        model.train(training)
-        return result
+        with evaluating(model):
+            return walk_forward(
+                TsfLlmPipeline(model=model, processor=self.processor, device=model.device),
+                self.series,
+                start=self.split.valid_through + pd.Timedelta(1, "ns") if start is None else start,
+                end=self.bars["timestamp"].max() if end is None else end,
+                horizon=self.args.horizon,
+                samples=self.args.report_samples,
+                seed=seed,
+            )
 
-    def part(self, objective: Objective, series: list[EncodedSeries] | None = None, **fences: Any) -> WindowDataset:
-        """Windows between any fences (`after`, `through`, `embargo`, `stride`), neither augmented nor weighted.
-
-        `series` saves encoding the bars again, where there are several parts."""
-        return WindowDataset(
-            self.processor,
-            self.series() if series is None else series,
-            objective=objective,
-            horizon=self.args.horizon,
-            **{"stride": self.args.stride, **fences},
-        )
+    def part(self, objective: Objective, **options: Any) -> WindowDataset:
+        """Windows between any fences (`after`, `through`, `embargo`, `stride`), normally not augmented or weighted."""
+        options = {"horizon": self.args.horizon, "stride": self.args.stride, **options}
+        return WindowDataset(self.processor, self.series, objective=objective, **options)
 
     def test_scores(self, model: Any, *, seed: int = 0) -> dict[str, Any]:
         """One row per model and baseline, by name, on the dates after validation; `verdicts` beside them."""
@@ -170,11 +150,11 @@ class TrainingData:
 
 
 def read_for(
-    processor: TsfLlmProcessor, data: str, names: list[str] | None = None, **columns: str | None
+    processor: TsfLlmProcessor, data: str, names: list[str] | None = None, columns: Columns = USUAL
 ) -> pd.DataFrame:
     """The data of the kind that the processor reads, with the covariates that it wants."""
     extractor = processor.feature_extractor
-    return read_data(data, names, kind=extractor.series_kind, covariates=extractor.covariates, **columns)
+    return read_data(data, names, kind=extractor.series_kind, columns=columns, covariates=extractor.covariates)
 
 
 def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame]:
@@ -183,9 +163,7 @@ def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFr
     universe = read_data(
         args.data,
         args.tickers,
-        value=args.value_column,
-        id=args.id_column,
-        time=args.time_column,
+        columns=args.columns,
         covariates=[*args.past_covariates, *args.known_covariates],
     )
     bars = _long_enough(universe, MIN_BARS + args.horizon)
@@ -218,8 +196,8 @@ def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame,
     return bars, prepared.split, bars if market is None else market
 
 
-def _fit_processor(args: DataArguments, bars: pd.DataFrame, split: Split, universe: pd.DataFrame) -> TsfLlmProcessor:
-    """A new processor, fitted on the training dates alone."""
+def _new_processor(args: DataArguments, bars: pd.DataFrame) -> TsfLlmProcessor:
+    """A processor to fit on the training dates alone."""
     features = TsfLlmFeatureExtractor(
         feature_groups=args.feature_groups,
         scaling=args.scaling,
@@ -230,8 +208,7 @@ def _fit_processor(args: DataArguments, bars: pd.DataFrame, split: Split, univer
         past_covariates=args.past_covariates,
         known_covariates=args.known_covariates,
     )
-    processor = TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins))
-    return processor.fit(bars, through=split.train_through, market=_market_bars(args, features, universe))
+    return TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins))
 
 
 def _market_bars(args: DataArguments, features: TsfLlmFeatureExtractor, universe: pd.DataFrame) -> pd.DataFrame | None:

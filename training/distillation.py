@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from transformers import set_seed
 
+from ..common.inference import batches, evaluating
 from ..data_prep.windows import WindowDataset
 from ..evaluation.cost import forecast_task, forward_task, last_windows, latencies, weight_bytes
 from ..evaluation.plots import loss_curve
@@ -154,18 +155,14 @@ def label_loss(model: Model, logits: torch.Tensor, labels: torch.Tensor, num_ite
 
 
 @torch.inference_mode()
-def distance(teacher: Model, student: Model, windows: WindowDataset, *, batch_size: int = 128) -> float:
+def distance(teacher: Model, student: Model, windows: WindowDataset) -> float:
     """Mean divergence from the teacher at `T = 1` over all known outcomes of these windows."""
-    training = student.training
-    student.eval()
     parts = []
-    for start in range(0, len(windows), batch_size):
-        batch = windows.__getitems__(range(start, min(start + batch_size, len(windows))))
-        batch = {key: value.to(student.device) for key, value in batch.items()}
-        labels = batch.pop("labels")
-        answers = [known(teacher, model(**batch).logits, labels) for model in (teacher, student)]
-        parts.append(divergence(*answers, kind=head_of(teacher)))
-    student.train(training)
+    with evaluating(student):
+        for batch in batches(windows, student.device):
+            labels = batch.pop("labels")
+            answers = [known(teacher, model(**batch).logits, labels) for model in (teacher, student)]
+            parts.append(divergence(*answers, kind=head_of(teacher)))
     return float(torch.cat(parts).mean())
 
 
@@ -317,7 +314,7 @@ def comparison(scores: dict[str, Scores], seed: int) -> dict[str, Any]:
 def costs(models: dict[str, Model], folders: dict[str, Any], data: TrainingData) -> dict[str, dict[str, Any]]:
     """Size of each model, and milliseconds of a forward pass and of a forecast for one window, all models in turn."""
     pipes = {name: TsfLlmPipeline(model=model, processor=data.processor) for name, model in models.items()}
-    batch = last_windows(next(iter(pipes.values())), data.series(), 1)
+    batch = last_windows(next(iter(pipes.values())), data.series, 1)
     options = {"horizon": data.args.horizon, "samples": data.args.report_samples or DataArguments.report_samples}
     forward = latencies({name: forward_task(pipe, batch) for name, pipe in pipes.items()})
     whole = latencies({name: forecast_task(pipe, batch, **options) for name, pipe in pipes.items()}, repeats=5)

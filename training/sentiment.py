@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.metrics import precision_recall_fscore_support
+from sklearn.model_selection import train_test_split
+from sklearn.utils.class_weight import compute_class_weight
 from torch.utils.data import Dataset
 from transformers import Trainer
 
-from ..data_prep.sources import _plain_name, _read_csv, _read_parquet, _stripped
+from ..bars_tsf_llm import stripped
+from ..data_prep.columns import find_columns, listed
+from ..data_prep.tables import open_table
 from .arguments import SftArguments
 
 LABELS = ("negative", "neutral", "positive")
@@ -83,12 +88,11 @@ def read_labelled(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name a CSV or parquet file with the columns text and label.")
-    raw = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    found = {_plain_name(name): name for name in reversed(raw.columns)}
+    raw = open_table(path)
+    found = find_columns(raw, {"text": ["text"], "label": ["label"]})
     if missing := [name for name in ("text", "label") if name not in found]:
-        listed = ", ".join(map(str, raw.columns))
-        raise ValueError(f"{path} has no column {' and no '.join(missing)}; found: {listed}. Rename its columns.")
-    frame = pd.DataFrame({"text": _stripped(raw[found["text"]]), "label": _stripped(raw[found["label"]]).str.lower()})
+        raise ValueError(f"{path} has no column {' and no '.join(missing)}; found: {listed(raw)}. Rename its columns.")
+    frame = pd.DataFrame({"text": stripped(raw[found["text"]]), "label": stripped(raw[found["label"]]).str.lower()})
     if (bad := np.flatnonzero(~frame["label"].isin(LABELS))).size:
         held = frame["label"].iloc[bad[0]]
         raise ValueError(f"{path}, row {bad[0] + 1}: label '{held}'; the labels are {', '.join(LABELS)}.")
@@ -107,17 +111,17 @@ def read_labelled(path: str | Path) -> pd.DataFrame:
 
 def split(frame: pd.DataFrame, valid_share: float, test_share: float, seed: int) -> dict[str, pd.DataFrame]:
     """`train`, `valid` and `test` with the same shares of labels, one text at least of each label in each part."""
-    rng = np.random.default_rng(seed)
-    rows: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}
-    for label in LABELS:
-        own = rng.permutation(np.flatnonzero(frame["label"] == label))
-        valid, test = (max(1, round(share * len(own))) for share in (valid_share, test_share))
-        if valid + test >= len(own):
-            raise ValueError(f"{len(own)} {label} texts leave none for training: take smaller shares or more texts")
-        rows["valid"].append(own[:valid])
-        rows["test"].append(own[valid : valid + test])
-        rows["train"].append(own[valid + test :])
-    return {name: frame.iloc[np.sort(np.concatenate(part))].reset_index(drop=True) for name, part in rows.items()}
+
+    def apart(some: pd.DataFrame, share: float) -> list[pd.DataFrame]:
+        return train_test_split(some, test_size=share, stratify=some["label"], random_state=seed)
+
+    rest, test = apart(frame, test_share)
+    train, valid = apart(rest, valid_share / (1 - test_share))
+    for name, part in (("training", train), ("validation", valid), ("test", test)):
+        if missing := sorted(set(LABELS) - set(part["label"])):
+            raise ValueError(f"no {missing[0]} text is left for {name}: choose other shares or take more texts")
+    parts = {"train": train, "valid": valid, "test": test}
+    return {name: part.sort_index().reset_index(drop=True) for name, part in parts.items()}
 
 
 def inverse_shares(labels: pd.Series) -> torch.Tensor:
@@ -126,8 +130,8 @@ def inverse_shares(labels: pd.Series) -> torch.Tensor:
     >>> inverse_shares(pd.Series(["negative", "neutral", "neutral", "positive"])).tolist()[:2]
     [1.3333333730697632, 0.6666666865348816]
     """
-    counts = labels.value_counts().reindex(LABELS).to_numpy()
-    return torch.tensor(counts.sum() / (len(LABELS) * counts), dtype=torch.float32)
+    weights = compute_class_weight("balanced", classes=np.array(LABELS), y=labels)
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def predict(trainer: Trainer, texts: LabelledTexts) -> np.ndarray:
@@ -141,33 +145,31 @@ def scores(truth: np.ndarray, guess: np.ndarray, *, seed: int = 0) -> dict[str, 
 
     A class that is never guessed has precision 0; one that never occurs has recall 0.
     """
-    counts = confusion(truth, guess)
-    rng = np.random.default_rng(seed)
+    counts, rng = confusion(truth, guess), np.random.default_rng(seed)
     drawn = (rng.integers(0, len(truth), len(truth)) for _ in range(REPETITIONS))
     again = [summary(confusion(truth[rows], guess[rows])) for rows in drawn]
-    found = {"texts": len(truth)}
+    found: dict[str, Any] = {"texts": len(truth)}
     for name, value in summary(counts).items():
         found[name] = round(value, 4)
         found[f"{name}_ci95"] = np.quantile([one[name] for one in again], (0.025, 0.975)).round(4).tolist()
-    precision, recall, f1 = (part.round(4).tolist() for part in per_class(counts))
+    per_class = precision_recall_fscore_support(truth, guess, labels=LABELS, zero_division=0)
+    precision, recall, f1, texts = (part.round(4).tolist() for part in per_class)
     found["classes"] = {
-        name: {"precision": precision[i], "recall": recall[i], "f1": f1[i], "texts": int(counts[i].sum())}
+        name: {"precision": precision[i], "recall": recall[i], "f1": f1[i], "texts": texts[i]}
         for i, name in enumerate(LABELS)
     }
     return {**found, "confusion": {"rows": "truth", "columns": list(LABELS), "counts": counts.tolist()}}
 
 
 def confusion(truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """`[3,3]`: truth by guess."""
+    """`[3,3]`: truth by guess. scikit-learn's checks would make the bootstrap forty times as slow."""
     i, j = (np.searchsorted(LABELS, values) for values in (truth, guess))  # LABELS are sorted
     return np.bincount(len(LABELS) * i + j, minlength=len(LABELS) ** 2).reshape(len(LABELS), len(LABELS))
 
 
-def per_class(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and F1 = 2 hits / (guessed + true), each `[3]`; 0 where undefined."""
-    hits, guessed, true = np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)
-    return hits / np.maximum(guessed, 1), hits / np.maximum(true, 1), 2 * hits / np.maximum(guessed + true, 1)
-
-
 def summary(counts: np.ndarray) -> dict[str, float]:
-    return {"accuracy": float(np.trace(counts) / counts.sum()), "macro_f1": float(per_class(counts)[2].mean())}
+    hits, f1_parts = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)
+    return {
+        "accuracy": float(hits.sum() / counts.sum()),
+        "macro_f1": float((2 * hits / np.maximum(f1_parts, 1)).mean()),
+    }

@@ -56,10 +56,9 @@ def base_model(base_args: BaseArguments, data_args: DataArguments, output_dir: s
     if (folder / "report.json").is_file():
         logger.warning(f"{folder} is finished and used as it is; remove it to train it again")
         return str(folder)
-    words = ["--config", str(path), "--output_dir", str(folder), "--seed", str(seed)]
-    own_data, model_args, training_args = Parser((DataArguments, ModelArguments, SftArguments)).parse_args_and_config(
-        [*words, "--resume_from_checkpoint", "true"]
-    )
+    parser = Parser((DataArguments, ModelArguments, SftArguments))
+    options = {"output_dir": folder, "seed": seed, "resume_from_checkpoint": "true"}
+    own_data, model_args, training_args = parser.read(path, **options)
     same = ("data", "tickers", "value_column", "id_column", "time_column", "past_covariates", "known_covariates")
     fences = ("train_through", "valid_through", "market", "calendar", "horizon")
     chosen = {name: getattr(data_args, name) for name in (*same, *fences)}

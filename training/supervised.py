@@ -18,7 +18,7 @@ from ..evaluation.plots import loss_curve
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import DataArguments, ModelArguments, SftArguments
-from .checkpoints import claim_folder
+from .checkpoints import check_folder
 from .continual import Anchor, OldWindows, ReplayDataset, load_or_measure_fisher, mean_loss
 from .data import TrainingData
 from .models import check_start, find_model
@@ -34,7 +34,7 @@ def train(data_args: DataArguments, model_args: ModelArguments, training_args: S
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
     sources = (data_args.data, data_args.market, model_args.replay_data)
-    claim_folder(training_args.output_dir, *sources, save=training_args.should_save)
+    check_folder(training_args.output_dir, *sources)
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)
@@ -51,7 +51,7 @@ def train(data_args: DataArguments, model_args: ModelArguments, training_args: S
     train, valid = data.windows(model_args.head, seed=training_args.seed, after=after)
 
     report: dict[str, Any] = {
-        **provenance(),
+        **provenance("sft"),
         "head": model_args.head,
         "parameters": model.num_parameters(),
         **data.provenance(model.config),

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ..data_prep.windows import WindowDataset, identity
-from ..evaluation.classes import UNKNOWN, class_labels, class_weights, parse_class_weights
+from ..evaluation.classes import UNKNOWN, class_labels
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
 from ..tokenization_tsf_llm import TsfLlmTokenizer
@@ -29,12 +29,14 @@ from .arguments import SftArguments
 from .callbacks import DynamicLrCallback, EpochCallback, FiniteCallback, NonFiniteError
 from .checkpoints import (
     check_same_training,
+    claim_folder,
     is_failed_write,
     last_complete_checkpoint,
     remove_unfinished,
     save_whole,
     set_aside,
 )
+from .class_weights import class_weights, parse_class_weights
 from .continual import Anchor, ReplayDataset
 
 SIDE_LOSSES = ("aux_loss", "llmps_loss")
@@ -236,6 +238,7 @@ def resumable(trainer: Trainer, training_args: Any) -> Iterator[str | None]:
     if checkpoint is not None and own:
         check_same_training(checkpoint, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class)
     if trainer.is_world_process_zero():
+        claim_folder(folder)
         remove_unfinished(folder)
         if checkpoint is None or Path(checkpoint).resolve().parent != Path(folder).resolve():
             set_aside(folder)

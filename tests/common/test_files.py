@@ -199,7 +199,7 @@ def test_trainings_lie_apart(prices, tmp_path):
 def test_a_training_without_manifest_is_known_by_its_report(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ValueError, match="not written by this package"):
-        checkpoints.claim_folder(tmp_path)
+        checkpoints.check_folder(tmp_path)
     (tmp_path / "report.json").write_text(json.dumps({"version": "1", "commit": None, "head": "causal_lm"}))
-    checkpoints.claim_folder(tmp_path)
+    checkpoints.check_folder(tmp_path)
     assert written(tmp_path)["model*.safetensors"] == "training"

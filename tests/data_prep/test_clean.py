@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tsf_llm.data_prep.clean as module
-from tsf_llm.bars_tsf_llm import check_bars
+from tsf_llm.bars_tsf_llm import PRICES, check_bars
 from tsf_llm.data_prep.clean import RULES, clean_bars, policy_table
-from tsf_llm.data_prep.raw import read_raw
-from tsf_llm.data_prep.sources import COLUMNS, PRICES, read_bars
+from tsf_llm.data_prep.columns import COLUMNS
+from tsf_llm.data_prep.sources import read_bars, read_raw
 
 DOCS = Path(module.__file__).parents[1] / "docs" / "data.md"
 

@@ -15,13 +15,12 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
-from tsf_llm.data_prep import collect
 from tsf_llm.data_prep import prepare as module
+from tsf_llm.data_prep import ticker_files
+from tsf_llm.data_prep.columns import Columns
 from tsf_llm.data_prep.prepare import is_prepared, load_prepared, prepare
-from tsf_llm.data_prep.raw import iter_raw
-from tsf_llm.data_prep.series import read_series
 from tsf_llm.data_prep.shards import shard_path
-from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.data_prep.sources import iter_raw, read_bars, read_series
 from tsf_llm.data_prep.windows import WindowDataset
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, FEATURES, SELECTABLE_GROUPS, WARM_UP, IndicatorFrame, _blocks
@@ -440,9 +439,9 @@ def test_the_size_of_the_pieces_changes_nothing(prices, folder, tmp_path, monkey
     for number, part in enumerate(np.array_split(np.arange(len(shuffled)), 3)):
         shuffled.iloc[part].to_csv(tmp_path / "files" / f"{number}.csv", index=False)
     prepare(tmp_path / "files", tmp_path / "one", **settings())
-    monkeypatch.setattr(collect, "BUFFER", 100)
+    monkeypatch.setattr(ticker_files, "BUFFER", 100)
     monkeypatch.setattr(
-        collect, "iter_raw", lambda source, tickers, **more: iter_raw(source, tickers, rows=37, **more)
+        ticker_files, "iter_raw", lambda source, tickers, **more: iter_raw(source, tickers, rows=37, **more)
     )
     prepare(tmp_path / "files", tmp_path / "two", **settings())
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -547,7 +546,7 @@ def loads(tmp_path_factory):
 
 
 def series_settings():
-    return settings(kind="univariate", past_covariates=["heat"]) | {"columns": {"value": "load"}}
+    return settings(kind="univariate", past_covariates=["heat"]) | {"columns": Columns(value="load")}
 
 
 def test_plain_series(loads, tmp_path):
@@ -580,14 +579,14 @@ def test_one_more_row_of_plain_series(loads, tmp_path):
 def test_refusals_of_columns_and_covariates(loads, prices, tmp_path):
     frame = pd.read_csv(loads, float_precision="round_trip")
     frame.assign(token=1.0).to_csv(tmp_path / "token.csv", index=False)
-    taken = settings(kind="univariate", past_covariates=["token"]) | {"columns": {"value": "load"}}
+    taken = settings(kind="univariate", past_covariates=["token"]) | {"columns": Columns(value="load")}
     with pytest.raises(ValueError, match=r"\['token'\]: a prepared dataset has columns"):
         prepare(tmp_path / "token.csv", tmp_path / "out", **taken)
     frame.iloc[::-1].to_csv(tmp_path / "backwards.csv", index=False)
     with pytest.raises(ValueError, match="timestamp goes backwards"):
         prepare(tmp_path / "backwards.csv", tmp_path / "out", **series_settings())
     with pytest.raises(ValueError, match="and these are bars"):
-        prepare(prices, tmp_path / "out", **settings(), columns={"value": "close"})
+        prepare(prices, tmp_path / "out", **settings(), columns=Columns(value="close"))
 
 
 # Training on it

@@ -1,36 +1,21 @@
-"""Files in, bars out: layouts, adjustment, order, and one clear error per kind of bad file."""
+"""Files in, bars or series out: one clear error per kind of bad file; for cleaning, cells that say what they held."""
 
 import gzip
-import json
-import os
 import pickle
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
 
-from tsf_llm.data_prep.sources import COLUMNS, SAMPLE, SAMPLE_FILE, read_bars
+from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, check_bars
+from tsf_llm.data_prep.clean import clean_bars
+from tsf_llm.data_prep.columns import COLUMNS, Columns
+from tsf_llm.data_prep.sources import iter_raw, raw_columns, read_bars, read_data, read_raw, read_series
+from tsf_llm.data_prep.tables import SAMPLE, SAMPLE_FILE
 
 HEADER = "date,ticker,open,high,low,close,volume\n"
 ROWS = "2024-01-02,AAPL,10,12,9,11,100\n2024-01-03,AAPL,11,13,10,12,200\n"
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Write text to a file below `tmp_path` and return its path."""
-
-    def _write(text, name="prices.csv"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    return _write
 
 
 # The embedded sample
@@ -68,27 +53,7 @@ def test_unknown_ticker_lists_the_known():
         read_bars(SAMPLE, ["AAPL", "TSLA"])
 
 
-# Layouts
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        "Date,Symbol,Open,High,Low,Close,Volume",
-        "Datetime,TICKER,OPEN,HIGH,LOW,CLOSE,VOLUME",
-        "timestamp,ticker,1. open,2. high,3. low,4. close,6. volume",
-        "\ufeffTime, Ticker , Open , High,Low,Close,Vol",
-    ],
-)
-def test_column_names_of_common_layouts(write, header):
-    expected = read_bars(write(HEADER + ROWS, "expected.csv"))
-    pd.testing.assert_frame_equal(read_bars(write(header + "\n" + ROWS)), expected)
-
-
-@pytest.mark.parametrize("name", ["Adj Close", "adj_close", "Adjusted Close", "5. adjusted close", "adjClose"])
-def test_adjusted_close_under_its_common_names(write, name):
-    path = write(f"Date,Open,High,Low,Close,{name},Volume\n2024-01-02,10,12,8,10,5,100\n")
-    assert read_bars(path)[["open", "high", "low", "close", "volume"]].iloc[0].tolist() == [5, 6, 4, 5, 200]
+# Cells
 
 
 def test_csv_gzip_and_parquet_give_the_same_bars(write, tmp_path):
@@ -121,12 +86,23 @@ def test_zoned_timestamps_become_naive_utc(write):
     assert read_bars(path)["timestamp"].astype(str).tolist() == ["2024-01-02 21:00:00", "2024-07-02 20:00:00"]
 
 
-def test_zoned_parquet_becomes_naive_utc(tmp_path, write):
-    bars = read_bars(write(HEADER + ROWS))
-    zoned = bars.assign(timestamp=bars["timestamp"].dt.tz_localize("America/New_York"))
-    zoned.to_parquet(tmp_path / "zoned.parquet")
-    times = read_bars(tmp_path / "zoned.parquet")["timestamp"]
-    assert times.astype(str).tolist() == ["2024-01-02 05:00:00", "2024-01-03 05:00:00"]
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "UTC"])
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
+def test_midnights_of_a_zone_are_dates_and_other_times_become_utc(tmp_path, make_bars, zone, name):
+    for freq in ("B", "h"):
+        bars = make_bars(100, freq=freq)
+        zoned = bars.assign(timestamp=bars["timestamp"].dt.tz_localize(zone))
+        utc = bars["timestamp"] if freq == "B" else zoned["timestamp"].dt.tz_convert(None)
+        zoned.to_parquet(tmp_path / name) if name.endswith("parquet") else zoned.to_csv(tmp_path / name, index=False)
+        for read in (read_bars, read_raw):
+            assert (read(tmp_path / name)["timestamp"] == utc).all()
+        assert (check_bars(zoned, "AAA")["timestamp"] == utc).all()  # a frame is read as its file
+
+
+def test_one_time_that_is_no_midnight_makes_none_a_date(write):
+    times = ["2024-01-02 00:00:00+09:00", "2024-01-03 09:00:00+09:00"]
+    bars = read_bars(write(HEADER + "".join(f"{time},A,1,2,1,2,3\n" for time in times)))
+    assert bars["timestamp"].astype(str).tolist() == ["2024-01-01 15:00:00", "2024-01-03 00:00:00"]
 
 
 @pytest.mark.parametrize("date", ["2024-01-31", "20240131", "01/31/2024", "Jan 31, 2024", "2024-01-31T00:00:00Z"])
@@ -140,263 +116,11 @@ def test_tickers_that_look_like_missing_values_or_numbers_stay(write):
     assert read_bars(path)["ticker"].tolist() == ["NA", "000001", "TRUE"]
 
 
-# Vendors, each as it writes its files
-
-VENDORS = {
-    "yahoo": (
-        "AAPL.csv",
-        "Date,Open,High,Low,Close,Adj Close,Volume\n2024-01-31,20,24,16,20,10,50\n",
-    ),
-    "alphavantage": (
-        "AAPL.csv",
-        "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient\n"
-        "2024-01-31,20,24,16,20,10,50,0.0000,1.0\n",
-    ),
-    "alphavantage_json": (
-        "AAPL.csv",
-        "date,1. open,2. high,3. low,4. close,5. adjusted close,6. volume,7. dividend amount,8. split coefficient\n"
-        "2024-01-31,20,24,16,20,10,50,0.0000,1.0\n",
-    ),
-    "tiingo": (
-        "AAPL.csv",
-        "date,close,high,low,open,volume,adjClose,adjHigh,adjLow,adjOpen,adjVolume,divCash,splitFactor\n"
-        "2024-01-31T00:00:00.000Z,20,24,16,20,50,10,12,8,10,50,0.0,1.0\n",
-    ),
-    "stooq": (
-        "aapl.us.csv",
-        "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>,<OPENINT>\n"
-        "AAPL,D,20240131,000000,10,12,8,10,100,0\n",
-    ),
-    "polygon": (
-        "2024-01-31.csv.gz",
-        gzip.compress(
-            b"ticker,volume,open,close,high,low,window_start,transactions\nAAPL,100,10,10,12,8,1706659200000000000,1\n"
-        ),
-    ),
-    "polygon_json": ("day.csv", "T,v,vw,o,c,h,l,t,n\nAAPL,100,9.9,10,10,12,8,1706659200000,7\n"),
-    "binance": (
-        "AAPL-1d-2024-01.csv",
-        "1706659200000,10,12,8,10,100,1706745599999,1000,7,50,500,0\n",
-    ),
-    "binance_microseconds": (
-        "AAPL-1d-2024-01-31.csv",
-        "1706659200000000,10,12,8,10,100,1706745599999999,1000,7,50,500,0\n",
-    ),
-    "binance_futures": (
-        "AAPL-1h-2024-01.csv",
-        "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,"
-        "taker_buy_quote_volume,ignore\n1706659200000,10,12,8,10,100,1706745599999,1000,7,50,500,0\n",
-    ),
-}
-
-
-@pytest.mark.parametrize("vendor", VENDORS)
-def test_layout_of_a_vendor(write, vendor):
-    name, text = VENDORS[vendor]
-    bars = read_bars(write(text, name))
-    assert bars.to_numpy().tolist() == [[pd.Timestamp("2024-01-31"), "AAPL", 10, 12, 8, 10, 100]]
-
-
-def test_time_of_day_beside_the_date(write):
-    stooq = "<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>\n20240131,093000,1,2,1,2\n20240131,093500,1,2,1,2\n"
-    plain = "Date,Time,Open,High,Low,Close\n2024-01-31,09:30,1,2,1,2\n2024-01-31,09:35,1,2,1,2\n"
-    expected = pd.to_datetime(["2024-01-31 09:30", "2024-01-31 09:35"]).tolist()
-    for text in (stooq, plain):
-        assert read_bars(write(text))["timestamp"].tolist() == expected
-    with pytest.raises(ValueError, match="row 2: column 'Date' holds '2024-01-31 noon'"):
-        read_bars(write(plain.replace("09:35", "noon")))
-
-
-def test_months_of_one_ticker_join(write, tmp_path):
-    row = "{}00000,10,12,8,10,100,1,1,1,1,1,0\n"
-    write(row.format(17040672), "BTCUSDT-1d-2024-01.csv")
-    write(row.format(17067456), "BTCUSDT-1d-2024-02.csv")
-    bars = read_bars(tmp_path)
-    assert bars["ticker"].tolist() == ["BTCUSDT", "BTCUSDT"]
-    assert bars["timestamp"].dt.month.tolist() == [1, 2]
-
-
 @pytest.mark.parametrize("bad", ["", "soon", "170665920000", "99999999999999999999"])
 def test_bad_time_among_epochs(write, bad):
     path = write(f"open_time,open,high,low,close\n1706659200000,1,2,1,2\n{bad},1,2,1,2\n")
     with pytest.raises(ValueError, match=f"row 2: column 'open_time' holds '{bad}', which is not a date"):
         read_bars(path)
-
-
-# Datasets
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A folder laid out like a dataset repository; `datasets` is offline, with an empty cache."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    repository = tmp_path / "prices"
-    repository.mkdir()
-    bars = read_bars(SAMPLE, ["FB", "IBM"])
-    bars.to_parquet(repository / "train.parquet")
-    return repository
-
-
-def test_dataset_of_the_hub(hub):
-    expected = read_bars(SAMPLE, ["FB", "IBM"])
-    pd.testing.assert_frame_equal(read_bars(f"hf:{hub}"), expected)  # its only split
-    pd.testing.assert_frame_equal(read_bars([f"hf:{hub}:train"], ["FB", "IBM"]), expected)
-    assert len(read_bars(f"hf:{hub}:train[:10]")) == 10
-
-
-class Hub(BaseHTTPRequestHandler):
-    """What `load_dataset` asks of the Hub for org/prices, which holds data/train.parquet."""
-
-    def do_GET(self):
-        path = self.path.partition("?")[0]
-        entry = {"path": "data/train.parquet", "type": "file", "size": len(self.server.content), "oid": "c" * 40}
-        if path.endswith("/data/train.parquet"):
-            self.answer(self.server.content)
-        elif "/api/datasets/org/prices/tree/" in path:
-            folder = {"path": "data", "type": "directory", "size": 0, "oid": "b" * 40}
-            self.answer([entry] if path.endswith("/data") else [folder])
-        elif path.startswith("/api/datasets/org/prices"):
-            files = [{"rfilename": "data/train.parquet"}]
-            self.answer({"id": "org/prices", "_id": "1", "sha": "a" * 40, "private": False, "siblings": files})
-        else:
-            self.answer({}, 404, {"X-Error-Code": "EntryNotFound" if "org/prices" in path else "RepoNotFound"})
-
-    do_HEAD = do_GET
-
-    def answer(self, content, status=200, headers=None):
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        etag = {"ETag": f'"{"c" * 40}"', "X-Repo-Commit": "a" * 40, "Content-Length": str(len(body))}
-        self.send_response(status)
-        for name, value in {**etag, **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-def test_dataset_over_http_then_offline(tmp_path):
-    expected = read_bars(SAMPLE, ["FB"])
-    expected.to_parquet(tmp_path / "train.parquet")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.content = (tmp_path / "train.parquet").read_bytes()
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    script = (
-        "import sys; from tsf_llm.data_prep.sources import read_bars; read_bars(sys.argv[1]).to_parquet(sys.argv[2])"
-    )
-    here = {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "home"),
-        "no_proxy": "127.0.0.1",
-    }
-
-    def read(name, **environment):
-        words = [sys.executable, "-c", script, name, tmp_path / "read.parquet"]
-        run = subprocess.run(words, env={**os.environ, **here, **environment}, capture_output=True, text=True)
-        return run.stderr.splitlines()[-1] if run.returncode else pd.read_parquet(tmp_path / "read.parquet")
-
-    try:
-        pd.testing.assert_frame_equal(read("hf:org/prices:train", HF_HUB_OFFLINE="0"), expected)
-        assert "hf:org/other cannot be read (Dataset 'org/other' doesn't exist" in read(
-            "hf:org/other", HF_HUB_OFFLINE="0"
-        )
-    finally:
-        server.shutdown()
-        server.server_close()
-    pd.testing.assert_frame_equal(read("hf:org/prices:train", HF_HUB_OFFLINE="1"), expected)
-
-
-def test_several_splits_must_be_chosen_from(hub):
-    read_bars(SAMPLE, ["AAPL"]).to_parquet(hub / "test.parquet")
-    with pytest.raises(ValueError, match=r"has several splits; name one: hf:.*:train, hf:.*:test"):
-        read_bars(f"hf:{hub}")
-    assert read_bars(f"hf:{hub}:test")["ticker"].unique().tolist() == ["AAPL"]
-
-
-def test_dataset_without_tickers_is_called_by_its_name(hub):
-    read_bars(SAMPLE, ["FB"]).drop(columns="ticker").to_parquet(hub / "train.parquet")
-    assert read_bars(f"hf:{hub}:train")["ticker"].unique().tolist() == ["prices"]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("hf:", "'hf:' names no dataset; write it as hf:org/name"),
-        ("hf:nobody/nothing", "hf:nobody/nothing cannot be read .*check its name"),
-        ("hf:{hub}:valid", 'cannot be read .*Unknown split "valid"'),
-        ("hf:{hub}/nowhere", "nowhere cannot be read"),
-    ],
-)
-def test_no_such_dataset(hub, name, message):
-    with pytest.raises(ValueError, match=message):
-        read_bars(name.format(hub=hub))
-
-
-def test_dataset_with_a_script_is_refused_and_not_run(tmp_path, hub):
-    ran = tmp_path / "ran"
-    (tmp_path / "script").mkdir()
-    (tmp_path / "script" / "script.py").write_text(f"open({str(ran)!r}, 'w')")
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_bars(f"hf:{tmp_path / 'script'}")
-    assert not ran.exists()
-
-
-def test_folder_of_save_to_disk(tmp_path):
-    expected = read_bars(SAMPLE, ["FB"])
-    data = datasets.Dataset.from_pandas(expected)
-    data.with_format("torch").save_to_disk(tmp_path / "one")
-    datasets.DatasetDict(train=data, test=data).save_to_disk(tmp_path / "two")
-    for folder in ("one", "two/train"):
-        pd.testing.assert_frame_equal(read_bars(tmp_path / folder), expected)
-    with pytest.raises(ValueError, match=r"two has several splits; name one: .*two/train, .*two/test"):
-        read_bars(tmp_path / "two")
-    (tmp_path / "one" / "data-00000-of-00001.arrow").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"one cannot be read .*write it again with save_to_disk"):
-        read_bars(tmp_path / "one")
-
-
-# Tickers from paths
-
-BARE = "Date,Close,High,Low,Open,Volume\n2024-01-02,11,12,9,10,100\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "ticker"),
-    [
-        ("AAPL.csv", "AAPL"),
-        ("BRK_B.csv", "BRK_B"),
-        ("AAPL_yahoo_20260118.csv", "AAPL"),
-        ("BRK_B_yahoo_20260118.csv", "BRK_B"),
-        ("AAPL/AAPL_yahoo_20260118.csv", "AAPL"),
-        ("BRK-B/BRK-B_daily.csv", "BRK-B"),
-        ("^GSPC/^GSPC.csv", "^GSPC"),
-    ],
-)
-def test_ticker_from_the_path(write, name, ticker):
-    assert read_bars(write(BARE, name))["ticker"].tolist() == [ticker]
-
-
-def test_file_names_shared_by_several_folders_take_the_folder(write, tmp_path):
-    write(BARE, "AAPL/daily.csv")
-    write(BARE, "MSFT/daily.csv")
-    assert read_bars(tmp_path)["ticker"].tolist() == ["AAPL", "MSFT"]
-
-
-def test_folder_is_read_recursively_and_ignores_other_files(write, tmp_path):
-    write(BARE, "raw/price_history/MSFT/MSFT_yahoo_20260118.csv")
-    write(BARE, "raw/AAPL.csv")
-    write("{}", "cleaning.json")
-    write("", ".hidden.csv")
-    assert read_bars(tmp_path)["ticker"].tolist() == ["AAPL", "MSFT"]
-
-
-def test_list_of_files_keeps_its_order(write):
-    files = [write(BARE, "MSFT.csv"), str(write(BARE, "AAPL.csv"))]
-    assert read_bars(files)["ticker"].tolist() == ["MSFT", "AAPL"]
 
 
 # Adjustment
@@ -445,11 +169,6 @@ def test_rows_keep_file_order_and_tickers_their_first_appearance(write):
 # Errors
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere.csv does not exist; name a file"):
-        read_bars(tmp_path / "nowhere.csv")
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -481,17 +200,6 @@ def test_bad_file(write, name, content, message):
     assert name in str(caught.value)
 
 
-def test_folder_without_price_files(tmp_path, write):
-    write("{}", "notes.json")
-    with pytest.raises(ValueError, match=r"holds no price files; expected \.csv, \.csv\.gz, \.parquet"):
-        read_bars(tmp_path)
-
-
-def test_empty_list():
-    with pytest.raises(ValueError, match="list of price files is empty"):
-        read_bars([])
-
-
 @pytest.mark.parametrize("dtype", ["int64", "Int64"])
 def test_numeric_dates_are_not_read_as_nanoseconds(tmp_path, dtype):
     frame = pd.DataFrame({"date": [20240102, 20240103], "open": 1.0, "high": 2.0, "low": 1.0, "close": 2.0})
@@ -504,3 +212,216 @@ def test_text_in_a_parquet_price_column(tmp_path):
     frame.to_parquet(tmp_path / "A.parquet")
     with pytest.raises(ValueError, match="row 1: column 'open' holds 'one', which is not a number"):
         read_bars(tmp_path / "A.parquet")
+
+
+# For cleaning
+
+
+def test_raw_reading_keeps_bad_cells_and_notes_what_they_held(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        HEADER + '2024-01-02,A,1,2,1,2,"1,000"\nError: rate limit\n2024-01-04,A,1,2,1,$2,3\n'
+    )
+    raw = read_raw(tmp_path / "a.csv")
+    assert raw["note"].tolist() == ["volume='1,000'", "close='$2'", "timestamp='Error: rate limit'"]
+    assert raw["row"].tolist() == [1, 3, 2]
+    assert raw["ticker"].tolist() == ["A", "A", ""]
+    assert raw["file"].unique().tolist() == ["a.csv"]
+    pd.testing.assert_frame_equal(raw_columns(raw), raw[list(raw_columns(raw))])  # again: nothing changes
+
+
+def test_lines_with_too_many_cells_are_bad_rows_not_the_end(tmp_path):
+    text = HEADER + "2024-01-02,A,1,2,1,2,3\n2024-01-03,A,1,2,1,2,3,4,5\n2024-01-04,A,1,2,1,2,3\n"
+    for name, content in (("a.csv", text.encode()), ("b.csv.gz", gzip.compress(text.encode()))):
+        (tmp_path / name).write_bytes(content)
+        raw = read_raw(tmp_path / name)
+        assert raw["note"].str.contains("2024-01-03,A,1,2,1,2,3,4,5").tolist() == [False, False, True]
+        frame, report = clean_bars(raw)
+        assert len(frame) == 2
+        assert report["rows_dropped"] == 1
+
+
+def test_several_files_say_which(tmp_path, make_bars):
+    for name in ("AAA", "BBB"):
+        make_bars(5).drop(columns="ticker").assign(open=-1).to_csv(tmp_path / f"{name}.csv", index=False)
+    with pytest.raises(ValueError, match="no bar is left of 10 rows"):
+        clean_bars(read_raw(tmp_path))
+    make_bars(5).assign(volume=0).to_csv(tmp_path / "CCC.csv", index=False)
+    report = clean_bars(read_raw(tmp_path))[1]
+    assert report["tickers"]["BBB"]["rules"]["non_positive"]["examples"][0]["file"] == "BBB.csv"
+
+
+def test_columns_that_only_cleaning_asks_for(tmp_path):
+    columns = "Date,Open,High,Low,Close,Adj Close,Volume,Stock Splits,Vendor\n"
+    (tmp_path / "AAPL.csv").write_text(columns + "2024-01-02,1,2,1,2,1,3,2.0,yahoo\n")
+    raw = read_raw(tmp_path / "AAPL.csv").iloc[0]
+    assert raw[["ticker", "close", "adj_close", "split_coefficient", "source"]].tolist() == ["AAPL", 2, 1, 2, "yahoo"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "is empty"),
+        ("a.csv", HEADER.encode(), "has no rows"),
+        ("a.csv", b"day,px\n2024-01-02,1\n", "no column for timestamp"),
+        ("a.parquet", b"not parquet", "cannot be read"),
+        ("a.csv.gz", b"not gzip", "cannot be read"),
+    ],
+)
+def test_what_is_no_table_is_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_raw(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_raw(tmp_path / "nowhere.csv")
+
+
+def lines(stamps, prefix=""):
+    return HEADER + prefix + "".join(f"{stamp},A,1,2,1,2,3\n" for stamp in stamps)
+
+
+DAYS = pd.date_range("2024-01-13", periods=40)
+PIECES = {
+    "day first": lines(DAYS.strftime("%d/%m/%Y")),  # a piece that starts on 05/02 would read it as the 2nd of May
+    "words": lines(DAYS.strftime("%b %d %Y"), prefix="Error: rate limit\n"),
+    "epoch": lines(int(day.timestamp() * 1000) for day in DAYS),
+    "crooked": lines(DAYS).replace("2024-02-09,A", "2024-02-09,A,9,9") + "\n2024-02-22,A,1,2,1,2,3\n",
+    "no UTF-8": lines(DAYS).encode().replace(b"2024-02-09,A", b"2024-02-09,A\xff"),
+}
+
+
+@pytest.mark.parametrize("content", PIECES.values(), ids=PIECES)
+def test_pieces_are_the_whole(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    whole = read_raw(tmp_path / "a.csv")
+    good = whole[(whole["ticker"] == "A") & whole["timestamp"].notna()]
+    assert good["timestamp"].isin([*DAYS, pd.Timestamp("2024-02-22")]).all()
+    assert len(good) >= 39
+    for rows in (1, 7, 40):
+        pieces = list(iter_raw(tmp_path / "a.csv", rows=rows))
+        assert max(map(len, pieces)) <= rows
+        joined = pd.concat(pieces, ignore_index=True)
+        assert joined["row"].tolist() == list(range(1, len(whole) + 1))
+        pd.testing.assert_frame_equal(
+            joined.sort_values("row").reset_index(drop=True), whole.sort_values("row").reset_index(drop=True)
+        )
+
+
+def test_remarks_of_the_vendor_are_not_ours(tmp_path, make_bars):
+    make_bars(5).assign(note="ex dividend", row=np.nan, file="x").to_csv(tmp_path / "a.csv", index=False)
+    raw = read_raw(tmp_path / "a.csv")
+    assert raw["row"].tolist() == [1, 2, 3, 4, 5]
+    assert raw["note"].tolist() == [""] * 5
+    assert raw["file"].unique().tolist() == ["a.csv"]
+    assert clean_bars(raw)[1]["bars"] == 5
+
+
+@pytest.mark.parametrize("index", ["times", "numbers", "reversed"])
+def test_pieces_of_parquet(tmp_path, make_bars, index):
+    bars = make_bars(50)
+    frame = {"times": bars.set_index("timestamp"), "numbers": bars, "reversed": bars.set_index(bars.index[::-1])}[
+        index
+    ]
+    frame.to_parquet(tmp_path / "a.parquet")
+    joined = pd.concat(iter_raw(tmp_path / "a.parquet", rows=8), ignore_index=True)
+    pd.testing.assert_frame_equal(joined, read_raw(tmp_path / "a.parquet"))
+    assert joined["close"].tolist() == bars["close"].tolist()
+    assert joined["row"].tolist() == list(range(1, 51))
+
+
+def test_pieces_of_a_saved_dataset(tmp_path, make_bars):
+    Dataset.from_pandas(make_bars(50)).save_to_disk(tmp_path / "saved")
+    pieces = list(iter_raw(tmp_path / "saved", rows=8))
+    assert [len(one) for one in pieces] == [8] * 6 + [2]
+    assert pd.concat(pieces)["close"].tolist() == make_bars(50)["close"].tolist()
+
+
+# Plain series
+
+TIMES = pd.date_range("2021-03-01", periods=4, freq="h")
+WIDE = pd.DataFrame({"date": TIMES, "OT": [1.5, 0.0, -2.0, np.nan], "HUFL": [4, 5, 6, 7]})
+LONG = pd.DataFrame({"ds": [*TIMES[:2], *TIMES[:2]], "unique_id": ["b", "b", "a", "a"], "y": [1, 2, 3, 4]})
+
+
+@pytest.fixture
+def write_frame(tmp_path):
+    """`write_frame(frame, name)` -> path of a CSV or parquet file."""
+
+    def build(frame, name):
+        path = tmp_path / name
+        frame.to_parquet(path) if name.endswith("parquet") else frame.to_csv(path, index=False)
+        return path
+
+    return build
+
+
+@pytest.mark.parametrize("name", ["ett.csv", "ett.csv.gz", "ett.parquet"])
+def test_a_column_of_a_wide_file(write_frame, name):
+    frame = read_series(write_frame(WIDE, name), value="OT")
+    assert list(frame) == ["timestamp", "series_id", "value"]
+    assert frame["series_id"].unique().tolist() == ["OT"]
+    np.testing.assert_array_equal(frame["value"], WIDE["OT"])
+    assert (frame["timestamp"] == TIMES).all()
+
+
+def test_a_long_file_with_usual_names(write_frame):
+    path = write_frame(LONG, "sales.csv")
+    frame = read_series(path)
+    assert frame["series_id"].tolist() == ["b", "b", "a", "a"]
+    assert frame["value"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert read_series(path, ["a"])["value"].tolist() == [3.0, 4.0]
+    with pytest.raises(ValueError, match="Unknown series c; the data holds b, a"):
+        read_series(path, ["c"])
+
+
+def test_the_only_column_of_numbers_needs_no_name(write_frame):
+    frame = read_series(write_frame(WIDE[["date", "HUFL"]].assign(note="x"), "load.csv"))
+    assert frame["series_id"].unique().tolist() == ["load"]
+    assert frame["value"].tolist() == [4, 5, 6, 7]
+
+
+def test_named_columns_and_covariates(write_frame):
+    strange = WIDE.rename(columns={"date": "when"}).assign(site="x1", promo=[0, 1, 0, 1])
+    frame = read_series(
+        write_frame(strange, "s.csv"), value="OT", id="site", time="when", covariates=["promo", "HUFL"]
+    )
+    assert list(frame) == ["timestamp", "series_id", "value", "promo", "HUFL"]
+    assert frame["series_id"].unique().tolist() == ["x1"]
+    assert frame["promo"].tolist() == [0, 1, 0, 1]
+
+
+def test_a_folder_of_files_names_series_by_file(write_frame, tmp_path):
+    for name in ("north", "south"):
+        write_frame(WIDE[["date", "HUFL"]], f"{name}.csv")
+    assert read_series(tmp_path)["series_id"].unique().tolist() == ["north", "south"]
+
+
+@pytest.mark.parametrize(
+    ("frame", "options", "says"),
+    [
+        (WIDE, {}, "columns of numbers: OT, HUFL; choose what to forecast with --value"),
+        (WIDE, {"value": "XX"}, "no column 'XX'; found: date, OT, HUFL"),
+        (WIDE, {"value": "OT", "covariates": ["rain"]}, "no column 'rain'"),
+        (WIDE.drop(columns="date"), {"value": "OT"}, "no column of times; .* --time"),
+        (WIDE[["date"]].assign(note="x"), {}, "no column of numbers"),
+        (WIDE.assign(OT="much"), {"value": "OT"}, "row 1: column 'OT' holds 'much', which is not a number"),
+        (WIDE.assign(date="someday"), {"value": "OT"}, "row 1: .* is not a date"),
+        (WIDE[:0], {"value": "OT"}, "no rows"),
+    ],
+)
+def test_unusable_files_are_refused_with_a_remedy(write_frame, frame, options, says):
+    with pytest.raises(ValueError, match=says):
+        read_series(write_frame(frame, "file.csv"), **options)
+
+
+def test_prices_are_told_from_series(write_frame, make_bars):
+    prices, load = write_frame(make_bars(5), "prices.csv"), write_frame(WIDE, "load.parquet")
+    assert list(read_data(prices)) == ["timestamp", "ticker", "open", "high", "low", "close", "volume"]
+    assert "close" in read_data("sample")
+    assert read_data(prices, columns=Columns(value="volume"), kind=UNIVARIATE)["series_id"].unique().tolist() == [
+        "AAA"
+    ]
+    assert list(read_data(load, columns=Columns(value="OT"))) == ["timestamp", "series_id", "value"]
+    with pytest.raises(ValueError, match="leave --value out"):
+        read_data(prices, columns=Columns(value="close"), kind=OHLCV)
+    with pytest.raises(ValueError, match="no column for"):
+        read_data(write_frame(make_bars(5).drop(columns="high"), "half.csv"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 from tsf_llm.data_prep import text as module
-from tsf_llm.data_prep.series import read_data
+from tsf_llm.data_prep.sources import read_data
 from tsf_llm.data_prep.text import (
     Projection,
     as_series,

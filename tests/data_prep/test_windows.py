@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tsf_llm.data_prep.windows import FLAT_SIGMAS, Split, WindowDataset, folds
+from tsf_llm.data_prep.windows import FLAT_SIGMAS, Split, WindowDataset
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
@@ -164,18 +164,17 @@ def test_split_by_date(bars):
 
 
 @pytest.mark.parametrize("objective", ["causal_lm", "regression"])
-@pytest.mark.parametrize("mode", ["expanding", "rolling"])
-def test_no_label_of_a_part_lies_within_the_embargo_of_the_next(processor, bars, mode, objective):
-    embargo = 5
-    for fold in folds(bars, 3, horizon=HORIZON, embargo=embargo, mode=mode):
-        data = {
-            part: dataset(processor, bars, objective, **fold.dataset_options(part))
-            for part in ("train", "valid", "test")
-        }
-        for earlier, later in (("train", "valid"), ("valid", "test")):
-            for ticker in np.unique(data["train"].start_of):
-                before, behind = (_label_rows(data[part], ticker, objective) for part in (earlier, later))
-                assert behind.min() - before.max() > embargo
+def test_no_label_of_a_part_lies_within_the_embargo_of_the_next(processor, bars, objective):
+    embargo, split = 5, Split.of(bars)
+    fences = (None, split.train_through, split.valid_through, None)
+    train, valid, test = (
+        dataset(processor, bars, objective, after=after, through=through, embargo=embargo if after else 0)
+        for after, through in itertools.pairwise(fences)
+    )
+    for earlier, later in ((train, valid), (valid, test)):
+        for ticker in np.unique(train.start_of):
+            before, behind = (_label_rows(data, ticker, objective) for data in (earlier, later))
+            assert behind.min() - before.max() > embargo
 
 
 def _label_rows(data, ticker, objective):
@@ -187,29 +186,3 @@ def _label_rows(data, ticker, objective):
         labelled = data.__getitems__(mine)["labels"][:, :16].numpy() != -100
         rows.append((origins[:, None] - np.arange(16)[::-1])[labelled])
     return np.concatenate(rows)
-
-
-def test_tests_of_folds_lie_end_to_end(bars):
-    expanding, rolling = (folds(bars, 4, horizon=HORIZON, mode=mode) for mode in ("expanding", "rolling"))
-    stamps = np.unique(bars["timestamp"])
-    for one, following in itertools.pairwise(expanding):
-        assert (one.valid_through, one.test_through) == (following.train_through, following.valid_through)
-    assert expanding[-1].test_through == stamps[-1]
-    assert all(fold.after is None for fold in expanding)
-    assert [fold.split for fold in expanding] == [fold.split for fold in rolling]
-    sizes = [((stamps > (fold.after or pd.Timestamp.min)) & (stamps <= fold.train_through)).sum() for fold in rolling]
-    assert set(sizes) == {len(stamps) // 2}
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"n_folds": 0}, "at least one fold"),
-        ({"n_folds": 2, "embargo": HORIZON - 1}, "below the horizon"),
-        ({"n_folds": 2, "mode": "random"}, "expanding or rolling"),
-        ({"n_folds": 60}, "fewer folds"),
-    ],
-)
-def test_folds_that_cannot_be_are_refused(bars, options, words):
-    with pytest.raises(ValueError, match=words):
-        folds(bars, horizon=HORIZON, **options)

@@ -33,9 +33,13 @@ def pipe(tiny_model, processor):
     return TsfLlmPipeline(model=tiny_model(**tokens), processor=processor)
 
 
+def encoded(pipe, bars):
+    return pipe.processor.feature_extractor.encode(bars)
+
+
 @pytest.fixture(scope="module")
 def result(pipe, bars):
-    return walk_forward(pipe, bars, **PERIOD, horizon=3, samples=16, progress=False)
+    return walk_forward(pipe, encoded(pipe, bars), **PERIOD, horizon=3, samples=16, progress=False)
 
 
 def test_outcomes_are_what_happened(result, bars):
@@ -58,7 +62,7 @@ def test_the_future_changes_no_forecast(pipe, bars, result):
     middle = pd.Timestamp(np.sort(result.origin)[len(result.origin) // 2])
     other = bars.copy()
     other.loc[other["timestamp"] > middle, ["open", "high", "low", "close"]] *= 1.1
-    changed = walk_forward(pipe, other, **PERIOD, horizon=3, samples=16, progress=False)
+    changed = walk_forward(pipe, encoded(pipe, other), **PERIOD, horizon=3, samples=16, progress=False)
     known = result.origin <= middle
     assert known.any()
     for step in range(3):
@@ -107,11 +111,11 @@ def test_missing_outcomes_are_left_out(processor, bars):
 def test_one_number_has_no_interval_and_classes_have_no_return(tiny_model, processor, bars):
     heads = {kind: tiny_model(TsfLlmForPrediction, prediction_type=kind) for kind in ("regression", "classification")}
     regression, classes = (TsfLlmPipeline(model=model, processor=processor) for model in heads.values())
-    [row, *_] = walk_forward(regression, bars, **PERIOD, horizon=3, progress=False).rows()
+    [row, *_] = walk_forward(regression, encoded(regression, bars), **PERIOD, horizon=3, progress=False).rows()
     assert row["coverage_80"] is None
     assert row["crps"] == pytest.approx(row["mae"])
     with pytest.raises(ValueError, match="classification"):
-        walk_forward(classes, bars, **PERIOD, horizon=3, progress=False)
+        walk_forward(classes, encoded(classes, bars), **PERIOD, horizon=3, progress=False)
 
 
 def test_a_forecaster_who_knows_tomorrow_is_found_out(result):
@@ -125,8 +129,8 @@ def test_a_forecaster_who_knows_tomorrow_is_found_out(result):
 
 
 def test_provenance_names_version_and_commit():
-    assert set(provenance()) == {"version", "commit"}
-    assert provenance()["version"]
+    assert set(provenance("sft")) == {"made_by", "version", "commit"}
+    assert provenance("sft")["version"]
 
 
 # Plain series
@@ -147,7 +151,9 @@ def load_result(loads, tiny_model):
     fitted = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(loads, through="2020-01-15")
     tokens = {"vocab_size": 34, "pad_token_id": 32, "bar_token_id": 33}
     pipe = TsfLlmPipeline(model=tiny_model(num_features=extractor.feature_size, **tokens), processor=fitted)
-    return walk_forward(pipe, loads, start="2020-01-16", end="2020-01-24", horizon=30, samples=16, progress=False)
+    return walk_forward(
+        pipe, encoded(pipe, loads), start="2020-01-16", end="2020-01-24", horizon=30, samples=16, progress=False
+    )
 
 
 def test_differences_are_scored_in_units_known_at_the_origin(load_result, loads):
@@ -172,7 +178,10 @@ def test_a_seasonal_baseline_stands_beside_the_others(load_result):
 
 def test_pooled_folds_speak_of_all_their_forecasts(pipe, bars):
     periods = [("2016-01-01", "2016-01-31"), ("2016-02-01", "2016-02-29")]
-    parts = [walk_forward(pipe, bars, start=a, end=b, horizon=2, samples=8, progress=False) for a, b in periods]
+    parts = [
+        walk_forward(pipe, encoded(pipe, bars), start=a, end=b, horizon=2, samples=8, progress=False)
+        for a, b in periods
+    ]
     pooled = pool(parts)
     sizes = [len(part.origin) for part in parts]
     assert len(pooled.origin) == sum(sizes)

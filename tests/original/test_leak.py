@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.linear_model import Ridge
 
+from tsf_llm.common.pages import fill
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.evaluation.plots import leak_bars
 from tsf_llm.original import leak_page as leak
 from tsf_llm.original.leak import RIDGE_PENALTY, measure_leak, ridge, scaled_scores
-from tsf_llm.publishing import readme_figures as readme
 from tsf_llm.serving import cli
 
 PAGE = Path(leak.__file__).parents[1] / "docs" / "leak.md"
@@ -66,12 +65,13 @@ def test_scores_are_what_they_say():
     assert scaled_scores(target, target, np.arange(80))["direction_ci95"] is None
 
 
-def test_ridge_is_scikit_learns():
+def test_ridge_is_the_closed_form():
     rng = np.random.default_rng(0)
     x, more = rng.normal(3, 2, (50, 4)), rng.normal(3, 2, (9, 4))
     y = x @ [1.0, 0, -2, 0.5] + rng.normal(size=50) + 7
-    expected = Ridge(alpha=RIDGE_PENALTY).fit(x, y).predict(more)
-    np.testing.assert_allclose(ridge(x, y, more), expected)
+    centred = x - x.mean(axis=0)
+    weights = np.linalg.solve(centred.T @ centred + RIDGE_PENALTY * np.eye(4), centred.T @ (y - y.mean()))
+    np.testing.assert_allclose(ridge(x, y, more), (more - x.mean(axis=0)) @ weights + y.mean())
 
 
 def test_too_few_bars_are_refused(make_bars):
@@ -103,4 +103,4 @@ def test_no_rows_have_no_plot(tmp_path):
 
 def test_the_page_has_the_measured_figures(results):
     page = PAGE.read_text(encoding="utf-8")
-    assert readme.fill(page, leak.markdown(results), leak.MARKERS) == page
+    assert fill(page, leak.markdown(results), leak.MARKER) == page

@@ -11,21 +11,27 @@ from tsf_llm.feature_extraction_tsf_llm import center_and_scale
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.original import training as sequences
 from tsf_llm.original.sequences import SequenceDataset, read_sequences, sequence_files, split_sequences
-from tsf_llm.original_features_tsf_llm import seed_features, seed_sequences, seed_split, seed_target
+from tsf_llm.original_features_tsf_llm import (
+    OriginalFeatureExtractor,
+    original_features,
+    original_sequences,
+    original_split,
+    original_target,
+)
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.train_scripts import sft
 
 
 def published(bars):
     """X and y of the training rows, as the original leaves them."""
-    part = seed_split(len(bars))[0]
-    table = seed_features(bars, expose_leak=True).to_numpy()
-    target = seed_target(bars["close"]).fillna(0).to_numpy()[:, None]
+    part = original_split(len(bars))[0]
+    table = original_features(bars, expose_leak=True).to_numpy()
+    target = original_target(bars["close"]).fillna(0).to_numpy()[:, None]
     scaled = []
     for values in (table, target):
         center, scale = center_and_scale(values[part], "robust")
         scaled.append((values - center) / scale)
-    return seed_sequences(scaled[0], scaled[1][:, 0], part)
+    return original_sequences(scaled[0], scaled[1][:, 0], part)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +156,7 @@ def test_training_finds_the_leak_and_says_so(train, tmp_path, monkeypatch):
     assert report["baselines"]["constant_0"]["mse"] == after["mse_constant_0"]
     assert report["baselines"]["constant_0"]["direction_accuracy"] is None
     assert "future returns" in TsfLlmForPrediction.from_pretrained(tmp_path).config.trained_on
-    assert TsfLlmProcessor.from_pretrained(tmp_path).feature_extractor.is_seed
+    assert isinstance(TsfLlmProcessor.from_pretrained(tmp_path).feature_extractor, OriginalFeatureExtractor)
     assert (tmp_path / "loss.png").exists()
     assert not list(tmp_path.glob("*.bin"))
 

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from tsf_llm.data_prep.augment import AUGMENTATIONS
+from tsf_llm.evaluation.report import Report
 from tsf_llm.publishing.cards import Facts, adapter_card, model_card, preferences_card, prepared_card, read_scores
 
 spec = importlib.util.spec_from_file_location("stand_in_hub", Path(__file__).parents[1] / "stand_in_hub.py")
@@ -89,7 +90,7 @@ FACTS = Facts(
     },
     parameters=27_000_001,
     datasets=[],
-    report={},
+    report=None,
 )
 
 
@@ -133,7 +134,7 @@ def test_without_a_file_there_is_no_number(tmp_path):
 
 
 def test_facts_are_told():
-    text = model_card(replace(FACTS, report=REPORT), None)
+    text = model_card(replace(FACTS, report=Report.of(REPORT)), None)
     for line in (
         "27,000,001 parameters",
         "| trained on | sample: AAPL, IBM, from 2000-03-01 |",
@@ -185,7 +186,7 @@ def test_scores_on_seen_dates_are_marked_and_not_ranked(tmp_path, seen, words):
 def test_a_report_stands_in_for_results(tmp_path):
     scores = scores_of(REPORT, tmp_path, "report.json")
     text = model_card(FACTS, scores)
-    assert [name for name, _ in scores.rows] == ["this model", "before this training", "random_walk"]
+    assert [*scores.rows] == ["this model", "before this training", "random_walk"]
     assert "| before this training | 9.990 |" in text
     assert "on the dates after 2011-11-09" in text
     assert f"* {NO_EDGE}" in text
@@ -212,7 +213,7 @@ def test_utility_stands_apart_with_its_verdicts_and_its_warning(tmp_path):
         "verdicts": {"random_walk": BETTER, "utility_against_always_long": "worse than always long (U)"},
         "warning": "utility rises while CRPS gets worse",
     }
-    text = model_card(replace(FACTS, report=report), scores_of(report, tmp_path, "report.json"))
+    text = model_card(replace(FACTS, report=Report.of(report)), scores_of(report, tmp_path, "report.json"))
     assert "**Warning: utility rises while CRPS gets worse**" in text
     assert "DPO (sigmoid, beta 0.1) on 617 preference pairs, chosen by crps" in text
     forecasts, rest = text.split("### Preference pairs")
@@ -239,9 +240,9 @@ def test_a_distilled_model_stands_beside_its_teacher(tmp_path):
         "differences": {"teacher": {"verdict": "worse than the teacher (...)"}},
     }
     scores = scores_of(report, tmp_path, "report.json")
-    text = model_card(replace(FACTS, report=report, base="org/teacher"), scores)
+    text = model_card(replace(FACTS, report=Report.of(report), base="org/teacher"), scores)
     names = ["this model", "before this training", "its teacher", "the same, trained without the teacher"]
-    assert [name for name, _ in scores.rows] == [*names, "random_walk"]
+    assert [*scores.rows] == [*names, "random_walk"]
     assert "| its teacher | 1.110 |" in text
     assert f"* worse than the teacher (...)\n* {BETTER}" in text
     assert "distillation of a teacher of 43,344 parameters, temperature 2, alpha 0.5" in text
@@ -266,7 +267,7 @@ def test_classes_have_scores_of_their_own(tmp_path):
 
 def test_a_continued_model_tells_what_it_kept():
     told = {"old_through": "2010-07-27", "replay": 0.2, "ewc": 0.0, "old_loss_before": 3.947, "old_loss_after": 3.9331}
-    text = model_card(replace(FACTS, report={**REPORT, "continual": told}, base="org/old"), None)
+    text = model_card(replace(FACTS, report=Report.of({**REPORT, "continual": told}), base="org/old"), None)
     assert "continued behind 2010-07-27: replay 0.2" in text
     assert "3.9470 before, 3.9331 after" in text
     assert "base_model_relation: finetune" in text
@@ -330,7 +331,7 @@ def test_an_adapter_finds_its_part_of_the_run(tmp_path):
     assert stand_in_hub.card_errors(text, "model") == []
     data = ModelCard(text).data
     assert (data.library_name, data.base_model) == ("peft", "org/bars-27m")
-    assert [name for name, _ in scores.rows] == ["this adapter", "its base"]
+    assert [*scores.rows] == ["this adapter", "its base"]
     assert "* no edge over the base (...)" in text
     assert "295 forecasts of IBM" in text
     assert "`lm_head`, `o_proj`" in text

@@ -153,7 +153,7 @@ def test_an_adapter_of_other_weights_or_of_another_shape_is_refused(home, train,
 def test_a_processor_of_other_features_is_refused(home):
     path = home / "AAA" / "processor_config.json"
     fields = json.loads(path.read_text())
-    fields["feature_extractor"]["names"] = fields["feature_extractor"]["names"][:-1]
+    fields["feature_extractor"]["fitted"]["names"].pop()
     path.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=r"gives 63 features, the model wants 64"):
         load_pipeline(home / "AAA")

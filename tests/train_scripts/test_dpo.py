@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 
 from tsf_llm.common.errors import one_line_errors
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
-from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.original_features_tsf_llm import OriginalFeatureExtractor
+from tsf_llm.preferences.pairs import PairArguments
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.train_scripts import dpo
 from tsf_llm.train_scripts.build_preferences import FileArguments
 from tsf_llm.train_scripts.build_preferences import main as build_pairs
-from tsf_llm.training.preference_pairs import PairArguments
 
 KEYS = ("crps", "coverage_80", "pair_accuracy", "margin", "utility")
 
@@ -238,7 +238,7 @@ def test_lines_tune_a_regression_head(tune, regression, given, tmp_path):
 @pytest.mark.slow
 def test_lines_of_the_original_s_layout_tune_a_model_of_its_shape(tune, prices, small_model, tmp_path):
     """64 inputs, one number, its arithmetic; as its converted weights, which know two bars ahead."""
-    processor = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_set="seed64"))
+    processor = TsfLlmProcessor(OriginalFeatureExtractor())
     processor.fit(pd.read_csv(prices, parse_dates=["timestamp"]), through="2016-01-01")
     shape = {"num_features": 64, "prediction_type": "regression", "prediction_length": 1, "is_causal": False}
     habits = {"original_arithmetic": True, "attention_softmax_axis": "heads", "router_weighting": "raw_logits"}

@@ -1,6 +1,5 @@
 """The sentiment classifier: its data, its parts, its scores, one short training and how it refuses."""
 
-import doctest
 import json
 import runpy
 import sys
@@ -19,7 +18,7 @@ from transformers import (
 
 from tsf_llm.data_prep.text import score_sentiment
 from tsf_llm.train_scripts import sentiment
-from tsf_llm.training.sentiment import LABELS, inverse_shares, read_labelled, scores, split
+from tsf_llm.training.sentiment import LABELS
 
 CUES = {"negative": ["loss", "falls"], "neutral": ["holds", "flat"], "positive": ["profit", "rises"]}
 FILLERS = ["bank", "oil", "chip", "year", "the", "of", "a", "firm", "says", "new"]
@@ -72,10 +71,6 @@ def train(encoder, tmp_path):
     return run
 
 
-def test_the_docstrings():
-    assert doctest.testmod(sentiment).failed == 0
-
-
 def test_it_learns_and_what_it_leaves_is_a_classifier_for_texts(train, tmp_path):
     report = train("out")
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(json.dumps(report))
@@ -96,49 +91,6 @@ def test_a_seed_says_it_all(train):
     short = {"max_steps": 4, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     one, two, other = (train(str(i), seed=seed, **short) for i, seed in enumerate((1, 1, 2)))
     assert one["valid_loss"] == two["valid_loss"] != other["valid_loss"]
-
-
-def test_the_parts_are_disjoint_and_have_the_shares_of_the_whole(tmp_path):
-    labelled().to_parquet(tmp_path / "x.parquet")
-    frame = read_labelled(tmp_path / "x.parquet")
-    parts = split(frame, 0.1, 0.2, seed=0)
-    assert sorted(pd.concat(parts.values())["text"]) == sorted(frame["text"])
-    for name, share in (("valid", 0.1), ("test", 0.2)):
-        wanted = frame["label"].value_counts() * share
-        assert (parts[name]["label"].value_counts() - wanted).abs().max() <= 0.5
-    assert not split(frame, 0.1, 0.2, seed=1)["test"].equals(parts["test"])
-
-
-def test_weights_make_every_class_count_alike():
-    labels = labelled()["label"]
-    counts = labels.value_counts().reindex(LABELS).to_numpy()
-    total = inverse_shares(labels).numpy() * counts
-    np.testing.assert_allclose(total, total[0], rtol=1e-6)
-
-
-def test_scores_by_hand():
-    truth = np.array(["negative", "negative", "neutral", "neutral", "neutral", "positive"])
-    guess = np.array(["negative", "neutral", "neutral", "neutral", "positive", "neutral"])
-    found = scores(truth, guess)
-    assert found["confusion"]["counts"] == [[1, 1, 0], [0, 2, 1], [0, 1, 0]]
-    assert found["accuracy"] == 0.5
-    assert found["classes"]["negative"] == {"precision": 1.0, "recall": 0.5, "f1": 0.6667, "texts": 2}
-    assert found["classes"]["neutral"] == {"precision": 0.5, "recall": 0.6667, "f1": 0.5714, "texts": 3}
-    assert found["classes"]["positive"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "texts": 1}
-    assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 7) / 3, abs=1e-4)
-
-
-def test_scores_agree_with_scikit_learn():
-    metrics = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(0)
-    truth, guess = rng.choice(LABELS, (2, 500), p=[0.1, 0.6, 0.3])
-    found = scores(truth, guess)
-    assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"), abs=1e-4)
-    theirs = metrics.precision_recall_fscore_support(truth, guess, labels=list(LABELS))
-    ours = np.array([list(found["classes"][name].values()) for name in LABELS]).T
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    error = np.sqrt(found["accuracy"] * (1 - found["accuracy"]) / 500)
-    np.testing.assert_allclose(np.diff(found["accuracy_ci95"]), 2 * 1.96 * error, rtol=0.1)
 
 
 @pytest.mark.parametrize(

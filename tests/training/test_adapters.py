@@ -6,19 +6,27 @@ import sys
 
 import numpy as np
 import pandas as pd
+import peft
 import pytest
 import torch
+from packaging.version import Version
 from peft import PeftModel, get_peft_model
 from torch import nn
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from tsf_llm.modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.training import adapters
 from tsf_llm.training.adapters import LoraArguments, adapter_name, attach, lora_config, merged, mixed
 from tsf_llm.training.arguments import DataArguments
+from tsf_llm.training.models import find_model, load_model
 from tsf_llm.versions_tsf_llm import CACHE
 
 NAMES = ["A", "BRK-B", "^GSPC"]  # each a trap: a part of `lora_A`, a dash, a sign of regular expressions
+swapped_by_transformers = pytest.mark.skipif(
+    Version(peft.__version__) < Version(MIN_PEFT_VERSION),
+    reason=f"this release of transformers itself swaps adapters of peft {MIN_PEFT_VERSION} or later alone",
+)
 
 
 @pytest.fixture
@@ -50,6 +58,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@swapped_by_transformers
 def test_reloaded_equals_saved_by_peft_and_by_transformers(tiny_model, tiny_batch, make_adapter, close):
     batch, folder = tiny_batch(), make_adapter("AAPL")
     by_peft = PeftModel.from_pretrained(tiny_model(), folder).eval()
@@ -66,6 +75,7 @@ def test_reloaded_equals_saved_by_peft_and_by_transformers(tiny_model, tiny_batc
     assert not torch.allclose(logits(native, batch), base, atol=1e-2)
 
 
+@swapped_by_transformers
 def test_transformers_swaps_adapters_that_it_loaded_one_after_the_other(tiny_model, tiny_batch, make_adapter):
     """Its load report calls the first one's weights missing and newly initialized. They are neither."""
     folders, batch = [make_adapter(name, seed=i) for i, name in enumerate(NAMES)], tiny_batch()
@@ -243,7 +253,7 @@ def test_an_adapter_of_another_shape_is_refused(tiny_model, make_adapter):
 
 def test_load_model_refuses_an_adapter(make_adapter):
     with pytest.raises(ValueError, match="is an adapter: name the model"):
-        adapters.load_model(make_adapter("AAPL"))
+        load_model(make_adapter("AAPL"))
 
 
 # Fences and scalers
@@ -255,7 +265,7 @@ def data(prices, base_folder):
 
     def read(**options):
         args = DataArguments(**{"data": str(prices), "horizon": 2, "stride": 2, "report_samples": 8, **options})
-        base = adapters.load_model(base_folder)
+        base = load_model(base_folder)
         return adapters.with_fences_of(adapters.read_for_base(args, str(base_folder), base.config), base.config), base
 
     return read
@@ -316,7 +326,8 @@ def test_validation_looks_at_no_outcome_behind_its_fence(data):
     assert pd.Timestamp(result.origin.min()) > mine.split.train_through
     changed = mine.bars.copy()
     changed.loc[stamps > mine.split.valid_through, "close"] *= 1.5
-    other = adapters.validation(adapters.dataclasses.replace(mine, bars=changed), base)
+    series = mine.processor.feature_extractor.encode(changed)
+    other = adapters.validation(adapters.dataclasses.replace(mine, bars=changed, series=series), base)
     assert np.array_equal(other.steps[-1]["model"].values, result.steps[-1]["model"].values)
 
 
@@ -332,7 +343,7 @@ def test_a_wrong_horizon_or_ticker_is_refused(data, tiny_model):
 
 def test_an_adapter_loads_in_a_fresh_process_by_peft_alone(base_folder, tmp_path):
     """With remote code and `AutoModel`, from the path that the adapter names."""
-    base = adapters.load_model(base_folder)
+    base = load_model(base_folder)
     config = lora_config(base, LoraArguments(r=2))
     config.init_lora_weights = False
     model = get_peft_model(base, config)
@@ -346,9 +357,11 @@ def test_an_adapter_loads_in_a_fresh_process_by_peft_alone(base_folder, tmp_path
     }
     processor = TsfLlmProcessor.from_pretrained(base_folder)
     adapters.save_adapter(model, processor, tmp_path / "AAA", about, base_model=str(base_folder))
-    assert (
-        "base_model:" not in (tmp_path / "AAA" / "README.md").read_text()
-    )  # the card is for the Hub, the path is not
+    card = (tmp_path / "AAA" / "README.md").read_text()
+    assert "base_model:" not in card  # the card is for the Hub, the path is not
+    assert str(base_folder) not in card
+    assert "# AAA\n" in card
+    assert "tsf-llm forecast --model FOLDER --data prices.csv --horizon 2 --out forecast.csv" in card
     code = (
         "import sys; from peft import AutoPeftModelForCausalLM; from transformers import AutoProcessor\n"
         f"model = AutoPeftModelForCausalLM.from_pretrained({str(tmp_path / 'AAA')!r}, trust_remote_code=True)\n"
@@ -368,4 +381,4 @@ def test_an_adapter_loads_in_a_fresh_process_by_peft_alone(base_folder, tmp_path
 def test_a_broken_or_foreign_config_is_refused(tmp_path, config, told):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ValueError, match=told):
-        adapters.find_model(tmp_path)
+        find_model(tmp_path)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
 from tsf_llm.train_scripts import sft
 from tsf_llm.training.continual import (
     FISHER_FILE,
@@ -152,7 +153,7 @@ def test_replay_draws_other_old_windows_in_each_epoch_and_the_same_again(two_era
 
 def test_fisher_is_the_mean_squared_gradient_of_single_windows(two_eras, old_model):
     _, old = read(two_eras, old_model)
-    model = sft.TsfLlmForCausalLM.from_pretrained(old_model)
+    model = TsfLlmForCausalLM.from_pretrained(old_model)
     fisher = diagonal_fisher(model, old.replayed, limit=3, seed=0, progress=False)
     expected = torch.zeros_like(model.lm_head.weight)
     for index in np.random.default_rng(0).permutation(len(old.replayed))[:3]:
@@ -166,7 +167,7 @@ def test_fisher_is_the_mean_squared_gradient_of_single_windows(two_eras, old_mod
 
 def test_fisher_is_kept_for_a_resumed_run(two_eras, old_model, tmp_path):
     _, old = read(two_eras, old_model)
-    model = sft.TsfLlmForCausalLM.from_pretrained(old_model)
+    model = TsfLlmForCausalLM.from_pretrained(old_model)
     fisher = load_or_measure_fisher(model, old, tmp_path, resumed=False, progress=False)
     with torch.no_grad():
         model.lm_head.weight.zero_()  # as if training had gone on
@@ -188,7 +189,7 @@ def test_the_anchor_pulls_back_in_proportion_to_fisher(tiny_model):
 
 def test_the_mean_loss_does_not_depend_on_the_batches(two_eras, old_model, monkeypatch):
     _, old = read(two_eras, old_model)
-    model = sft.TsfLlmForCausalLM.from_pretrained(old_model).train()
+    model = TsfLlmForCausalLM.from_pretrained(old_model).train()
     whole = mean_loss(model, old.kept_back)
     monkeypatch.setattr("tsf_llm.training.continual.AT_ONCE", 1)
     assert mean_loss(model, old.kept_back) == pytest.approx(whole, rel=0.02)

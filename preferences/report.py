@@ -10,8 +10,8 @@ from datasets import Dataset
 from ..evaluation import profit as utility
 from ..evaluation.significance import GAIN, compare
 from ..evaluation.walk_forward import WalkForward
-from .data import TrainingData
-from .preference_trainers import Noise, PreferenceCollator, log_probs
+from ..training.data import TrainingData
+from .trainers import Noise, PreferenceCollator, log_probs
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from ..evaluation.profit import profit
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import ROWS_AT_ONCE, TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
-from .data import TrainingData
-from .models import digest
+from ..training.data import TrainingData
+from ..training.models import digest
 
 logger = logging.get_logger(__name__)
 FORMAT = 1
@@ -287,14 +287,7 @@ def _chunks(
 
 def _origins(series: EncodedSeries, pairs: PairArguments) -> np.ndarray:
     """Every `stride`-th row from which a forecast can be made and whose whole outcome is known."""
-    rows = series.origins(pairs.start)
-    rows = rows[rows + pairs.horizon < len(series.close)]
-    return rows[np.isfinite(series.close[_ahead(rows, pairs)]).all(axis=1)][:: pairs.stride]
-
-
-def _ahead(rows: np.ndarray, pairs: PairArguments) -> np.ndarray:
-    assert pairs.horizon is not None
-    return rows[:, None] + np.arange(1, pairs.horizon + 1)
+    return series.origins(pairs.start, horizon=pairs.horizon)[:: pairs.stride]
 
 
 def _write_pairs(
@@ -335,7 +328,7 @@ def _pairs_of(
     utilities_BK = utilities(
         pairs,
         paths_BKP=processor.path_returns(ids_BKP, batch),
-        realised_BP=change(series.close[_ahead(rows, pairs)], series.close[rows, None]),
+        realised_BP=change(series.ahead(rows, pairs.horizon), series.close[rows, None]),
         sigma_B=series.sigma[rows],
     )
     best_B, worst_B, margin_B = best_and_worst(utilities_BK)
@@ -346,7 +339,7 @@ def _pairs_of(
         "margin": margin_B[kept],
     }
     tally.add(kept=pd.DataFrame(columns), margin_B=margin_B)
-    windows = processor.feature_extractor.windows(series, rows[kept], processor.feature_extractor.context_length)
+    windows = processor.windows(series, rows[kept])
     columns |= {
         "past_values": _nested(windows["past_values"]),
         "attention_mask": list(windows["attention_mask"]),

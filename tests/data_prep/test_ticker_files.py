@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsf_llm.data_prep import collect
+from tsf_llm.data_prep import ticker_files
 from tsf_llm.data_prep.clean import clean_bars
-from tsf_llm.data_prep.collect import Spill, collect_bars, collect_series
-from tsf_llm.data_prep.raw import iter_raw, read_raw
+from tsf_llm.data_prep.sources import iter_raw, read_raw
+from tsf_llm.data_prep.ticker_files import Spill, collect_bars, collect_series
 from tsf_llm.market_tsf_llm import market_state
 
 
@@ -31,8 +31,8 @@ def folder(make_bars, tmp_path):
 @pytest.mark.parametrize("rows", [7, 10_000])
 def test_it_is_cleaning_all_at_once(folder, tmp_path, monkeypatch, rows):
     expected, report = clean_bars(read_raw(folder))
-    monkeypatch.setattr(collect, "BUFFER", 2 * rows)
-    monkeypatch.setattr(collect, "iter_raw", partial(iter_raw, rows=rows))
+    monkeypatch.setattr(ticker_files, "BUFFER", 2 * rows)
+    monkeypatch.setattr(ticker_files, "iter_raw", partial(iter_raw, rows=rows))
     found = collect_bars(folder, tmp_path / "work", universe=True)
     assert found.report == report
     assert list(found.report["tickers"]) == list(report["tickers"])
@@ -51,8 +51,8 @@ def test_memory_is_that_of_the_buffer(folder, tmp_path, monkeypatch):
     held = []
     write = Spill._write
     monkeypatch.setattr(Spill, "_write", lambda self: held.append(sum(map(len, self._buffer))) or write(self))
-    monkeypatch.setattr(collect, "BUFFER", 30)
-    monkeypatch.setattr(collect, "iter_raw", partial(iter_raw, rows=11))
+    monkeypatch.setattr(ticker_files, "BUFFER", 30)
+    monkeypatch.setattr(ticker_files, "iter_raw", partial(iter_raw, rows=11))
     collect_bars(folder, tmp_path / "work")
     assert sum(held) == 182
     assert max(held) < 30 + 11

@@ -18,7 +18,7 @@ import copy
 import functools
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,40 +28,32 @@ import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from scipy import stats
+from torch import nn
 from transformers import GenerationConfig, Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+from ..common.inference import evaluating
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..publishing.upload import HubCallback
-from .arguments import SftArguments, check_training
-from .callbacks import FiniteCallback
-from .data import TrainingData
-from .preference_reader import SplitPairs
+from ..training.adapters import LoraArguments, lora_config
+from ..training.arguments import SftArguments, check_training
+from ..training.callbacks import FiniteCallback
+from ..training.data import TrainingData
+from ..training.models import Model
+from .reader import SplitPairs
 
 FEWEST_DF, MOST_DF = 2.1, 100.0  # a variance exists; beyond, Student-t is normal
-LORA_MODULES = (
-    "q_proj",
-    "q_a_proj",
-    "q_b_proj",
-    "k_proj",
-    "v_proj",
-    "kv_a_proj_with_mqa",
-    "kv_b_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-)
-LORA_PARAMETERS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
-def lora_config(r: int, alpha: float) -> LoraConfig:
-    """Low-rank updates of attention, the shared expert and the routed experts; the router stays as it is."""
-    return LoraConfig(
-        r=r, lora_alpha=alpha, target_modules=list(LORA_MODULES), target_parameters=list(LORA_PARAMETERS)
-    )
+def low_rank(model: Model, r: int, alpha: float) -> LoraConfig | None:
+    """Updates of attention, the shared expert and the routed experts; the router stays as it is. None for rank 0."""
+    if not r:
+        return None
+    linear = {name.split(".")[-1] for name, part in model.model.layers.named_modules() if type(part) is nn.Linear}
+    args = LoraArguments(r=r, lora_alpha=alpha, lora_dropout=0.0, target_modules=sorted(linear), target_experts=True)
+    return replace(lora_config(model, args), task_type=None)  # trl calls the model by itself
 
 
 # --- batches and scores --------------------------------------------------------------------------------------------
@@ -145,14 +137,12 @@ def log_probs(
     batch_size: int = 128,
 ) -> np.ndarray:
     """Log-probabilities, or log-densities under `noise`, of chosen and rejected paths, float64 `[N,2]`."""
-    training = model.training
-    model.eval()
     parts = []
-    for start in range(0, len(pairs), batch_size):
-        rows = [pairs[i] for i in range(start, min(start + batch_size, len(pairs)))]
-        batch = {name: values.to(model.device) for name, values in collate(rows).items()}
-        parts.append(_score(model, batch, noise).view(2, -1).T.double().cpu().numpy())
-    model.train(training)
+    with evaluating(model):
+        for start in range(0, len(pairs), batch_size):
+            rows = [pairs[i] for i in range(start, min(start + batch_size, len(pairs)))]
+            batch = {name: values.to(model.device) for name, values in collate(rows).items()}
+            parts.append(_score(model, batch, noise).view(2, -1).T.double().cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -272,49 +262,58 @@ NOISE_WINDOWS = 4096  # training windows whose residuals the noise is fitted to
 
 
 @dataclass
-class DpoArguments(DPOConfig):
-    """trl's DPOConfig with defaults for price paths."""
+class TuningArguments:
+    """What DPO and GRPO have in common: defaults for price paths, which go before those of trl's own config."""
 
-    output_dir: str | None = field(default="outputs/dpo", metadata={"help": "where the model and report.json go"})
     lora_r: int = field(default=0, metadata={"help": "rank of low-rank updates; 0 tunes all weights"})
     lora_alpha: float = field(default=16, metadata={"help": "the updates count lora_alpha / lora_r times"})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "pairs per step and device"})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "pairs per validation step and device"})
-    num_train_epochs: float = field(default=1, metadata={"help": "passes over the training pairs"})
+    num_train_epochs: float = field(default=1, metadata={"help": "passes over the pairs, or over the origins"})
     learning_rate: float = field(default=1e-5, metadata={"help": "peak learning rate of AdamW"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning-rate schedule"})
-    warmup_steps: float = field(default=0.1, metadata={"help": "steps of warm-up, or their share if below 1"})
-    eval_strategy: str = field(default="epoch", metadata={"help": "when to validate"})
-    save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints to keep"})
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "keep the weights of the best loss on held-out pairs"}
-    )
-    prediction_loss_only: bool = field(default=True, metadata={"help": "validation needs no predictions"})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "the collator picks its columns"})
-    max_length: int | None = field(default=None, metadata={"help": "windows are not cut"})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "bars and outcomes are needed"})
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "older name of activation_checkpointing: save memory, spend time"}
     )
     bf16: bool | None = field(default=False, metadata={"help": "bfloat16 autocast"})
     router_aux_loss_coef: float | None = field(
-        default=0.0, metadata={"help": "weight of trl's load-balancing loss; 0 leaves the preference loss alone"}
+        default=0.0, metadata={"help": "weight of trl's load-balancing loss; 0 leaves preference or reward alone"}
     )
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "pin memory for a GPU"})
     report_to: str | None = field(default="none", metadata={"help": "none, tensorboard or trackio"})
-    seed: int = field(default=0, metadata={"help": "seed of pairs, order and sampled paths"})
+    seed: int = field(default=0, metadata={"help": "seed of sampled paths, pairs and order"})
 
     checkpoint_to_resume = SftArguments.checkpoint_to_resume
 
     def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc] (trl's config comes next)
+        check_training(self)  # type: ignore[arg-type]
+        if self.lora_r < 0:
+            raise ValueError(f"lora_r={self.lora_r}: must be 0, for all weights, or more")
+
+
+@dataclass
+class DpoArguments(TuningArguments, DPOConfig):
+    """trl's DPOConfig with defaults for price paths."""
+
+    output_dir: str | None = field(default="outputs/dpo", metadata={"help": "where the model and report.json go"})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "pairs per step and device"})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "pairs per validation step and device"})
+    warmup_steps: float = field(default=0.1, metadata={"help": "steps of warm-up, or their share if below 1"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "when to validate"})
+    save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "keep the weights of the best loss on held-out pairs"}
+    )
+    prediction_loss_only: bool = field(default=True, metadata={"help": "validation needs no predictions"})
+    max_length: int | None = field(default=None, metadata={"help": "windows are not cut"})
+
+    def __post_init__(self) -> None:
         super().__post_init__()
-        check_training(self)
         if unknown := [name for name in self.loss_type if name not in LOSSES]:
             raise ValueError(f"loss_type={', '.join(unknown)}: choose of {', '.join(LOSSES)}")
         if self.beta <= 0:
             raise ValueError(f"beta={self.beta}: must be above 0")
-        if self.lora_r < 0:
-            raise ValueError(f"lora_r={self.lora_r}: must be 0, for all weights, or more")
 
 
 def fit_noise(data: TrainingData, model: TsfLlmForPrediction, pairs: SplitPairs) -> Noise:
@@ -322,7 +321,7 @@ def fit_noise(data: TrainingData, model: TsfLlmForPrediction, pairs: SplitPairs)
 
     The original's weights have inputs and targets of their own, of which there are no windows: theirs are residuals of
     the chosen paths of training pairs."""
-    if data.processor.feature_extractor.is_seed:
+    if data.processor.feature_extractor.reach is not None:
         collate = PreferenceCollator(data.processor.tokenizer.bar_token_id, numbers=True)
         rows = np.arange(min(len(pairs.train), NOISE_WINDOWS))
         parts = (collate([pairs.train[int(i)] for i in some]) for some in np.split(rows, rows[256::256]))
@@ -360,7 +359,7 @@ def make_trainer(
         "eval_dataset": pairs.valid,
         "data_collator": PreferenceCollator(data.processor.tokenizer.bar_token_id, numbers=noise is not None),
         "processing_class": data.processor,
-        "peft_config": lora_config(training_args.lora_r, training_args.lora_alpha) if training_args.lora_r else None,
+        "peft_config": low_rank(model, training_args.lora_r, training_args.lora_alpha),
         "callbacks": [FiniteCallback(), HubCallback()],
     }
     return TsfLlmDPOTrainer(**options) if noise is None else RegressionDPOTrainer(**options, noise=noise)

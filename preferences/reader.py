@@ -25,8 +25,8 @@ from ..bars_tsf_llm import kind_of
 from ..data_prep.windows import Split, fence
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
-from .data import TrainingData
-from .preference_pairs import PairArguments, build
+from ..training.data import TrainingData
+from .pairs import PairArguments, build
 
 logger = logging.get_logger(__name__)
 NEEDED = ("ticker", "origin", "past_values", "attention_mask", "chosen_ids", "rejected_ids")

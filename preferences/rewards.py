@@ -1,7 +1,7 @@
 """Tuning by reward: past days to sample from, what a path earns there, and trl's `GRPOTrainer` for prompts of bars.
 
 Design choices:
-* The reward of a path is its utility as in `preference_pairs`. By default it trades: the sign of the path's last
+* The reward of a path is its utility as in `pairs.py`. By default it trades: the sign of the path's last
   value is held to the end, minus costs. Group Relative Policy Optimization (Shao et al. 2024) compares the paths of an
   origin with each other.
 * Origins are of the training dates alone, their outcomes inside the fence, every `stride` bars. Windows with a missing
@@ -23,11 +23,10 @@ from trl import GRPOConfig, GRPOTrainer
 from ..evaluation.walk_forward import pick_origins
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
-from .arguments import SftArguments, check_training
-from .callbacks import FiniteCallback
-from .data import TrainingData
-from .preference_pairs import PairArguments, utilities
-from .preference_trainers import SteadyTrainer, lora_config, steady
+from ..training.callbacks import FiniteCallback
+from ..training.data import TrainingData
+from .pairs import PairArguments, utilities
+from .trainers import SteadyTrainer, TuningArguments, low_rank, steady
 
 
 @dataclass
@@ -60,39 +59,17 @@ class RewardArguments:
 
 
 @dataclass
-class GrpoArguments(GRPOConfig):
+class GrpoArguments(TuningArguments, GRPOConfig):
     """trl's GRPOConfig with defaults for price paths."""
 
     output_dir: str | None = field(default="outputs/grpo", metadata={"help": "where the model and report.json go"})
-    lora_r: int = field(default=0, metadata={"help": "rank of low-rank updates; 0 tunes all weights"})
-    lora_alpha: float = field(default=16, metadata={"help": "the updates count lora_alpha / lora_r times"})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "paths per step and device"})
     num_generations: int | None = field(default=8, metadata={"help": "paths per origin, compared with each other"})
-    num_train_epochs: float = field(default=1, metadata={"help": "passes over the origins"})
-    learning_rate: float = field(default=1e-5, metadata={"help": "peak learning rate of AdamW"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning-rate schedule"})
-    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints to keep"})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "bars and outcomes are needed"})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "older name of activation_checkpointing: save memory, spend time"}
-    )
-    bf16: bool | None = field(default=False, metadata={"help": "bfloat16 autocast"})
-    router_aux_loss_coef: float | None = field(
-        default=0.0, metadata={"help": "weight of trl's load-balancing loss; 0 leaves the reward alone"}
-    )
-    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "pin memory for a GPU"})
-    report_to: str | None = field(default="none", metadata={"help": "none, tensorboard or trackio"})
-    seed: int = field(default=0, metadata={"help": "seed of paths and order"})
-
-    checkpoint_to_resume = SftArguments.checkpoint_to_resume
 
     def __post_init__(self) -> None:
         if self.num_generations is not None and self.num_generations < 2:
             raise ValueError(f"num_generations={self.num_generations}: paths are compared, give 2 or more")
         super().__post_init__()
-        check_training(self)
-        if self.lora_r < 0:
-            raise ValueError(f"lora_r={self.lora_r}: must be 0, for all weights, or more")
         if self.beta < 0 or (self.beta and not self.lora_r):
             raise ValueError(f"beta={self.beta}: the reference is the model with its adapter off; give lora_r, or 0")
 
@@ -104,24 +81,15 @@ def past_origins(data: TrainingData) -> Dataset:
         ValueError: if there is none.
     """
     extractor, horizon = data.processor.feature_extractor, data.args.horizon
-    known = data.bars[data.bars["timestamp"] <= data.split.train_through]
-    market = data.market if data.market is None else data.market[data.market["timestamp"] <= data.split.train_through]
-    series = extractor.encode(known, market=market)
-    first, last = known["timestamp"].min(), data.split.train_through
+    series = data.known_by(data.split.train_through)
+    first, last = data.bars["timestamp"].min(), data.split.train_through
     rows_of = pick_origins(series, first, last, horizon, data.args.stride, extractor.context_length)
     columns: dict[str, list[np.ndarray]] = {"past_values": [], "realised": [], "sigma": []}
     for one, rows in zip(series, rows_of, strict=True):
-        if not len(rows):
-            continue
-        windows = extractor.windows(one, rows, extractor.context_length)
+        windows = data.processor.windows(one, rows)
         whole = windows["attention_mask"].all(axis=1)
-        ahead = rows[:, None] + np.arange(1, horizon + 1)
-        change = extractor.series_kind.change(one.close[ahead], one.close[rows, None])
-        for name, values in (
-            ("past_values", windows["past_values"]),
-            ("realised", change),
-            ("sigma", one.sigma[rows]),
-        ):
+        realised = data.processor.kind.change(one.ahead(rows, horizon), one.close[rows, None])
+        for name, values in zip(columns, (windows["past_values"], realised, one.sigma[rows]), strict=True):
             columns[name].append(values[whole])
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     if not len(arrays["sigma"]):
@@ -213,6 +181,6 @@ def make_trainer(
         args=training_args,
         train_dataset=origins,
         processor=data.processor,
-        peft_config=lora_config(training_args.lora_r, training_args.lora_alpha) if training_args.lora_r else None,
+        peft_config=low_rank(model, training_args.lora_r, training_args.lora_alpha),
         callbacks=[FiniteCallback(), HubCallback()],
     )

@@ -8,7 +8,7 @@ Design choices:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from ..bars_tsf_llm import UNIVARIATE, check_bars
 from ..common.files import write_parquet
 from ..market_tsf_llm import MarketMoments
 from .clean import Findings, clean_ticker, nothing_left, summary_of
-from .raw import iter_raw
-from .series import read_series
+from .columns import USUAL, Columns
 from .shards import file_name
+from .sources import iter_raw, read_series
 
 BUFFER = 300_000  # rows; of prices about 50 MB
 
@@ -88,16 +88,16 @@ def collect_series(
     folder: Path,
     names: Sequence[str] | None = None,
     *,
+    columns: Columns = USUAL,
     covariates: Sequence[str] = (),
-    **columns: str | None,
 ) -> Collected:
-    """The rows of all plain series, of the `columns` that `read_series` takes.
+    """The rows of all plain series.
 
     Raises:
         ValueError: for files that cannot be read, and for rows that the processor refuses.
     """
     found = Collected(folder / "bars")
-    frame = read_series(source, names, covariates=covariates, **columns)
+    frame = read_series(source, names, covariates=covariates, **asdict(columns))
     more = [name for name in frame if name not in ("timestamp", UNIVARIATE.id, *UNIVARIATE.columns)]
     for name, part in frame.groupby(UNIVARIATE.id, sort=False):
         rows = check_bars(part, str(name), UNIVARIATE, more)

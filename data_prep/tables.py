@@ -1,0 +1,255 @@
+"""Files and datasets to tables, as they stand: nothing is matched, parsed, sorted or repaired here.
+
+Design choices:
+- CSV (plain or gzip), parquet, and datasets of the Hub or of `save_to_disk`. A pickle can run code when it is
+  opened, so it is refused; so is a dataset that comes with a script.
+- CSV cells are read as text: a bad cell can be named with its row, tickers such as `NA` or `000001` stay as written.
+- Tables come `ROWS` rows at a time, so that memory need not grow with them.
+"""
+
+import csv
+import gzip
+import re
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .columns import ALIASES, find_columns
+
+SAMPLE = "sample"
+SAMPLE_FILE = Path(__file__).parent / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"
+EXTENSIONS = (".csv", ".csv.gz", ".parquet")
+HUB = "hf:"
+ROWS = 100_000
+# Binance's archive has no header in most of its files.
+BINANCE_COLUMNS = [
+    *("open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count"),
+    *("taker_buy_volume", "taker_buy_quote_volume", "ignore"),
+]
+
+
+def list_files(source: str | Path | list) -> list[Path]:
+    """Files, and what `datasets` opens: folders of `save_to_disk` and `hf:` names.
+
+    Raises FileNotFoundError for a path that does not exist and ValueError for what is not read here.
+    """
+    if isinstance(source, list | tuple):
+        if not source:
+            raise ValueError("The list of price files is empty; name at least one file or folder.")
+        return [file for part in source for file in list_files(part)]
+    if source == SAMPLE:
+        return [SAMPLE_FILE]
+    if str(source).startswith(HUB):
+        if not _hub_name(Path(source))[0]:
+            raise ValueError(f"'{source}' names no dataset; write it as {HUB}org/name or {HUB}org/name:split.")
+        return [Path(source)]
+    path = Path(source).expanduser()
+    if _is_saved_dataset(path):
+        return [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and _is_supported(file))
+        if not files:
+            raise ValueError(f"{path} holds no price files; expected {', '.join(EXTENSIONS)} files in it.")
+        return files
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; name a file, a folder, or '{SAMPLE}' for the embedded data.")
+    if path.suffix.lower() in {".pkl", ".pickle"}:
+        raise ValueError(f"{path} is a pickle, which can run code when opened; save it as parquet or CSV instead.")
+    if not _is_supported(path):
+        raise ValueError(f"{path} has an extension that is not read here; convert it to {' or '.join(EXTENSIONS)}.")
+    return [path]
+
+
+def named_files(source: str | Path | list) -> list[tuple[Path, str]]:
+    """`list_files`, each with the ticker in its path.
+
+    `AAPL.csv`, `AAPL_yahoo_20260118.csv`, `AAPL/AAPL-daily.csv`, `AAPL/daily.csv` beside `MSFT/daily.csv`, and
+    `BTCUSDT-1h-2024-01.csv` or `-2024-01-31.csv`, of which there are many per ticker.
+    """
+    files = list_files(source)
+    stems = Counter(file.name for file in files)
+    return [(file, _name_in(file, is_shared=stems[file.name] > 1)) for file in files]
+
+
+def _name_in(path: Path, *, is_shared: bool) -> str:
+    path = Path(_hub_name(path)[0]) if str(path).startswith(HUB) else path
+    stem, parent = path.name.split(".csv")[0].removesuffix(".parquet"), path.resolve().parent.name
+    if is_shared or re.match(rf"{re.escape(parent)}([_-]|$)", stem):
+        return parent
+    return re.sub(r"(_[A-Za-z]+_\d{8}|-\d+[a-z]+-\d{4}(-\d\d){1,2})$", "", stem)
+
+
+def _is_supported(path: Path) -> bool:
+    return path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".")
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    files = {"dataset_info.json", "state.json"}
+    return (path / "dataset_dict.json").is_file() or all((path / name).is_file() for name in files)
+
+
+def open_table(path: Path) -> pd.DataFrame:
+    """All rows of a file or dataset.
+
+    Raises:
+        ValueError: it cannot be read, is not comma-separated, or has no rows.
+    """
+    pieces = [piece for piece in iter_tables(path) if len(piece)]
+    if not pieces:
+        raise ValueError(f"{path} has no rows; download or export it again.")
+    return pd.concat(pieces, ignore_index=True)
+
+
+def iter_tables(path: Path, rows: int = ROWS, *, crooked: bool = False) -> Iterator[pd.DataFrame]:
+    """The rows of a file or dataset, at most `rows` at a time.
+
+    A CSV whose lines differ in length, or with bytes that are no UTF-8, is refused unless `crooked` lines are welcome:
+    then one with too many cells becomes a row without any but the line itself, in the column of times.
+    """
+    if str(path).startswith(HUB) or path.is_dir():
+        yield from _open_dataset(path).to_pandas(batch_size=rows, batched=True)
+    elif path.suffix.lower() == ".parquet":
+        yield from _iter_parquet(path, rows)
+    else:
+        yield from (_iter_any_csv if crooked else _iter_csv)(path, rows)
+
+
+# --- datasets ------------------------------------------------------------------------------------------------------
+
+
+def _open_dataset(path: Path) -> Any:
+    """A `datasets.Dataset`."""
+    import datasets  # half a second, and most sources are files
+
+    is_hub, (name, split) = str(path).startswith(HUB), _hub_name(path)
+    try:
+        data = datasets.load_dataset(name, split=split or None) if is_hub else datasets.load_from_disk(path)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        remedy = "check its name, split, access and the connection" if is_hub else "write it again with save_to_disk"
+        raise ValueError(f"{path} cannot be read ({_first_line(error)}); {remedy}.") from error
+    if isinstance(data, dict):
+        if len(data) > 1:
+            choices = ", ".join(f"{path}:{part}" if is_hub else str(path / part) for part in data)
+            raise ValueError(f"{path} has several splits; name one: {choices}.")
+        data = next(iter(data.values()))
+    return data.with_format(None)
+
+
+def _hub_name(path: Path) -> tuple[str, str]:
+    """`hf:org/name:split` -> `org/name`, `split`; the split may be empty, or `train[:10%]`."""
+    name, _, split = str(path).removeprefix(HUB).partition(":")
+    return name, split
+
+
+# --- parquet -------------------------------------------------------------------------------------------------------
+
+
+def _iter_parquet(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=rows):
+                yield _without_index(pa.Table.from_batches([batch]).to_pandas())
+    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+        raise ValueError(f"{path} cannot be read ({_first_line(error)}); download or export it again.") from error
+
+
+def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
+    if isinstance(frame.index, pd.DatetimeIndex):
+        frame.index.name = frame.index.name or "timestamp"
+    return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+
+
+# --- CSV -----------------------------------------------------------------------------------------------------------
+
+
+def _iter_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    with _csv_errors(path):
+        reader = pd.read_csv(path, chunksize=rows, **_csv_options(path))
+    with reader:
+        while True:
+            with _csv_errors(path):
+                table = next(reader, None)
+            if table is None:
+                return
+            yield table
+
+
+def _csv_options(path: Path) -> dict[str, Any]:
+    """All cells as text; with Binance's names where the first line is one of its rows."""
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False, "encoding": "utf-8-sig"}
+    first = [str(name) for name in pd.read_csv(path, nrows=0, **options).columns]
+    if len(first) == len(BINANCE_COLUMNS) and re.fullmatch(r"\d{13}(\d{3})?", first[0]):
+        options |= {"header": None, "names": BINANCE_COLUMNS}
+    return options
+
+
+@contextmanager
+def _csv_errors(path: Path) -> Iterator[None]:
+    """What pandas says of a CSV as one line; a row longer than the header is an error too.
+
+    pandas would cut it, or take the first column for an index.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            yield
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{path} is empty; download or export it again.") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeError) as error:
+        raise ValueError(
+            f"{path} is not a comma-separated UTF-8 file ({_first_line(error)}); export it again."
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({_first_line(error)}); download or export it again.") from error
+
+
+def _iter_any_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    """Where the fast reader meets a line that no CSV has, the slower reader of such lines goes on."""
+    done = 0
+    try:
+        for table in _iter_csv(path, rows):
+            done += len(table)
+            yield table
+        return
+    except ValueError as error:
+        if not isinstance(error.__cause__, pd.errors.ParserError | pd.errors.ParserWarning | UnicodeError):
+            raise
+    for table in _iter_crooked_csv(path, rows):
+        skipped = min(done, len(table))
+        done -= skipped
+        yield table.iloc[skipped:]
+
+
+def _iter_crooked_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    """Not by pandas, whose version 2 cuts a long line in silence."""
+    options: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
+    try:
+        header = pd.read_csv(path, nrows=0, index_col=False, encoding="utf-8-sig", encoding_errors="replace")
+        names = list(header.columns)
+        place = names.index(find_columns(header, ALIASES).get("timestamp", names[0]))
+
+        def one_row(cells: list[str]) -> list[str]:
+            if len(cells) > len(names):  # nobody knows which cell is which
+                return ["" if i != place else ",".join(cells) for i in range(len(names))]
+            return cells + [""] * (len(names) - len(cells))
+
+        with gzip.open(path, "rt", **options) if path.suffix.lower() == ".gz" else path.open(**options) as file:
+            lines = (cells for cells in csv.reader(file) if len(cells) > 1 or "".join(cells).strip())
+            next(lines)  # the header
+            while piece := list(islice(lines, rows)):
+                yield pd.DataFrame([one_row(cells) for cells in piece], columns=names, dtype=str)
+    except (ValueError, OverflowError, csv.Error) as error:  # pandas' own parser errors are among these
+        raise ValueError(f"{path} is not a comma-separated file ({_first_line(error)}); export it again.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,42 @@
+"""One parser: a YAML file, and typed values over it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tsf_llm.common.parser import Parser
+
+
+@dataclass
+class Arguments:
+    name: str = "a"
+    rate: float = 1.0
+    steps: int | None = None
+    columns: list[str] = field(default_factory=list)
+    loud: bool = False
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("name: from_file\nrate: 1e-3\nloud: true\n")
+    return path
+
+
+def test_given_values_go_over_the_file_and_keep_their_types(config):
+    [read] = Parser((Arguments,)).read(config, name=Path("b"), steps=3, columns=["x", "y z"], loud=False)
+    assert read == Arguments(name="b", rate=0.001, steps=3, columns=["x", "y z"], loud=False)
+
+
+def test_none_leaves_a_value_to_the_file(config):
+    [read] = Parser((Arguments,)).read(config, name=None, rate=None)
+    assert read == Arguments(name="from_file", rate=0.001, loud=True)
+
+
+def test_given_values_are_looked_at_as_those_of_a_file(config, capsys):
+    with pytest.raises(SystemExit):
+        Parser((Arguments,), prog="it").read(config, rate=[1, 2])
+    assert "it: error: rate: invalid float value: [1, 2]" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"unknown: nam; did you mean --name\?"):
+        Parser((Arguments,)).read(config, nam="b")

@@ -1,0 +1,249 @@
+"""Bars as they come in: no bad one passes in silence, a date is a day, and patterns stand for columns."""
+
+import doctest
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import tsf_llm.bars_tsf_llm as module
+from tsf_llm.bars_tsf_llm import (
+    OHLCV,
+    TimeFormat,
+    check_bars,
+    day_end,
+    difference_scale,
+    named_columns,
+    read_numbers,
+    read_times,
+)
+from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+
+
+def test_the_docstrings():
+    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("timestamp", ["2024-01-02", "2024-01-03 15:30", "2024-01-04T16:00"]),
+        ("timestamp", ["31/12/2023", "01/02/2024", "13/02/2024"]),
+        ("timestamp", ["11/02/2024", "12/02/2024", "13/02/2024"]),
+        ("timestamp", ["2024-01-02T00:00:00+09:00", "2024-01-03T00:00:00+09:00", "2024-01-04T00:00:00+09:00"]),
+        ("timestamp", ["1704153600000", "1704240000000", "1704326400000"]),
+        ("volume", ["1", " 2 ", "3e3"]),
+        ("volume", ["n/a", "-", ""]),
+    ],
+)
+def test_a_frame_of_text_is_read_as_its_file(tmp_path, column, cells):
+    frame = pd.DataFrame({"timestamp": ["2024-01-02", "2024-01-03", "2024-01-04"], "volume": "1"}).assign(
+        **{column: cells, **dict.fromkeys(["open", "high", "low", "close"], "1.5")}
+    )
+    frame.to_csv(tmp_path / "A.csv", index=False)
+    file, bars = read_bars(tmp_path / "A.csv"), check_bars(frame, "A")
+    for name in ("timestamp", "close", "volume"):
+        pd.testing.assert_series_equal(file[name], bars[name], check_dtype=False)
+
+
+def test_a_day_that_is_no_month_tells_the_format_of_the_whole_column():
+    days = pd.Series(pd.date_range("2023-01-02", periods=300))
+    assert (read_times(days.dt.strftime("%d/%m/%Y"))[0] == days).all()
+    assert (read_times(days.dt.strftime("%m/%d/%Y"))[0] == days).all()
+    assert read_times(days.dt.strftime("%m/%d/%Y")[:3])[0].dt.month.tolist() == [1, 1, 1]  # both are read: month first
+
+
+def test_a_format_of_dates_reads_no_time_of_day():
+    format = TimeFormat.of(pd.Series(["2024-01-02 00:00+09:00"]))
+    times, bad = read_times(pd.Series(["2024-01-03 00:00+09:00", "2024-01-04 10:00+09:00"]), format)
+    assert times[0] == pd.Timestamp("2024-01-03")
+    assert bad.tolist() == [1]
+
+
+def test_offsets_are_written_in_several_ways():
+    days = [f"2024-07-31T00:00{end}" for end in (":00+00:00", ":00.0+0100", "-03", " -03:30")]
+    assert (read_times(pd.Series(days))[0] == pd.Timestamp("2024-07-31")).all()
+
+
+def test_the_time_of_reading_is_no_time():
+    assert read_times(pd.Series(["2024-01-02", "now", "today"]))[1].tolist() == [1, 2]
+
+
+def test_numbers_are_read_to_the_last_bit():
+    exact = np.random.default_rng(0).normal(size=2000)
+    assert (read_numbers(pd.Series([repr(float(one)) for one in exact]))[0] == exact).all()
+
+
+def stamps(start: str, periods: int, freq: str) -> np.ndarray:
+    return pd.date_range(start, periods=periods, freq=freq).to_numpy()
+
+
+# Frames and dates
+
+
+def test_a_bare_date_is_the_whole_day_and_a_timestamp_is_an_instant(small, make_bars):
+    assert day_end("2020-06-30") == day_end(pd.Timestamp("2020-06-30").date()) == day_end(np.datetime64("2020-06-30"))
+    assert day_end("2020-06-30") == pd.Timestamp("2020-07-01") - pd.Timedelta(1, "ns")
+    for instant in (pd.Timestamp("2020-06-30"), pd.Timestamp("2020-06-30 15:30"), "2020-06-30 00:00"):
+        assert day_end(instant) == pd.Timestamp(instant)
+    assert day_end(pd.Timestamp("2020-06-30 09:00", tz="America/New_York")) == pd.Timestamp("2020-06-30 13:00")
+
+    hourly = make_bars(600, freq="h")
+    fitted = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_groups=["returns"])).fit(hourly, through="2015-01-20")
+    assert fitted.fitted_through == "2015-01-20"
+    assert fitted(hourly, as_of="2015-01-20")["origin"] == [pd.Timestamp("2015-01-20 23:00")]
+    assert fitted(hourly, as_of=pd.Timestamp("2015-01-20"))["origin"] == [pd.Timestamp("2015-01-20 00:00")]
+    inside = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_groups=["returns"])).fit(hourly[: 20 * 24])
+    assert fitted.feature_extractor.center == inside.feature_extractor.center
+    assert fitted.tokenizer.bin_edges == inside.tokenizer.bin_edges
+
+
+def test_an_ungrouped_frame_a_list_and_shuffled_tickers_say_the_same(small, make_bars, assert_same_batch):
+    first, second = make_bars(50, ticker="A"), make_bars(60, ticker="B", seed=1)
+    joined = pd.concat([first, second]).sort_values(["timestamp", "ticker"], kind="stable")
+    assert_same_batch(small(joined), small([first, second]))
+    assert small([first.drop(columns="ticker"), second.drop(columns="ticker")])["ticker"] == ["series_0", "series_1"]
+    nameless = small(first.drop(columns="ticker"))
+    assert nameless["ticker"] == ["series"]
+    assert torch.equal(nameless["past_values"], small(first)["past_values"])
+
+
+def test_the_frame_is_left_as_it_was(small, make_bars):
+    bars = make_bars(60)
+    bars.loc[30, "close"] = np.nan
+    before = bars.copy(deep=True)
+    small(bars, as_of="2015-03-10")
+    pd.testing.assert_frame_equal(bars, before)
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "UTC"])
+def test_zoned_dates_stay_the_same_dates(small, make_bars, zone, assert_same_batch):
+    bars = make_bars(150)
+    zoned = bars.assign(timestamp=bars["timestamp"].dt.tz_localize(zone))
+    assert_same_batch(small(zoned), small(bars))
+    text = zoned.assign(timestamp=zoned["timestamp"].map(lambda stamp: stamp.isoformat()))  # offsets change in March
+    assert_same_batch(small(text), small(bars))
+
+
+def test_zoned_hours_turn_into_utc(make_bars, assert_same_batch):
+    hourly = make_bars(600, freq="h")
+    fitted = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_groups=["returns"])).fit(hourly)
+    zoned = hourly.assign(timestamp=hourly["timestamp"].dt.tz_localize("UTC").dt.tz_convert("America/New_York"))
+    assert_same_batch(fitted(zoned), fitted(hourly))
+    middle = zoned["timestamp"].iloc[300]
+    assert fitted(zoned, as_of=middle)["origin"] == [hourly["timestamp"].iloc[300]]
+
+
+# Bad input
+
+
+def spoiled(row: int, column: str, value: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def breaker(bars: pd.DataFrame) -> pd.DataFrame:
+        bars[column] = bars[column].astype(object)
+        bars.loc[row, column] = value
+        return bars
+
+    return breaker
+
+
+BAD_INPUT = {
+    "missing column": (
+        lambda b: b.drop(columns=["high", "volume"]),
+        r"AAA: column.*'high', 'volume'. missing.*add",
+    ),
+    "column twice": (
+        lambda b: pd.concat([b, b[["close"]]], axis=1),
+        r"AAA: column.*'close'. appear more than once",
+    ),
+    "unsorted": (lambda b: b.iloc[[*range(30), 31, 30, *range(32, 60)]], "AAA, row 31, .*backwards; sort"),
+    "repeated": (lambda b: b.iloc[[*range(30), 29, *range(30, 60)]], "AAA, row 30, .*repeated; keep one"),
+    "text price": (spoiled(7, "open", "12,5"), "AAA, row 7: open is '12,5', not a number; correct"),
+    "text volume": (spoiled(8, "volume", "n/a"), "AAA, row 8: volume is 'n/a', not a number; correct"),
+    "high below low": (spoiled(9, "high", 0.5), "AAA, row 9, 2015-01-14.*high is below low; swap or correct"),
+    "zero price": (spoiled(10, "low", 0.0), "AAA, row 10, .*price <= 0; mask it with NaN"),
+    "negative price": (spoiled(10, "close", -3.0), "AAA, row 10, .*price <= 0; mask it with NaN"),
+    "infinite price": (spoiled(11, "close", np.inf), "AAA, row 11, .*infinite value; replace"),
+    "infinite volume": (spoiled(11, "volume", -np.inf), "AAA, row 11, .*infinite value; replace"),
+    "negative volume": (spoiled(12, "volume", -1.0), "AAA, row 12, .*negative volume; mask"),
+    "several": (lambda b: b.assign(volume=-1.0), r"AAA, row 0, .*\(and 59 more\): negative volume"),
+    "no time": (spoiled(13, "timestamp", pd.NaT), "AAA, row 13, .*timestamp is empty; drop"),
+    "text time": (
+        spoiled(14, "timestamp", "yesterday"),
+        "AAA, row 14: timestamp 'yesterday' is no date; use",
+    ),
+    "numeric time": (lambda b: b.assign(timestamp=range(60)), r"AAA: timestamp is a number \(0\): convert it"),
+    "too few": (lambda b: b.iloc[:20], "AAA: 20 observed bars, at least 21 are needed: give more history"),
+    "too few observed": (lambda b: b.assign(close=[np.nan] * 40 + [5.0] * 20, low=1.0), "AAA: 20 observed bars"),
+    "other frequency": (
+        lambda b: b.assign(timestamp=stamps("2020-01-01", 60, "h")),
+        "AAA: a bar every 0 days 01:00:00, the processor was fitted on 1 days 00:00:00: resample",
+    ),
+    "weekly": (
+        lambda b: b.assign(timestamp=pd.date_range("2020-01-01", periods=60, freq="W")),
+        "AAA: a bar every 7 day",
+    ),
+    "no rows": (lambda b: b.iloc[:0], "no rows: load"),
+    "no rows, no ticker": (lambda b: b.iloc[:0].drop(columns="ticker"), "series: 0 observed bars.*more history"),
+    "no frames": (lambda b: [], "no bars were given: pass a DataFrame"),
+    "no frame": (lambda b: [b.to_numpy()], "bars must be DataFrames, got ndarray: build one"),
+    "same ticker twice": (lambda b: [b, b], "AAA: given in more than one frame; join"),
+}
+
+
+@pytest.mark.parametrize(("breaker", "words"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_bars_are_refused_by_name(small, make_bars, breaker, words):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=words):
+            small(breaker(make_bars(60)))
+
+
+def test_the_bad_ticker_is_the_one_named(small, make_bars):
+    bars = pd.concat([make_bars(60, ticker="GOOD"), spoiled(5, "close", "x")(make_bars(60, ticker="BAD"))])
+    with pytest.raises(ValueError, match=r"^BAD, row 5: close is 'x'"):
+        small(bars)
+
+
+# Kinds and columns
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        (["b", "a"], ["b", "a"]),
+        (["t_*", "t_1"], ["t_0", "t_1"]),
+        (["t_1", "t_?"], ["t_1", "t_0"]),
+        (["*"], ["a", "t_0", "t_1"]),  # b is taken, unless it is called by its name
+        (["b*", "x", "x_*"], ["b*", "x", "x_*"]),
+        (["T_*"], ["T_*"]),
+        ([], []),
+    ],
+)
+def test_names_and_patterns(wanted, chosen):
+    assert named_columns(wanted, ["a", "b", "t_0", "t_1"], taken=["b"]) == chosen
+
+
+def test_a_column_that_looks_like_a_pattern_is_itself():
+    assert named_columns(["a[1]", "*"], ["a1", "a[1]", "*"]) == ["a[1]", "*"]
+
+
+def test_noise_for_the_audit_moves_covariates_that_are_zero():
+    bars = pd.DataFrame(4.0, index=range(50), columns=OHLCV.columns).assign(flag=0.0)
+    other = OHLCV.noise(bars, np.random.default_rng(0))
+    assert (other["flag"] != 0).all()
+    np.testing.assert_allclose(other["high"], other["low"])  # still a bar
+
+
+def test_the_scale_of_differences_has_a_relative_floor():
+    values = np.concatenate([np.random.default_rng(0).normal(0, 3, 200), np.zeros(2000)])
+    d = np.diff(values, prepend=np.nan)
+    scale = difference_scale(d, 0.9, 0.1)
+    assert np.isnan(scale[:20]).all()
+    assert scale[-1] == pytest.approx(0.1 * np.sqrt(np.nanmean(d**2)))
+    assert np.isnan(difference_scale(np.zeros(50), 0.9, 0.1)).all()  # a value that never changed has no scale
