@@ -14,7 +14,7 @@ Design choices:
 * One process may hold several copies of this code: the package, and what came with models. The first one's quantizer
   serves them all, because each model puts its own layers in place.
 * torch's own int8 product (`torch._int_mm`, on which torchao builds too) does the work. torchao's classes would add a
-  dependency, leave the stacked experts alone, and are slower than float32 here without compiling.
+  dependency and are slower: its stacked experts run in a loop alone (`benchmarks/int8.py` measures both).
 
 Shapes: N positions, D in, O out, E experts, K experts per token, I inner width.
 """
