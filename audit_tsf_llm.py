@@ -4,7 +4,7 @@ Shapes: N bars of one ticker, F features.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,7 @@ def _market_leaks(
 ) -> list[dict]:
     """One entry per feature of these bars that the market's future changes."""
     table = compute(bars, market=market_state(market))
-    found: dict[str, dict] = {}
+    leaks: dict[str, dict] = {}
     for cut in np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[:-1]):
         now = bars["timestamp"].iloc[cut]
         ended = [frame[frame["timestamp"] <= now] for frame in market]
@@ -125,14 +125,10 @@ def _market_leaks(
             factor = np.where(future, np.exp(rng.normal(0, 0.1, (len(frame), 1))), 1.0)
             noise.append(frame.assign(**{name: frame[name] * factor[:, 0] for name in COLUMNS[1:]}))
         for other in (ended, noise):
-            part = compute(bars, market=market_state(other)).to_numpy()[: cut + 1]
-            whole = table.to_numpy()[: cut + 1]
-            differs = (part != whole) & ~(np.isnan(part) & np.isnan(whole))
-            for column in np.flatnonzero(differs.any(axis=0)):
-                row = int(differs[:, column].argmax())
-                entry = {"feature": table.columns[column], "ticker": "market", "bar": str(bars["timestamp"].iloc[row])}
-                found.setdefault(table.columns[column], {**entry, "reads_up_to_bars_ahead": int(cut + 1 - row)})
-    return list(found.values())
+            part = compute(bars, market=market_state(other))
+            for leak in _changes("market", bars, table, part, int(cut) + 1):
+                leaks.setdefault(leak["feature"], leak)
+    return list(leaks.values())
 
 
 def _prefix_leaks(
@@ -146,8 +142,7 @@ def _prefix_leaks(
 ) -> list[dict]:
     """One entry per leaking feature, with the first bar that its future changed."""
     table = compute(bars)
-    names, whole = list(table), table.to_numpy()
-    found: dict[str, dict] = {}
+    leaks: dict[str, dict] = {}
     unknown = [name for name in bars.columns if name not in ("timestamp", *known_covariates)]
     even = np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[1:])
     first = [cut for cut in (1, 2, 5, 15, 40) if cut < even[0]]
@@ -158,14 +153,19 @@ def _prefix_leaks(
             noise.loc[cut:, unknown] = kind.noise(noise.loc[cut:, unknown], rng)
             others.append(noise)
         for other in others:
-            part = compute(other).to_numpy()[:cut]
-            differs = (part != whole[:cut]) & ~(np.isnan(part) & np.isnan(whole[:cut]))
-            for column in np.flatnonzero(differs.any(axis=0)):
-                row = int(differs[:, column].argmax())
-                bars_ahead = int(cut - row)
-                entry = {"feature": names[column], "ticker": ticker, "bar": str(bars["timestamp"].iloc[row])}
-                found.setdefault(names[column], {**entry, "reads_up_to_bars_ahead": bars_ahead})
-    return list(found.values())
+            for leak in _changes(ticker, bars, table, compute(other), int(cut)):
+                leaks.setdefault(leak["feature"], leak)
+    return list(leaks.values())
+
+
+def _changes(ticker: str, bars: pd.DataFrame, table: pd.DataFrame, other: pd.DataFrame, end: int) -> Iterator[dict]:
+    """The features whose rows before `end` differ between two tables of these bars, each with the first such row."""
+    whole, part = table.to_numpy()[:end], other.to_numpy()[:end]
+    differs = (part != whole) & ~(np.isnan(part) & np.isnan(whole))
+    for column in np.flatnonzero(differs.any(axis=0)):
+        row = int(differs[:, column].argmax())
+        bar = str(bars["timestamp"].iloc[row])
+        yield {"feature": table.columns[column], "ticker": ticker, "bar": bar, "reads_up_to_bars_ahead": end - row}
 
 
 def _canary(
@@ -238,7 +238,7 @@ def peeking_covariates(
     Prefix invariance cannot see these: the future was written into the column before it came here.
     """
     y = pd.Series(kind.additive(frame[kind.value].to_numpy()))
-    found = []
+    leaks = []
     for name in names:
         x = frame[name].reset_index(drop=True)
         strength = [_correlation(x.diff(), y.diff().shift(-k)) for k in range(ahead + 1)]
@@ -247,8 +247,8 @@ def peeking_covariates(
             strength = [0.0, *(_correlation(x, y.shift(-k) - y) for k in range(1, ahead + 1))]
             k = int(np.argmax(strength))
         if k and strength[k] > 0.99 > strength[0]:
-            found.append({"feature": name, "bar": str(frame["timestamp"].iloc[0]), "reads_up_to_bars_ahead": k})
-    return found
+            leaks.append({"feature": name, "bar": str(frame["timestamp"].iloc[0]), "reads_up_to_bars_ahead": k})
+    return leaks
 
 
 def _correlation(left: pd.Series, right: pd.Series) -> float:

@@ -170,10 +170,10 @@ def named_columns(wanted: Sequence[str], columns: Iterable[str], taken: Iterable
     ['flag', 'text_0', 'text_1']
     """
     columns, taken, chosen = list(columns), set(taken), dict[str, None]()
-    for one in wanted:
-        fitting = [one] if one in columns else [name for name in columns if fnmatchcase(str(name), one)]
-        free = [name for name in fitting if name == one or name not in taken]
-        chosen |= dict.fromkeys(free or [one])
+    for pattern in wanted:
+        fitting = [pattern] if pattern in columns else [name for name in columns if fnmatchcase(str(name), pattern)]
+        free = [name for name in fitting if name == pattern or name not in taken]
+        chosen |= dict.fromkeys(free or [pattern])
     return list(chosen)
 
 
@@ -314,7 +314,7 @@ def _numbers(values: pd.Series, ticker: str, column: str) -> pd.Series:
 EPOCHS = {13: "ms", 16: "us", 19: "ns"}
 NO_TIMES = {"", "now", "today", "nat", "nan", "na", "none", "null"}  # which tell nothing of a column's format
 MISSING_NUMBERS = {"", "-", "na", "n/a", "nan", "none", "null", "#n/a", "<na>"}
-OFFSET = r":\d\d(?:\.\d+)?\s*([+-]\d\d):?(\d\d)?$"  # hours and minutes from UTC, behind a time of day
+OFFSET = r":\d\d(?:\.\d+)?\s*([+-]\d\d(?::?\d\d)?)$"  # hours, and minutes, from UTC behind a time of day
 
 
 @dataclass(frozen=True)
@@ -333,11 +333,7 @@ class TimeFormat:
     def of(cls, cells: pd.Series) -> "TimeFormat":
         """Told by all cells; of a file that is read in pieces, by those of the first."""
         name = _format_name(cells)
-        zoned = isinstance(cells.dtype, pd.DatetimeTZDtype)
-        if not zoned and (name in ("typed", "epoch") or _offsets(cells.head(20))[0].isna().all()):
-            return cls(name)
-        local = wall_clock(cells, utc_times(cells, name)).dropna()
-        return cls(name, bool((local == local.dt.normalize()).all()))
+        return cls(name, _are_dates(cells.head(20), name) and _are_dates(cells, name))
 
 
 def read_times(cells: pd.Series, format: TimeFormat | None = None) -> tuple[pd.Series, np.ndarray]:
@@ -372,17 +368,33 @@ def wall_clock(cells: pd.Series, utc: pd.Series) -> pd.Series:
     """The `utc_times` of cells as the clocks of their own zones show them."""
     if pd.api.types.is_datetime64_any_dtype(cells):
         return cells.dt.tz_localize(None)
-    parts = _offsets(cells)
-    offset = pd.to_timedelta(parts[0] + ":" + parts[1].fillna("00") + ":00").fillna(pd.Timedelta(0))
-    return (utc + offset).astype(utc.dtype)
+    zones = _zones(cells)
+    minutes = zones.map({zone: _minutes(zone) for zone in zones.dropna().unique()}).astype(float).fillna(0)
+    return (utc + pd.to_timedelta(minutes, unit="min")).astype(utc.dtype)
 
 
-def _offsets(cells: pd.Series) -> pd.DataFrame:
-    return cells.astype(str).str.strip().str.extract(OFFSET)
+def _minutes(zone: str) -> int:
+    """From UTC, of `+09:00`, `-0330` or `+09`."""
+    minutes = 60 * int(zone[1:3]) + int(zone[3:].lstrip(":") or 0)
+    return -minutes if zone[0] == "-" else minutes
+
+
+def _zones(cells: pd.Series) -> pd.Series:
+    return cells.astype(str).str.strip().str.extract(OFFSET)[0]
+
+
+def _are_dates(cells: pd.Series, format: str) -> bool:
+    is_zoned = isinstance(cells.dtype, pd.DatetimeTZDtype)
+    if not is_zoned and (format in ("typed", "epoch") or _zones(cells).isna().all()):
+        return False
+    local = wall_clock(cells, utc_times(cells, format)).dropna()
+    return bool((local == local.dt.normalize()).all())
 
 
 def _format_name(cells: pd.Series) -> str:
-    """ISO unless the first cell is not; then what pandas guesses from the first time, if it reads as many."""
+    """ISO unless the first cell is not; then what pandas guesses from the first time, month or day first, or ISO:
+    whichever reads most of the cells, the first of these among equals.
+    """
     if pd.api.types.is_datetime64_any_dtype(cells):
         return "typed"
     text = cells.astype(str)
@@ -397,8 +409,8 @@ def _format_name(cells: pd.Series) -> str:
     first = next((str(one) for one in text if str(one).lower() not in NO_TIMES), "")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no format fits the first row: then its row is reported
-        guess = guess_datetime_format(first) or "mixed"
-    return guess if read(text, guess) >= read(text, "ISO8601") else "ISO8601"
+        guesses = [guess_datetime_format(first, dayfirst=dayfirst) or "mixed" for dayfirst in (False, True)]
+    return max(dict.fromkeys([*guesses, "ISO8601"]), key=lambda format: read(text, format))
 
 
 def _from_epoch(text: pd.Series) -> pd.Series:

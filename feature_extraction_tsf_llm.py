@@ -110,6 +110,16 @@ class EncodedSeries:
         }
 
 
+def _completed(name: str) -> Any:
+    """A property that reads a setting as the fit completed it, before the fit as it was given."""
+    return property(lambda extractor: (extractor.fitted or extractor.given)[name])
+
+
+def learned(name: str) -> Any:
+    """A property that reads a part of `fitted`, None before the fit."""
+    return property(lambda extractor: (extractor.fitted or {}).get(name))
+
+
 class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     """Bars -> scaled features and volatility.
 
@@ -192,9 +202,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """Also what versions before `fitted` saved: there a fit's parts lie among the settings, which it changed."""
         settings = dict(feature_extractor_dict)
         if "fitted" not in settings:
-            learned = {name: value for name in LEARNED if (value := settings.pop(name, None)) is not None}
+            parts = {name: value for name in LEARNED if (value := settings.pop(name, None)) is not None}
             completed = {name: settings.get(name) for name in COMPLETED}
-            settings["fitted"] = {**completed, **learned} if "center" in learned else None
+            settings["fitted"] = {**completed, **parts} if "center" in parts else None
             if settings.get("feature_set") == "default":
                 settings = {name: settings[name] for name in settings.keys() - ORIGINALS}
         return super().from_dict(settings, **kwargs)
@@ -206,8 +216,14 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
 
     # --- what it resolves to: as given, or as fitted
 
-    def _completed(self, name: str) -> Any:
-        return self.given[name] if self.fitted is None else self.fitted[name]
+    seasons: list[int] | None = _completed("seasons")
+    past_covariates: list[str] = _completed("past_covariates")
+    known_covariates: list[str] = _completed("known_covariates")
+    center: dict[str, list[float]] | None = learned("center")  # by ticker, and of all of them under `*`
+    scale: dict[str, list[float]] | None = learned("scale")
+    bar_seconds: float | None = learned("bar_seconds")
+    fitted_through: str | None = learned("fitted_through")  # the fence: no later bar shaped the fit
+    fitted_with_market: bool | None = learned("fitted_with_market")
 
     @property
     def names(self) -> list[str]:
@@ -215,42 +231,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         return self._names() if self.fitted is None else self.fitted["names"]
 
     @property
-    def seasons(self) -> list[int] | None:
-        return self._completed("seasons")
-
-    @property
-    def past_covariates(self) -> list[str]:
-        return self._completed("past_covariates")
-
-    @property
-    def known_covariates(self) -> list[str]:
-        return self._completed("known_covariates")
-
-    @property
     def covariates(self) -> list[str]:
         return [*self.past_covariates, *self.known_covariates]
-
-    @property
-    def center(self) -> dict[str, list[float]] | None:
-        """By ticker, and of all of them under `*`."""
-        return (self.fitted or {}).get("center")
-
-    @property
-    def scale(self) -> dict[str, list[float]] | None:
-        return (self.fitted or {}).get("scale")
-
-    @property
-    def bar_seconds(self) -> float | None:
-        return (self.fitted or {}).get("bar_seconds")
-
-    @property
-    def fitted_through(self) -> str | None:
-        """The fence: no later bar shaped the fit."""
-        return (self.fitted or {}).get("fitted_through")
-
-    @property
-    def fitted_with_market(self) -> bool:
-        return (self.fitted or {}).get("fitted_with_market", False)
 
     @property
     def series_kind(self) -> Kind:

@@ -511,14 +511,14 @@ def _ahead_of_market(bars: IndicatorFrame) -> pd.Series:
 
 
 def _market_beta(bars: IndicatorFrame, length: int) -> pd.Series:
-    own, market = _log_return(bars, 1), bars.market["level"].diff()
-    return own.rolling(length).cov(market) / market.rolling(length).var().where(_varies(market, length))
+    returns, market = _log_return(bars, 1), bars.market["level"].diff()
+    return returns.rolling(length).cov(market) / market.rolling(length).var().where(_varies(market, length))
 
 
 def _market_correlation(bars: IndicatorFrame, length: int) -> pd.Series:
-    own, market = _log_return(bars, 1), bars.market["level"].diff()
-    known = _varies(own, length) & _varies(market, length)
-    return own.rolling(length).corr(market).clip(-1, 1).where(known)
+    returns, market = _log_return(bars, 1), bars.market["level"].diff()
+    known = _varies(returns, length) & _varies(market, length)
+    return returns.rolling(length).corr(market).clip(-1, 1).where(known)
 
 
 def _varies(returns: pd.Series, length: int) -> pd.Series:

@@ -47,30 +47,10 @@ from .original_modeling_tsf_llm import (
     rotate_pairs,
     wrap_positions,
 )
+from .quantization_tsf_llm import use_int8_layers
 
 if TYPE_CHECKING:  # never run: saving and loading from the Hub take along what a module imports, so all code travels
     from .pipeline_tsf_llm import TsfLlmPipeline  # noqa: F401
-    from .quantization_tsf_llm import Int8Quantizer  # noqa: F401
-
-CODE_FILES = (  # what every saved folder holds
-    "versions_tsf_llm.py",
-    "configuration_tsf_llm.py",
-    "modeling_tsf_llm.py",
-    "original_modeling_tsf_llm.py",
-    "front_end_tsf_llm.py",
-    "bars_tsf_llm.py",
-    "feature_extraction_tsf_llm.py",
-    "tokenization_tsf_llm.py",
-    "processing_tsf_llm.py",
-    "audit_tsf_llm.py",
-    "indicators_tsf_llm.py",
-    "market_tsf_llm.py",
-    "calendars_tsf_llm.py",
-    "series_tsf_llm.py",
-    "original_features_tsf_llm.py",
-    "pipeline_tsf_llm.py",
-    "quantization_tsf_llm.py",
-)
 
 
 @dataclass
@@ -520,6 +500,8 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(TsfLlmAttention, index=1),
         "router_logits": [OutputRecorder(TsfLlmTopKRouter), OutputRecorder(TsfLlmRawLogitRouter)],
     }
+
+    use_int8_layers = use_int8_layers  # its quantizer calls it before the weights of an int8 folder are loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -21,7 +21,7 @@ import pandas as pd
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import logging
 
-from .feature_extraction_tsf_llm import NOT_FITTED, EncodedSeries, TsfLlmFeatureExtractor
+from .feature_extraction_tsf_llm import NOT_FITTED, EncodedSeries, TsfLlmFeatureExtractor, learned
 
 logger = logging.get_logger(__name__)
 ORIGINAL_HORIZON = 2  # bars ahead of the original's target
@@ -195,6 +195,9 @@ class OriginalFeatureExtractor(TsfLlmFeatureExtractor):
             settings["horizon"] = settings.pop("seed_horizon")
         return super().from_dict(settings, **kwargs)
 
+    target_center: dict[str, float] | None = learned("target_center")  # median in percent, by ticker and under `*`
+    target_scale: dict[str, float] | None = learned("target_scale")  # interquartile range
+
     @property
     def reach(self) -> int:  # type: ignore[override]
         return self.horizon
@@ -202,16 +205,6 @@ class OriginalFeatureExtractor(TsfLlmFeatureExtractor):
     @property
     def reads_market(self) -> bool:
         return False
-
-    @property
-    def target_center(self) -> dict[str, float] | None:
-        """Median of the target in percent, by ticker, and of all of them under `*`."""
-        return (self.fitted or {}).get("target_center")
-
-    @property
-    def target_scale(self) -> dict[str, float] | None:
-        """Its interquartile range."""
-        return (self.fitted or {}).get("target_scale")
 
     def raw_features(self, bars: pd.DataFrame, market: pd.DataFrame | None = None, start: int = 0) -> pd.DataFrame:
         return original_features(bars, horizon=self.horizon, expose_leak=self.expose_leak).iloc[start:]

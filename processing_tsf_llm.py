@@ -66,12 +66,12 @@ class TsfLlmProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "TsfLlmProcessor":  # type: ignore[override]
         """Both parts with this module's own classes: no Auto class, hence no remote code, is needed."""
-        settings, _ = TsfLlmFeatureExtractor.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        settings, rest = TsfLlmFeatureExtractor.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
         name = settings.get("feature_extractor_type")
         is_original = name == OriginalFeatureExtractor.__name__ or settings.get("feature_set") == "seed64"
         features = OriginalFeatureExtractor if is_original else TsfLlmFeatureExtractor
         return cls(
-            features.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            features.from_dict(settings, **rest),
             TsfLlmTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
         )
 

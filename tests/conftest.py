@@ -2,12 +2,15 @@
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers.dynamic_module_utils import get_relative_import_files
 
+from tsf_llm import modeling_tsf_llm as modeling
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
@@ -40,6 +43,13 @@ TINY = {
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def code_files():
+    """Names of the files that go with a saved model: what its module imports, as transformers finds it."""
+    file = Path(modeling.__file__)
+    return {file.name, *(Path(found).name for found in get_relative_import_files(file))}
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ def test_the_docstrings():
     [
         ("timestamp", ["2024-01-02", "2024-01-03 15:30", "2024-01-04T16:00"]),
         ("timestamp", ["31/12/2023", "01/02/2024", "13/02/2024"]),
+        ("timestamp", ["11/02/2024", "12/02/2024", "13/02/2024"]),
         ("timestamp", ["2024-01-02T00:00:00+09:00", "2024-01-03T00:00:00+09:00", "2024-01-04T00:00:00+09:00"]),
         ("timestamp", ["1704153600000", "1704240000000", "1704326400000"]),
         ("volume", ["1", " 2 ", "3e3"]),
@@ -51,11 +52,23 @@ def test_a_frame_of_text_is_read_as_its_file(tmp_path, column, cells):
         pd.testing.assert_series_equal(file[name], bars[name], check_dtype=False)
 
 
+def test_a_day_that_is_no_month_tells_the_format_of_the_whole_column():
+    days = pd.Series(pd.date_range("2023-01-02", periods=300))
+    assert (read_times(days.dt.strftime("%d/%m/%Y"))[0] == days).all()
+    assert (read_times(days.dt.strftime("%m/%d/%Y"))[0] == days).all()
+    assert read_times(days.dt.strftime("%m/%d/%Y")[:3])[0].dt.month.tolist() == [1, 1, 1]  # both are read: month first
+
+
 def test_a_format_of_dates_reads_no_time_of_day():
     format = TimeFormat.of(pd.Series(["2024-01-02 00:00+09:00"]))
     times, bad = read_times(pd.Series(["2024-01-03 00:00+09:00", "2024-01-04 10:00+09:00"]), format)
     assert times[0] == pd.Timestamp("2024-01-03")
     assert bad.tolist() == [1]
+
+
+def test_offsets_are_written_in_several_ways():
+    days = [f"2024-07-31T00:00{end}" for end in (":00+00:00", ":00.0+0100", "-03", " -03:30")]
+    assert (read_times(pd.Series(days))[0] == pd.Timestamp("2024-07-31")).all()
 
 
 def test_the_time_of_reading_is_no_time():

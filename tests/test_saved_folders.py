@@ -99,7 +99,7 @@ def test_opens_with_the_code_that_was_saved_with_it(saved, name, tmp_path):
     assert_as_then(without_this_package(saved / name, tmp_path), name)
 
 
-@pytest.mark.parametrize("name", ["causal", "original"])
+@pytest.mark.parametrize("name", ["causal", "int8", "original"])
 def test_saved_again_it_carries_the_code_of_this_version(saved, name, tmp_path):
     pipe = load_pipeline(saved / name)
     for part in (pipe.model, pipe.processor):

@@ -546,7 +546,7 @@ def loads(tmp_path_factory):
 
 
 def series_settings():
-    return settings(kind="univariate", past_covariates=["heat"]) | {"columns": {"value": "load"}}
+    return settings(kind="univariate", past_covariates=["heat"]) | {"columns": Columns(value="load")}
 
 
 def test_plain_series(loads, tmp_path):
@@ -579,7 +579,7 @@ def test_one_more_row_of_plain_series(loads, tmp_path):
 def test_refusals_of_columns_and_covariates(loads, prices, tmp_path):
     frame = pd.read_csv(loads, float_precision="round_trip")
     frame.assign(token=1.0).to_csv(tmp_path / "token.csv", index=False)
-    taken = settings(kind="univariate", past_covariates=["token"]) | {"columns": {"value": "load"}}
+    taken = settings(kind="univariate", past_covariates=["token"]) | {"columns": Columns(value="load")}
     with pytest.raises(ValueError, match=r"\['token'\]: a prepared dataset has columns"):
         prepare(tmp_path / "token.csv", tmp_path / "out", **taken)
     frame.iloc[::-1].to_csv(tmp_path / "backwards.csv", index=False)

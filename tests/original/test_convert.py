@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForTimeSeriesPrediction
 from typer.testing import CliRunner
 
-from tsf_llm.modeling_tsf_llm import CODE_FILES, TsfLlmForPrediction
+from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.original.convert import convert, rope_theta
 from tsf_llm.serving.cli import app
 
@@ -88,7 +88,7 @@ def source(tmp_path):
 @pytest.mark.parametrize("name", [PLAIN, MIXED])
 @pytest.mark.parametrize("kind", SOURCES)
 @torch.no_grad()
-def test_every_source_gives_the_original_numbers(name, kind, source, tmp_path):
+def test_every_source_gives_the_original_numbers(name, kind, source, tmp_path, code_files):
     state, data = read(name)
     convert(kind(state, source), tmp_path / "out")
     for auto in (AutoModel, AutoModelForTimeSeriesPrediction):
@@ -106,7 +106,7 @@ def test_every_source_gives_the_original_numbers(name, kind, source, tmp_path):
     assert config.attention_softmax_axis == ("heads" if name == PLAIN else "keys")
     assert config.num_attention_heads == 2
     assert (config.max_position_embeddings, config.num_experts_per_tok) == (32, 2)
-    assert {path.name for path in (tmp_path / "out").glob("*.py")} == set(CODE_FILES)
+    assert {path.name for path in (tmp_path / "out").glob("*.py")} == code_files
     assert set(load_file(tmp_path / "out" / "model.safetensors")) == set(model.state_dict())
     assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
 
