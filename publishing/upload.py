@@ -22,8 +22,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
-from transformers import TrainerCallback
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
 from ..common.files import write_text
 from ..common.reading import read_json, weight_files
@@ -438,7 +438,10 @@ class HubCallback(TrainerCallback):
     """Keeps what Trainer would upload by mistake off the Hub, which leaves out what a `.gitignore` names.
 
     That is `training_args.bin`, a pickle; the model that `base_config` trained first; and what is still being written.
+    Trainer copies a checkpoint's weights and config, but not the code that loads them: this adds it.
     """
 
-    def on_push_begin(self, args, state, control, **kwargs):
+    def on_push_begin(self, args, state, control, model=None, **kwargs):
         write_text("training_args.bin\n/base/\n/.unfinished/\n", Path(args.output_dir) / ".gitignore")
+        if isinstance(model, PreTrainedModel):
+            custom_object_save(model, args.output_dir)

@@ -338,7 +338,7 @@ def test_no_way_of_publishing_uploads_a_pickle(world):
 
 
 def test_every_commit_of_trainer_is_whole(world):
-    """Also those with a checkpoint, whose code comes with the processor. Nothing else of its folder is in them."""
+    """Also those with a checkpoint, whose code `HubCallback` adds. Nothing else of its folder is in them."""
     commits = [*world["hub"].repo("org/trainer").commits.values()][1:]
     assert len(commits) >= 2
     for commit in commits:
