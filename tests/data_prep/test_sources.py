@@ -373,6 +373,11 @@ def test_a_long_file_with_usual_names(write_frame):
         read_series(path, ["c"])
 
 
+def test_a_saved_dataset_of_series(tmp_path, write_frame):
+    Dataset.from_pandas(LONG).save_to_disk(tmp_path / "saved")
+    pd.testing.assert_frame_equal(read_data(tmp_path / "saved"), read_series(write_frame(LONG, "sales.csv")))
+
+
 def test_the_only_column_of_numbers_needs_no_name(write_frame):
     frame = read_series(write_frame(WIDE[["date", "HUFL"]].assign(note="x"), "load.csv"))
     assert frame["series_id"].unique().tolist() == ["load"]
