@@ -54,14 +54,14 @@ def hash_of_rows(frame: pd.DataFrame | None, through: Any = None) -> str:
 def hash_of_code(extractor: Any) -> str:
     """Of the code that fits and encodes: the root modules of the extractor, wherever it was loaded from, and of this
     package, whose workers encode; the files of a user's own features; this file; the libraries."""
-    modules = {type(extractor).__module__, TsfLlmFeatureExtractor.__module__}
-    code = sorted({part for name in modules for part in _code_of(name)})
+    packages = {kind.__module__.rpartition(".")[0] for kind in (type(extractor), TsfLlmFeatureExtractor)}
+    code = sorted({part for package in packages for part in _code_of(package)})
     return hash_of(code, hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), versions())
 
 
-def _code_of(module_name: str) -> Iterator[str]:
-    """Digests of the root modules beside this one, and of the code of every feature that it knows."""
-    module = sys.modules[module_name]
+def _code_of(package: str) -> Iterator[str]:
+    """Digests of the root modules of a package, and of the code of every feature that it knows."""
+    module = sys.modules[f"{package}.indicators_tsf_llm"]
     root = Path(str(module.__file__)).parent
     for path in root.glob("*_tsf_llm.py"):
         yield f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
