@@ -153,7 +153,7 @@ def test_heads_get_adapters(adapt, train, tmp_path, head):
     report = adapt(tmp_path / "out", model_name_or_path=tmp_path / "base", tickers="AAA", num_train_epochs=1)
     assert report["before"]["crps"] != report["after"]["crps"]
     assert load_pipeline(tmp_path / "out" / "AAA").model.config.prediction_type == head
-    with pytest.raises(ValueError, match=r"horizon=5.*2 step"):
+    with pytest.raises(ValueError, match=r"horizon=5.*2 bar"):
         adapt(tmp_path / "wrong", model_name_or_path=tmp_path / "base", horizon=5)
 
 
