@@ -369,14 +369,14 @@ def wall_clock(cells: pd.Series, utc: pd.Series) -> pd.Series:
     if pd.api.types.is_datetime64_any_dtype(cells):
         return cells.dt.tz_localize(None)
     zones = _zones(cells)
-    offsets = zones.map({zone: _offset(zone) for zone in zones.dropna().unique()}).fillna(pd.Timedelta(0))
-    return (utc + offsets).astype(utc.dtype)
+    minutes = zones.map({zone: _minutes(zone) for zone in zones.dropna().unique()}).astype(float).fillna(0)
+    return (utc + pd.to_timedelta(minutes, unit="min")).astype(utc.dtype)
 
 
-def _offset(zone: str) -> pd.Timedelta:
+def _minutes(zone: str) -> int:
     """From UTC, of `+09:00`, `-0330` or `+09`."""
-    distance = pd.Timedelta(hours=int(zone[1:3]), minutes=int(zone[3:].lstrip(":") or 0))
-    return -distance if zone[0] == "-" else distance
+    minutes = 60 * int(zone[1:3]) + int(zone[3:].lstrip(":") or 0)
+    return -minutes if zone[0] == "-" else minutes
 
 
 def _zones(cells: pd.Series) -> pd.Series:
@@ -392,7 +392,9 @@ def _are_dates(cells: pd.Series, format: str) -> bool:
 
 
 def _format_name(cells: pd.Series) -> str:
-    """ISO unless the first cell is not; then what pandas guesses from the first time, if it reads as many."""
+    """ISO unless the first cell is not; then what pandas guesses from the first time, month or day first, or ISO:
+    whichever reads most of the cells, the first of these among equals.
+    """
     if pd.api.types.is_datetime64_any_dtype(cells):
         return "typed"
     text = cells.astype(str)
@@ -407,8 +409,8 @@ def _format_name(cells: pd.Series) -> str:
     first = next((str(one) for one in text if str(one).lower() not in NO_TIMES), "")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no format fits the first row: then its row is reported
-        guess = guess_datetime_format(first) or "mixed"
-    return guess if read(text, guess) >= read(text, "ISO8601") else "ISO8601"
+        guesses = [guess_datetime_format(first, dayfirst=dayfirst) or "mixed" for dayfirst in (False, True)]
+    return max(dict.fromkeys([*guesses, "ISO8601"]), key=lambda format: read(text, format))
 
 
 def _from_epoch(text: pd.Series) -> pd.Series:

@@ -7,6 +7,9 @@ Design choices:
 * `auto_map` and `custom_pipelines` are written in full, so that any saved folder loads through every Auto class.
 """
 
+from .versions_tsf_llm import CACHE  # first: names below are missing where transformers is too old
+
+# isort: split
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -24,7 +27,8 @@ AUTO_MAP: dict[str, Any] = {
 }
 PROCESSOR_EXTRAS = ("scale", "last_close", "ticker", "origin", "bar_times")  # for `decode`; the model ignores them
 CLASS_LABELS = {0: "down", 1: "flat", 2: "up"}
-
+# Fields that version 0.1.0 wrote, and the one value that every model had.
+REMOVED = {"attention_scale_factor": 1.0, "routed_scaling_factor": 1.0, "router_score_function": "softmax"}
 
 SIZES = (
     "num_features",
@@ -78,10 +82,9 @@ class TsfLlmConfig(PreTrainedConfig):
         attention_dropout, hidden_dropout: probabilities in [0, 1).
         is_causal: whether a bar sees only itself and what came before; the language model must be causal.
         rope_interleaved: rotates neighbours (2i, 2i+1) instead of (i, i + r/2): another layout of the weights.
-        attention_softmax_axis, attention_scale_factor, router_weighting, router_score_function, routed_scaling_factor,
-            legacy: how SpaceExploreAI computes, for its weights alone; `original_modeling_tsf_llm.py` tells each.
-            `legacy` stands for LayerNorm in the latents of `mla`, positions modulo the window, BatchNorm's biased
-            running variance.
+        attention_softmax_axis, router_weighting, original_arithmetic: how SpaceExploreAI computes, for its weights
+            alone; `original_modeling_tsf_llm.py` tells each. `original_arithmetic` stands for LayerNorm in the latents
+            of `mla`, positions modulo the window, BatchNorm's biased running variance.
         prediction_length: steps ahead, `P`.
         prediction_type: head of `TsfLlmForPrediction`: `regression`, `quantile` or `classification` (down, flat, up).
         quantiles: increasing levels in (0, 1) of the quantile head.
@@ -111,7 +114,7 @@ class TsfLlmConfig(PreTrainedConfig):
 
     model_type = "tsf_llm"
     keys_to_ignore_at_inference = [  # noqa: RUF012 (Trainer wants a list)
-        "past_key_values",
+        CACHE,
         "router_logits",
         "aux_loss",
         "llmps_loss",
@@ -155,11 +158,8 @@ class TsfLlmConfig(PreTrainedConfig):
     is_causal: bool = True
     rope_interleaved: bool = False
     attention_softmax_axis: Literal["keys", "heads", "pooled_heads"] = "keys"
-    attention_scale_factor: float | int = 1.0
     router_weighting: Literal["softmax_topk", "raw_logits"] = "softmax_topk"
-    router_score_function: Literal["softmax", "sigmoid"] = "softmax"
-    routed_scaling_factor: float | int = 1.0
-    legacy: bool = False
+    original_arithmetic: bool = False
     initializer_range: float = 0.02
     use_cache: bool = True
     prediction_length: int = 1
@@ -191,6 +191,10 @@ class TsfLlmConfig(PreTrainedConfig):
     custom_pipelines: dict | None = None
 
     def __post_init__(self, **kwargs):
+        for name, only in REMOVED.items():
+            if (value := kwargs.pop(name, only)) != only:
+                raise ValueError(f"{name}={value}: this field is gone, no published weights need it; leave it out")
+        self.original_arithmetic = kwargs.pop("legacy", self.original_arithmetic)  # its name in version 0.1.0
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.shared_expert_intermediate_size is None:
@@ -242,28 +246,18 @@ class TsfLlmConfig(PreTrainedConfig):
                 "only 'mla' has it, as a positive rank; leave it out for a full projection"
             )
 
-    def validate_legacy(self):
+    def validate_original(self):
         """The original's habits go together: each has one meaning, and new models have none of them."""
-        if self.legacy and (self.is_causal or self.attention_type != "mla"):
+        if self.original_arithmetic and (self.is_causal or self.attention_type != "mla"):
             raise ValueError(
-                f"legacy=True with is_causal={self.is_causal} and attention_type='{self.attention_type}': the "
-                "original has latent attention without a mask; set is_causal=False and attention_type='mla'"
+                f"original_arithmetic=True, is_causal={self.is_causal}, attention_type='{self.attention_type}': "
+                "the original has latent attention without a mask; set is_causal=False and attention_type='mla'"
             )
-        if self.attention_softmax_axis != "keys" and not self.legacy:
+        if self.attention_softmax_axis != "keys" and not self.original_arithmetic:
             raise ValueError(
-                f"attention_softmax_axis='{self.attention_softmax_axis}' needs legacy=True: "
+                f"attention_softmax_axis='{self.attention_softmax_axis}' needs original_arithmetic=True: "
                 "new models attend over keys"
             )
-        if self.router_weighting != "raw_logits" and (
-            self.router_score_function != "softmax" or self.routed_scaling_factor != 1
-        ):
-            raise ValueError(
-                f"router_score_function='{self.router_score_function}' and routed_scaling_factor="
-                f"{self.routed_scaling_factor} belong to router_weighting='raw_logits': set that, or leave them out"
-            )
-        for name in ("attention_scale_factor", "routed_scaling_factor"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)}: must be positive; 1 leaves everything as it is")
 
     def validate_experts(self):
         """No token can use more experts than there are."""

@@ -12,6 +12,9 @@ Shapes: B batch, T bars, S sequence (bars and tokens), F features, D hidden, H h
 r rotary part of a head, v value part, E experts, K experts per token, V vocabulary, P prediction steps, Q quantiles.
 """
 
+from .versions_tsf_llm import CACHE  # first: names below are missing where transformers is too old
+
+# isort: split
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,36 +40,17 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
 from .front_end_tsf_llm import TsfLlmFrontEnd, init_front_end
 from .original_modeling_tsf_llm import (
-    LEGACY_ATTENTION,
     NEVER_LOADED,
+    ORIGINAL_ATTENTION,
     TsfLlmRawLogitRouter,
     key_conversions,
     rotate_pairs,
     wrap_positions,
 )
+from .quantization_tsf_llm import use_int8_layers
 
 if TYPE_CHECKING:  # never run: saving and loading from the Hub take along what a module imports, so all code travels
     from .pipeline_tsf_llm import TsfLlmPipeline  # noqa: F401
-    from .quantization_tsf_llm import Int8Quantizer  # noqa: F401
-
-CODE_FILES = (  # what every saved folder holds
-    "configuration_tsf_llm.py",
-    "modeling_tsf_llm.py",
-    "original_modeling_tsf_llm.py",
-    "front_end_tsf_llm.py",
-    "bars_tsf_llm.py",
-    "feature_extraction_tsf_llm.py",
-    "tokenization_tsf_llm.py",
-    "processing_tsf_llm.py",
-    "audit_tsf_llm.py",
-    "indicators_tsf_llm.py",
-    "market_tsf_llm.py",
-    "calendars_tsf_llm.py",
-    "series_tsf_llm.py",
-    "original_features_tsf_llm.py",
-    "pipeline_tsf_llm.py",
-    "quantization_tsf_llm.py",
-)
 
 
 @dataclass
@@ -78,7 +62,7 @@ class TsfLlmPredictionOutput(ModelOutput):
         prediction: `[B,P]` values, `[B,P,Q]` increasing quantiles or `[B,P,3]` probabilities of down, flat, up.
         logits: what `prediction` is made from: the same values, the same quantiles, or `[B,P,3]` class logits.
         last_hidden_state: `[B,T,D]`, after the final norm.
-        past_key_values, hidden_states, attentions, router_logits: as elsewhere in transformers.
+        past_key_values (`cache` from transformers 5.24), hidden_states, attentions, router_logits: as elsewhere.
         aux_loss: scalar load-balancing loss, 1 when the experts are used evenly.
         llmps_loss: scalar loss of the front end (`use_mscnn`, `use_t2t`), before its weight `llmps_lambda`.
     """
@@ -87,7 +71,10 @@ class TsfLlmPredictionOutput(ModelOutput):
     prediction: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
-    past_key_values: Cache | None = None
+    if CACHE == "cache":
+        cache: Cache | None = None
+    else:
+        past_key_values: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
@@ -109,13 +96,10 @@ class TsfLlmCausalLMOutput(MoeCausalLMOutputWithPast):
     llmps_loss: torch.Tensor | None = None
 
 
-class TsfLlmRMSNorm(nn.Module):
-    """x / rms(x) * weight, in float32 inside. Zhang and Sennrich 2019."""
+class TsfLlmRMSNorm(nn.RMSNorm):
+    """x / rms(x) * weight, in float32 inside. Zhang and Sennrich 2019.
 
-    def __init__(self, hidden_size: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
+    torch's own `forward` gives the same, but warns under autocast, where bfloat16 meets float32 weights."""
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
         normed = F.rms_norm(hidden_states.float(), self.weight.shape, self.weight.float(), self.eps)
@@ -170,14 +154,14 @@ NORMS = {"rmsnorm": TsfLlmRMSNorm, "batch_norm": TsfLlmBatchNorm, "dynamic_tanh"
 
 def block_norm(config: TsfLlmConfig) -> nn.Module:
     """The norm before each half of a layer and after the last layer."""
-    if config.legacy and config.norm_type == "batch_norm":
+    if config.original_arithmetic and config.norm_type == "batch_norm":
         return TsfLlmBatchNorm(config.hidden_size, config.norm_eps, correction=0)
     return NORMS[config.norm_type](config.hidden_size, config.norm_eps)
 
 
 def latent_norm(config: TsfLlmConfig, rank: int) -> nn.Module:
     """The norm between the two factors of a low-rank projection."""
-    return nn.LayerNorm(rank) if config.legacy else TsfLlmRMSNorm(rank, config.norm_eps)
+    return nn.LayerNorm(rank) if config.original_arithmetic else TsfLlmRMSNorm(rank, config.norm_eps)
 
 
 def rope(config: TsfLlmConfig) -> dict[str, Any]:
@@ -258,14 +242,14 @@ class TsfLlmAttention(nn.Module):
         self.layer_idx = layer_idx
         self.is_causal = config.is_causal
         self.qk_head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
-        self.scaling = self.qk_head_dim**-0.5 * yarn_scaling(config) * config.attention_scale_factor
+        self.scaling = self.qk_head_dim**-0.5 * yarn_scaling(config)
         self.rotate = rotate_pairs if config.rope_interleaved else rotate
         self.o_proj = nn.Linear(config.num_attention_heads * config.v_head_dim, config.hidden_size, bias=False)
 
     def attend(self, query, key, value, attention_mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`[B,H,S,*]` queries on `[B,KV,S',*]` keys and values -> `[B,S,H,*]`, and weights when eager."""
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attention = LEGACY_ATTENTION.get(self.config.attention_softmax_axis, attention)
+        attention = ORIGINAL_ATTENTION.get(self.config.attention_softmax_axis, attention)
         dropout = self.config.attention_dropout if self.training else 0.0
         return attention(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
 
@@ -298,7 +282,7 @@ class TsfLlmLatentAttention(TsfLlmAttention):
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         c, (B, S, _) = self.config, hidden_states.shape
@@ -308,13 +292,13 @@ class TsfLlmLatentAttention(TsfLlmAttention):
         latent, k_rope = self.kv_a_proj_with_mqa(hidden_states).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
         latent, k_rope = self.kv_a_layernorm(latent)[:, None], k_rope[:, None]  # [B,1,S,R], [B,1,S,r]
         q_rope, k_rope = self.rotate(q_rope, *position_embeddings), self.rotate(k_rope, *position_embeddings)
-        if past_key_values is not None:
-            latent, k_rope = past_key_values.update(latent, k_rope, self.layer_idx)
+        if cache is not None:
+            latent, k_rope = cache.update(latent, k_rope, self.layer_idx)
 
         # Flash and flex attention tie their masks to one query per token. An adapter (PEFT) wraps the projection,
         # whose `weight` lacks the adapter's share. A softmax over heads needs the heads. All three expand instead.
         absorbs = self.config._attn_implementation in ("eager", "sdpa") and type(self.kv_b_proj) is nn.Linear
-        if S == 1 and past_key_values is not None and absorbs and c.attention_softmax_axis == "keys":
+        if S == 1 and cache is not None and absorbs and c.attention_softmax_axis == "keys":
             context, weights = self.absorbed(q_nope, q_rope, latent, k_rope, attention_mask, **kwargs)
         else:
             kv = self.kv_b_proj(latent).view(B, -1, H, N + v).transpose(1, 2)  # [B,H,S',N+v]
@@ -364,7 +348,7 @@ class TsfLlmGroupedAttention(TsfLlmAttention):
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         B, S, _ = hidden_states.shape
@@ -372,8 +356,8 @@ class TsfLlmGroupedAttention(TsfLlmAttention):
         key = self.k_proj(hidden_states).view(B, S, -1, self.qk_head_dim).transpose(1, 2)
         value = self.v_proj(hidden_states).view(B, S, -1, self.config.v_head_dim).transpose(1, 2)
         query, key = self.rotate_part(query, position_embeddings), self.rotate_part(key, position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         context, weights = self.attend(query, key, value, attention_mask, **kwargs)
         return self.o_proj(context.reshape(B, S, -1)), weights
 
@@ -488,7 +472,8 @@ class TsfLlmDecoderLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
-        attended, _ = self.self_attn(self.input_layernorm(hidden_states, token_mask), **kwargs)
+        cache = kwargs.pop(CACHE, None)  # by that name the base class withholds it while activations are checkpointed
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states, token_mask), cache=cache, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         mixed = self.mlp(self.post_attention_layernorm(hidden_states, token_mask))
         return hidden_states + self.dropout(mixed)
@@ -501,7 +486,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
     input_modalities = ["time"]  # noqa: RUF012 (declared by the base class)
     supports_gradient_checkpointing = True
     _no_split_modules = ["TsfLlmDecoderLayer"]  # noqa: RUF012 (declared by the base class)
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [CACHE]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 (declared by the base class); first, other heads
         *(r"^lm_head\.", r"^head\.", r"embed_tokens\."),
         *NEVER_LOADED,
@@ -515,6 +500,8 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(TsfLlmAttention, index=1),
         "router_logits": [OutputRecorder(TsfLlmTopKRouter), OutputRecorder(TsfLlmRawLogitRouter)],
     }
+
+    use_int8_layers = use_int8_layers  # its quantizer calls it before the weights of an int8 folder are loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -642,6 +629,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> TsfLlmModelOutput:
         """
@@ -650,18 +638,19 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             attention_mask: `[B,S]`, 1 where a bar or token counts; padding belongs on the left.
             input_ids: `[B,S]`: one `<bar>` for each bar, then return tokens; may be left out for bars alone.
             position_ids: `[B,S]`; by default counted over the observed positions.
-            past_key_values: cache of what came before; new bars or tokens continue it.
+            past_key_values, cache: two names of the cache of what came before; new bars or tokens continue it.
 
         Raises:
             ValueError: for bars that continue a cache although a front end must read all bars at once.
         """
         llmps_loss = None
+        cache = past_key_values if cache is None else cache
+        past = cache.get_seq_length() if cache is not None else 0
         if inputs_embeds is None:
-            cached = past_key_values is not None and past_key_values.get_seq_length() > 0
-            if cached and past_values is not None and self.front_end is not None:
+            if past_values is not None and self.front_end is not None and past:
                 raise ValueError(
                     "this model has a front end (use_mscnn, use_t2t), which reads all bars at once: give the whole "
-                    "window without past_key_values; only return tokens can continue a cache"
+                    "window without a cache; only return tokens can continue a cache"
                 )
             length = (
                 input_ids.shape[1] if input_ids is not None else 0 if past_values is None else past_values.shape[1]
@@ -669,24 +658,23 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             inputs_embeds, llmps_loss = self.embed_with_loss(
                 past_values, input_ids, last_columns(attention_mask, length)
             )
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        named_cache: dict[str, Any] = {CACHE: cache}
         S = inputs_embeds.shape[1]
         token_mask = last_columns(attention_mask, S)
         if position_ids is None and attention_mask is not None and token_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -S:]
         elif position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(past, past + S, device=inputs_embeds.device)[None]
-        if self.config.legacy:
-            length = S + (past_key_values.get_seq_length() if past_key_values is not None else 0)
-            position_ids = wrap_positions(position_ids, length=length, limit=self.config.max_position_embeddings)
+        if self.config.original_arithmetic:
+            position_ids = wrap_positions(position_ids, length=past + S, limit=self.config.max_position_embeddings)
         causal_mask = create_causal_mask(  # bidirectional where the config says so
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=position_ids,
+            **named_cache,
         )
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
         hidden_states = inputs_embeds
@@ -696,13 +684,13 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
                 token_mask,
                 position_embeddings=position_embeddings,
                 attention_mask=causal_mask,
-                past_key_values=past_key_values,
+                **named_cache,
                 **kwargs,
             )
         return TsfLlmModelOutput(
             last_hidden_state=self.norm(hidden_states, token_mask),
-            past_key_values=past_key_values if use_cache else None,
             llmps_loss=llmps_loss,
+            **(named_cache if use_cache else {}),
         )
 
 
@@ -764,6 +752,7 @@ class TsfLlmForPrediction(TsfLlmHead):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> TsfLlmPredictionOutput:
         outputs, aux_loss = self.decode(
@@ -771,6 +760,7 @@ class TsfLlmForPrediction(TsfLlmHead):
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             training_loss=labels is not None,
@@ -790,12 +780,12 @@ class TsfLlmForPrediction(TsfLlmHead):
             prediction=logits.softmax(-1) if kind == "classification" else logits,
             logits=logits,
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
             aux_loss=aux_loss,
             llmps_loss=outputs.llmps_loss,
+            **{CACHE: outputs.get(CACHE)},
         )
 
     def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -853,6 +843,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> TsfLlmCausalLMOutput:
         loss_kwargs = {k: kwargs.pop(k) for k in ("num_items_in_batch", "shift_labels") if k in kwargs}
@@ -862,6 +853,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             training_loss=labels is not None,
@@ -881,10 +873,10 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             aux_loss=aux_loss,
             llmps_loss=outputs.llmps_loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
+            **{CACHE: outputs.get(CACHE)},
         )
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
@@ -892,14 +884,13 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         super()._validate_model_kwargs(known)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids, past_key_values=None, past_values=None, **kwargs
+        self, input_ids, past_values=None, **kwargs
     ) -> dict[str, Any]:
         """Hands over only the bars that the cache does not hold yet."""
         kwargs = {key: value for key, value in kwargs.items() if key not in PROCESSOR_EXTRAS}
-        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids, past_key_values=past_key_values, **kwargs
-        )
-        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc]
+        cache = inputs.get(CACHE)
+        seen = cache.get_seq_length() if cache is not None else 0
         if past_values is not None and past_values.shape[1] > seen:
             inputs["past_values"] = past_values[:, seen:]
         return inputs

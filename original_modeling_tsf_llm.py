@@ -6,10 +6,11 @@ Why this exists: those weights give their numbers only under the habits below. N
 * `attention_softmax_axis="pooled_heads"`: its grouped inner form, which no published model uses. Keys and values are
   averaged to a quarter of the heads, and the softmax runs over these.
 * `rope_interleaved`: neighbours (2i, 2i+1) rotate together, not (i, i + r/2).
-* `router_weighting="raw_logits"`: a softmax (or sigmoid) only chooses the experts; the mixing weights are the logits
+* `router_weighting="raw_logits"`: a softmax only chooses the experts; the mixing weights are the logits
   themselves, without gradient, so its routers never learned.
 * `is_causal=False`: no mask; every bar sees every other one.
-* `legacy`: LayerNorm in the latents, positions modulo the window's length, biased running variance in BatchNorm.
+* `original_arithmetic`: LayerNorm in the latents, positions modulo the window's length, biased running variance in
+  BatchNorm.
 
 Shapes as in `modeling_tsf_llm`: B batch, S and T positions of queries and keys, H heads, n head size, r rotary part,
 N tokens, D hidden, E experts, K experts per token.
@@ -109,7 +110,7 @@ def attention_over_pooled_heads(
     return torch.einsum("bhstm,bmtv->bshv", weights_BHSTM, value), weights_BHSTM
 
 
-LEGACY_ATTENTION = {"heads": attention_over_heads, "pooled_heads": attention_over_pooled_heads}
+ORIGINAL_ATTENTION = {"heads": attention_over_heads, "pooled_heads": attention_over_pooled_heads}
 
 
 def rotate_pairs(x_BHSr: torch.Tensor, cos_BSr: torch.Tensor, sin_BSr: torch.Tensor) -> torch.Tensor:
@@ -125,24 +126,16 @@ def wrap_positions(position_ids: torch.Tensor, *, length: int, limit: int) -> to
 
 
 class TsfLlmRawLogitRouter(nn.Module):
-    """Chooses by score, mixes by raw logits. Returns logits `[N,E]`, weights and indices `[N,K]`, none with gradient.
-
-    Under `sigmoid` the weights are divided by their sum plus 1e-6, which can be negative."""
+    """Chooses by softmax, mixes by raw logits. Returns logits `[N,E]`, weights and indices `[N,K]`, no gradient."""
 
     def __init__(self, config: TsfLlmConfig):
         super().__init__()
-        self.top_k, self.scale = config.num_experts_per_tok, config.routed_scaling_factor
-        self.score_function = config.router_score_function
+        self.top_k = config.num_experts_per_tok
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
 
     @torch.no_grad()
     def forward(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         with torch.autocast(x_ND.device.type, enabled=False):  # bf16 would let near-equal experts swap
             logits_NE = F.linear(x_ND.float(), self.weight.float())
-        sigmoid = self.score_function == "sigmoid"
-        scores_NE = logits_NE.sigmoid() if sigmoid else logits_NE.softmax(dim=-1)
-        index_NK = scores_NE.topk(self.top_k, dim=-1).indices
-        weights_NK = logits_NE.gather(-1, index_NK)
-        if sigmoid:
-            weights_NK = weights_NK / (weights_NK.sum(dim=-1, keepdim=True) + 1e-6)
-        return logits_NE, (weights_NK * self.scale).to(x_ND.dtype), index_NK
+        index_NK = logits_NE.softmax(dim=-1).topk(self.top_k, dim=-1).indices
+        return logits_NE, logits_NE.gather(-1, index_NK).to(x_ND.dtype), index_NK

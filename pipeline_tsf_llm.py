@@ -22,10 +22,13 @@ from transformers.pipelines.base import Pipeline
 from transformers.utils import logging
 
 from .bars_tsf_llm import day_end
-from .processing_tsf_llm import FORECAST_COLUMNS, TsfLlmProcessor
+from .processing_tsf_llm import FORECAST_QUANTILES, TsfLlmProcessor, quantile_column
+from .versions_tsf_llm import CACHE
 
 logger = logging.get_logger(__name__)
 ROWS_AT_ONCE = 2048  # paths decoded together: bounds memory, not results
+ALIASES = {"prediction_length": "horizon", "num_samples": "samples"}  # as Chronos and transformers call them -> ours
+COLUMN_NAMES = ("id_column", "timestamp_column", "target_column")
 
 
 class TsfLlmPipeline(Pipeline):
@@ -40,6 +43,13 @@ class TsfLlmPipeline(Pipeline):
         seed: of the paths.
         as_of: forecast as if nothing after this date were known; by default from the last bar.
         market: bars of an index or of a universe, for a model whose features read them; without it they are masked.
+        quantile_levels: which quantiles, between 0 and 1; by default 0.05, 0.1, 0.25, 0.5, 0.75, 0.9 and 0.95, in
+            columns `q05` to `q95`.
+        id_column, timestamp_column, target_column: what the bars call `ticker` (of a plain series `series_id`),
+            `timestamp` and `close` (`value`). The answer calls the first two by the same names.
+        prediction_length, num_samples: other names of `horizon` and `samples`, see `ALIASES`.
+
+    All but the bars may be given to the constructor (`pipeline(..., horizon=5)`), for every call.
 
     Raises:
         ValueError: for bars that the processor refuses, or a horizon that the model cannot reach.
@@ -70,17 +80,31 @@ class TsfLlmPipeline(Pipeline):
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         """Only what is given here: a call's arguments go over those of the constructor."""
-        unknown = sorted(kwargs.keys() - {"horizon", "samples", "seed", "as_of", "market"})
-        if unknown:
-            raise ValueError(f"unknown argument(s) {unknown}: use horizon, samples, seed, as_of or market")
+        for alias, name in ALIASES.items():
+            if alias in kwargs:
+                if name in kwargs:
+                    raise ValueError(f"{name} and {alias} are two names of one thing: give one of them")
+                kwargs[name] = kwargs.pop(alias)
+        steps = [{"as_of", "market"}, {"horizon", "samples", "seed"}, {"quantile_levels"}]
+        if unknown := sorted(kwargs.keys() - set().union(*steps) - {*COLUMN_NAMES}):
+            known = sorted(set().union(*steps) | {*COLUMN_NAMES})
+            raise ValueError(f"unknown argument(s) {unknown}: use {', '.join(known)}")
         for name in ("horizon", "samples"):
             if kwargs.get(name) is not None and kwargs[name] < 1:
                 raise ValueError(f"{name}={kwargs[name]}: must be 1 or more")
-        inputs = {name: kwargs.pop(name) for name in ("as_of", "market") if name in kwargs}
-        return inputs, kwargs, {}
+        levels = kwargs.get("quantile_levels", FORECAST_QUANTILES)
+        if not len(levels) or not all(0 < level < 1 for level in levels) or len({*levels}) < len(levels):
+            raise ValueError(
+                f"quantile_levels={list(levels)}: give distinct levels between 0 and 1, as [0.1, 0.5, 0.9]"
+            )
+        preprocess, forward, postprocess = ({name: kwargs[name] for name in kwargs.keys() & step} for step in steps)
+        columns = {name: kwargs[name] for name in COLUMN_NAMES if kwargs.get(name) is not None}
+        return preprocess | columns, forward, postprocess | columns
 
-    def preprocess(self, bars: pd.DataFrame, as_of: Any = None, market: Any = None) -> Any:  # type: ignore[override]
-        batch = self.processor(bars, as_of=as_of, market=market)
+    def preprocess(  # type: ignore[override]
+        self, bars: pd.DataFrame, as_of: Any = None, market: Any = None, **columns: str
+    ) -> Any:
+        batch = self.processor(self._renamed(bars, columns), as_of=as_of, market=market)
         cutoff = self.model.config.trained_through
         if cutoff is not None and min(batch["origin"]) <= day_end(cutoff):
             logger.warning_once(
@@ -96,13 +120,43 @@ class TsfLlmPipeline(Pipeline):
             return {"batch": batch, "paths": self.sample(batch, horizon=horizon, samples=samples, seed=seed)}
         return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
 
-    def postprocess(self, outputs: dict[str, Any]) -> pd.DataFrame:  # type: ignore[override]
+    def _renamed(self, bars: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+        """The bars with our names of their columns.
+
+        Raises:
+            ValueError: a column that is named is not there, or ours is there beside it.
+        """
+        kind = self.processor.feature_extractor.series_kind
+        ours = dict(zip(COLUMN_NAMES, (kind.id, "timestamp", kind.value), strict=True))
+        names = {given: ours[name] for name, given in columns.items() if given != ours[name]}
+        if not columns or not isinstance(bars, pd.DataFrame):
+            return bars
+        if missing := [name for name in columns.values() if name not in bars]:
+            raise ValueError(f"column(s) {missing} missing from {list(bars.columns)}: name one of these")
+        if taken := [name for name in names.values() if name in bars]:
+            raise ValueError(
+                f"the bars have {', '.join(names)} and {', '.join(taken)} too: drop or rename one of them"
+            )
+        return bars.rename(columns=names)
+
+    def postprocess(  # type: ignore[override]
+        self,
+        outputs: dict[str, Any],
+        quantile_levels: Sequence[float] = FORECAST_QUANTILES,
+        id_column: str = "ticker",
+        timestamp_column: str = "timestamp",
+        target_column: str | None = None,
+    ) -> pd.DataFrame:
+        frame = self._frame(outputs, quantile_levels)
+        return frame.rename(columns={"ticker": id_column, "timestamp": timestamp_column})
+
+    def _frame(self, outputs: dict[str, Any], quantile_levels: Sequence[float]) -> pd.DataFrame:
         if "paths" in outputs:
-            return self.processor.decode(outputs["paths"], outputs["batch"])
+            return self.processor.decode(outputs["paths"], outputs["batch"], quantile_levels)
         prediction = outputs["prediction"]
         paths = prediction[:, None] if prediction.ndim == 2 else np.zeros((len(prediction), 1, prediction.shape[1]))
-        frame = self.processor.decode(paths, outputs["batch"])
-        frame[[c for c in FORECAST_COLUMNS if c[0] == "q"]] = np.nan  # one number is no distribution
+        frame = self.processor.decode(paths, outputs["batch"], quantile_levels)
+        frame[[quantile_column(level) for level in quantile_levels]] = np.nan  # one number is no distribution
         if prediction.ndim == 2:
             frame["p_up"] = np.nan
         else:
@@ -156,15 +210,15 @@ class TsfLlmPipeline(Pipeline):
         first = sampler.pick(out.logits[:, 0].repeat_interleave(samples, 0), step=0)
         if horizon == 1:
             return first.view(B, samples, 1).cpu().numpy()
-        out.past_key_values.batch_repeat_interleave(samples)
+        out[CACHE].batch_repeat_interleave(samples)
         mask = batch["attention_mask"].repeat_interleave(samples, 0)
         paths = self.model.generate(
             input_ids=torch.cat((batch["input_ids"].repeat_interleave(samples, 0), first[:, None]), dim=1),
             attention_mask=torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1),
-            past_key_values=out.past_key_values,
             max_new_tokens=horizon - 1,
             do_sample=False,
             logits_processor=LogitsProcessorList([sampler.after(T)]),
+            **{CACHE: out[CACHE]},
         )
         return paths[:, T:].view(B, samples, horizon).cpu().numpy()
 

@@ -9,6 +9,9 @@ Design choices:
 Shapes: N bars of one ticker, B windows, T bars of a window, F features, K sampled paths, P steps, Q quantiles.
 """
 
+from .versions_tsf_llm import NEEDED  # noqa: F401 (first: a processor that opens without a model checks it too)
+
+# isort: split
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,15 +29,19 @@ from .original_features_tsf_llm import OriginalFeatureExtractor
 from .tokenization_tsf_llm import TsfLlmTokenizer
 
 FORECAST_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-FORECAST_COLUMNS = [
-    "ticker",
-    "origin",
-    "step",
-    "timestamp",
-    "mean",
-    *(f"q{round(100 * q):02d}" for q in FORECAST_QUANTILES),
-    "p_up",
-]
+
+
+def quantile_column(level: float) -> str:
+    """The column of a quantile level, in percent.
+
+    >>> quantile_column(0.05), quantile_column(0.975)
+    ('q05', 'q97.5')
+    """
+    percent = round(100 * level, 6)
+    return f"q{percent:02.0f}" if percent == round(percent) else f"q{percent:04g}"
+
+
+FORECAST_COLUMNS = ["ticker", "origin", "step", "timestamp", "mean", *map(quantile_column, FORECAST_QUANTILES), "p_up"]
 
 
 class TsfLlmProcessor(ProcessorMixin):
@@ -183,19 +190,21 @@ class TsfLlmProcessor(ProcessorMixin):
         last_close = np.asarray(batch["last_close"], dtype=float).reshape(-1, *[1] * (log_returns.ndim - 1))
         return self.kind.level(last_close, log_returns)
 
-    def decode(self, cumulative: np.ndarray, batch: BatchFeature) -> pd.DataFrame:
+    def decode(
+        self, cumulative: np.ndarray, batch: BatchFeature, quantile_levels: Sequence[float] = FORECAST_QUANTILES
+    ) -> pd.DataFrame:
         """Sampled cumulative log returns (differences) `[B,K,P]` -> one row per origin and step, in price units.
 
-        Columns: ticker, origin, step, timestamp, mean, q05, q10, q25, q50, q75, q90, q95, p_up, where `p_up` is the
-        share of paths above the last close, ties counted half.
+        Columns: ticker, origin, step, timestamp, mean, q05, q10, q25, q50, q75, q90, q95 (or those of the given
+        levels), p_up, where `p_up` is the share of paths above the last close, ties counted half.
         """
         last_close = np.asarray(batch["last_close"], dtype=float)[:, None, None]
         prices_BKP = self.kind.level(last_close, cumulative)
         frame = self._empty_forecast(batch, cumulative.shape[-1])
         frame["mean"] = prices_BKP.mean(axis=1).ravel()
-        quantiles_QBP = np.quantile(prices_BKP, FORECAST_QUANTILES, axis=1, method="weibull")  # unbiased coverage
-        for level, values in zip(FORECAST_QUANTILES, quantiles_QBP, strict=True):
-            frame[f"q{round(100 * level):02d}"] = values.ravel()
+        quantiles_QBP = np.quantile(prices_BKP, quantile_levels, axis=1, method="weibull")  # unbiased coverage
+        for level, values in zip(quantile_levels, quantiles_QBP, strict=True):
+            frame[quantile_column(level)] = values.ravel()
         frame["p_up"] = ((cumulative > 0).mean(axis=1) + 0.5 * (cumulative == 0).mean(axis=1)).ravel()
         return frame
 
@@ -203,8 +212,7 @@ class TsfLlmProcessor(ProcessorMixin):
         B = len(batch["ticker"])
         calendar = self.feature_extractor.calendar
         stamps = [next_timestamps(times, horizon, calendar) for times in batch["bar_times"]]
-        frame = pd.DataFrame(index=range(B * horizon), columns=FORECAST_COLUMNS, dtype=float)
-        frame["ticker"] = np.repeat(batch["ticker"], horizon)
+        frame = pd.DataFrame({"ticker": np.repeat(batch["ticker"], horizon)})
         frame["origin"] = pd.DatetimeIndex(batch["origin"]).repeat(horizon)
         frame["step"] = np.tile(np.arange(1, horizon + 1), B)
         frame["timestamp"] = stamps[0].append(stamps[1:])

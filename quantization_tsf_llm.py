@@ -1,12 +1,8 @@
 """Int8 models for CPU serving: whole-number matrix products inside the decoder, about a quarter of the bytes.
 
-    import tsf_llm.quantization_tsf_llm  # from now on from_pretrained opens int8 folders
-    from tsf_llm.serving.loading import load_pipeline
-    forecast = load_pipeline("compressed/int8")(bars, horizon=5)
-
-`python -m tsf_llm.train_scripts.compress` writes such folders. Importing this module registers the method with
-transformers, which then builds the layers below ahead of loading. Nothing is pickled: whole numbers and their scales
-are plain tensors in model.safetensors.
+`python -m tsf_llm.train_scripts.compress` writes such folders. They open as every folder does, from the Hub too and
+without this package: the model imports this module, which registers the method with transformers, and the layers below
+are in place ahead of loading. Nothing is pickled: whole numbers and scales are plain tensors in model.safetensors.
 
 Design choices:
 * Weights are symmetric int8 with one scale per output. Activations are made int8 as they come, one scale per position,
@@ -15,23 +11,23 @@ Design choices:
   head, routers and norms stay float32; so does `kv_b_proj`, which decoding folds into its queries (MLA).
 * Weights are stored `[in, out]`, as the product reads them. A loader that does not know this module stops at their
   shapes, instead of taking whole numbers for weights.
+* One process may hold several copies of this code: the package, and what came with models. The first one's quantizer
+  serves them all, because each model puts its own layers in place.
 * torch's own int8 product (`torch._int_mm`, on which torchao builds too) does the work. torchao's classes would add a
-  dependency, leave the stacked experts alone, and are slower than float32 here without compiling.
+  dependency and are slower: its stacked experts run in a loop alone (`benchmarks/int8.py` measures both).
 
 Shapes: N positions, D in, O out, E experts, K experts per token, I inner width.
 """
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
-
-from .modeling_tsf_llm import TsfLlmExperts
 
 METHOD = "tsf_llm_int8"
 LARGEST = 127
@@ -100,11 +96,11 @@ class Int8Experts(nn.Module):
         self.act_fn = act_fn
 
     @classmethod
-    def like(cls, experts: TsfLlmExperts) -> "Int8Experts":
+    def like(cls, experts: Any) -> "Int8Experts":
         return cls(experts.num_experts, experts.hidden_dim, experts.intermediate_dim, experts.act_fn)
 
     @torch.no_grad()
-    def take(self, experts: TsfLlmExperts) -> None:
+    def take(self, experts: nn.Module) -> None:
         for name in ("gate_up_proj", "down_proj"):
             weight, scale = quantize(getattr(experts, name).float(), dim=2)
             getattr(self, name).copy_(weight.transpose(1, 2))
@@ -127,16 +123,19 @@ class Int8Experts(nn.Module):
         return (out_NKD * weights_NK.float()[..., None]).sum(dim=1).to(x_ND.dtype)
 
 
-INT8 = {nn.Linear: Int8Linear, TsfLlmExperts: Int8Experts}
-
-
-def covered(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """What becomes int8: each module with its parent and its name there."""
-    for layer in getattr(model, "model", model).layers:
+def use_int8_layers(model: PreTrainedModel) -> list[tuple[Any, Int8Linear | Int8Experts]]:
+    """Puts empty int8 layers in place, and returns what was there with what is there now."""
+    decoder: Any = getattr(model, "model", model)
+    replaced: list[tuple[Any, Int8Linear | Int8Experts]] = []
+    for layer in decoder.layers:
         for parent in list(layer.modules()):
             for name, module in list(parent.named_children()):
-                if type(module) in INT8 and name not in KEPT:
-                    yield parent, name, module
+                is_experts = type(module).__name__ == "TsfLlmExperts"  # the module of that class imports this one
+                if is_experts or (type(module) is nn.Linear and name not in KEPT):
+                    quantized = (Int8Experts if is_experts else Int8Linear).like(module)
+                    setattr(parent, name, quantized)
+                    replaced.append((module, quantized))
+    return replaced
 
 
 def to_int8(model: PreTrainedModel) -> PreTrainedModel:
@@ -148,16 +147,14 @@ def to_int8(model: PreTrainedModel) -> PreTrainedModel:
     if is_int8(model):
         raise ValueError("this model is int8 already: start from its float32 weights")
     model = copy.deepcopy(model).eval()
-    for parent, name, module in covered(model):
-        quantized = INT8[type(module)].like(module)
+    for module, quantized in use_int8_layers(model):
         quantized.take(module)
-        setattr(parent, name, quantized)
     model.config.quantization_config = Int8Config()
     return model
 
 
 def is_int8(model: PreTrainedModel) -> bool:
-    return any(isinstance(module, Int8Linear | Int8Experts) for module in model.modules())
+    return getattr(getattr(model.config, "quantization_config", None), "quant_method", None) == METHOD
 
 
 def int8_share(model: PreTrainedModel) -> float:
@@ -166,7 +163,6 @@ def int8_share(model: PreTrainedModel) -> float:
     return sum(count for count, whole in sizes if whole) / sum(count for count, _ in sizes)
 
 
-@register_quantization_config(METHOD)
 class Int8Config(QuantizationConfigMixin):
     """What config.json says: the method, which has no options."""
 
@@ -174,7 +170,6 @@ class Int8Config(QuantizationConfigMixin):
         self.quant_method = quant_method  # type: ignore[assignment]
 
 
-@register_quantizer(METHOD)
 class Int8Quantizer(HfQuantizer):
     """Puts int8 layers in place before transformers loads an int8 folder."""
 
@@ -185,8 +180,7 @@ class Int8Quantizer(HfQuantizer):
             )
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        for parent, name, module in covered(model):
-            setattr(parent, name, INT8[type(module)].like(module))
+        model.use_int8_layers()  # type: ignore[operator]
         return model
 
     def is_serializable(self) -> bool:
@@ -195,3 +189,7 @@ class Int8Quantizer(HfQuantizer):
     @property
     def is_trainable(self) -> bool:
         return False
+
+
+AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(METHOD, Int8Config)
+AUTO_QUANTIZER_MAPPING.setdefault(METHOD, Int8Quantizer)

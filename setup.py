@@ -16,14 +16,14 @@ README = Path(__file__).parent / "README.md"
 CORE = [
     "torch>=2.6",  # the minimum of transformers
     "transformers>=5.20",  # strict configs, experts interface, output capturing, conversion mapping
-    "accelerate>=1.10",
+    "accelerate>=1.10.1",  # the minimum of trl
     "safetensors>=0.8",  # the minimum of transformers
     "huggingface_hub>=1.31",  # the minimum of transformers
     "datasets>=4.7",  # the minimum of trl
     "peft>=0.20",  # the minimum of transformers
-    "trl>=1.8",  # DPOTrainer in its present form
+    "trl>=1.16",  # the DPO of 1.15 needs triton, of 1.14 it does not ask the model itself for log-probabilities
     "numpy>=2.0",
-    "pandas>=2.2",
+    "pandas>=2.3",  # with 3: libraries that people use beside this one, as statsforecast, need < 3
     "pyarrow>=21",  # the minimum of datasets
     "pandas-ta-classic>=0.8.32",  # its namesake pandas-ta has no release for Python 3.11
     "scikit-learn>=1.6",
@@ -35,23 +35,23 @@ CORE = [
     "pyyaml>=6.0.2",
 ]
 DATA = ["yfinance>=1.0", "curl_cffi>=0.7", "exchange_calendars>=4.5", "tenacity>=9.0"]
-TRAIN = ["tensorboard>=2.19", "trackio>=0.24"]  # first trackio without gradio
+TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
 SERVE = ["fastapi>=0.115", "uvicorn>=0.34"]
 RAY = ["ray[data]>=2.50"]
 DEV = [
     *DATA,
     *TRAIN,
     *SERVE,
-    "build>=1.2",
+    "build>=1.2.1",
     "hypothesis>=6.130",
     "mypy>=1.16",
     "pre-commit>=4.0",
     "pre-commit-hooks>=5.0",
     "PyWavelets>=1.8",  # the oracle of our wavelets
     "pytest>=8.3",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.6.1",
     "ruff>=0.12",
-    "setuptools>=77",  # for wheels built without isolation in the tests
+    "setuptools>=77.0.3",  # the minimum of torch; for wheels built without isolation in the tests
 ]
 
 setup(

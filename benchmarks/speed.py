@@ -39,6 +39,7 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, PreTrainedMode
 
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..modeling_tsf_llm import TsfLlmForCausalLM
+from ..versions_tsf_llm import CACHE
 
 OURS, PEER, EXPANDED = "tsf-llm", "deepseek-v3", "tsf-llm, expanded decode"
 MEASURES = ("forward", "train", "generate")
@@ -224,7 +225,7 @@ def ratio(times: dict[tuple[str, str], list[float]], measure: str, name: str, re
 def cache_bytes_per_token(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> int:
     """Bytes that all layers of the cache hold for one token, weighed after a real forward pass."""
     prompt = {key: value for key, value in inputs.items() if key != "labels"}
-    layers = model.eval()(**prompt, use_cache=True).past_key_values.layers
+    layers = model.eval()(**prompt, use_cache=True)[CACHE].layers
     held = sum(tensor.nbytes for layer in layers for tensor in (layer.keys, layer.values))
     return held // prompt["input_ids"].numel()
 

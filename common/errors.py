@@ -31,6 +31,10 @@ def one_line_errors(program: str) -> Iterator[None]:
             yield
     except OF_THE_INPUT as error:
         _end(f"{program}: error: {_told(error)}", 2)
+    except ImportError as error:
+        if error.name != "transformers" or error.path is not None:  # other than missing or too old
+            raise
+        _end(f"{program}: error: {error}", 2)
     except KeyboardInterrupt as stop:
         code = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
         print(file=sys.stderr)  # the cursor stands behind a progress bar, or behind ^C

@@ -1,26 +1,171 @@
-"""Files appear whole or not at all: each is written beside its target under another name, then renamed. What is read
-is checked."""
+"""How this package writes: whole files, apart from what it reads, and never over what somebody else wrote.
+
+Design choices:
+- A file appears whole or not at all: it is written beside its target under another name, then renamed.
+- A command enters the names of its files into the manifest of their folder (`WRITTEN`) before it writes them. Only
+  what a manifest names is replaced or removed; anything else in the place of such a file stops the command first.
+- A file that the user named (`--out forecast.csv`) is replaced: that is what was asked for.
+- Nothing is written into what is read, nor around it.
+"""
 
 import json
 import os
-from collections.abc import Callable
-from pathlib import Path
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+WRITTEN = ".tsf_llm.json"  # the manifest: which files of its folder are ours, and what wrote them
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError for a file that holds no JSON object."""
+
+def check_apart(out: str | Path, *sources: Any) -> None:
+    """Raises ValueError if what is written and what is read lie in one another; links are followed.
+
+    A source is a file, a folder, a list of these, or anything that is no path, as a name on the Hub."""
+    target = Path(out).resolve()
+    for source in sources:
+        if isinstance(source, list | tuple):
+            check_apart(out, *source)
+        elif isinstance(source, str | Path) and Path(str(source).removeprefix("hf:")).exists():
+            read = Path(str(source).removeprefix("hf:")).resolve()
+            if target.is_relative_to(read) or read.is_relative_to(target):
+                how = "is" if target == read else "lies in" if target.is_relative_to(read) else "holds"
+                raise ValueError(f"{out} {how} {source}, which is read: write to another place, outside of it")
+
+
+def written(folder: Path) -> dict[str, str]:
+    """The files of a folder that are ours, and what wrote each; never one outside of it.
+
+    Raises:
+        ValueError: the manifest is torn.
+    """
+    try:
+        files = json.loads((folder / WRITTEN).read_text(encoding="utf-8"))["files"]
+        return {name: str(by) for name, by in files.items() if not {"..", "/"} & {*PurePosixPath(name).parts}}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / WRITTEN} does not say which files are ours: choose another folder") from error
+
+
+def check_free(folder: Path, names: Collection[str], *, by: str, told_by: tuple[str, ...] = ()) -> None:
+    """Raises ValueError if in the place of a file that `by` will write there is one that it did not write.
+
+    `names` may be patterns with `*`. `told_by` is the name of a JSON file and keys of it: where there is no manifest
+    yet, such a file tells that all of `names` are ours.
+    """
+    if told_by and not (folder / WRITTEN).is_file() and has_keys(folder / told_by[0], told_by[1:]):
+        adopt(folder, names, by=by)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and a folder is to be written: name another one")
+    ours = written(folder)
+    for name in sorted(names):
+        there = sorted(folder.glob(name)) if "*" in name else [folder / name]
+        for path in filter(os.path.lexists, there):
+            if (author := _author(ours, path.relative_to(folder).as_posix())) != by:
+                raise ValueError(_refusal(path, by, author))
+
+
+def claim(folder: Path, names: Iterable[str], *, by: str) -> None:
+    """Enters files that `by` is about to write into the folder's manifest: names, or patterns with `*`.
+
+    Raises:
+        ValueError: as `check_free`.
+    """
+    names = list(names)
+    check_free(folder, names, by=by)
+    adopt(folder, names, by=by)
+
+
+def has_keys(path: Path, keys: Iterable[str]) -> bool:
+    """Whether it is a JSON file, an object with these keys."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return content
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() >= set(keys)
+
+
+def adopt(folder: Path, names: Iterable[str], *, by: str) -> None:
+    """Enters files that `by` wrote, as their content tells, though no manifest says so: there were none once."""
+    before = written(folder)
+    if (after := before | dict.fromkeys(names, by)) != before:
+        _write_manifest(folder, after)
+
+
+def check_ours(folder: Path, *, by: str, manifest: Path | None = None) -> None:
+    """Raises ValueError if a folder, which is to be replaced or whose every file will be read, holds a foreign file.
+
+    The manifest is its own, or that of a folder above it."""
+    root = manifest or folder
+    ours = written(root)
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        name = path.relative_to(root).as_posix()
+        if (path.is_dir() and not path.is_symlink()) or name == WRITTEN:
+            continue
+        if by not in (_author(ours, name), _author(ours, _finished(path).relative_to(root).as_posix())):
+            raise ValueError(_refusal(path, by, ours.get(name)))
+
+
+def remove(folder: Path, names: Iterable[str], *, by: str) -> None:
+    """Removes those of the files, or folders, that `by` wrote, and what was left half-written of them."""
+    ours = written(folder)
+    gone = [name for name in names if ours.get(name) == by]
+    for path in (folder / name for name in gone):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if gone:
+        _write_manifest(folder, {name: by for name, by in ours.items() if name not in gone})
+
+
+def remove_unfinished(folder: Path, names: Collection[str]) -> None:
+    """Removes what killed runs left half-written of these files."""
+    for parent in {(folder / name).parent for name in names}:
+        for path in list(parent.glob(".*")):
+            if path != _finished(path) and _finished(path).relative_to(folder).as_posix() in names:
+                path.unlink(missing_ok=True)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], Any], *, by: str) -> None:
+    """`write` fills a folder beside it, which then takes the place of `folder`, whole.
+
+    Raises:
+        ValueError: there is one with a file that `by` did not write.
+    """
+    check_ours(folder, by=by)
+    unfinished = _unfinished(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process of the same number
+    try:
+        write(unfinished)
+        files = [path.relative_to(unfinished).as_posix() for path in unfinished.rglob("*") if path.is_file()]
+        _write_manifest(unfinished, dict.fromkeys(files, by))
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _author(ours: dict[str, str], name: str) -> str | None:
+    """Of a file that the manifest names, by its name, a pattern or the folder that it lies in."""
+    return next((by for one, by in ours.items() if fnmatchcase(name, one) or name.startswith(f"{one}/")), None)
+
+
+def _refusal(path: Path, by: str, author: str | None) -> str:
+    who = f"was written by {author}" if author else "was not written by this package"
+    return f"{path} {who} and stands where {by} writes: move it away, or choose another folder"
+
+
+def _write_manifest(folder: Path, files: dict[str, str]) -> None:
+    write_json({"files": dict(sorted(files.items()))}, folder / WRITTEN)
 
 
 def write_json(content: dict[str, Any], path: str | Path) -> None:
@@ -30,25 +175,26 @@ def write_json(content: dict[str, Any], path: str | Path) -> None:
 
 def write_text(text: str, path: str | Path) -> None:
     """UTF-8."""
-    _replace(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 
 def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
     """CSV without the index."""
-    _replace(path, lambda unfinished: frame.to_csv(unfinished, index=False))
+    replace_file(path, lambda unfinished: frame.to_csv(unfinished, index=False))
 
 
 def write_parquet(table: pd.DataFrame | pa.Table, path: str | Path) -> None:
     """Parquet (zstd) without the index; the same table gives the same bytes."""
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table, preserve_index=False)
-    _replace(path, lambda unfinished: pq.write_table(table, unfinished, compression="zstd"))
+    replace_file(path, lambda unfinished: pq.write_table(table, unfinished, compression="zstd"))
 
 
-def _replace(path: str | Path, write: Callable[[Path], Any]) -> None:
+def replace_file(path: str | Path, write: Callable[[Path], Any]) -> None:
+    """`write` fills a file beside `path`, which then takes its place."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = _unfinished(path)
     try:
         write(unfinished)
         os.replace(unfinished, path)
@@ -56,15 +202,12 @@ def _replace(path: str | Path, write: Callable[[Path], Any]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def weight_files(folder: Path) -> dict[str, Path]:
-    """One file, or an index with all the files it names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return {single.name: single}
-    if not index.is_file():
-        raise ValueError(f"{folder} has no model.safetensors: save the model with save_pretrained")
-    shards = sorted(set(read_json(index)["weight_map"].values()))
-    missing = [name for name in shards if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}, which {index.name} names: save the model again")
-    return {name: folder / name for name in [index.name, *shards]}
+def _unfinished(path: Path) -> Path:
+    """The name under which it is written."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _finished(path: Path) -> Path:
+    """The name it would have got; its own, if it is no unfinished file."""
+    name = re.fullmatch(r"\.(.+)\.\d+", path.name)
+    return path.with_name(name[1]) if name else path

@@ -21,12 +21,13 @@ from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 from scipy import stats
 
 from ..common.figures import BLACK, BLUE, GREY, ORANGE, new_figure, save_figure
-from ..common.files import write_json, write_text
+from ..common.files import check_apart, check_free, claim, remove, write_json, write_text
 from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from .clean import POLICY, RULES, clean_bars
 from .sources import read_raw
 
 MOVES = 20  # largest, listed
+FILES = ("describe.json", "describe.html", "coverage.png", "returns.png", "defects.png")
 GAPS = 20  # longest, listed
 MOST_ROWS = 80  # tickers in the heat map
 MOST_NUMBERS = 300  # cells of the heat map that are small enough to be written out
@@ -43,6 +44,8 @@ def describe(source: str | Path | list, out: str | Path, tickers: list[str] | No
         ValueError: for what `read_raw` and `clean_bars` refuse.
     """
     out = Path(out)
+    check_apart(out, source)
+    check_free(out, FILES, by="describe", told_by=("describe.json", "rows_in", "coverage", "returns"))
     bars, cleaning = clean_bars(read_raw(source, tickers))
     observed = bars.dropna(subset="close")
     returns = _returns(observed)
@@ -65,12 +68,13 @@ def describe(source: str | Path | list, out: str | Path, tickers: list[str] | No
         },
         "tickers": _tickers(bars, observed, returns),
     }
+    claim(out, FILES, by="describe")
     write_json(summary, out / "describe.json")
     pictures = [coverage_map(coverage, out / "coverage.png"), return_histograms(returns, out / "returns.png")]
     if summary["defects"]:
         pictures.insert(1, defect_bars(summary["defects"], out / "defects.png"))
     else:
-        (out / "defects.png").unlink(missing_ok=True)
+        remove(out, ["defects.png"], by="describe")
     write_text(_page(summary, pictures), out / "describe.html")
     return summary
 

@@ -13,6 +13,7 @@ Design choices:
   what this run did.
 - A market is kept as `market.parquet`, the state that features read: training and scoring read it from there.
 - `dataset.json` is written last: a folder without it is unfinished.
+- Only files of an earlier run are replaced or removed (`files`): a folder with others in their place is refused.
 
 A window is any `context_length` rows of one shard in a row; `windows.py` cuts them when they are read, so a bar is
 stored once and not once per window.
@@ -21,11 +22,9 @@ stored once and not once per window.
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,13 +35,38 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from ..bars_tsf_llm import OHLCV, day_end, split_tickers
-from ..common.files import write_json, write_parquet, write_text
+from ..common.files import (
+    WRITTEN,
+    adopt,
+    check_apart,
+    check_free,
+    check_ours,
+    claim,
+    remove,
+    remove_unfinished,
+    replace_folder,
+    write_json,
+    write_parquet,
+    write_text,
+    written,
+)
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from ..market_tsf_llm import market_state
 from ..processing_tsf_llm import TsfLlmProcessor
 from .clean import policy_table
 from .columns import USUAL, Columns
-from .shards import ENCODED, encode_shard, hash_of, hash_of_rows, series_of, shard_path
+from .shards import (
+    ENCODED,
+    encode_shard,
+    file_name,
+    hash_of,
+    hash_of_code,
+    hash_of_rows,
+    is_shard,
+    series_of,
+    shard_path,
+    versions,
+)
 from .sources import read_bars
 from .ticker_files import Collected, collect_bars, collect_series
 from .windows import Split, fence
@@ -51,6 +75,15 @@ FORMAT = 2
 FIT_BARS = 200_000  # 64 features of as many bars take 100 MB
 FENCES = ".split.json"  # the dates of a finished folder while it is renewed
 WORK = ".work"  # what a run needs on the way
+BESIDE = (
+    "README.md",
+    "cleaning.json",
+    "market.parquet",
+    "report.json",
+    "dataset.json",
+)  # the other files, last one last
+PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json")  # and its code
+BY = "prepare"  # the author of all in the folder
 RETRIES = 3  # of a Ray task whose worker died
 
 
@@ -134,9 +167,11 @@ def prepare(
     """
     _check_engine(engine, ray_address)
     out = Path(out)
-    _check_folder(out, source)
+    check_apart(out, source, market)
+    _check_folder(out)
     work = out / WORK
-    shutil.rmtree(work, ignore_errors=True)  # of a killed run
+    remove(out, [WORK], by=BY)  # of a killed run
+    claim(out, [WORK], by=BY)
     try:
         data = _collect(source, work, processor.feature_extractor, tickers, market, columns)
         split = _split(data.times, out, train_through, valid_through, refit)
@@ -147,30 +182,32 @@ def prepare(
         fitted_from = _fit_key(to_fit, split, processor, state)
         is_fitted = _fitted_from(out) == fitted_from
         if is_prepared(out) or (out / FENCES).is_file():
-            write_json({"split": _dates(split)}, out / FENCES)
-        (out / "dataset.json").unlink(missing_ok=True)
+            _write_beside(out, FENCES, {"split": _dates(split)}, write_json)
+        remove(out, ["dataset.json"], by=BY)
         if is_fitted:
             _take_fit(processor, TsfLlmProcessor.from_pretrained(out / "processor"))
         else:
             processor.fit(to_fit, through=split.train_through, market=state)
-            _save_processor(processor, out / "processor")
+            replace_folder(out / "processor", processor.save_pretrained, by=BY)
         del to_fit
         _write_beside(out, "cleaning.json", data.report, write_json)
         _write_beside(out, "market.parquet", state, write_parquet)
         _check_market(processor.feature_extractor, state, data)
-        settings = hash_of(_versions(), FORMAT, *(path.read_bytes() for path in sorted((out / "processor").iterdir())))
+        stored = [path.read_bytes() for path in sorted((out / "processor").glob("*.json"))]
+        settings = hash_of(hash_of_code(processor.feature_extractor), FORMAT, *stored)
         common = (out, settings, split, horizon)
         jobs = list(data.files.items())
+        claim(out, [f"data/{file_name(name)}" for name, _ in jobs], by=BY)
         results = _run_on_ray(jobs, common, num_proc, ray_address) if engine == "ray" else _run(jobs, common, num_proc)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-    written = {name: one for name, one in results.items() if "skipped" not in one}
-    if not written:
+        remove(out, [WORK], by=BY)
+    shards = {name: one for name, one in results.items() if "skipped" not in one}
+    if not shards:
         raise ValueError(f"no ticker can be encoded: {'; '.join(one['skipped'] for one in results.values())}")
-    for path in [*(out / "data").glob("*.parquet"), *(out / "data").glob(".*.parquet.*")]:
-        if path not in {shard_path(out, name) for name in written}:
-            path.unlink()  # of an earlier run on other tickers, or what a killed worker left half written
-    encoded = {name: one.pop("encoded") for name, one in written.items()}
+    ours = {name for name in written(out) if name.startswith("data/")}
+    remove_unfinished(out, ours)  # by killed workers
+    remove(out, ours - {one["file"] for one in shards.values()}, by=BY)  # of an earlier run on other tickers
+    encoded = {name: one.pop("encoded") for name, one in shards.items()}
     info = {
         "format": FORMAT,
         "kind": processor.feature_extractor.kind,
@@ -183,28 +220,45 @@ def prepare(
         "fitted_on": fitted_on,
         "fitted_from": fitted_from,
         "counts": {
-            part: {unit: sum(one[part][unit] for one in written.values()) for unit in ("bars", "windows")}
+            part: {unit: sum(one[part][unit] for one in shards.values()) for unit in ("bars", "windows")}
             for part in ("train", "valid", "test")
         },
-        "tickers": written,
+        "tickers": shards,
         "skipped": {name: one["skipped"] for name, one in results.items() if "skipped" in one},
         "seed": seed,
-        "versions": _versions(),
+        "versions": versions(),
     }
     run = _report(out, encoded, is_fitted=is_fitted)
-    write_text(_card(info, data.report), out / "README.md")
-    write_json(run, out / "report.json")
-    write_json(info, out / "dataset.json")
-    (out / FENCES).unlink(missing_ok=True)
+    _write_beside(out, "README.md", _card(info, data.report), write_text)
+    _write_beside(out, "report.json", run, write_json)
+    _write_beside(out, "dataset.json", info, write_json)
+    remove(out, [FENCES], by=BY)
     return {**info, "run": run}
 
 
-def _check_folder(out: Path, source: str | Path | list) -> None:
-    for part in source if isinstance(source, list | tuple) else [source]:
-        if Path(part).is_dir() and out.resolve().is_relative_to(Path(part).resolve()):
-            raise ValueError(
-                f"{out} lies in {part}, which is read: a second run would read it too; name another folder"
-            )
+def _check_folder(out: Path) -> None:
+    """Raises ValueError, before anything is read, if a file of somebody else stands where the dataset will.
+
+    All of `data/` and `processor/` is the dataset's: whoever loads it reads every file there."""
+    if not (out / WRITTEN).is_file():
+        _adopt(out)
+    check_free(out, [*BESIDE, FENCES, WORK], by=BY)
+    check_ours(out / "data", by=BY, manifest=out)
+    check_ours(out / "processor", by=BY)
+
+
+def _adopt(out: Path) -> None:
+    """A dataset of a version without manifests: its description and its shards tell that they are ours."""
+    try:
+        info = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
+        files = {one["file"] for one in info["tickers"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    shards = [name for name in files if is_shard(out / name)]
+    adopt(out, [*shards, *(name for name in BESIDE if (out / name).is_file())], by=BY)
+    saved = [path.name for path in (out / "processor").glob("*")]
+    processor = [one for one in saved if one.endswith("_tsf_llm.py") or one in PROCESSOR_FILES]
+    adopt(out / "processor", processor, by=BY)
 
 
 # --- the bars, their dates and their market ------------------------------------------------------------------------
@@ -290,7 +344,9 @@ def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor, marke
     state = {**processor.feature_extractor.to_dict(), "n_bins": processor.tokenizer.n_bins}
     state = {name: value for name, value in state.items() if name not in ("fitted", "feature_size", "auto_map")}
     read = (hash_of_rows(bars.drop(columns=id)), hash_of_rows(market, split.train_through))
-    return hash_of(read, list(sizes.items()), split.train_through, state, _versions(), FORMAT)
+    return hash_of(
+        read, list(sizes.items()), split.train_through, state, hash_of_code(processor.feature_extractor), FORMAT
+    )
 
 
 def _fitted_from(out: Path) -> str | None:
@@ -306,19 +362,12 @@ def _take_fit(processor: TsfLlmProcessor, stored: TsfLlmProcessor) -> None:
     processor.tokenizer.bin_edges = processor.tokenizer.init_kwargs["bin_edges"] = stored.tokenizer.bin_edges
 
 
-def _save_processor(processor: TsfLlmProcessor, folder: Path) -> None:
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    processor.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(unfinished, folder)
-
-
 def _write_beside(out: Path, name: str, content: Any, write: Any) -> None:
     """Writes the file, or removes an earlier run's where there is nothing to write."""
     if content is None:
-        (out / name).unlink(missing_ok=True)
+        remove(out, [name], by=BY)
     else:
+        claim(out, [name], by=BY)
         write(content, out / name)
 
 
@@ -389,10 +438,6 @@ def _report(out: Path, encoded: dict[str, int], *, is_fitted: bool) -> dict[str,
         "rows_encoded": sum(encoded.values()),
         "tickers": {one: done.count(one) for one in ("kept", "extended", "encoded")},
     }
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("tsf-llm", "numpy", "pandas")}
 
 
 def _card(info: dict[str, Any], report: dict[str, Any] | None) -> str:

@@ -7,11 +7,16 @@ Design choices:
   bit, only the features of later rows are computed (`TsfLlmFeatureExtractor.encode(known=)`).
 - One changed bit in an old bar, as after a correction, a split or a dividend that re-bases adjusted prices, or in the
   market as of it, and the ticker is encoded as a whole.
+- Settings are of the code, too: of the files that the running processor comes from, not of those stored beside it.
 - Plain series are encoded as a whole: their scale remembers all rows, and known covariates reach back over the end.
 """
 
 import hashlib
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +34,7 @@ from .windows import Split, WindowDataset
 
 KEY, BASE = b"tsf_llm_key", b"tsf_llm_base"
 ENCODED = ("features", "observed", "log_return", "sigma", "token")  # the columns beside those of the bars
+LIBRARIES = ("tsf-llm", "numpy", "pandas", "pandas-ta-classic")  # whose code features run
 
 
 def hash_of(*parts: Any) -> str:
@@ -43,6 +49,38 @@ def hash_of_rows(frame: pd.DataFrame | None, through: Any = None) -> str:
     digest = hashlib.sha256(frame["timestamp"].to_numpy().astype("datetime64[us]").tobytes())
     digest.update(frame.drop(columns="timestamp").to_numpy(dtype=float).tobytes())
     return digest.hexdigest()
+
+
+def hash_of_code(extractor: Any) -> str:
+    """Of the code that fits and encodes: the root modules of the extractor, wherever it was loaded from, and of this
+    package, whose workers encode; the files of a user's own features; this file; the libraries."""
+    packages = {kind.__module__.rpartition(".")[0] for kind in (type(extractor), TsfLlmFeatureExtractor)}
+    code = sorted({part for package in packages for part in _code_of(package)})
+    return hash_of(code, hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), versions())
+
+
+def _code_of(package: str) -> Iterator[str]:
+    """Digests of the root modules of a package, and of the code of every feature that it knows."""
+    module = sys.modules[f"{package}.indicators_tsf_llm"]
+    root = Path(str(module.__file__)).parent
+    for path in root.glob("*_tsf_llm.py"):
+        yield f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    for row in module.FEATURES.values():
+        code = getattr(row.compute, "__code__", None)
+        file = Path(code.co_filename if code else "")
+        if not file.is_file():  # typed in, or no plain function
+            yield f"{row.name} {(code.co_code, code.co_names, code.co_consts) if code else row.compute}"
+        elif file.parent != root:
+            yield f"{row.name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def versions() -> dict[str, str | None]:
+    """Of the libraries; None where one is missing, as pandas-ta-classic may be."""
+    found: dict[str, str | None] = dict.fromkeys(LIBRARIES)
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def file_name(ticker: str) -> str:
@@ -123,6 +161,11 @@ def _known(
     before, now = old.select(columns).to_pandas(), bars[columns].head(len(old))
     same = all(before[name].to_numpy().tobytes() == now[name].to_numpy().tobytes() for name in columns)
     return series_of(old) if same else None
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a file says so itself."""
+    return KEY in _metadata(path)
 
 
 def _metadata(shard: Path) -> dict[bytes, bytes]:

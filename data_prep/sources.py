@@ -16,6 +16,7 @@ Design choices:
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -231,7 +232,7 @@ def raw_columns(
 
     def note(name: str, cells: pd.Series, bad: np.ndarray) -> None:
         for row, value in zip(bad, cells.iloc[bad].astype(object), strict=True):
-            if held := "" if pd.isna(value) else str(value).strip()[:LARGEST_NOTE].replace("NaT", ""):
+            if held := _held(value)[:LARGEST_NOTE].replace("NaT", ""):
                 notes[row] += f"{'; ' if notes[row] else ''}{name}='{held}'"
 
     frame = _read_columns(table, column, chosen, where, note, format)
@@ -276,12 +277,16 @@ def _read_columns(
 def _refuse(path: Path) -> Told:
     def refuse(name: str, cells: pd.Series, bad: np.ndarray) -> None:
         place = f"{path}, row {bad[0] + 1}: column '{cells.name}'"
-        if name in NAMES:
+        held = _held(cells.iloc[bad[0]])
+        if name in NAMES and not held:
             raise ValueError(f"{place} is empty; give every row its ticker.")
-        held = str(cells.iloc[bad[0]]).strip()
         raise ValueError(f"{place} holds '{held}', which {REMEDIES.get(name, REMEDIES['number'])}")
 
     return refuse
+
+
+def _held(cell: Any) -> str:
+    return "" if pd.isna(cell) else str(cell).strip()
 
 
 def _completed(bars: pd.DataFrame, numbers: Sequence[str], ticker: str) -> pd.DataFrame:

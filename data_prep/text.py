@@ -38,7 +38,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers, stripped, utc_times, wall_clock
 from ..common.errors import one_line_errors
-from ..common.files import write_json, write_parquet
+from ..common.files import check_apart, has_keys, write_json, write_parquet
 from ..common.parser import Parser
 from .columns import ALIASES, find_columns, listed
 from .sources import read_data
@@ -436,6 +436,12 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     with one_line_errors("text"):
         [args] = Parser((TextArguments,), prog="text", description=__doc__).parse_args_and_config(arguments)
         options = vars(args)
+        out, fitted = Path(options["out"]), Path(options["out"]).with_suffix(".projection.json")
+        check_apart(out, options["data"], options["texts"], options["projection"])
+        if options["cache"]:
+            check_apart(options["cache"], options["data"], options["texts"], options["projection"])
+        if not options["projection"] and fitted.exists() and not has_keys(fitted, ("through", "center", "components")):
+            raise ValueError(f"{fitted} is no projection and stands where one goes: choose another --out")
         data, texts = read_data(options["data"], covariates=options["covariates"]), read_texts(options["texts"])
         if options["as_series"] and kind_of(data) is not OHLCV:
             raise ValueError(f"{options['data']} is a plain series already: leave --as-series out")
@@ -445,7 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
             projection = Projection.load(options["projection"])
         else:
             projection = Projection.fit(texts, vectors, options["size"], options["through"])
-            projection.save(Path(options["out"]).with_suffix(".projection.json"))
+            projection.save(fitted)
         chosen = options["sentiment"]
         scores = score_sentiment(texts["text"].tolist(), chosen, **shared) if chosen else None
         when = {name: options[name] for name in ("close_time", "zone", "half_life")}
@@ -453,7 +459,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
         kept = [name for name in data if name not in ("timestamp", kind_of(data).id, *kind_of(data).columns)]
         joined = join_texts(data, features, kept)
         joined = as_series(joined) if options["as_series"] else joined
-        write_parquet(joined, options["out"])
+        write_parquet(joined, out)
     return joined
 
 

@@ -170,7 +170,7 @@ def _clear_folder(out: Path, name: str, manifest: dict[str, Any]) -> None:
     folder = out / "price_history" / name
     known = manifest["tickers"].get(name, {}).get("file")
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(f".{name}_yahoo_"):
+        if re.fullmatch(rf"\.{re.escape(name)}_yahoo_\d{{8}}\.csv\.\d+", path.name):
             path.unlink()
         elif path.name.endswith(EXTENSIONS) and path.relative_to(out).as_posix() != known:
             raise ValueError(

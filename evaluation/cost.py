@@ -17,7 +17,7 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import CONFIG_NAME, cached_file
 
-from ..common.files import weight_files
+from ..common.reading import weight_files
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 

@@ -6,12 +6,15 @@ from typing import Any
 import pandas as pd
 
 from ..bars_tsf_llm import day_end
-from ..common.files import write_json
+from ..common.files import check_free, claim, write_json
 from ..common.provenance import provenance
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .plots import pit_histogram, score_bars
 from .report import Report
 from .walk_forward import walk_forward
+
+BY = "evaluate"
+FILES = ("results.json", "scores.png", "pit.png")
 
 
 def evaluate_model(
@@ -30,6 +33,7 @@ def evaluate_model(
     """Walks forward over [start, end], writes `results.json`, `scores.png` and `pit.png`, and returns what it found.
 
     `out_of_sample` is false when the model has seen prices of the period, and null when it does not say."""
+    check_free(out, FILES, by=BY, told_by=("results.json", "rows", "verdicts", "out_of_sample"))
     series = pipe.processor.encode(bars, market=market)
     result = walk_forward(
         pipe, series, start=start, end=end, horizon=horizon, stride=stride, samples=samples, seed=seed
@@ -48,8 +52,9 @@ def evaluate_model(
         "seed": seed,
         "trained_through": cutoff,
         "out_of_sample": None if cutoff is None else bool(first > day_end(cutoff)),
-        **provenance("evaluate"),
+        **provenance(BY),
     }
+    claim(out, FILES, by=BY)
     write_json(results, out / "results.json")
     note = f"{len(results['tickers'])} ticker(s), origins {period['start']} to {period['end']}, {horizon} bar(s) ahead"
     kind = pipe.processor.feature_extractor.series_kind

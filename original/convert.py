@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..common.files import check_apart
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..original_modeling_tsf_llm import NEVER_LOADED
@@ -59,6 +60,7 @@ def convert(
         raise ValueError(f"--layout {layout}: plain or mixed, or leave it out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder: name a new one")
+    check_apart(out, source)
     path = weights_file(source)
     tensors, facts = read_checkpoint(path)
     sizes = Sizes(path, tensors)
@@ -305,7 +307,7 @@ def infer_config(
         rope_interleaved=True,
         attention_softmax_axis="keys" if (layout == "mixed" if layout else over_keys) else "heads",
         router_weighting="raw_logits",
-        legacy=True,
+        original_arithmetic=True,
         prediction_length=1,
         prediction_type=HEADS[outputs],  # type: ignore[arg-type]
         trained_on="SpaceExploreAI checkpoint; 3 of its 64 inputs are future returns, so its scores show no skill",

@@ -13,13 +13,14 @@ import pandas as pd
 from rich.console import Console
 
 from ..common.errors import one_line_errors
-from ..common.files import write_json
+from ..common.files import check_free, claim, write_json
 from ..common.pages import write_between
 from ..common.provenance import provenance
 from ..common.tables import Columns, Table, number, with_interval
 from ..evaluation.plots import leak_bars
 from .leak import measure_leak
 
+FILES = ("leak.json", "leak.png")
 MARKER = "leak-results"
 COLUMNS: Columns = {
     "inputs": lambda row: row["model"],
@@ -32,7 +33,9 @@ COLUMNS: Columns = {
 
 def run(bars: pd.DataFrame, *, out: Path, horizon: int, seed: int = 0) -> dict[str, Any]:
     """Measures, writes `leak.json` and `leak.png` in `out`, and returns the results."""
+    check_free(out, FILES, by="leak", told_by=("leak.json", "rows", "reconstruction"))
     results = {**measure_leak(bars, horizon=horizon, seed=seed), **provenance("leak")}
+    claim(out, FILES, by="leak")
     write_json(results, out / "leak.json")
     leak_bars(results["rows"], out / "leak.png", note=_note(results))
     return results

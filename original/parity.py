@@ -1,6 +1,6 @@
 """How far this package's numbers lie from those of the original SpaceExploreAI, fixture by fixture.
 
-    python -m tsf_llm.original.parity tests/fixtures/seed --write docs/original.md
+    python -m tsf_llm.original.parity tests/fixtures/original --write docs/original.md
 
 Each fixture holds weights, inputs and outputs of the original code. Weights go through `convert`, the converted folder
 through `from_pretrained`. Errors are the largest absolute difference over the largest absolute value, in float32.
@@ -114,7 +114,7 @@ def table(folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="parity", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("fixtures", type=Path, help="folder of fixtures, such as tests/fixtures/seed")
+    parser.add_argument("fixtures", type=Path, help="folder of fixtures, such as tests/fixtures/original")
     parser.add_argument("--write", type=Path, help="page to write the table into, between its markers")
     arguments = parser.parse_args()
     logging.disable_progress_bar()

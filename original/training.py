@@ -23,6 +23,7 @@ from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..original_features_tsf_llm import OriginalFeatureExtractor
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
+from ..training.checkpoints import check_folder
 from ..training.models import check_start, find_model
 from ..training.trainer import make_trainer, train_and_save
 from .leak import ridge, scaled_scores
@@ -36,6 +37,7 @@ def train_on_sequences(
 ) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
+    check_folder(training_args.output_dir, data_args.data)
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..bars_tsf_llm import OHLCV, bars_through, day_end
-from ..common.files import _replace, write_json
+from ..common.files import check_free, claim, remove, replace_file, write_json
 from ..evaluation.profit import profit
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import ROWS_AT_ONCE, TsfLlmPipeline
@@ -38,6 +38,8 @@ from ..training.models import digest
 
 logger = logging.get_logger(__name__)
 FORMAT = 1
+FILES = ("preferences.parquet", "preferences.json", "preferences.jsonl")
+BY = "build_preferences"
 TICKERS_AT_ONCE = 16  # encoded together
 UTILITIES = ("crps", "pnl", "drawdown")
 NESTED = pa.list_(pa.list_(pa.float32()))
@@ -193,6 +195,7 @@ def build_preferences(
             origin or pair to be had.
     """
     pairs, out = _checked(pipe, pairs or PairArguments(), fence), Path(out)
+    check_free(out, FILES, by=BY, told_by=("preferences.json", "format", "settings", "counts"))
     processor = pipe.processor
     kind, covariates = processor.feature_extractor.series_kind, processor.feature_extractor.covariates
     frames = bars_through(bars, pairs.through, kind, covariates)
@@ -203,14 +206,18 @@ def build_preferences(
         market = market[market["timestamp"] <= day_end(pairs.through)]
     elif processor.feature_extractor.fitted_with_market:
         market = bars[bars["timestamp"] <= day_end(pairs.through)]
-    for name in ("preferences.json", "preferences.jsonl"):
-        (out / name).unlink(missing_ok=True)
+    remove(out, ["preferences.json", "preferences.jsonl"], by=BY)
     tally = Tally()
     path = out / "preferences.parquet"
     chunks = _chunks(pipe, named, pairs, market, progress)
-    _replace(path, lambda unfinished: _write_pairs(pipe, chunks, pairs, tally, unfinished))
+
+    def write(unfinished: Path) -> None:
+        _write_pairs(pipe, chunks, pairs, tally, unfinished)
+        claim(out, FILES, by=BY)  # a run without pairs leaves nothing
+
+    replace_file(path, write)
     if jsonl:
-        _replace(out / "preferences.jsonl", lambda unfinished: _write_jsonl(path, processor, unfinished))
+        replace_file(out / "preferences.jsonl", lambda unfinished: _write_jsonl(path, processor, unfinished))
     info = {
         "format": FORMAT,
         "settings": asdict(pairs),
@@ -399,9 +406,11 @@ def build(data: TrainingData, model: Any, folder: Path, settings: PairArguments,
     if note.is_file() and json.loads(note.read_text()) == made_of:
         logger.warning(f"{folder} is finished and used as it is")
         return folder
-    note.unlink(missing_ok=True)
+    check_free(folder, [note.name], by="dpo", told_by=(note.name, "settings", "weights", "bars"))
+    remove(folder, [note.name], by="dpo")
     pipe = TsfLlmPipeline(model=model, processor=data.processor, device=model.device)
     build_preferences(pipe, data.bars, folder, settings, market=data.market, fence=settings.through, progress=progress)
+    claim(folder, [note.name], by="dpo")
     write_json(made_of, note)
     return folder
 

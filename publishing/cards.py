@@ -192,7 +192,8 @@ def model_card(facts: Facts, scores: Scores | None) -> str:
         f"A TSF-LLM forecaster of {_series(facts)}: {facts.parameters:,} parameters, {_head(facts)}.\n",
         _table(_model_rows(facts)),
         "\n## How to load it\n",
-        *(_int8_loading(facts) if facts.is_int8 else _loading(facts)),
+        *(["Its weights are 8-bit whole numbers, for CPUs.\n"] if facts.is_int8 else []),
+        *_loading(facts),
         *_scores_section(facts, scores),
         *_limits(facts),
     ]
@@ -367,23 +368,6 @@ def _call(facts: Facts) -> list[str]:
         return ["outputs = model(**processor(bars))  # logits of the next return token"]
     inputs = 'past_values=batch["past_values"], attention_mask=batch["attention_mask"]'
     return ["batch = processor(bars)", f"outputs = model({inputs})  # .prediction"]
-
-
-def _int8_loading(facts: Facts) -> list[str]:
-    name = f'"{facts.repo_id}"'
-    if facts.revision:
-        name = f'snapshot_download({name}, revision="{facts.revision}")'
-    return [
-        "Its weights are 8-bit whole numbers, for CPUs. Only the package `tsf-llm` opens them; `AutoModel` and",
-        "`pipeline` of transformers by themselves do not, with `trust_remote_code=True` neither.\n",
-        "```python",
-        *(["from huggingface_hub import snapshot_download"] if facts.revision else []),
-        "from tsf_llm.serving.loading import load_pipeline\n",
-        f"forecaster = load_pipeline({name})",
-        f"forecast = forecaster(bars, horizon={facts.config['prediction_length']})"
-        f"  # bars: a DataFrame of {_columns(facts)}",
-        "```",
-    ]
 
 
 def _made_from(facts: Facts) -> dict[str, Any]:

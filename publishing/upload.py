@@ -22,10 +22,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
-from transformers import TrainerCallback
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
-from ..common.files import read_json, weight_files, write_text
+from ..common.files import write_text
+from ..common.reading import read_json, weight_files
 from ..evaluation.report import Report
 from .cards import Facts, Scores, adapter_card, model_card, preferences_card, prepared_card, read_scores
 from .secrets import FORBIDDEN, FORBIDDEN_BESIDE_A_MODEL, matches, refuse_files
@@ -221,14 +222,14 @@ def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | b
 
 def adapter_facts(folder: Path, repo_id: str, *, revision: str | None = None, datasets: Sequence[str] = ()) -> Facts:
     """What the files of an adapter say of it."""
-    config, processor = read_json(folder / ADAPTER_FILES[0]), folder / PROCESSOR_FILES[0]
+    config = read_json(folder / ADAPTER_FILES[0])
     about = read_json(folder / ADAPTER_FILES[2]) if (folder / ADAPTER_FILES[2]).is_file() else {}
     head = "TsfLlmForCausalLM" if config.get("task_type") == "CAUSAL_LM" else "TsfLlmForPrediction"
     return Facts(
         repo_id=repo_id,
         revision=revision,
         config={**config, **about, "architectures": [head]},
-        features=features_of(folder) if processor.is_file() else {},
+        features=features_of(folder) if (folder / PROCESSOR_FILES[0]).is_file() else {},
         parameters=count_parameters([folder / ADAPTER_FILES[1]]),
         datasets=[*datasets],
         report=None,
@@ -437,7 +438,10 @@ class HubCallback(TrainerCallback):
     """Keeps what Trainer would upload by mistake off the Hub, which leaves out what a `.gitignore` names.
 
     That is `training_args.bin`, a pickle; the model that `base_config` trained first; and what is still being written.
+    Trainer copies a checkpoint's weights and config, but not the code that loads them: this adds it.
     """
 
-    def on_push_begin(self, args, state, control, **kwargs):
+    def on_push_begin(self, args, state, control, model=None, **kwargs):
         write_text("training_args.bin\n/base/\n/.unfinished/\n", Path(args.output_dir) / ".gitignore")
+        if isinstance(model, PreTrainedModel):
+            custom_object_save(model, args.output_dir)

@@ -15,12 +15,14 @@ from typing import Any
 import transformers
 from rich.console import Console
 
-from ..common.files import write_json
+from ..common.files import check_apart, claim, remove, write_json
 from ..common.parser import Parser
 from ..evaluation.walk_forward import WalkForward
 from ..training.adapters import (
+    BY,
     LoraArguments,
     adapter_name,
+    check_adapter,
     facts,
     for_ticker,
     merged,
@@ -59,6 +61,8 @@ def adapt(
     out = out or (Path(name) if is_local else Path()) / "adapters" / adapter_name(ticker)
     if (out / ADAPTER_CONFIG).is_file():
         raise ValueError(f"{out} holds an adapter already: remove it, or choose another --out")
+    check_apart(out, options.get("data"), options.get("market"))
+    check_adapter(out)
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
     base, work = load_model(name), out.with_name(f".{out.name}.checkpoints")
     options = {**options, "horizon": options.get("horizon") or base.config.prediction_length}
@@ -94,10 +98,11 @@ def adapt(
         "interval_excludes_zero": _excludes_zero(test),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    (out / REPORT).unlink(missing_ok=True)  # of an earlier run; the folder is replaced as a whole
+    remove(out, [REPORT], by=BY)  # of an earlier run; the folder is replaced as a whole
     if kept:
         link = str(Path(name).resolve()) if is_local else name
         save_adapter(adapted, own.processor, out, {**about, "training": training}, base_model=link)
+    claim(out, [REPORT, "runs"], by=BY)
     write_json(report, out / REPORT)
     if (work / "runs").is_dir():  # what report_to=tensorboard wrote
         shutil.move(work / "runs", out / "runs")

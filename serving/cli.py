@@ -148,12 +148,14 @@ def forecast(
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
     from ..bars_tsf_llm import day_end
-    from ..common.files import write_csv
+    from ..common.files import check_apart, write_csv
     from ..data_prep.columns import Columns
     from ..evaluation.plots import fan_chart
     from ..training.data import read_for
     from .loading import load_pipeline
 
+    for path in (out, *([plot] if plot else [])):
+        check_apart(path, data, market, model)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     pipe = load_pipeline(model)
@@ -192,12 +194,14 @@ def evaluate(
     --out evaluation
     """
     from ..bars_tsf_llm import day_end
+    from ..common.files import check_apart
     from ..data_prep.columns import Columns
     from ..evaluation.evaluate import evaluate_model
     from ..evaluation.report import print_evaluation
     from ..training.data import read_for
     from .loading import load_pipeline
 
+    check_apart(out, data, market)
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
@@ -455,9 +459,11 @@ def leak(
 
     Example: tsf-llm leak --data sample --out leak
     """
+    from ..common.files import check_apart
     from ..data_prep.sources import read_bars
     from ..original.leak_page import print_leak, run
 
+    check_apart(out, data)
     print_leak(run(read_bars(data, _names(ticker)), out=out, horizon=horizon, seed=seed))
     typer.echo(f"leak.json and leak.png written to {out}")
 

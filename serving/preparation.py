@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from ..common.files import write_json, write_parquet
+from ..common.files import check_apart, has_keys, write_json, write_parquet
 from ..data_prep.clean import clean_bars
 from ..data_prep.sources import has_prices, read_raw
 from ..data_prep.windows import fence
@@ -24,9 +24,14 @@ def clean(source: str, out: Path, tickers: list[str] | None = None, covariates: 
     """
     if out.suffix != ".parquet":
         raise ValueError(f"{out} must end in .parquet: it keeps dates and numbers exactly, a CSV would not")
+    report_file = out.with_name("cleaning.json")
+    check_apart(out, source)
+    check_apart(report_file, source)
+    if report_file.exists() and not has_keys(report_file, ("rows_in", "rules", "tickers")):
+        raise ValueError(f"{report_file} is no report of cleaning and stands where one goes: write to another folder")
     frame, report = clean_bars(read_raw(source, tickers, covariates=covariates), covariates)
     write_parquet(frame, out)
-    write_json(report, out.with_name("cleaning.json"))
+    write_json(report, report_file)
     return report
 
 

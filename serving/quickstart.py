@@ -11,11 +11,13 @@ from rich.console import Console
 
 from ..audit_tsf_llm import audit_features
 from ..bars_tsf_llm import kind_of
-from ..common.files import write_csv, write_json
+from ..common.files import check_apart, check_free, claim, write_csv, write_json
 from ..common.parser import Parser
 from ..data_prep.columns import USUAL, Columns
 from ..data_prep.sources import read_data
 from ..data_prep.windows import Split
+from ..evaluation.evaluate import BY as SCORED_BY
+from ..evaluation.evaluate import FILES as SCORES
 from ..evaluation.evaluate import evaluate_model
 from ..evaluation.plots import fan_chart
 from ..evaluation.report import Report, print_evaluation
@@ -23,6 +25,8 @@ from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.starting_model import CONFIGS
 from ..training.supervised import train
 from .loading import load_pipeline
+
+FILES = ("audit.json", "forecast.csv", "forecast.png", "hindsight.png")  # beside those of training and evaluation
 
 HINDSIGHT_BARS = 20  # the second fan chart starts this many bars before the end, to show what happened
 
@@ -48,6 +52,9 @@ def run(
     """
     if head not in ("causal_lm", "quantile"):
         raise ValueError(f"--head {head}: choose causal_lm or quantile, which give a distribution")
+    check_apart(out, dataset)
+    check_free(out, SCORES, by=SCORED_BY)
+    check_free(out, FILES, by="quickstart", told_by=("audit.json", "passed", "prefix_invariance"))
     console = Console()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
@@ -68,6 +75,7 @@ def run(
 
     console.rule("2. Leak audit")
     report = audit_features(bars, past_covariates=past_covariates, known_covariates=known_covariates)
+    claim(out, FILES, by="quickstart")
     write_json(report, out / "audit.json")
     if not report["passed"]:
         raise ValueError(f"the leak audit failed, see {out / 'audit.json'}: remove the features it names")

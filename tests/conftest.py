@@ -2,12 +2,15 @@
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers.dynamic_module_utils import get_relative_import_files
 
+from tsf_llm import modeling_tsf_llm as modeling
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
@@ -43,6 +46,13 @@ def _seed():
 
 
 @pytest.fixture(scope="session")
+def code_files():
+    """Names of the files that go with a saved model: what its module imports, as transformers finds it."""
+    file = Path(modeling.__file__)
+    return {file.name, *(Path(found).name for found in get_relative_import_files(file))}
+
+
+@pytest.fixture(scope="session")
 def tiny_config():
     """`tiny_config(**overrides)` -> a config whose model has a few thousand weights."""
     return lambda **overrides: TsfLlmConfig(**{**TINY, **overrides})
@@ -73,6 +83,14 @@ def tiny_batch():
         return {"input_ids": input_ids, "past_values": past_values, "attention_mask": attention_mask}
 
     return build
+
+
+@pytest.fixture(scope="session")
+def checkpoint_activations():
+    """`checkpoint_activations(model)`, by the name that the running transformers has for it: 5.23 brings a new one."""
+    return lambda model: getattr(
+        model, "activation_checkpointing_enable", getattr(model, "gradient_checkpointing_enable", None)
+    )()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,60 @@ from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 
 
+def test_the_docstrings():
+    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("timestamp", ["2024-01-02", "2024-01-03 15:30", "2024-01-04T16:00"]),
+        ("timestamp", ["31/12/2023", "01/02/2024", "13/02/2024"]),
+        ("timestamp", ["11/02/2024", "12/02/2024", "13/02/2024"]),
+        ("timestamp", ["2024-01-02T00:00:00+09:00", "2024-01-03T00:00:00+09:00", "2024-01-04T00:00:00+09:00"]),
+        ("timestamp", ["1704153600000", "1704240000000", "1704326400000"]),
+        ("volume", ["1", " 2 ", "3e3"]),
+        ("volume", ["n/a", "-", ""]),
+    ],
+)
+def test_a_frame_of_text_is_read_as_its_file(tmp_path, column, cells):
+    frame = pd.DataFrame({"timestamp": ["2024-01-02", "2024-01-03", "2024-01-04"], "volume": "1"}).assign(
+        **{column: cells, **dict.fromkeys(["open", "high", "low", "close"], "1.5")}
+    )
+    frame.to_csv(tmp_path / "A.csv", index=False)
+    file, bars = read_bars(tmp_path / "A.csv"), check_bars(frame, "A")
+    for name in ("timestamp", "close", "volume"):
+        pd.testing.assert_series_equal(file[name], bars[name], check_dtype=False)
+
+
+def test_a_day_that_is_no_month_tells_the_format_of_the_whole_column():
+    days = pd.Series(pd.date_range("2023-01-02", periods=300))
+    assert (read_times(days.dt.strftime("%d/%m/%Y"))[0] == days).all()
+    assert (read_times(days.dt.strftime("%m/%d/%Y"))[0] == days).all()
+    assert read_times(days.dt.strftime("%m/%d/%Y")[:3])[0].dt.month.tolist() == [1, 1, 1]  # both are read: month first
+
+
+def test_a_format_of_dates_reads_no_time_of_day():
+    format = TimeFormat.of(pd.Series(["2024-01-02 00:00+09:00"]))
+    times, bad = read_times(pd.Series(["2024-01-03 00:00+09:00", "2024-01-04 10:00+09:00"]), format)
+    assert times[0] == pd.Timestamp("2024-01-03")
+    assert bad.tolist() == [1]
+
+
+def test_offsets_are_written_in_several_ways():
+    days = [f"2024-07-31T00:00{end}" for end in (":00+00:00", ":00.0+0100", "-03", " -03:30")]
+    assert (read_times(pd.Series(days))[0] == pd.Timestamp("2024-07-31")).all()
+
+
+def test_the_time_of_reading_is_no_time():
+    assert read_times(pd.Series(["2024-01-02", "now", "today"]))[1].tolist() == [1, 2]
+
+
+def test_numbers_are_read_to_the_last_bit():
+    exact = np.random.default_rng(0).normal(size=2000)
+    assert (read_numbers(pd.Series([repr(float(one)) for one in exact]))[0] == exact).all()
+
+
 def stamps(start: str, periods: int, freq: str) -> np.ndarray:
     return pd.date_range(start, periods=periods, freq=freq).to_numpy()
 
@@ -110,7 +164,7 @@ BAD_INPUT = {
     "unsorted": (lambda b: b.iloc[[*range(30), 31, 30, *range(32, 60)]], "AAA, row 31, .*backwards; sort"),
     "repeated": (lambda b: b.iloc[[*range(30), 29, *range(30, 60)]], "AAA, row 30, .*repeated; keep one"),
     "text price": (spoiled(7, "open", "12,5"), "AAA, row 7: open is '12,5', not a number; correct"),
-    "text volume": (spoiled(8, "volume", "lots"), "AAA, row 8: volume is 'lots', not a number; correct"),
+    "text volume": (spoiled(8, "volume", "n/a"), "AAA, row 8: volume is 'n/a', not a number; correct"),
     "high below low": (spoiled(9, "high", 0.5), "AAA, row 9, 2015-01-14.*high is below low; swap or correct"),
     "zero price": (spoiled(10, "low", 0.0), "AAA, row 10, .*price <= 0; mask it with NaN"),
     "negative price": (spoiled(10, "close", -3.0), "AAA, row 10, .*price <= 0; mask it with NaN"),
@@ -193,57 +247,3 @@ def test_the_scale_of_differences_has_a_relative_floor():
     assert np.isnan(scale[:20]).all()
     assert scale[-1] == pytest.approx(0.1 * np.sqrt(np.nanmean(d**2)))
     assert np.isnan(difference_scale(np.zeros(50), 0.9, 0.1)).all()  # a value that never changed has no scale
-
-
-# Cells of a column are read as a whole, in a frame as in a file
-
-
-def test_the_docstrings():
-    assert doctest.testmod(module).failed == 0
-
-
-@pytest.mark.parametrize(
-    ("column", "cells"),
-    [
-        ("timestamp", ["2024-01-02", "2024-01-03 15:30", "2024-01-04T16:00"]),
-        ("timestamp", ["31/12/2023", "01/02/2024", "13/02/2024"]),
-        ("timestamp", ["2024-01-02T00:00:00+09:00", "2024-01-03T00:00:00+09:00", "2024-01-04T00:00:00+09:00"]),
-        ("timestamp", ["1704153600000", "1704240000000", "1704326400000"]),
-        ("volume", ["1", " 2 ", "3e3"]),
-        ("volume", ["n/a", "-", ""]),
-    ],
-)
-def test_a_frame_of_text_is_read_as_its_file(tmp_path, column, cells):
-    frame = pd.DataFrame({"timestamp": ["2024-01-02", "2024-01-03", "2024-01-04"], "volume": "1"}).assign(
-        **{column: cells, **dict.fromkeys(["open", "high", "low", "close"], "1.5")}
-    )
-    frame.to_csv(tmp_path / "A.csv", index=False)
-    file, bars = read_bars(tmp_path / "A.csv"), check_bars(frame, "A")
-    for name in ("timestamp", "close", "volume"):
-        pd.testing.assert_series_equal(file[name], bars[name], check_dtype=False)
-
-
-def test_a_format_of_dates_reads_no_time_of_day():
-    format = TimeFormat.of(pd.Series(["2024-01-02 00:00+09:00"]))
-    times, bad = read_times(pd.Series(["2024-01-03 00:00+09:00", "2024-01-04 10:00+09:00"]), format)
-    assert times[0] == pd.Timestamp("2024-01-03")
-    assert bad.tolist() == [1]
-
-
-def test_offsets_are_written_in_several_ways():
-    cells = [
-        "2024-01-31 00:00:00+00:00",
-        "2024-07-31T00:00:00+0100",
-        "2024-07-31 00:00-03",
-        "2024-07-31 00:00:00.0-03:30",
-    ]
-    assert read_times(pd.Series(cells))[0].dt.strftime("%m-%d %H:%M").tolist() == ["01-31 00:00"] + ["07-31 00:00"] * 3
-
-
-def test_the_time_of_reading_is_no_time():
-    assert read_times(pd.Series(["2024-01-02", "now", "today"]))[1].tolist() == [1, 2]
-
-
-def test_numbers_are_read_to_the_last_bit():
-    exact = np.random.default_rng(0).normal(size=2000)
-    assert (read_numbers(pd.Series([repr(float(one)) for one in exact]))[0] == exact).all()

@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from tsf_llm.benchmarks import speed
+from tsf_llm.versions_tsf_llm import CACHE
 
 TINY = speed.TINY
 SETTINGS = speed.Settings(batch=2, bars=6, steps=3)
@@ -102,7 +103,7 @@ def test_expanded_decode_expands_and_agrees_with_absorbed():
     steps = []
     for model in (absorbed, expanded):
         with torch.no_grad():
-            cache = model.eval()(**prompt, use_cache=True).past_key_values
+            cache = model.eval()(**prompt, use_cache=True)[CACHE]
             steps.append(model(input_ids=torch.zeros(2, 1, dtype=torch.long), past_key_values=cache).logits)
     assert calls == {speed.OURS: 1, speed.EXPANDED: 2}  # ours expands only to read the prompt
     assert_close(steps[0], steps[1])

@@ -208,3 +208,21 @@ def test_classification_names_its_classes():
     assert config.label2id == {"down": 0, "flat": 1, "up": 2}
     assert config.num_labels == 3
     assert TsfLlmConfig.from_dict(config.to_dict()).id2label == CLASS_LABELS
+
+
+REMOVED = {"attention_scale_factor": 1.0, "routed_scaling_factor": 1.0, "router_score_function": "softmax"}
+
+
+@pytest.mark.parametrize(("name", "other"), list(zip(REMOVED, [1.3, 1.5, "sigmoid"], strict=True)))
+def test_fields_of_older_configs_are_dropped_or_refused(name, other):
+    config = TsfLlmConfig.from_dict({**TsfLlmConfig().to_dict(), **REMOVED})
+    assert not hasattr(config, name)
+    with pytest.raises(ValueError, match=f"{name}={other}.*leave it out"):
+        TsfLlmConfig(**{**REMOVED, name: other})
+
+
+def test_a_field_of_older_configs_goes_by_its_new_name():
+    config = TsfLlmConfig(legacy=True, is_causal=False)
+    assert config.original_arithmetic
+    assert not hasattr(config, "legacy")
+    assert not TsfLlmConfig(legacy=False).original_arithmetic

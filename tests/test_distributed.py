@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tsf_llm.modeling_tsf_llm import CODE_FILES, TsfLlmForCausalLM
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
 from tsf_llm.train_scripts import sft
 
 CONFIGS = Path(sft.__file__).parent / "configs" / "accelerate"
@@ -94,13 +94,13 @@ def test_the_shipped_ddp_config_does_too(together, alone):
 
 
 @pytest.mark.slow
-def test_sharded_training_does_too_and_its_checkpoints_load_as_they_are(together, alone):
+def test_sharded_training_does_too_and_its_checkpoints_load_as_they_are(together, alone, code_files):
     folder = together("fsdp2")
     check_same(folder, alone)
     for saved in (folder, folder / f"checkpoint-{STEPS}"):
         model = TsfLlmForCausalLM.from_pretrained(saved)
         assert model.config.auto_map["AutoModelForCausalLM"] == "modeling_tsf_llm.TsfLlmForCausalLM"
-        assert {path.name for path in saved.glob("*.py")} == set(CODE_FILES)
+        assert {path.name for path in saved.glob("*.py")} == code_files
     (folder / "model.safetensors").rename(folder / "whole.safetensors")
     together("fsdp2", resume_from_checkpoint=folder / "checkpoint-4")
     whole, resumed = load_file(folder / "whole.safetensors"), load_file(folder / "model.safetensors")

@@ -1,6 +1,6 @@
 """Bidirectional forms equal PyWavelets and the original; causal forms never look ahead, and learn with the model.
 
-`fixtures/seed/llmps_*` hold weights, inputs and outputs of the original's modules."""
+`fixtures/original/llmps_*` hold weights, inputs and outputs of the original's modules."""
 
 import doctest
 import importlib.util
@@ -45,8 +45,9 @@ from tsf_llm.front_end_tsf_llm import (
     hide_patches,
 )
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction, TsfLlmModel
+from tsf_llm.versions_tsf_llm import CACHE
 
-FIXTURES = Path(__file__).parent / "fixtures" / "seed"
+FIXTURES = Path(__file__).parent / "fixtures" / "original"
 SMALL = {
     "mscnn_channels": 8,
     "t2t_patch_size": 4,
@@ -471,8 +472,8 @@ def test_return_tokens_are_generated_after_the_bars(tiny_model, tiny_batch, clos
 
 def test_bars_cannot_continue_a_cache(tiny_model, front_end):
     model, batch = tiny_model(**front_end), bars_of(rows=1)
-    cache = model(**{key: value[:, :8] for key, value in batch.items()}, use_cache=True).past_key_values
-    with pytest.raises(ValueError, match=r"front end.*whole window without past_key_values"):
+    cache = model(**{key: value[:, :8] for key, value in batch.items()}, use_cache=True)[CACHE]
+    with pytest.raises(ValueError, match=r"front end.*whole window without a cache"):
         model(
             input_ids=batch["input_ids"][:, 8:],
             past_values=batch["past_values"][:, 8:],
@@ -481,9 +482,9 @@ def test_bars_cannot_continue_a_cache(tiny_model, front_end):
         )
 
 
-def test_bf16_autocast_and_checkpointing_work(tiny_model, front_end):
+def test_bf16_autocast_and_checkpointing_work(tiny_model, checkpoint_activations, front_end):
     model, batch = tiny_model(**front_end, initializer_range=0.05).train(), bars_of(rows=4)
-    model.activation_checkpointing_enable()
+    checkpoint_activations(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model(**batch, labels=batch["input_ids"] % 18).loss
     loss.backward()

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import tsf_llm.configuration_tsf_llm as configuration
-from tsf_llm.modeling_tsf_llm import CODE_FILES
 
 ROOT = Path(configuration.__file__).parent
 # Each may import those behind it, and the root files.
@@ -44,8 +43,8 @@ def test_a_layer_imports_only_those_behind_it(layer):
             assert not module.startswith("tsf_llm"), f"{path.name} imports {module} by its absolute name"
 
 
-def test_root_files_import_only_each_other_and_the_allowed_libraries():
-    assert {f"{name}.py" for name in ROOT_FILES} == set(CODE_FILES)
+def test_root_files_import_only_each_other_and_the_allowed_libraries(code_files):
+    assert {f"{name}.py" for name in ROOT_FILES} == code_files
     for name in ROOT_FILES:
         for level, module in imports(ROOT / f"{name}.py"):
             first = module.split(".")[0]

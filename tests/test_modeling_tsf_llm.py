@@ -31,6 +31,7 @@ from tsf_llm.modeling_tsf_llm import (
     increasing,
     load_balancing_loss,
 )
+from tsf_llm.versions_tsf_llm import CACHE
 
 ATTENTION = {
     "mla": {},
@@ -113,7 +114,7 @@ def test_prediction_head_streams_new_bars(tiny_model, tiny_batch, close, attenti
     streamed = model(
         past_values=batch["past_values"][:, 4:],
         attention_mask=batch["attention_mask"],
-        past_key_values=cache.past_key_values,
+        past_key_values=cache[CACHE],
         use_cache=True,
     )
     close(streamed.prediction, model(**batch).prediction)
@@ -165,6 +166,30 @@ def test_other_kernels_get_one_query_per_token(tiny_model, tiny_batch, close, at
     streamed, _ = stream(model, batch, [6, 1, 1, 1])
     assert lengths == [6, 6, 1, 1, 1, 1, 1, 1]
     close(streamed[batch["attention_mask"].bool()], wanted)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+@pytest.mark.parametrize("cls", [TsfLlmModel, TsfLlmForPrediction, TsfLlmForCausalLM])
+def test_cache_is_taken_by_either_name(tiny_model, tiny_batch, close, cls, name):
+    model, batch = tiny_model(cls), bars_of(tiny_batch())
+    mask, field = batch["attention_mask"], "logits" if cls is not TsfLlmModel else "last_hidden_state"
+    ids = {} if cls is TsfLlmForPrediction else {"input_ids": torch.full_like(mask, 19)}
+    first, last = (
+        {key: value[:, part] for key, value in (ids | {"past_values": batch["past_values"]}).items()}
+        for part in (slice(0, 4), slice(4, None))
+    )
+    with torch.no_grad():
+        cache = model(**first, attention_mask=mask[:, :4], use_cache=True)[CACHE]
+        out = model(**last, attention_mask=mask, use_cache=True, **{name: cache})
+        whole = model(**ids, **batch)
+    assert out[CACHE] is cache
+    assert cache.get_seq_length() == 6
+    close(out[field][:, -1], whole[field][:, -1])
+
+
+def test_generate_returns_the_cache(tiny_model, tiny_batch):
+    out = tiny_model().generate(**tiny_batch(), max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
+    assert out[CACHE].get_seq_length() == 10
 
 
 # --- attention by other means --------------------------------------------------------------------------------------
@@ -434,7 +459,7 @@ def test_prediction_output_shapes(tiny_model, tiny_batch, close, kind):
     assert out.loss.shape == out.aux_loss.shape == ()
     assert out.last_hidden_state.shape == (2, 6, 32)
     assert len(out.hidden_states) == 3
-    assert out.past_key_values.get_seq_length() == 6
+    assert out[CACHE].get_seq_length() == 6
     if kind == "classification":
         close(out.prediction, out.logits.softmax(-1))
 
@@ -509,7 +534,7 @@ def test_aux_loss_is_charged_in_training_alone(tiny_model, tiny_batch, close, cl
 
 def test_loss_of_a_cached_continuation_counts_the_new_tokens(tiny_model, tiny_batch, close):
     model, batch = tiny_model(), tiny_batch()
-    cache = model(**{key: value[:, :6] for key, value in batch.items()}, use_cache=True).past_key_values
+    cache = model(**{key: value[:, :6] for key, value in batch.items()}, use_cache=True)[CACHE]
     ids = batch["input_ids"][:, 6:]
     out = model(input_ids=ids, attention_mask=batch["attention_mask"], past_key_values=cache, labels=ids)
     logits = model(**batch).logits[:, 6:-1]
@@ -684,13 +709,15 @@ def test_routers_learn_from_the_task_itself(tiny_model, tiny_batch):
 
 @pytest.mark.parametrize("norm_type", NORM_TYPES)
 @pytest.mark.parametrize("cls", [TsfLlmForCausalLM, TsfLlmForPrediction])
-def test_activation_checkpointing_changes_nothing(tiny_model, tiny_batch, close, attention, norm_type, cls):
+def test_activation_checkpointing_changes_nothing(
+    tiny_model, tiny_batch, checkpoint_activations, close, attention, norm_type, cls
+):
     batch = tiny_batch() if cls is TsfLlmForCausalLM else bars_of(tiny_batch())
     results = []
     for checkpointing in (False, True):
         model = tiny_model(cls, norm_type=norm_type, router_aux_loss_coef=10.0, **attention).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            checkpoint_activations(model)
             assert all(layer.gradient_checkpointing for layer in model.model.layers)
         labels = batch["input_ids"] if cls is TsfLlmForCausalLM else labels_for(model, rows=2)
         out = model(**batch, labels=labels)
@@ -787,8 +814,8 @@ def test_generation_continues_a_cache_of_bars(tiny_model, tiny_batch, attention)
     model, batch = tiny_model(**attention), tiny_batch(tokens=0)
     wanted = model.generate(**batch, max_new_tokens=4, do_sample=False)
     for seen in (4, 5):
-        cache = model(**{key: value[:, :seen] for key, value in batch.items()}, use_cache=True).past_key_values
-        assert torch.equal(model.generate(**batch, past_key_values=cache, max_new_tokens=4, do_sample=False), wanted)
+        cache = model(**{key: value[:, :seen] for key, value in batch.items()}, use_cache=True)[CACHE]
+        assert torch.equal(model.generate(**batch, **{CACHE: cache}, max_new_tokens=4, do_sample=False), wanted)
 
 
 def test_sampling_is_reproducible_and_gives_many_paths(tiny_model, tiny_batch, attention):

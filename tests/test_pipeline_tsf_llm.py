@@ -370,12 +370,43 @@ def test_a_processor_of_another_model_is_refused(processor, tiny_model):
         TsfLlmPipeline(model=tiny_model(TsfLlmForCausalLM), processor=processor)
 
 
+def test_the_names_that_chronos_and_transformers_use(pipe, bars):
+    wanted = pipe(bars, horizon=2, samples=40)
+    pd.testing.assert_frame_equal(pipe(bars, prediction_length=2, num_samples=40), wanted)
+    other = {"ticker": "item_id", "timestamp": "date", "close": "target"}
+    named = pipe(
+        bars.rename(columns=other),
+        prediction_length=2,
+        num_samples=40,
+        id_column="item_id",
+        timestamp_column="date",
+        target_column="target",
+    )
+    pd.testing.assert_frame_equal(named, wanted.rename(columns=other))
+    fixed = TsfLlmPipeline(model=pipe.model, processor=pipe.processor, prediction_length=3, num_samples=40)
+    pd.testing.assert_frame_equal(fixed(bars, horizon=2), wanted)
+
+
+def test_quantile_levels(pipe, head, bars):
+    levels = [0.025, 0.5, 0.9]
+    frame, usual = (pipe(bars, horizon=2, samples=80, **options) for options in ({"quantile_levels": levels}, {}))
+    assert list(frame.columns) == ["ticker", "origin", "step", "timestamp", "mean", "q02.5", "q50", "q90", "p_up"]
+    pd.testing.assert_frame_equal(frame.drop(columns="q02.5"), usual[frame.columns.drop("q02.5")])
+    assert (frame["q02.5"] < usual["q05"]).all()
+    assert head("regression")(bars, quantile_levels=levels)[["q02.5", "q50", "q90"]].isna().all().all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"horizon": 2, "prediction_length": 2}, "horizon and prediction_length are two names of one thing"),
+        ({"quantile_levels": [0.5, 1.0]}, r"quantile_levels=\[0.5, 1.0\]: give distinct levels between 0 and 1"),
+        ({"quantile_levels": []}, r"quantile_levels=\[\]: give distinct levels"),
+        ({"id_column": "symbol"}, r"column\(s\) \['symbol'\] missing from \['timestamp', 'ticker'"),
+        ({"target_column": "open"}, "the bars have open and close too: drop or rename one of them"),
         ({"horizon": 0}, "horizon=0: must be 1 or more"),
         ({"samples": 0}, "samples=0: must be 1 or more"),
-        ({"steps": 3, "epochs": 2}, r"unknown argument\(s\) \['epochs', 'steps'\]: use horizon"),
+        ({"steps": 3, "epochs": 2}, r"unknown argument\(s\) \['epochs', 'steps'\]: use as_of, horizon"),
         ({"as_of": "2001-01-01"}, "AAA: 0 observed bars"),
     ],
 )

@@ -1,18 +1,17 @@
-"""int8.py: close to float32, the same after saving, refused by loaders that do not know it."""
+"""quantization_tsf_llm.py: close to float32, the same after saving, refused by loaders that do not know it."""
 
 import doctest
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from tsf_llm import quantization_tsf_llm as int8
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.versions_tsf_llm import CACHE
 
 
 def test_doctests():
@@ -83,7 +82,7 @@ def test_decoding_still_reads_the_latent_cache_as_it_is(tiny_model, tiny_batch):
         first = own(**{key: value[:, :8] for key, value in batch.items() if key != "past_values"},
                     past_values=batch["past_values"], use_cache=True)  # fmt: skip
         last = own(input_ids=batch["input_ids"][:, 8:], attention_mask=batch["attention_mask"],
-                   past_key_values=first.past_key_values)  # fmt: skip
+                   past_key_values=first[CACHE])  # fmt: skip
     correlation = torch.corrcoef(torch.stack((whole.flatten(), last.logits[:, -1].flatten())))[0, 1]
     assert correlation > 0.99
 
@@ -99,15 +98,27 @@ def test_heads_too(tiny_model, tiny_batch, tmp_path):
     assert 0 < (answer - expected).abs().max() < 0.3 * expected.abs().max()
 
 
-def test_no_loader_takes_whole_numbers_for_weights(tiny_model, tmp_path):
-    """Without this module's registration, transformers stops at the shapes."""
+def test_no_loader_takes_whole_numbers_for_weights(tiny_model, tmp_path, monkeypatch):
+    """Where the method is unknown, transformers stops at the shapes."""
     int8.to_int8(tiny_model()).save_pretrained(tmp_path)
-    code = (
-        f"from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM\nTsfLlmForCausalLM.from_pretrained({str(tmp_path)!r})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "mismatch" in done.stderr
+    monkeypatch.delitem(int8.AUTO_QUANTIZATION_CONFIG_MAPPING, int8.METHOD)
+    with pytest.raises(RuntimeError, match="mismatch"):
+        TsfLlmForCausalLM.from_pretrained(tmp_path)
+
+
+def test_the_code_of_several_folders_and_this_package_serve_one_process(tiny_model, tiny_batch, tmp_path):
+    """Each model gets the layers of its own code, whichever was imported first."""
+    own, batch = int8.to_int8(tiny_model()), tiny_batch()
+    for name in ("a", "b"):
+        own.save_pretrained(tmp_path / name)
+        remote = AutoModelForCausalLM.from_pretrained(tmp_path / name, trust_remote_code=True).eval()
+        layer = remote.model.layers[0].mlp.experts
+        assert type(layer).__name__ == "Int8Experts"
+        assert type(layer).__module__.rsplit(".", 1)[0] == type(remote).__module__.rsplit(".", 1)[0]
+        assert type(remote) is not TsfLlmForCausalLM
+        assert int8.is_int8(remote)
+        with torch.no_grad():
+            assert torch.equal(remote(**batch).logits, own(**batch).logits)
 
 
 def test_int8_is_neither_made_twice_nor_made_while_loading_nor_trained(tiny_model, tmp_path):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tsf_llm.modeling_tsf_llm import CODE_FILES, TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.original_features_tsf_llm import OriginalFeatureExtractor
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -180,8 +180,8 @@ def test_remote_outputs_equal_ours(saved, remote, run):
 
 
 @pytest.mark.parametrize("kind", ["causal", "prediction"])
-def test_folder_holds_all_code_whoever_saved_it(saved, remote, kind):
-    for name in CODE_FILES:
+def test_folder_holds_all_code_whoever_saved_it(saved, remote, kind, code_files):
+    for name in code_files:
         assert (saved[0] / kind / name).is_file()
         assert f"{kind}/{name}" in remote["again"]
 

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.errors import one_line_errors
-from ..common.files import write_json
+from ..common.files import check_apart, check_free, claim, write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..evaluation.significance import compare, mean_interval
@@ -64,6 +64,9 @@ def main(
         raise ValueError("report_samples=0: variants are compared on sampled paths, give 2 or more")
     if len(set(ablation_args.seeds)) < 2:
         raise ValueError(f"seeds={ablation_args.seeds}: give two or more, one run alone proves nothing")
+    folder = Path(str(training_args.output_dir))
+    check_apart(folder, data_args.data, data_args.market)
+    check_free(folder, ["ablation.json"], by="ablate", told_by=("ablation.json", "seeds", "rows"))
     runs = {
         name: [train_and_score(data_args, model_args, training_args, name, seed) for seed in ablation_args.seeds]
         for name in VARIANTS
@@ -80,7 +83,8 @@ def main(
         "dates": [str(pd.Timestamp(end).date()) for end in (result.origin.min(), result.origin.max())],
         "rows": [row(name, runs[name], losses, result) for name in VARIANTS],
     }
-    write_json(report, Path(str(training_args.output_dir)) / "ablation.json")
+    claim(folder, ["ablation.json"], by="ablate")
+    write_json(report, folder / "ablation.json")
     print(table(report["rows"]))
     return report
 

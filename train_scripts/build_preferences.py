@@ -15,6 +15,7 @@ import pandas as pd
 from transformers.utils import logging
 
 from ..common.errors import one_line_errors
+from ..common.files import check_apart
 from ..common.parser import Parser
 from ..data_prep.columns import Columns
 from ..data_prep.prepare import is_prepared, load_prepared
@@ -47,6 +48,7 @@ class FileArguments:
 
 def main(files: FileArguments, pairs: PairArguments) -> dict[str, Any]:
     """Loads, reads and writes; returns what `preferences.json` holds."""
+    check_apart(files.out, files.data, files.market)
     logging.disable_progress_bar()  # of loading, which takes no time
     model = load_causal_lm(files.model, "preference pairs need")
     pipe = TsfLlmPipeline(model=model, processor=load_processor(files.model), task="time-series-forecasting")

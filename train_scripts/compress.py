@@ -32,14 +32,26 @@ from rich.console import Console
 from transformers.utils import logging
 
 from ..common.errors import one_line_errors
-from ..common.files import write_json
+from ..common.files import claim, write_json
 from ..common.pages import fill, write_between
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..common.tables import Columns, Row, Table, number
 from ..quantization_tsf_llm import is_int8
 from ..training.arguments import DataArguments
-from ..training.compression import MANY, METHODS, ORIGINAL, copies, export_row, row, save, speed
+from ..training.compression import (
+    BY,
+    MANY,
+    METHODS,
+    ORIGINAL,
+    OUTPUTS,
+    check_folder,
+    copies,
+    export_row,
+    row,
+    save,
+    speed,
+)
 from ..training.data import TrainingData
 from ..training.distillation import distance, later_windows, score_returns
 from ..training.models import check_start, head_of, load_model
@@ -79,6 +91,7 @@ def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
     """Makes, saves, opens, measures and tells; returns what `compression.json` holds."""
     check_start(args.model, args.output_dir)
     folder, original = Path(args.output_dir), load_model(args.model).eval()
+    check_folder(folder, args.sparsity, data_args)
     page = None if args.markdown is None else Path(args.markdown)
     if page is not None:
         fill(page.read_text(encoding="utf-8"), "", args.marker)  # before the work, not after it
@@ -107,6 +120,7 @@ def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
     program = None
     if "export" in args.methods:
         program = folder / "export" / "model.pt2"
+        claim(folder, OUTPUTS, by=BY)
         rows["export"] = {"model": "export", **export_row(original, data, program)}
     timed = speed(models, program, data, args.repeats)
     report = {
@@ -122,6 +136,7 @@ def main(data_args: DataArguments, args: CompressArguments) -> dict[str, Any]:
         "samples": data.args.report_samples or DataArguments.report_samples,
         "rows": [{**one, **timed[name]} for name, one in rows.items()],
     }
+    claim(folder, OUTPUTS, by=BY)
     write_json(report, folder / "compression.json")
     show(report)
     if page is not None:

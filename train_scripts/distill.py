@@ -29,6 +29,7 @@ from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..training.arguments import DataArguments, SftArguments
+from ..training.checkpoints import check_folder
 from ..training.data import TrainingData
 from ..training.distillation import (
     DistillArguments,
@@ -59,6 +60,9 @@ def main(
     for given in (base_args.model_name_or_path, args.student_name_or_path):
         if given is not None and Path(given).resolve() == folder.resolve():
             raise ValueError(f"output_dir={folder} is the model {given} itself: choose another folder for the student")
+    check_folder(folder, data_args.data, data_args.market)
+    if args.train_alone:
+        check_folder(folder / "alone")
     name = base_model(base_args, data_args, folder, seed=seed)
     teacher = load_model(name)
     data = TrainingData.read(data_args, name, teacher.config).with_fences_of(teacher.config)

@@ -38,6 +38,7 @@ from ..preferences.reader import PreferenceArguments, SplitPairs, read_or_build
 from ..preferences.report import Judge, print_findings
 from ..preferences.trainers import DpoArguments, Noise, fit_noise, make_trainer
 from ..training.arguments import DataArguments
+from ..training.checkpoints import check_folder
 from ..training.data import TrainingData
 from ..training.models import Model, head_of, load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
@@ -53,6 +54,8 @@ def main(
     """Reads or builds pairs, tunes, compares and saves; returns what `report.json` holds."""
     started = time.perf_counter()
     set_seed(training_args.seed)
+    sources = (data_args.data, data_args.market)
+    check_folder(training_args.output_dir, *sources)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = tunable(load_model(base), base)
     data = TrainingData.read(data_args, base, model.config).with_fences_of(model.config)

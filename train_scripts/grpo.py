@@ -30,7 +30,7 @@ from ..preferences.reader import Reader
 from ..preferences.report import Judge, print_findings
 from ..preferences.rewards import GrpoArguments, RewardArguments, make_trainer, past_origins
 from ..training.arguments import DataArguments
-from ..training.checkpoints import save_whole
+from ..training.checkpoints import check_folder, save_whole
 from ..training.data import TrainingData
 from ..training.models import load_causal_lm, public_name
 from ..training.starting_model import BaseArguments, base_model
@@ -46,6 +46,8 @@ def main(
     """Samples, rewards and tunes, compares and saves; returns what `report.json` holds."""
     started = time.perf_counter()
     set_seed(training_args.seed)
+    sources = (data_args.data, data_args.market)
+    check_folder(training_args.output_dir, *sources)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = load_causal_lm(base, "a reward needs")
     data = TrainingData.read(data_args, base, model.config).with_fences_of(model.config)

@@ -29,6 +29,7 @@ from ..common.parser import Parser
 from ..common.provenance import provenance
 from ..training.adapters import (
     LoraArguments,
+    check_adapter,
     check_tickers,
     folders_of,
     for_ticker,
@@ -38,6 +39,7 @@ from ..training.adapters import (
     run_ticker,
 )
 from ..training.arguments import DataArguments, SftArguments
+from ..training.checkpoints import check_folder, claim_folder
 from ..training.data import TrainingData
 from ..training.models import load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
@@ -52,14 +54,18 @@ def main(
     resumes(training_args)  # refuses now what it would refuse after the base
     check_tickers(data_args)
     folder = Path(str(training_args.output_dir))
+    check_folder(folder, data_args.data, data_args.market)
     everything = dataclasses.replace(data_args, tickers=None)
     name = base_model(base_args, everything, folder, seed=training_args.seed)
     base = load_model(name)
     data = TrainingData.read(everything, name, base.config).with_fences_of(base.config)
     tickers = data_args.tickers or list(data.bars[kind_of(data.bars).id].unique())
     folders = folders_of(tickers, folder)
+    for adapter in folders.values():
+        check_adapter(adapter)
     parts = {ticker: for_ticker(data, ticker) for ticker in tickers}
     if training_args.should_save and Path(name).resolve() != folder.resolve():
+        claim_folder(folder)
         base.save_pretrained(folder)
         data.processor.save_pretrained(folder)
 

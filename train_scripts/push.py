@@ -39,6 +39,7 @@ def main(args: PushArguments) -> str | None:
     refuse_secrets(upload.files)
     print_plan(upload, args)
     if args.dry_run:
+        check_card(folder / "card.md")
         write_text(upload.card, folder / "card.md")
         print(f"Nothing was uploaded. The card is in {folder / 'card.md'}")
         return None
@@ -46,6 +47,14 @@ def main(args: PushArguments) -> str | None:
         commit = send(upload, args)
     print(f"Uploaded: {commit}")
     return commit
+
+
+def check_card(path: Path) -> None:
+    """Raises ValueError if a file is there that no dry run wrote: it lacks the head of our cards."""
+    if path.exists():
+        head, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+        if head != "---" or "tsf-llm" not in rest.partition("\n---\n")[0]:
+            raise ValueError(f"{path} is no card that a dry run wrote and stands where one goes: move it away")
 
 
 def print_plan(upload: Upload, args: PushArguments) -> None:

@@ -35,6 +35,7 @@ from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.provenance import provenance
+from ..training.checkpoints import check_folder
 from ..training.sentiment import (
     LABELS,
     LabelledTexts,
@@ -72,6 +73,7 @@ class TextArguments:
 def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
+    check_folder(training_args.output_dir, text_args.data, text_args.encoder)
     set_seed(training_args.seed)
     frame = read_labelled(text_args.data)
     parts = split(frame, text_args.valid_share, text_args.test_share, training_args.seed)

@@ -16,7 +16,6 @@ Design choices:
 import copy
 import dataclasses
 import json
-import os
 import re
 import shutil
 import warnings
@@ -33,7 +32,7 @@ from transformers import set_seed
 
 from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
 from ..bars_tsf_llm import kind_of
-from ..common.files import write_json, write_text
+from ..common.files import WRITTEN, adopt, check_ours, has_keys, replace_folder, write_json, write_text
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
@@ -49,6 +48,11 @@ from .models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest, head_of
 from .trainer import make_trainer, train_and_save
 
 SETTINGS = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "seed")
+BY = "adapters"
+ADAPTER_OUTPUTS = (  # of a folder with an adapter
+    *(ADAPTER_CONFIG, ADAPTER_FACTS, "adapter_model.safetensors", "README.md", "report.json", "runs"),
+    *("processor_config.json", "tokenizer_config.json", "*_tsf_llm.py"),
+)
 EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 
 
@@ -219,7 +223,10 @@ def train_adapter(
     training_args.output_dir = str(work)
     with training_args.main_process_first():
         if not (resumes(training_args) and same_run(work, about)):
-            shutil.rmtree(work, ignore_errors=True)
+            if work.exists():
+                if not read_facts(work):
+                    raise ValueError(f"{work} holds no checkpoints of an adapter, which go there: move it away")
+                shutil.rmtree(work)
             write_json(about, work / ADAPTER_FACTS)
     set_seed(training_args.seed)
     train, valid = data.windows(head_of(base), seed=training_args.seed)
@@ -285,19 +292,29 @@ def save_adapter(
     model: PeftModel, processor: TsfLlmProcessor, folder: Path, about: dict[str, Any], *, base_model: str
 ) -> None:
     """Adapter, processor, `adapter.json` and a card; the folder appears whole or not at all."""
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     model.peft_config["default"].base_model_name_or_path = base_model
-    try:
+
+    def write(unfinished: Path) -> None:
         model.save_pretrained(unfinished, save_embedding_layers=False)
         processor.save_pretrained(unfinished)
         write_json(about, unfinished / ADAPTER_FACTS)
         card = adapter_card(adapter_facts(unfinished, folder.name), None, base=base_model)
         write_text(card, unfinished / "README.md")
-        if (folder / ADAPTER_CONFIG).is_file():
-            shutil.rmtree(folder)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+    check_adapter(folder)
+    replace_folder(folder, write, by=BY)
+
+
+def check_adapter(folder: Path) -> None:
+    """Whether an adapter may be written there: nothing is, but what a training of adapters wrote.
+
+    Raises:
+        ValueError: naming a file of somebody else.
+    """
+    files = (folder / name for name in (ADAPTER_FACTS, "report.json"))
+    if not (folder / WRITTEN).is_file() and any(has_keys(path, ("ticker", "base_digest")) for path in files):
+        adopt(folder, ADAPTER_OUTPUTS, by=BY)
+    check_ours(folder, by=BY)
 
 
 # --- scores --------------------------------------------------------------------------------------------------------

@@ -26,9 +26,19 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..common.files import WRITTEN, adopt, check_apart, check_free, claim, has_keys
+
 logger = logging.get_logger(__name__)
 UNFINISHED, EARLIER = ".unfinished", "earlier"
 UNCOMPARED = {"transformers_version", "architectures", "auto_map", "custom_pipelines", "use_cache", "dtype"}
+BY = "training"
+OUTPUTS = (  # what a training may write, replace or remove in its folder
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("processor_config.json", "tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt", "*_tsf_llm.py"),
+    *("added_tokens.json", "spiece.model", "sentencepiece.bpe.model"),
+    *("adapter/*", "fisher.safetensors", "report.json", "loss.png", "training_args.bin", ".gitignore"),
+    *(f"{PREFIX_CHECKPOINT_DIR}-*", UNFINISHED, EARLIER),
+)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 NEEDED = {  # name of the part: patterns, of which one must be there; the later ones are those of FSDP and DeepSpeed
     "weights": ("*.safetensors", "pytorch_model*"),
@@ -37,6 +47,30 @@ NEEDED = {  # name of the part: patterns, of which one must be there; the later 
     "random state": ("rng_state*.pth",),
     "progress": ("trainer_state.json",),
 }
+
+
+def check_folder(output_dir: str | Path, *sources: Any) -> None:
+    """Makes sure, before any work, that a training will replace and remove nothing but what a training wrote.
+
+    `sources` are what is read. A folder without a manifest is of a training if it holds its report or a checkpoint.
+
+    Raises:
+        ValueError: a file of somebody else stands in the place of one of `OUTPUTS`, or a source does.
+    """
+    folder = Path(output_dir)
+    check_apart(folder, *sources)
+    has_checkpoint = any(has_keys(path / "trainer_state.json", ("global_step",)) for path in checkpoints(folder))
+    if not (folder / WRITTEN).is_file() and (
+        has_checkpoint or has_keys(folder / "report.json", ("version", "commit"))
+    ):
+        adopt(folder, OUTPUTS, by=BY)
+    check_free(folder, OUTPUTS, by=BY)
+
+
+def claim_folder(output_dir: str | Path) -> None:
+    """The first thing that a training writes; raises ValueError as `check_folder` does."""
+    check_folder(output_dir)
+    claim(Path(output_dir), OUTPUTS, by=BY)
 
 
 def missing_parts(checkpoint: str | Path) -> list[str]:
@@ -159,11 +193,12 @@ def save_whole(trainer: Trainer) -> None:
     if not trainer.args.should_save:
         return
     (unfinished / "training_args.bin").unlink(missing_ok=True)  # report.json says it all
-    for path in sorted(unfinished.iterdir(), key=lambda one: one.name == "config.json"):
-        if path.is_dir():
-            shutil.rmtree(target / path.name, ignore_errors=True)
-        os.replace(path, target / path.name)
-    unfinished.rmdir()
+    files = [path for path in unfinished.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda one: one == unfinished / "config.json"):
+        place = target / path.relative_to(unfinished)
+        place.parent.mkdir(exist_ok=True)
+        os.replace(path, place)
+    shutil.rmtree(unfinished)
     (target / "training_args.bin").unlink(missing_ok=True)  # written again by a push to the Hub
 
 

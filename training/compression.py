@@ -4,7 +4,6 @@ Each copy is saved, opened again, and only then measured: what is reported is wh
 
 import copy
 import math
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from ..evaluation.cost import Task, contest, forecast_task, forward_task, last_windows, weight_bytes, weights
+from ..common.files import WRITTEN, adopt, check_apart, check_free, check_ours, has_keys, replace_folder
+from ..evaluation.cost import (
+    Task,
+    contest,
+    forecast_task,
+    forward_task,
+    last_windows,
+    weight_bytes,
+    weights,
+)
 from ..modeling_tsf_llm import TsfLlmExperts, TsfLlmMLP
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -29,6 +37,12 @@ from .distillation import Scores, against
 from .models import Model
 
 METHODS = ("int8", "prune", "narrow", "export")
+BY = "compress"
+OUTPUTS = ("compression.json", "export/model.pt2")  # beside the folders of the copies
+MODEL_OUTPUTS = (
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("processor_config.json", "tokenizer_config.json", "*_tsf_llm.py"),
+)
 MANY = 32  # windows of a full batch
 ORIGINAL = "original"
 
@@ -109,14 +123,26 @@ def copies(model: Model, methods: Sequence[str], sparsity: Sequence[float]) -> I
                 yield f"{method}-{share:g}", make(model, share)
 
 
+def check_folder(folder: Path, sparsity: Sequence[float], data_args: DataArguments) -> None:
+    """Raises ValueError, before any work, if a file of somebody else stands where a copy will, or the report."""
+    check_apart(folder, data_args.data, data_args.market)
+    without_manifest = not (folder / WRITTEN).is_file() and has_keys(folder / "compression.json", ("rows", "repeats"))
+    check_free(folder, OUTPUTS, by=BY, told_by=("compression.json", "rows", "repeats"))
+    shares = [f"{method}-{share:g}" for method in ("prune", "narrow") for share in sparsity]
+    for copy_folder in (folder / name for name in ("int8", *shares)):
+        if without_manifest and copy_folder.is_dir():
+            adopt(copy_folder, MODEL_OUTPUTS, by=BY)
+        check_ours(copy_folder, by=BY)
+
+
 def save(model: Model, processor: TsfLlmProcessor, folder: Path) -> None:
     """The folder appears whole or not at all."""
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    processor.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+
+    def write(unfinished: Path) -> None:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+
+    replace_folder(folder, write, by=BY)
 
 
 class Exportable(nn.Module):

@@ -36,6 +36,7 @@ from ..common.inference import batches, evaluating, is_known
 from ..data_prep.windows import Objective, WindowDataset, fence
 from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import DataArguments, ModelArguments
+from .checkpoints import claim_folder
 from .data import TrainingData
 
 KEPT_BACK = 0.1  # share of the old stretch, its end, that measures forgetting
@@ -185,7 +186,7 @@ def load_or_measure_fisher(
     if resumed and path.is_file():
         return load_file(path)
     fisher = diagonal_fisher(model, old.replayed, seed=seed, progress=progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    claim_folder(output_dir)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")  # every process of a node writes the same
     save_file({name: value.cpu().contiguous() for name, value in fisher.items()}, unfinished)
     unfinished.replace(path)

@@ -18,6 +18,7 @@ from ..evaluation.plots import loss_curve
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
 from .arguments import DataArguments, ModelArguments, SftArguments
+from .checkpoints import check_folder
 from .continual import Anchor, OldWindows, ReplayDataset, load_or_measure_fisher, mean_loss
 from .data import TrainingData
 from .models import check_start, find_model
@@ -32,6 +33,8 @@ FIXED = {"num_features", "prediction_length", "vocab_size", "pad_token_id", "bar
 def train(data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
+    sources = (data_args.data, data_args.market, model_args.replay_data)
+    check_folder(training_args.output_dir, *sources)
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)

@@ -30,6 +30,7 @@ from .arguments import SftArguments
 from .callbacks import DynamicLrCallback, EpochCallback, FiniteCallback, NonFiniteError
 from .checkpoints import (
     check_same_training,
+    claim_folder,
     is_failed_write,
     last_complete_checkpoint,
     remove_unfinished,
@@ -238,6 +239,7 @@ def resumable(trainer: Trainer, training_args: Any) -> Iterator[str | None]:
     if checkpoint is not None and own:
         check_same_training(checkpoint, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class)
     if trainer.is_world_process_zero():
+        claim_folder(folder)
         remove_unfinished(folder)
         if checkpoint is None or Path(checkpoint).resolve().parent != Path(folder).resolve():
             set_aside(folder)

@@ -71,7 +71,8 @@ def test_defects_are_those_of_cleaning(described):
 def test_files_are_whole_and_the_page_stands_alone(described):
     summary, out = described
     assert {path.name for path in out.iterdir()} == {
-        *("describe.json", "describe.html", "coverage.png", "defects.png", "returns.png")
+        *("describe.json", "describe.html", "coverage.png", "defects.png", "returns.png"),
+        ".tsf_llm.json",
     }
     assert json.loads((out / "describe.json").read_text()) == summary
     for name in ("coverage", "defects", "returns"):

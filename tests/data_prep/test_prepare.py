@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +23,7 @@ from tsf_llm.data_prep.shards import shard_path
 from tsf_llm.data_prep.sources import iter_raw, read_bars, read_series
 from tsf_llm.data_prep.windows import WindowDataset
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
-from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, SELECTABLE_GROUPS, WARM_UP, IndicatorFrame, _blocks
+from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, FEATURES, SELECTABLE_GROUPS, WARM_UP, IndicatorFrame, _blocks
 from tsf_llm.market_tsf_llm import market_state
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving import cli
@@ -30,6 +33,11 @@ from tsf_llm.training.arguments import DataArguments
 from tsf_llm.training.data import TrainingData
 
 FIELDS = ("timestamp", "features", "observed", "close", "log_return", "sigma")
+
+
+def read_exact(path):
+    """Prices to write again: pandas 2 changes the last bits of numbers unless asked not to."""
+    return pd.read_csv(path, parse_dates=["timestamp"], float_precision="round_trip")
 
 
 def settings(**features):
@@ -71,7 +79,8 @@ def test_what_is_in_the_folder(folder):
     report = json.loads((folder / "cleaning.json").read_text())
     assert report["missing_bars"] == 2
     assert {path.name for path in folder.iterdir()} == {
-        *("data", "processor", "README.md", "dataset.json", "cleaning.json", "report.json")
+        *("data", "processor", "README.md", "dataset.json", "cleaning.json", "report.json"),
+        ".tsf_llm.json",
     }
     assert sum(count["bars"] for count in info["counts"].values()) == report["bars"] - 10
 
@@ -122,7 +131,7 @@ def test_counts_are_those_of_the_windows(folder):
 
 def test_bars_after_the_fence_change_nothing_that_was_fitted(prices, folder, tmp_path):
     stored = load_prepared(folder)
-    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    bars = read_exact(prices)
     late = bars["timestamp"] > stored.split.train_through
     bars.loc[late, ["open", "high", "low", "close"]] *= np.exp(np.linspace(0, 3, late.sum()))[:, None]
     bars.to_csv(tmp_path / "other.csv", index=False)
@@ -243,7 +252,7 @@ def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
 @pytest.fixture
 def one_more_day(prices, tmp_path):
     """The prices, and one bar more of one ticker."""
-    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    bars = read_exact(prices)
     last = bars[bars["ticker"] == "BRK/B"].tail(1)
     path = tmp_path / "one_more_day.csv"
     new = last.assign(timestamp=last["timestamp"] + pd.Timedelta(days=1), volume=last["volume"] + 1)
@@ -336,7 +345,7 @@ def test_a_corrected_bar_is_found(prices, tmp_path):
     """Behind the fence, so that only this ticker is encoded again; a split that re-bases prices is another fit."""
     out = tmp_path / "out"
     first = prepare(prices, out, **settings())
-    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    bars = read_exact(prices)
     late = bars["timestamp"] > first["split"]["train_through"]
     bars.loc[bars.index[late & (bars["ticker"] == "^AAA")][3], "volume"] *= 1 + 1e-15
     bars.to_csv(tmp_path / "other.csv", index=False)
@@ -357,7 +366,7 @@ def test_a_corrected_bar_is_found(prices, tmp_path):
 def test_a_changed_past_is_fitted_again(prices, folder, tmp_path):
     out = tmp_path / "out"
     first = prepare(prices, out, **settings())
-    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    bars = read_exact(prices)
     bars.loc[10, "volume"] *= 2
     bars.to_csv(tmp_path / "other.csv", index=False)
     prepare(tmp_path / "other.csv", out, **settings())
@@ -422,7 +431,7 @@ def test_refusals(prices, tmp_path, make_bars):
 
 
 def test_the_size_of_the_pieces_changes_nothing(prices, folder, tmp_path, monkeypatch):
-    bars = pd.read_csv(prices)
+    bars = read_exact(prices)
     shuffled = bars.sort_values(
         ["timestamp", "volume"]
     )  # by date, as many vendors' files: every piece has all tickers
@@ -479,7 +488,7 @@ def test_a_market_of_its_own_files(stocks, tmp_path):
 
 def test_all_tickers_are_the_market_where_the_group_was_chosen(stocks, tmp_path):
     chosen = settings(feature_groups=["returns", "market"])
-    bars = pd.read_csv(stocks / "stocks.csv", parse_dates=["timestamp"])
+    bars = read_exact(stocks / "stocks.csv")
     days = bars["timestamp"].unique()
     bars[bars["timestamp"] < days[-1]].to_csv(tmp_path / "before.csv")
     first = prepare(tmp_path / "before.csv", tmp_path / "out", **chosen)
@@ -496,7 +505,7 @@ def test_all_tickers_are_the_market_where_the_group_was_chosen(stocks, tmp_path)
 
 def test_a_market_does_not_know_how_long_a_ticker_will_live(stocks, make_bars, tmp_path):
     """Six bars of a new ticker count in the market of their days, as they do once many more have followed."""
-    old = pd.read_csv(stocks / "stocks.csv", parse_dates=["timestamp"])
+    old = read_exact(stocks / "stocks.csv")
     days = sorted(old["timestamp"].unique())
     new = make_bars(60, ticker="NEW", seed=7).assign(timestamp=days[-60:])
     states = []
@@ -513,9 +522,7 @@ def test_a_market_does_not_know_how_long_a_ticker_will_live(stocks, make_bars, t
 
 
 def test_a_universe_of_two_frequencies_is_refused(stocks, make_bars, tmp_path):
-    pd.concat(
-        [pd.read_csv(stocks / "stocks.csv", parse_dates=["timestamp"]), make_bars(60, ticker="W", freq="W")]
-    ).to_csv(tmp_path / "mixed.csv")
+    pd.concat([read_exact(stocks / "stocks.csv"), make_bars(60, ticker="W", freq="W")]).to_csv(tmp_path / "mixed.csv")
     with pytest.raises(ValueError, match="market, W: a bar every 7 days"):
         prepare(tmp_path / "mixed.csv", tmp_path / "out", **settings(feature_groups=["market"]))
 
@@ -560,7 +567,7 @@ def test_plain_series(loads, tmp_path):
 
 
 def test_one_more_row_of_plain_series(loads, tmp_path):
-    frame = pd.read_csv(loads)
+    frame = pd.read_csv(loads, float_precision="round_trip")
     frame[frame["date"] < "2024-01-17 15:00:00"].to_csv(tmp_path / "before.csv", index=False)
     first = prepare(tmp_path / "before.csv", tmp_path / "out", **series_settings())
     run = prepare(loads, tmp_path / "out", **series_settings())["run"]
@@ -570,7 +577,7 @@ def test_one_more_row_of_plain_series(loads, tmp_path):
 
 
 def test_refusals_of_columns_and_covariates(loads, prices, tmp_path):
-    frame = pd.read_csv(loads)
+    frame = pd.read_csv(loads, float_precision="round_trip")
     frame.assign(token=1.0).to_csv(tmp_path / "token.csv", index=False)
     taken = settings(kind="univariate", past_covariates=["token"]) | {"columns": Columns(value="load")}
     with pytest.raises(ValueError, match=r"\['token'\]: a prepared dataset has columns"):
@@ -662,3 +669,150 @@ def test_clean_command(run, prices, tmp_path):
     code, _, error = run("clean", "--data", prices, "--out", tmp_path / "clean.csv")
     assert code == 2
     assert "must end in .parquet" in error
+
+
+# Other code
+
+EDITED = """
+import json
+import sys
+from pathlib import Path
+from tsf_llm.data_prep.prepare import prepare
+from tsf_llm.processing_tsf_llm import TsfLlmFeatureExtractor, TsfLlmProcessor, TsfLlmTokenizer
+import tsf_llm.data_prep.prepare
+assert Path(tsf_llm.data_prep.prepare.__file__).is_relative_to(sys.argv[3]), "not the edited package"
+processor = TsfLlmProcessor(TsfLlmFeatureExtractor(context_length=16), TsfLlmTokenizer(n_bins=32))
+print(json.dumps(prepare(sys.argv[1], sys.argv[2], horizon=3, processor=processor)["run"]))
+"""
+
+
+def test_a_feature_whose_code_changed_is_computed_again(prices, folder, tmp_path):
+    """By a copy of this package in which one indicator is another; every version number is the same."""
+    root = Path(module.__file__).parents[1]
+    package = tmp_path / "site" / "tsf_llm"
+    for name in ("data_prep", "evaluation"):
+        shutil.copytree(root / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in root.glob("*_tsf_llm.py"):
+        shutil.copy(path, package)
+    indicators = package / "indicators_tsf_llm.py"
+    text = indicators.read_text()
+    assert text.count("np.log(b.close / b.open)") == 1
+    indicators.write_text(text.replace("np.log(b.close / b.open)", "np.log(b.high / b.open)"))
+    out = shutil.copytree(folder, tmp_path / "out")
+    answer = subprocess.run(
+        [sys.executable, "-c", EDITED, prices, out, tmp_path / "site"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["tickers"] == {"kept": 0, "extended": 0, "encoded": 3}
+    before, after = (load_prepared(one).series()[0].features for one in (folder, out))
+    names = load_prepared(folder).info["features"]
+    changed = [name for name, same in zip(names, (before == after).all(axis=0), strict=True) if not same]
+    assert changed == ["body"]
+
+
+@pytest.fixture
+def my_features(tmp_path):
+    """Defines a user's feature by a file, each time in the place of the one before."""
+    known = set(FEATURES)
+
+    def define(formula):
+        for name in set(FEATURES) - known:
+            del FEATURES[name]
+        path = tmp_path / "mine.py"
+        path.write_text(
+            "from tsf_llm.indicators_tsf_llm import feature\n"
+            f"@feature(group='mine', lookback=1)\ndef mine(bars):\n    return {formula}\n"
+        )
+        exec(compile(path.read_text(), str(path), "exec"), {})
+
+    yield define
+    for name in set(FEATURES) - known:
+        del FEATURES[name]
+
+
+def test_so_is_a_feature_of_the_users_own(prices, tmp_path, my_features):
+    done = []
+    for formula in ("bars.close / bars.open - 1", "bars.close / bars.open - 1", "bars.high / bars.low - 1"):
+        my_features(formula)
+        done.append(prepare(prices, tmp_path / "out", **settings(feature_groups=["mine"]))["run"]["tickers"])
+    assert [one["encoded"] for one in done] == [3, 0, 3]
+
+
+# What is not ours
+
+
+@pytest.fixture
+def source(prices, tmp_path):
+    """`proj/data/prices.parquet`, alone in its folder."""
+    path = tmp_path / "proj" / "data" / "prices.parquet"
+    path.parent.mkdir(parents=True)
+    pd.read_csv(prices, parse_dates=["timestamp"]).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("out", ["proj", "proj/data", "proj/data/out", "link", "proj/data/prices.parquet"])
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_what_is_read_and_what_is_written_lie_apart(run, source, tmp_path, out, whole_folder):
+    (tmp_path / "link").symlink_to(tmp_path / "proj")
+    before = contents(tmp_path)
+    apart = out == "proj/data/out" and not whole_folder
+    code, _, error = run("prepare", "--data", source.parent if whole_folder else source, "--out", tmp_path / out)
+    if apart:
+        assert code == 0
+    else:
+        assert code == 2
+        assert "which is read" in error
+        assert len(error.splitlines()) == 1
+        assert contents(tmp_path) == before
+    assert before.items() <= contents(tmp_path).items()
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "data/other.parquet", "data/note.txt", "processor/note.txt", "dataset.json", ".work/note"]
+)
+def test_a_file_of_somebody_else_is_left_alone(run, prices, folder, tmp_path, name):
+    foreign = tmp_path / "out" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    before = contents(tmp_path)
+    code, _, error = run("prepare", "--data", prices, "--out", tmp_path / "out")
+    assert code == 2
+    assert str(foreign).removesuffix("/note") in error
+    assert "move it away" in error
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["data/mine.parquet", "processor/note.txt"])
+def test_nor_does_it_go_with_an_earlier_run(run, prices, folder, tmp_path, name):
+    out = shutil.copytree(folder, tmp_path / "out")
+    (out / name).write_text("mine")
+    before = contents(out)
+    code, _, error = run("prepare", "--data", prices, "--out", out, "--bins", 64)
+    assert code == 2
+    assert f"{out / name} was not written by this package" in error
+    assert contents(out) == before
+
+
+def test_files_elsewhere_in_the_folder_stay(prices, folder, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.parquet").write_text("mine")
+    prepare(prices, tmp_path, **settings())
+    assert (tmp_path / "notes" / "a.parquet").read_text() == "mine"
+
+
+def test_a_dataset_without_manifests_is_known_by_what_it_says(prices, folder, tmp_path):
+    """So they were written once. Another ticker's shard goes, a file that is no shard does not."""
+    out = shutil.copytree(folder, tmp_path / "out")
+    for path in out.rglob(".tsf_llm.json"):
+        path.unlink()
+    (out / "data" / "note.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"note\.txt was not written by this package"):
+        prepare(prices, out, **settings(), tickers=["^AAA", "BRK/B"])
+    (out / "data" / "note.txt").unlink()
+    prepare(prices, out, **settings(), tickers=["^AAA", "BRK/B"])
+    prepare(prices, tmp_path / "full", **settings(), tickers=["^AAA", "BRK/B"])
+    assert contents(out) == contents(tmp_path / "full")

@@ -74,6 +74,13 @@ def test_missing_volume_and_missing_cells_become_nan(write):
     assert bars["close"].isna().tolist() == [True, False]
 
 
+def test_numbers_are_read_to_the_last_bit(write):
+    close = np.random.default_rng(0).normal(50, 5, 100).tolist()  # pandas 2 misreads twelve of these
+    days = pd.date_range("2024-01-01", periods=100).strftime("%Y-%m-%d")
+    rows = [f"{day},A,{c!r},{c!r},{c!r},{c!r},1\n" for day, c in zip(days, close, strict=True)]
+    assert read_bars(write(HEADER + "".join(rows)))["close"].tolist() == close
+
+
 def test_zoned_timestamps_become_naive_utc(write):
     path = write(HEADER + "2024-01-02 16:00:00-05:00,A,1,2,1,2,3\n2024-07-02 16:00:00-04:00,A,1,2,1,2,3\n")
     assert read_bars(path)["timestamp"].astype(str).tolist() == ["2024-01-02 21:00:00", "2024-07-02 20:00:00"]
@@ -364,6 +371,11 @@ def test_a_long_file_with_usual_names(write_frame):
     assert read_series(path, ["a"])["value"].tolist() == [3.0, 4.0]
     with pytest.raises(ValueError, match="Unknown series c; the data holds b, a"):
         read_series(path, ["c"])
+
+
+def test_a_saved_dataset_of_series(tmp_path, write_frame):
+    Dataset.from_pandas(LONG).save_to_disk(tmp_path / "saved")
+    pd.testing.assert_frame_equal(read_data(tmp_path / "saved"), read_series(write_frame(LONG, "sales.csv")))
 
 
 def test_the_only_column_of_numbers_needs_no_name(write_frame):

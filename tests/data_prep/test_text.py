@@ -413,7 +413,7 @@ def test_the_command(tiny, make_bars, tmp_path, capsys):
             module.main([str(word) for word in [*words, *again[:-1], *wrong]])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
-    words[1] = tmp_path / "two.parquet"
+    words[1] = (tmp_path / "two.parquet").rename(tmp_path / "series.parquet")
     with pytest.raises(SystemExit):
         module.main([str(word) for word in [*words, *again]])
     assert "is a plain series already: leave --as-series out" in capsys.readouterr().err

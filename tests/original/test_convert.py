@@ -1,7 +1,7 @@
 """`tsf-llm convert`: every kind of source gives a folder that computes the same; a bad one gives one line and nothing.
 
-That the numbers are the original's own is tested in `test_legacy_tsf_llm.py`; here they are compared once more after
-the way through the files."""
+That the numbers are the original's own is tested in `test_original_modeling_tsf_llm.py`; here they are compared once
+more after the way through the files."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForTimeSeriesPrediction
 from typer.testing import CliRunner
 
-from tsf_llm.modeling_tsf_llm import CODE_FILES, TsfLlmForPrediction
+from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.original.convert import convert, rope_theta
 from tsf_llm.serving.cli import app
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "seed"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "original"
 PLAIN, MIXED = "tiny_standard_rmsnorm_q0_regression", "tiny_mixed_rmsnorm_q0_regression"
 FULL_IO = FIXTURES / "full_27M_io.safetensors"
 SMALL_Q = "layers.1.attention.q_proj.weight"
@@ -88,7 +88,7 @@ def source(tmp_path):
 @pytest.mark.parametrize("name", [PLAIN, MIXED])
 @pytest.mark.parametrize("kind", SOURCES)
 @torch.no_grad()
-def test_every_source_gives_the_original_numbers(name, kind, source, tmp_path):
+def test_every_source_gives_the_original_numbers(name, kind, source, tmp_path, code_files):
     state, data = read(name)
     convert(kind(state, source), tmp_path / "out")
     for auto in (AutoModel, AutoModelForTimeSeriesPrediction):
@@ -106,7 +106,7 @@ def test_every_source_gives_the_original_numbers(name, kind, source, tmp_path):
     assert config.attention_softmax_axis == ("heads" if name == PLAIN else "keys")
     assert config.num_attention_heads == 2
     assert (config.max_position_embeddings, config.num_experts_per_tok) == (32, 2)
-    assert {path.name for path in (tmp_path / "out").glob("*.py")} == set(CODE_FILES)
+    assert {path.name for path in (tmp_path / "out").glob("*.py")} == code_files
     assert set(load_file(tmp_path / "out" / "model.safetensors")) == set(model.state_dict())
     assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
 

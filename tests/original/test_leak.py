@@ -92,7 +92,7 @@ def test_the_command_writes_json_and_a_plot(tmp_path, monkeypatch, capsys, make_
     assert "random_walk_with_leak" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "leak.json").read_text())
     assert (written["tickers"], written["seed"], written["horizon"]) == (["BBB"], 3, 2)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"leak.json", "leak.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"leak.json", "leak.png", ".tsf_llm.json"}
     assert Image.open(tmp_path / "out" / "leak.png").size[0] > 900
 
 

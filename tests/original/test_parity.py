@@ -7,7 +7,7 @@ import pytest
 
 from tsf_llm.original import parity
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "seed"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "original"
 PAGE = Path(parity.__file__).parents[1] / "docs" / "original.md"
 
 

@@ -24,7 +24,7 @@ from transformers import Trainer, TrainingArguments
 from tsf_llm.common.errors import one_line_errors
 from tsf_llm.data_prep.prepare import prepare
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
-from tsf_llm.modeling_tsf_llm import CODE_FILES, TsfLlmForCausalLM
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.preferences.pairs import PairArguments, build_preferences
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -40,6 +40,7 @@ stand_in_hub = sys.modules["stand_in_hub"] = importlib.util.module_from_spec(spe
 spec.loader.exec_module(stand_in_hub)
 WRITE, READ = stand_in_hub.WRITE_TOKEN, stand_in_hub.READ_TOKEN
 
+CODE_FILES = {path.name for path in Path(push.__file__).parents[1].glob("*_tsf_llm.py")}
 LOADING_FILES = {"config.json", "generation_config.json", "model.safetensors", "processor_config.json"}
 LOADING_FILES |= {"tokenizer_config.json", *CODE_FILES}
 
@@ -337,7 +338,7 @@ def test_no_way_of_publishing_uploads_a_pickle(world):
 
 
 def test_every_commit_of_trainer_is_whole(world):
-    """Also those with a checkpoint, whose code comes with the processor. Nothing else of its folder is in them."""
+    """Also those with a checkpoint, whose code `HubCallback` adds. Nothing else of its folder is in them."""
     commits = [*world["hub"].repo("org/trainer").commits.values()][1:]
     assert len(commits) >= 2
     for commit in commits:
@@ -346,7 +347,9 @@ def test_every_commit_of_trainer_is_whole(world):
 
 
 def test_a_processor_alone_is_whole(world):
-    assert set(world["hub"].repo("org/processor").files) >= {"processor_config.json", *CODE_FILES}
+    files = set(world["hub"].repo("org/processor").files)
+    assert files >= {"processor_config.json", "processing_tsf_llm.py", "feature_extraction_tsf_llm.py"}
+    assert "modeling_tsf_llm.py" not in files
 
 
 def test_a_push_is_one_commit_with_its_tag(world):
@@ -609,7 +612,8 @@ def test_the_folder_of_a_run_of_adapters(hub, folder, trained, capsys):
     own = json.loads((folder / "report.json").read_text())
     (folder / "base").mkdir()
     (folder / "base" / "report.json").write_text(json.dumps(own))
-    (folder / "report.json").write_text(json.dumps({**own, "train_through": "1999-12-31", "tickers": {"AAA": {}}}))
+    run = {**own, "made_by": "lora", "train_through": "1999-12-31", "tickers": {"AAA": {}}}
+    (folder / "report.json").write_text(json.dumps(run))
     add_adapter(trained, folder / "AAA")
     publish(folder)
     assert "left out: AAA/ (an adapter: push it by itself)" in capsys.readouterr().out
@@ -619,7 +623,7 @@ def test_the_folder_of_a_run_of_adapters(hub, folder, trained, capsys):
 
 
 def test_an_int8_copy_loads_as_its_card_says(hub, trained, bars, tmp_path):
-    """With this package; its scores are the copy's own row of `compression.json`."""
+    """As every model does; its scores are the copy's own row of `compression.json`."""
     copy = tmp_path / "int8"
     to_int8(TsfLlmForCausalLM.from_pretrained(trained)).save_pretrained(copy)
     TsfLlmProcessor.from_pretrained(trained).save_pretrained(copy)
@@ -637,9 +641,9 @@ def test_an_int8_copy_loads_as_its_card_says(hub, trained, bars, tmp_path):
     assert "base_model_relation: quantized" in card
     parameters = TsfLlmForCausalLM.from_pretrained(trained).num_parameters()
     assert f"{parameters:,} parameters" in card  # scales are none
-    [block] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     scope = {"bars": bars}
-    exec(block, scope)
+    for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        exec(block, scope)
     wanted = load_pipeline(copy)(bars, horizon=scope["forecast"]["step"].max())
     pd.testing.assert_frame_equal(scope["forecast"], wanted)
 

@@ -71,7 +71,7 @@ def test_drops_what_is_not_better_and_says_why(run, tmp_path, capsys, monkeypatc
     assert report["kept"] is False
     assert report["validation"]["difference"] >= 0
     assert "not lower" in report["reason"]
-    assert [path.name for path in (tmp_path / "AAA").iterdir()] == ["report.json"]
+    assert {path.name for path in (tmp_path / "AAA").iterdir()} == {"report.json", ".tsf_llm.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["AAA"]
     with pytest.raises(FileNotFoundError, match="holds no model"):
         load_pipeline(tmp_path / "AAA")
@@ -85,7 +85,7 @@ def test_drops_what_is_not_better_and_says_why(run, tmp_path, capsys, monkeypatc
 
 def test_the_test_dates_choose_nothing(run, report, prices, tmp_path):
     """Other outcomes after the validation dates change the test scores and nothing else."""
-    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    bars = pd.read_csv(prices, parse_dates=["timestamp"], float_precision="round_trip")
     later = bars["timestamp"] > pd.Timestamp(report["valid_through"]) + pd.Timedelta(days=1)
     bars.loc[later, ["open", "high", "low", "close"]] *= np.linspace(1, 2, later.sum())[:, None]
     bars.to_csv(tmp_path / "other.csv", index=False)

@@ -57,12 +57,11 @@ def test_quickstart_leaves_calibrated_results(quickstart):
 def test_quickstart_writes_everything_the_readme_names(quickstart):
     names = {path.name for path in quickstart.iterdir()}
     plots = {"forecast.png", "hindsight.png", "scores.png", "pit.png"}
-    assert names == {"model", "forecast.csv", "results.json", "audit.json", *plots}
+    assert names == {"model", "forecast.csv", "results.json", "audit.json", ".tsf_llm.json", *plots}
     for picture in [*(quickstart / name for name in plots), quickstart / "model" / "loss.png"]:
         assert Image.open(picture).size[0] > 900
-    assert not [
-        path for path in quickstart.rglob("*") if path.suffix in (".bin", ".pt", ".pkl") or path.name[0] == "."
-    ]
+    names = {path.name for path in quickstart.rglob("*")}
+    assert [name for name in names if name.endswith((".bin", ".pt", ".pkl")) or name[0] == "."] == [".tsf_llm.json"]
     frame = pd.read_csv(quickstart / "forecast.csv")
     assert list(frame.columns) == FORECAST_COLUMNS
     assert frame["ticker"].unique().tolist() == ["IBM"]
@@ -92,7 +91,7 @@ def test_evaluate_writes_rows_and_plots(run, model, tmp_path):
     code, text, _ = run("evaluate", "--model", model, "--data", "sample", *period, "--out", tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert code == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "scores.png", "pit.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "scores.png", "pit.png", ".tsf_llm.json"}
     for key in ("model", "horizon", "crps", "mase", "mae", "rmse", "coverage_80", "direction_accuracy"):
         assert all(key in row for row in results["rows"]), key
     for key in ("direction_ci95", "direction_base_rate", "rank_ic"):
@@ -151,7 +150,7 @@ def test_adapt_drops_an_adapter_that_is_no_better_and_ends_well(run, model, tmp_
     report = json.loads((tmp_path / "FB" / "report.json").read_text())
     assert (code, report["kept"], report["validation"]["difference"]) == (0, False, 0)
     assert "Not kept" in text
-    assert [path.name for path in (tmp_path / "FB").iterdir()] == ["report.json"]
+    assert {path.name for path in (tmp_path / "FB").iterdir()} == {"report.json", ".tsf_llm.json"}
 
 
 def test_a_market_is_refused_by_a_model_that_reads_none(run, model, tmp_path):

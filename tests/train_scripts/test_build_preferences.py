@@ -69,7 +69,7 @@ def table(folder) -> pd.DataFrame:
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name[0] != "."}
 
 
 # The command

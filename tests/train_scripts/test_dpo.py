@@ -108,7 +108,10 @@ def outcomes(pairs, prices):
     """Dates of the last bars of the pairs' paths."""
     bars = pd.read_csv(prices, parse_dates=["timestamp"])
     times = {name: frame["timestamp"].to_numpy() for name, frame in bars.groupby("ticker")}
-    ends = [times[row.ticker][np.searchsorted(times[row.ticker], row.origin) + 2] for row in pairs.itertuples()]
+    ends = [
+        times[row.ticker][np.searchsorted(times[row.ticker], row.origin.to_datetime64()) + 2]
+        for row in pairs.itertuples()
+    ]
     return pd.Series(ends)
 
 
@@ -238,7 +241,7 @@ def test_lines_of_the_original_s_layout_tune_a_model_of_its_shape(tune, prices, 
     processor = TsfLlmProcessor(OriginalFeatureExtractor())
     processor.fit(pd.read_csv(prices, parse_dates=["timestamp"]), through="2016-01-01")
     shape = {"num_features": 64, "prediction_type": "regression", "prediction_length": 1, "is_causal": False}
-    habits = {"legacy": True, "attention_softmax_axis": "heads", "router_weighting": "raw_logits"}
+    habits = {"original_arithmetic": True, "attention_softmax_axis": "heads", "router_weighting": "raw_logits"}
     model = TsfLlmForPrediction(TsfLlmConfig(**shape, **habits, **json.loads(small_model)))
     for part in (model, processor):
         part.save_pretrained(tmp_path / "original")
@@ -254,7 +257,7 @@ def test_lines_of_the_original_s_layout_tune_a_model_of_its_shape(tune, prices, 
     assert report["valid_loss"] < math.log(2)
     assert report["noise"]["scale"] > 0
     tuned = TsfLlmForPrediction.from_pretrained(tmp_path / "out")
-    assert (tuned.config.legacy, tuned.config.attention_softmax_axis) == (True, "heads")
+    assert (tuned.config.original_arithmetic, tuned.config.attention_softmax_axis) == (True, "heads")
     assert not same(weights(tmp_path / "out"), weights(tmp_path / "original"))
 
 

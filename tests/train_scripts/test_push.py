@@ -56,6 +56,10 @@ def test_a_dry_run_leaves_only_its_card_which_is_never_uploaded(hub, folder):
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(after) - set(before) == {"card.md"}
     assert {name: after[name] for name in before} == before
+    publish(folder, dry_run=True)
+    (folder / "card.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"card\.md is no card that a dry run wrote"):
+        publish(folder, dry_run=True)
     publish(folder)
     assert "card.md" not in hub.repo("org/model").files
 

@@ -141,7 +141,7 @@ def test_a_final_save_that_fails_leaves_no_folder_that_loads(train, tmp_path, mo
     monkeypatch.setattr(TsfLlmForCausalLM, "save_pretrained", full)
     with pytest.raises(OSError, match="make room"):
         train(tmp_path, **STEPS)
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-8", "checkpoint-12"}
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-8", "checkpoint-12", ".tsf_llm.json"}
 
 
 def test_other_errors_stay_what_they_are(train, tmp_path, monkeypatch):
