@@ -34,7 +34,12 @@ CORE = [
     "rich>=13.9",
     "pyyaml>=6.0.2",
 ]
-DATA = ["yfinance>=1.0", "curl_cffi>=0.7", "exchange_calendars>=4.5", "tenacity>=9.0"]
+DATA = [
+    "yfinance>=1.0",
+    "curl_cffi>=0.9",  # 0.7 lacks the exceptions that yfinance names
+    "exchange_calendars>=4.5.3",  # earlier ones overflow with numpy 2
+    "tenacity>=9.0",
+]
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
 SERVE = ["fastapi>=0.115", "uvicorn>=0.34"]
 RAY = ["ray[data]>=2.50"]
