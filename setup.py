@@ -37,7 +37,7 @@ CORE = [
 DATA = [
     "yfinance>=1.0",
     "curl_cffi>=0.9",  # 0.7 lacks the exceptions that yfinance names
-    "exchange_calendars>=4.5.2",  # earlier ones overflow with numpy 2
+    "exchange_calendars>=4.5.5",  # the first that admits numpy 2
     "tenacity>=9.0",
 ]
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
