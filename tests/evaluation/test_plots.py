@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from tsf_llm.bars_tsf_llm import UNIVARIATE
@@ -87,21 +86,6 @@ def test_pit_histogram(tmp_path):
 
 def test_score_bars(tmp_path):
     assert_only_a_picture(plots.score_bars(ROWS, tmp_path / "scores.png", highlight="tsf-llm"))
-
-
-def test_pictures_are_replaced_whole(bars, forecast, tmp_path, monkeypatch):
-    path = plots.fan_chart(bars, forecast, tmp_path / "fan.png")
-    before = path.read_bytes()
-
-    def fail_half_way(figure, target, **kwargs):
-        target.write_bytes(b"\x89PNG half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Figure, "savefig", fail_half_way)
-    with pytest.raises(OSError, match="disk full"):
-        plots.fan_chart(bars, forecast, path)
-    assert path.read_bytes() == before
-    assert_only_a_picture(path)
 
 
 def test_threads_draw_the_same_picture(tmp_path):

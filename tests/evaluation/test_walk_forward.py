@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsf_llm.common.provenance import provenance
 from tsf_llm.evaluation.walk_forward import pick_origins, pool, walk_forward
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
@@ -126,11 +125,6 @@ def test_a_forecaster_who_knows_tomorrow_is_found_out(result):
         forecasts["model"] = type(forecasts["model"])(result.realised[:, [step]] + noise)
     assert all(answer["verdict"].startswith("better than") for answer in knowing.verdicts().values())
     assert not any(answer["verdict"].startswith("better than") for answer in result.verdicts().values())
-
-
-def test_provenance_names_version_and_commit():
-    assert set(provenance("sft")) == {"made_by", "version", "commit"}
-    assert provenance("sft")["version"]
 
 
 # Plain series
