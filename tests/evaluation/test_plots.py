@@ -126,3 +126,8 @@ def test_a_plain_series_is_called_a_value(bars, forecast, tmp_path, monkeypatch)
     assert "value" in fan.axes[0].get_legend_handles_labels()[1]
     assert "close" not in fan.axes[0].get_title(loc="left")
     assert scores.axes[0].get_xlabel() == "CRPS 1 bar ahead (mean one-step changes), n = 1,234"
+
+
+def test_no_rows_have_no_plot(tmp_path):
+    with pytest.raises(ValueError, match="no rows"):
+        plots.leak_bars([], tmp_path / "leak.png")
