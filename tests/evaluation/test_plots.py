@@ -116,7 +116,7 @@ def test_unusable_input_is_refused_with_a_remedy(bars, forecast, tmp_path):
 
 def test_a_plain_series_is_called_a_value(bars, forecast, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
     plots.fan_chart(
         bars.rename(columns={"close": "value"}), forecast, tmp_path / "fan.png", realised=bars.assign(value=1)
     )
