@@ -24,17 +24,20 @@ import pyarrow.parquet as pq
 WRITTEN = ".tsf_llm.json"  # the manifest: which files of its folder are ours, and what wrote them
 
 
-def check_apart(out: str | Path, *sources: Any) -> None:
+def check_apart(out: str | Path, *sources: Any, whole: bool = False) -> None:
     """Raises ValueError if what is written and what is read lie in one another; links are followed.
 
-    A source is a file, a folder, a list of these, or anything that is no path, as a name on the Hub."""
+    A source is a file, a folder, a list of these, or anything that is no path, as a name on the Hub. A file may be read
+    from the folder that named files are written to, where `check_free` guards it, but not from one that is ours `whole`.
+    """
     target = Path(out).resolve()
     for source in sources:
         if isinstance(source, list | tuple):
-            check_apart(out, *source)
+            check_apart(out, *source, whole=whole)
         elif isinstance(source, str | Path) and Path(str(source).removeprefix("hf:")).exists():
             read = Path(str(source).removeprefix("hf:")).resolve()
-            if target.is_relative_to(read) or read.is_relative_to(target):
+            inside = read.is_relative_to(target) and (whole or read.is_dir())
+            if target.is_relative_to(read) or inside:
                 how = "is" if target == read else "lies in" if target.is_relative_to(read) else "holds"
                 raise ValueError(f"{out} {how} {source}, which is read: write to another place, outside of it")
 

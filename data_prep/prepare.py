@@ -167,7 +167,7 @@ def prepare(
     """
     _check_engine(engine, ray_address)
     out = Path(out)
-    check_apart(out, source, market)
+    check_apart(out, source, market, whole=True)
     _check_folder(out)
     work = out / WORK
     remove(out, [WORK], by=BY)  # of a killed run

@@ -16,6 +16,7 @@ SUBPACKAGES = [
     "evaluation",
     "publishing",
     "training",
+    "preferences",
     "original",
     "train_scripts",
     "serving",
