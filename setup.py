@@ -33,6 +33,7 @@ CORE = [
     "typer>=0.15",
     "rich>=13.9",
     "pyyaml>=6.0.2",
+    "jinja2>=3.1",  # the templates of cards
 ]
 DATA = ["yfinance>=1.0", "curl_cffi>=0.7", "exchange_calendars>=4.5", "tenacity>=9.0"]
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
@@ -89,6 +90,7 @@ setup(
     ],
     package_data={
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
+        "tsf_llm.publishing": ["*.md"],
         "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },
     python_requires=">=3.11,<3.14",
