@@ -33,7 +33,7 @@ CORE = [
     "typer>=0.15",
     "rich>=13.9",
     "pyyaml>=6.0.2",
-    "jinja2>=3.1",  # the templates of cards
+    "jinja2>=3.1",  # the templates of cards and pages
 ]
 DATA = ["yfinance>=1.0", "curl_cffi>=0.7", "exchange_calendars>=4.5", "tenacity>=9.0"]
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
