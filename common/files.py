@@ -124,10 +124,9 @@ def remove(folder: Path, names: Iterable[str], *, by: str) -> None:
 
 def remove_unfinished(folder: Path, names: Collection[str]) -> None:
     """Removes what killed runs left half-written of these files."""
-    for parent in {(folder / name).parent for name in names}:
-        for path in list(parent.glob(".*")):
-            if path != _finished(path) and _finished(path).relative_to(folder).as_posix() in names:
-                path.unlink(missing_ok=True)
+    for path in list(folder.rglob(".*")):
+        if path != _finished(path) and _finished(path).relative_to(folder).as_posix() in names:
+            path.unlink(missing_ok=True)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], Any], *, by: str) -> None:
