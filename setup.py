@@ -33,6 +33,7 @@ CORE = [
     "typer>=0.15",
     "rich>=13.9",
     "pyyaml>=6.0.2",
+    "jinja2>=3.1",  # the templates of cards and pages
 ]
 DATA = [
     "yfinance>=1.0",
@@ -94,6 +95,7 @@ setup(
     ],
     package_data={
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
+        "tsf_llm.publishing": ["*.md"],
         "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },
     python_requires=">=3.11,<3.14",

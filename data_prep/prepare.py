@@ -238,8 +238,7 @@ def _check_folder(out: Path) -> None:
     All of `data/` and `processor/` is the dataset's: whoever loads it reads every file there."""
     if not (out / WRITTEN).is_file():
         _adopt(out)
-    check_free(out, [*BESIDE, FENCES, WORK], by=BY)
-    check_ours(out / "data", by=BY, manifest=out)
+    check_free(out, [*BESIDE, FENCES, WORK, "data/**/*"], by=BY)
     check_ours(out / "processor", by=BY)
 
 
