@@ -285,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     (parsed,) = Parser(Arguments, prog="data_speed", description=__doc__).parse_args_and_config(arguments)
     tickers, bars = (3, 400) if parsed.quick else (500, BARS)
     results = run(parsed.data, parsed.tickers or tickers, bars, Console(stderr=True).print)
-    show(results, Console())
+    show(results, Console(width=max(Console().width, 120)))
     if parsed.json is not None:
         write_json(results, parsed.json)
     return 0
