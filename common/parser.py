@@ -1,13 +1,21 @@
-"""One command-line parser for every script: dataclasses, a YAML file below the command line, one-line complaints."""
+"""One command line for every script: dataclasses, a YAML file below the command line, one-line complaints.
+
+A script is a file with a docstring and a `main` whose parameters are such dataclasses.
+"""
 
 import argparse
 import datetime
 import difflib
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import torch
 from trl import TrlParser
+
+from .errors import one_line_errors
 
 NO_TEXT = int | float | datetime.date | Path  # becomes text where one is wanted
 
@@ -86,3 +94,27 @@ class Parser(TrlParser):
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def parse_for(main: Callable[..., Any], arguments: list[str] | None = None) -> tuple[Any, ...]:
+    """What to call a script's `main` with; by default read from the command line."""
+    types = [one for name, one in get_type_hints(main).items() if name != "return"]
+    parser = Parser(types, prog=_program(main), description=inspect.getmodule(main).__doc__)
+    return parser.parse_args_and_config(arguments)
+
+
+def run(main: Callable[..., Any]) -> None:
+    """A script from its command line to its exit code."""
+    with one_line_errors(_program(main)):
+        main(*parse_for(main))
+        leave_group()
+
+
+def leave_group() -> None:
+    """Ends the group of several processes; one that exits within it may abort, and take the others along."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _program(main: Callable[..., Any]) -> str:
+    return Path(inspect.getfile(main)).stem

@@ -18,15 +18,15 @@ The output folder holds `ablation.json` and, for each variant and seed, what `sf
 import copy
 import dataclasses
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..common.errors import one_line_errors
 from ..common.files import check_apart, check_free, claim, write_json
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..common.provenance import provenance
 from ..evaluation.significance import compare, mean_interval
 from ..evaluation.walk_forward import WalkForward
@@ -145,13 +145,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def parse(
-    arguments: list[str] | None = None,
-) -> tuple[DataArguments, ModelArguments, SftArguments, AblationArguments]:
-    groups = (DataArguments, ModelArguments, SftArguments, AblationArguments)
-    return Parser(groups, prog="ablate", description=__doc__).parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("ablate"):
-        main(*parse())
+    run(main)

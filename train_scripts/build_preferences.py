@@ -9,14 +9,14 @@ unfinished.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pandas as pd
 from transformers.utils import logging
 
-from ..common.errors import one_line_errors
 from ..common.files import check_apart
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..data_prep.columns import Columns
 from ..data_prep.prepare import is_prepared, load_prepared
 from ..data_prep.sources import read_bars
@@ -71,11 +71,7 @@ def read(files: FileArguments, processor: TsfLlmProcessor) -> pd.DataFrame:
     return read_for(processor, files.data, files.tickers, columns)
 
 
-def parse(arguments: list[str] | None = None) -> tuple[FileArguments, PairArguments]:
-    parser = Parser((FileArguments, PairArguments), prog="build_preferences", description=__doc__)
-    return parser.parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("build_preferences"):
-        main(*parse())
+    run(main)

@@ -24,6 +24,7 @@ between <!-- compression --> and <!-- /compression -->, or between the markers o
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,9 @@ import torch
 from rich.console import Console
 from transformers.utils import logging
 
-from ..common.errors import one_line_errors
 from ..common.files import claim, write_json
 from ..common.pages import fill, write_between
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..common.provenance import provenance
 from ..common.tables import Columns, Row, Table, number
 from ..quantization_tsf_llm import is_int8
@@ -205,12 +205,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join([table, "", conditions(report), "", *(f"* {line}" for line in findings(report))])
 
 
-def parse(arguments: list[str] | None = None) -> tuple[DataArguments, CompressArguments]:
-    return Parser((DataArguments, CompressArguments), prog="compress", description=__doc__).parse_args_and_config(
-        arguments
-    )
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("compress"):
-        main(*parse())
+    run(main)

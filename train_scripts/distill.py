@@ -20,13 +20,13 @@ baselines on later dates, and `alone/`, the student without a teacher.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..bars_tsf_llm import day_end
-from ..common.errors import one_line_errors
 from ..common.files import write_json
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..common.provenance import provenance
 from ..training.arguments import DataArguments, SftArguments
 from ..training.checkpoints import check_folder
@@ -44,7 +44,6 @@ from ..training.distillation import (
 )
 from ..training.models import head_of, load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
-from ..training.trainer import leave_group
 
 # --- report --------------------------------------------------------------------------------------------------------
 
@@ -99,14 +98,7 @@ def main(
     return report
 
 
-def parse(
-    arguments: list[str] | None = None,
-) -> tuple[DataArguments, BaseArguments, DistillArguments, SftArguments]:
-    groups = (DataArguments, BaseArguments, DistillArguments, SftArguments)
-    return Parser(groups, prog="distill", description=__doc__).parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("distill"):
-        main(*parse())
-        leave_group()
+    run(main)

@@ -18,6 +18,7 @@ into `data_prep/text.py --sentiment`.
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,8 @@ from transformers import (
     set_seed,
 )
 
-from ..common.errors import one_line_errors
 from ..common.files import write_json
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..common.provenance import provenance
 from ..training.checkpoints import check_folder
 from ..training.sentiment import (
@@ -125,11 +125,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
     return report
 
 
-def parse(arguments: list[str] | None = None) -> tuple[TextArguments, SentimentArguments]:
-    parser = Parser((TextArguments, SentimentArguments), prog="sentiment", description=__doc__)
-    return parser.parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("sentiment"):
-        main(*parse())
+    run(main)

@@ -259,9 +259,3 @@ def _way_on(folder: str) -> str:
     return (
         f"go on from {kept} with --resume_from_checkpoint true" if kept else "start again, there is no checkpoint yet"
     )
-
-
-def leave_group() -> None:
-    """Ends the group of several processes; one that exits within it may abort, and take the others along."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
