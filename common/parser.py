@@ -9,6 +9,7 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable
+from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,6 +19,12 @@ from trl import TrlParser
 from .errors import one_line_errors
 
 NO_TEXT = int | float | datetime.date | Path  # becomes text where one is wanted
+
+
+def option(default: Any = MISSING, help: str = "") -> Any:
+    """A field of such a dataclass: its default, of which a list is copied for each, and what `--help` says of it."""
+    value = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**value, metadata={"help": help})
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

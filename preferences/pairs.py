@@ -16,7 +16,7 @@ Shapes: B origins, T bars, F features, K sampled paths, P steps.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from ..bars_tsf_llm import OHLCV, bars_through, day_end
 from ..common.files import check_free, claim, remove, replace_file, write_json
+from ..common.parser import option
 from ..evaluation.profit import profit
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import ROWS_AT_ONCE, TsfLlmPipeline
@@ -65,16 +66,16 @@ class PairArguments:
 
     _argument_group_name = "pairs"
 
-    utility: str = field(default="crps", metadata={"help": f"what a good path is: {', '.join(UTILITIES)}"})
-    horizon: int | None = field(default=None, metadata={"help": "steps of a path; by default the model's"})
-    samples: int = field(default=16, metadata={"help": "paths sampled from each origin, K"})
-    stride: int | None = field(default=None, metadata={"help": "bars between origins; by default the horizon"})
-    min_margin: float = field(default=0.0, metadata={"help": "least utility between chosen and rejected"})
-    cost_bp: float = field(default=5.0, metadata={"help": "pnl, drawdown: basis points per unit of turnover"})
-    drawdown_weight: float = field(default=1.0, metadata={"help": "drawdown: its weight against the pnl"})
-    start: str | None = field(default=None, metadata={"help": "first origin"})
-    through: str | None = field(default=None, metadata={"help": "last outcome; by default the training fence"})
-    seed: int = field(default=0, metadata={"help": "seed of the sampled paths"})
+    utility: str = option("crps", f"what a good path is: {', '.join(UTILITIES)}")
+    horizon: int | None = option(None, "steps of a path; by default the model's")
+    samples: int = option(16, "paths sampled from each origin, K")
+    stride: int | None = option(None, "bars between origins; by default the horizon")
+    min_margin: float = option(0.0, "least utility between chosen and rejected")
+    cost_bp: float = option(5.0, "pnl, drawdown: basis points per unit of turnover")
+    drawdown_weight: float = option(1.0, "drawdown: its weight against the pnl")
+    start: str | None = option(None, "first origin")
+    through: str | None = option(None, "last outcome; by default the training fence")
+    seed: int = option(0, "seed of the sampled paths")
 
     def __post_init__(self) -> None:
         if self.utility not in UTILITIES:
@@ -98,14 +99,9 @@ class PairArguments:
 class UtilityArguments:
     """What a path earns, and how many of them make a pair."""
 
-    cost_bp: float = field(
-        default=PairArguments.cost_bp,
-        metadata={"help": "basis points per unit of turnover, in training and in the report"},
-    )
-    drawdown_weight: float = field(
-        default=PairArguments.drawdown_weight, metadata={"help": "drawdown: its weight against the profit"}
-    )
-    pair_samples: int = field(default=PairArguments.samples, metadata={"help": "built pairs: paths per origin"})
+    cost_bp: float = option(PairArguments.cost_bp, "basis points per unit of turnover, in training and in the report")
+    drawdown_weight: float = option(PairArguments.drawdown_weight, "drawdown: its weight against the profit")
+    pair_samples: int = option(PairArguments.samples, "built pairs: paths per origin")
 
     def __post_init__(self) -> None:
         self.settings()

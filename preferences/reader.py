@@ -7,7 +7,7 @@ Shapes: N pairs, T bars, F features, P steps.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ..bars_tsf_llm import kind_of
+from ..common.parser import option
 from ..data_prep.windows import Split, fence
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -324,17 +325,12 @@ class PreferenceArguments(UtilityArguments):
 
     _argument_group_name = "preferences"
 
-    preferences: str | None = field(
-        default=None,
-        metadata={
-            "help": "folder or .parquet of build_preferences, or a .jsonl; by default built from the base model"
-        },
+    preferences: str | None = option(
+        None, "folder or .parquet of build_preferences, or a .jsonl; by default built from the base model"
     )
-    utility: str = field(default=PairArguments.utility, metadata={"help": "built pairs: crps, pnl or drawdown"})
-    pair_stride: int | None = field(
-        default=None, metadata={"help": "built pairs: bars between training origins; by default the horizon"}
-    )
-    min_margin: float = field(default=PairArguments.min_margin, metadata={"help": "built pairs: least utility apart"})
+    utility: str = option(PairArguments.utility, "built pairs: crps, pnl or drawdown")
+    pair_stride: int | None = option(None, "built pairs: bars between training origins; by default the horizon")
+    min_margin: float = option(PairArguments.min_margin, "built pairs: least utility apart")
 
     def settings(self, **more: Any) -> PairArguments:
         return super().settings(utility=self.utility, min_margin=self.min_margin, **more)

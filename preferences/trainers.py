@@ -18,7 +18,7 @@ import copy
 import functools
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from ..common.inference import evaluating
+from ..common.parser import option
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..publishing.upload import HubCallback
 from ..training.adapters import LoraArguments, lora_config
@@ -265,23 +266,23 @@ NOISE_WINDOWS = 4096  # training windows whose residuals the noise is fitted to
 class TuningArguments:
     """What DPO and GRPO have in common: defaults for price paths, which go before those of trl's own config."""
 
-    lora_r: int = field(default=0, metadata={"help": "rank of low-rank updates; 0 tunes all weights"})
-    lora_alpha: float = field(default=16, metadata={"help": "the updates count lora_alpha / lora_r times"})
-    num_train_epochs: float = field(default=1, metadata={"help": "passes over the pairs, or over the origins"})
-    learning_rate: float = field(default=1e-5, metadata={"help": "peak learning rate of AdamW"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning-rate schedule"})
-    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints to keep"})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "bars and outcomes are needed"})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "older name of activation_checkpointing: save memory, spend time"}
+    lora_r: int = option(0, "rank of low-rank updates; 0 tunes all weights")
+    lora_alpha: float = option(16, "the updates count lora_alpha / lora_r times")
+    num_train_epochs: float = option(1, "passes over the pairs, or over the origins")
+    learning_rate: float = option(1e-5, "peak learning rate of AdamW")
+    lr_scheduler_type: str = option("cosine", "learning-rate schedule")
+    save_total_limit: int | None = option(2, "checkpoints to keep")
+    remove_unused_columns: bool | None = option(False, "bars and outcomes are needed")
+    gradient_checkpointing: bool | None = option(
+        None, "older name of activation_checkpointing: save memory, spend time"
     )
-    bf16: bool | None = field(default=False, metadata={"help": "bfloat16 autocast"})
-    router_aux_loss_coef: float | None = field(
-        default=0.0, metadata={"help": "weight of trl's load-balancing loss; 0 leaves preference or reward alone"}
+    bf16: bool | None = option(False, "bfloat16 autocast")
+    router_aux_loss_coef: float | None = option(
+        0.0, "weight of trl's load-balancing loss; 0 leaves preference or reward alone"
     )
-    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "pin memory for a GPU"})
-    report_to: str | None = field(default="none", metadata={"help": "none, tensorboard or trackio"})
-    seed: int = field(default=0, metadata={"help": "seed of sampled paths, pairs and order"})
+    dataloader_pin_memory: bool = option(torch.cuda.is_available(), "pin memory for a GPU")
+    report_to: str | None = option("none", "none, tensorboard or trackio")
+    seed: int = option(0, "seed of sampled paths, pairs and order")
 
     checkpoint_to_resume = SftArguments.checkpoint_to_resume
 
@@ -296,17 +297,15 @@ class TuningArguments:
 class DpoArguments(TuningArguments, DPOConfig):
     """trl's DPOConfig with defaults for price paths."""
 
-    output_dir: str | None = field(default="outputs/dpo", metadata={"help": "where the model and report.json go"})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "pairs per step and device"})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "pairs per validation step and device"})
-    warmup_steps: float = field(default=0.1, metadata={"help": "steps of warm-up, or their share if below 1"})
-    eval_strategy: str = field(default="epoch", metadata={"help": "when to validate"})
-    save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "keep the weights of the best loss on held-out pairs"}
-    )
-    prediction_loss_only: bool = field(default=True, metadata={"help": "validation needs no predictions"})
-    max_length: int | None = field(default=None, metadata={"help": "windows are not cut"})
+    output_dir: str | None = option("outputs/dpo", "where the model and report.json go")
+    per_device_train_batch_size: int = option(32, "pairs per step and device")
+    per_device_eval_batch_size: int = option(64, "pairs per validation step and device")
+    warmup_steps: float = option(0.1, "steps of warm-up, or their share if below 1")
+    eval_strategy: str = option("epoch", "when to validate")
+    save_strategy: str = option("epoch", "when to save a checkpoint")
+    load_best_model_at_end: bool = option(True, "keep the weights of the best loss on held-out pairs")
+    prediction_loss_only: bool = option(True, "validation needs no predictions")
+    max_length: int | None = option(None, "windows are not cut")
 
     def __post_init__(self) -> None:
         super().__post_init__()

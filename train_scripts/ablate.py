@@ -17,7 +17,7 @@ The output folder holds `ablation.json` and, for each variant and seed, what `sf
 
 import copy
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.files import check_apart, check_free, claim, write_json
-from ..common.parser import parse_for, run
+from ..common.parser import option, parse_for, run
 from ..common.provenance import provenance
 from ..evaluation.significance import compare, mean_interval
 from ..evaluation.walk_forward import WalkForward
@@ -49,9 +49,7 @@ class AblationArguments:
 
     _argument_group_name = "ablation"
 
-    seeds: list[int] = field(
-        default_factory=lambda: [0, 1], metadata={"help": "one training of each variant per seed"}
-    )
+    seeds: list[int] = option([0, 1], "one training of each variant per seed")
 
 
 def main(

@@ -17,7 +17,7 @@ into `data_prep/text.py --sentiment`.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from ..common.files import write_json
-from ..common.parser import parse_for, run
+from ..common.parser import option, parse_for, run
 from ..common.provenance import provenance
 from ..training.checkpoints import check_folder
 from ..training.sentiment import (
@@ -56,11 +56,11 @@ class TextArguments:
 
     _argument_group_name = "text"
 
-    data: str = field(default="", metadata={"help": "CSV or parquet with the columns text and label"})
-    encoder: str = field(default="", metadata={"help": "folder or name of a pretrained encoder"})
-    valid_share: float = field(default=0.1, metadata={"help": "share of the texts for validation"})
-    test_share: float = field(default=0.2, metadata={"help": "share of the texts for the report"})
-    max_tokens: int = field(default=128, metadata={"help": "longest text; the rest is cut"})
+    data: str = option("", "CSV or parquet with the columns text and label")
+    encoder: str = option("", "folder or name of a pretrained encoder")
+    valid_share: float = option(0.1, "share of the texts for validation")
+    test_share: float = option(0.2, "share of the texts for the report")
+    max_tokens: int = option(128, "longest text; the rest is cut")
 
     def __post_init__(self) -> None:
         for name in ("data", "encoder"):

@@ -21,7 +21,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from transformers import set_seed
 from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
 from ..bars_tsf_llm import kind_of
 from ..common.files import WRITTEN, adopt, check_ours, has_keys, replace_folder, write_json, write_text
+from ..common.parser import option
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
@@ -62,15 +63,14 @@ class LoraArguments:
 
     _argument_group_name = "lora"
 
-    r: int = field(default=8, metadata={"help": "rank"})
-    lora_alpha: float = field(default=16, metadata={"help": "an update counts lora_alpha / r times"})
-    lora_dropout: float = field(default=0.05, metadata={"help": "dropout ahead of an adapter, if no expert has one"})
-    target_modules: list[str] | None = field(
-        default=None, metadata={"help": "only Linear layers of these names, such as q_proj kv_b_proj lm_head"}
+    r: int = option(8, "rank")
+    lora_alpha: float = option(16, "an update counts lora_alpha / r times")
+    lora_dropout: float = option(0.05, "dropout ahead of an adapter, if no expert has one")
+    target_modules: list[str] | None = option(
+        None, "only Linear layers of these names, such as q_proj kv_b_proj lm_head"
     )
-    target_experts: bool = field(
-        default=False,
-        metadata={"help": "adapt the routed experts too; such adapters cannot be mixed within one batch"},
+    target_experts: bool = option(
+        False, "adapt the routed experts too; such adapters cannot be mixed within one batch"
     )
 
     def __post_init__(self) -> None:

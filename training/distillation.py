@@ -17,7 +17,7 @@ Shapes: B batch, S sequence, V vocabulary, n positions with a label.
 """
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from transformers import set_seed
 
 from ..common.inference import batches, evaluating, is_known
+from ..common.parser import option
 from ..data_prep.windows import WindowDataset
 from ..evaluation.cost import contest, forecast_task, forward_task, last_windows, weight_bytes
 from ..evaluation.plots import loss_curve
@@ -46,17 +47,13 @@ class DistillArguments:
 
     _argument_group_name = "distillation"
 
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "fields of TsfLlmConfig for a new student: a YAML mapping, or JSON"}
+    model_config: dict | str | None = option(None, "fields of TsfLlmConfig for a new student: a YAML mapping, or JSON")
+    student_name_or_path: str | None = option(
+        None, "a student to go on from, as a pruned model; model_config is then left out"
     )
-    student_name_or_path: str | None = field(
-        default=None, metadata={"help": "a student to go on from, as a pruned model; model_config is then left out"}
-    )
-    temperature: float = field(default=2.0, metadata={"help": "T: above 1, small probabilities count for more"})
-    alpha: float = field(
-        default=0.5, metadata={"help": "share of the teacher: 0 for labels alone, 1 for the teacher alone"}
-    )
-    train_alone: bool = field(default=True, metadata={"help": "train a second student without teacher, to compare"})
+    temperature: float = option(2.0, "T: above 1, small probabilities count for more")
+    alpha: float = option(0.5, "share of the teacher: 0 for labels alone, 1 for the teacher alone")
+    train_alone: bool = option(True, "train a second student without teacher, to compare")
 
     def __post_init__(self) -> None:
         self.model_config = model_fields(self.model_config)
