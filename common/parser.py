@@ -6,11 +6,10 @@ A script is a file with a docstring and a `main` whose parameters are such datac
 import argparse
 import datetime
 import difflib
-import inspect
 import sys
-from collections.abc import Callable
 from dataclasses import MISSING, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any, get_type_hints
 
 import torch
@@ -103,14 +102,14 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def parse_for(main: Callable[..., Any], arguments: list[str] | None = None) -> tuple[Any, ...]:
+def parse_for(main: FunctionType, arguments: list[str] | None = None) -> tuple[Any, ...]:
     """What to call a script's `main` with; by default read from the command line."""
     types = [one for name, one in get_type_hints(main).items() if name != "return"]
-    parser = Parser(types, prog=_program(main), description=inspect.getmodule(main).__doc__)
+    parser = Parser(types, prog=_program(main), description=main.__globals__["__doc__"])
     return parser.parse_args_and_config(arguments)
 
 
-def run(main: Callable[..., Any]) -> None:
+def run(main: FunctionType) -> None:
     """A script from its command line to its exit code."""
     with one_line_errors(_program(main)):
         main(*parse_for(main))
@@ -123,5 +122,5 @@ def leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _program(main: Callable[..., Any]) -> str:
-    return Path(inspect.getfile(main)).stem
+def _program(main: FunctionType) -> str:
+    return Path(main.__code__.co_filename).stem

@@ -34,6 +34,7 @@ from ..evaluation.profit import profit
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import ROWS_AT_ONCE, TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
+from ..training.arguments import check_dates, check_least
 from ..training.data import TrainingData
 from ..training.models import digest
 
@@ -82,17 +83,9 @@ class PairArguments:
             raise ValueError(f"utility={self.utility!r}: choose one of {', '.join(UTILITIES)}")
         if self.samples < 2:
             raise ValueError(f"samples={self.samples}: a pair needs 2 paths or more")
-        for name in ("horizon", "stride"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
-        for name in ("min_margin", "cost_bp", "drawdown_weight", "seed"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
-        for name in ("start", "through"):
-            try:
-                day_end(getattr(self, name) or "2000-01-01")
-            except ValueError:
-                raise ValueError(f"{name}={getattr(self, name)}: no date; write it as 2019-12-31") from None
+        check_least(self, 1, "horizon", "stride")
+        check_least(self, 0, "min_margin", "cost_bp", "drawdown_weight", "seed")
+        check_dates(self, "start", "through")
 
 
 @dataclass

@@ -39,7 +39,7 @@ from ..common.parser import option
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..publishing.upload import HubCallback
 from ..training.adapters import LoraArguments, lora_config
-from ..training.arguments import SftArguments, check_training
+from ..training.arguments import Defaults
 from ..training.callbacks import FiniteCallback
 from ..training.data import TrainingData
 from ..training.models import Model
@@ -263,16 +263,13 @@ NOISE_WINDOWS = 4096  # training windows whose residuals the noise is fitted to
 
 
 @dataclass
-class TuningArguments:
-    """What DPO and GRPO have in common: defaults for price paths, which go before those of trl's own config."""
+class TuningArguments(Defaults):
+    """What DPO and GRPO have in common."""
 
     lora_r: int = option(0, "rank of low-rank updates; 0 tunes all weights")
     lora_alpha: float = option(16, "the updates count lora_alpha / lora_r times")
     num_train_epochs: float = option(1, "passes over the pairs, or over the origins")
     learning_rate: float = option(1e-5, "peak learning rate of AdamW")
-    lr_scheduler_type: str = option("cosine", "learning-rate schedule")
-    save_total_limit: int | None = option(2, "checkpoints to keep")
-    remove_unused_columns: bool | None = option(False, "bars and outcomes are needed")
     gradient_checkpointing: bool | None = option(
         None, "older name of activation_checkpointing: save memory, spend time"
     )
@@ -280,15 +277,9 @@ class TuningArguments:
     router_aux_loss_coef: float | None = option(
         0.0, "weight of trl's load-balancing loss; 0 leaves preference or reward alone"
     )
-    dataloader_pin_memory: bool = option(torch.cuda.is_available(), "pin memory for a GPU")
-    report_to: str | None = option("none", "none, tensorboard or trackio")
-    seed: int = option(0, "seed of sampled paths, pairs and order")
-
-    checkpoint_to_resume = SftArguments.checkpoint_to_resume
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc] (trl's config comes next)
-        check_training(self)  # type: ignore[arg-type]
+        super().__post_init__()
         if self.lora_r < 0:
             raise ValueError(f"lora_r={self.lora_r}: must be 0, for all weights, or more")
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -59,15 +59,12 @@ class DataArguments:
     def __post_init__(self) -> None:
         if not self.data:
             raise ValueError("data is empty: name a price file, a folder, or 'sample' for the embedded prices")
-        for name in ("horizon", "stride", "context_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        check_least(self, 1, "horizon", "stride", "context_length")
         if self.n_bins > MOST_BINS:
             raise ValueError(f"n_bins={self.n_bins}: use {MOST_BINS} at most; 64 to 1024 is usual")
         if self.report_samples < 0 or self.report_samples == 1:
             raise ValueError(f"report_samples={self.report_samples}: give 2 or more sampled paths, or 0 for no scores")
-        for name in ("train_through", "valid_through"):
-            _check_date(name, getattr(self, name))
+        check_dates(self, "train_through", "valid_through")
         parse_augmentations(self.augment)
         parse_weights(self.sample_weights)
 
@@ -119,7 +116,41 @@ class ModelArguments:
 
 
 @dataclass
-class SftArguments(TrainingArguments):
+class Defaults:
+    """What all trainings have in common; it goes before the arguments of transformers and trl."""
+
+    lr_scheduler_type: str = option("cosine", "learning-rate schedule")
+    save_total_limit: int | None = option(2, "checkpoints to keep")
+    remove_unused_columns: bool | None = option(False, "windows come ready")
+    dataloader_pin_memory: bool = option(torch.cuda.is_available(), "pin memory for a GPU")
+    report_to: str | None = option("none", "none, tensorboard or trackio")
+    seed: int = option(0, "seed of weights, order, pairs and sampled paths")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc] (the arguments of transformers or trl come next)
+        check_training(self)  # type: ignore[arg-type]
+
+    def checkpoint_to_resume(self) -> str | None:
+        """`--resume_from_checkpoint true` means the last complete one in `output_dir`, if there is one.
+
+        Raises:
+            ValueError: for a folder that is no complete checkpoint.
+        """
+        chosen = str(self.resume_from_checkpoint)
+        if chosen in ("true", "True", "last"):
+            return last_complete_checkpoint(self.output_dir)
+        if chosen in ("None", "false", "False"):
+            return None
+        if missing := missing_parts(chosen):
+            raise ValueError(
+                f"resume_from_checkpoint={chosen}: no whole {', '.join(missing)} there; true picks the last complete "
+                f"checkpoint of {Path(self.output_dir)}"
+            )
+        return chosen
+
+
+@dataclass
+class SftArguments(Defaults, TrainingArguments):
     """transformers' TrainingArguments with defaults for series of bars."""
 
     output_dir: str | None = option("outputs/sft", "where the model and report.json go")
@@ -128,18 +159,12 @@ class SftArguments(TrainingArguments):
     num_train_epochs: float = option(20, "passes over the training windows")
     learning_rate: float = option(1e-3, "peak learning rate of AdamW")
     weight_decay: float = option(0.05, "weight decay of AdamW")
-    lr_scheduler_type: str = option("cosine", "learning-rate schedule")
     warmup_steps: float = option(0.05, "steps of warm-up, or their share if below 1")
     logging_steps: float = option(10, "steps between log lines")
     eval_strategy: str = option("epoch", "when to validate")
     save_strategy: str = option("epoch", "when to save a checkpoint")
-    save_total_limit: int | None = option(2, "checkpoints to keep")
     load_best_model_at_end: bool = option(True, "keep the weights of the best validation loss")
     prediction_loss_only: bool = option(True, "validation needs no predictions")
-    remove_unused_columns: bool | None = option(False, "windows come ready")
-    dataloader_pin_memory: bool = option(torch.cuda.is_available(), "pin memory for a GPU")
-    report_to: str | None = option("none", "none, tensorboard or trackio")
-    seed: int = option(0, "seed of weights, order and sampled paths")
     early_stopping_patience: int = option(
         4, "validations without a better loss before training stops; 0 switches it off"
     )
@@ -161,30 +186,11 @@ class SftArguments(TrainingArguments):
                 raise ValueError("fp16=true needs a GPU; on a CPU use bf16=true, or leave both out for float32")
             self.use_cpu = self.use_cpu or bool(self.bf16)  # transformers wants to be told
         super().__post_init__()
-        check_training(self)
         if self.early_stopping_patience < 0:
             raise ValueError(f"early_stopping_patience={self.early_stopping_patience}: give 1 or more, or 0 for none")
         if self.dynamic_lr and self.eval_strategy == "no":
             raise ValueError("dynamic_lr=true follows the validation loss: set eval_strategy to epoch or steps")
         parse_class_weights(self.class_weights)
-
-    def checkpoint_to_resume(self) -> str | None:
-        """`--resume_from_checkpoint true` means the last complete one in `output_dir`, if there is one.
-
-        Raises:
-            ValueError: for a folder that is no complete checkpoint.
-        """
-        chosen = str(self.resume_from_checkpoint)
-        if chosen in ("true", "True", "last"):
-            return last_complete_checkpoint(self.output_dir)
-        if chosen in ("None", "false", "False"):
-            return None
-        if missing := missing_parts(chosen):
-            raise ValueError(
-                f"resume_from_checkpoint={chosen}: no whole {', '.join(missing)} there; true picks the last complete "
-                f"checkpoint of {Path(self.output_dir)}"
-            )
-        return chosen
 
 
 def check_training(args: TrainingArguments) -> None:
@@ -193,22 +199,17 @@ def check_training(args: TrainingArguments) -> None:
     Raises:
         ValueError: naming the argument and what it may be.
     """
-    infinite = float("inf")
     if not args.output_dir:
         raise ValueError("output_dir is empty: name the folder that the model and report.json go to")
-    if not 0 < args.learning_rate < infinite:
+    if not 0 < args.learning_rate < float("inf"):
         raise ValueError(f"learning_rate={args.learning_rate}: must be above 0; 1e-3 to 1e-4 is usual")
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name}={getattr(args, name)}: must be 1 or more")
-    for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
-        if not 0 <= getattr(args, name) < infinite:
-            raise ValueError(f"{name}={getattr(args, name)}: must be 0 or more")
+    check_least(args, 1, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+    check_least(args, 0, "weight_decay", "max_grad_norm", "warmup_steps")
     if not 0 <= args.seed < 2**32:
         raise ValueError(f"seed={args.seed}: must lie from 0 to {2**32 - 1}")
     if args.max_steps < 1 and args.max_steps != -1:
         raise ValueError(f"max_steps={args.max_steps}: must be 1 or more, or -1 for num_train_epochs")
-    if args.max_steps == -1 and not 0 < args.num_train_epochs < infinite:
+    if args.max_steps == -1 and not 0 < args.num_train_epochs < float("inf"):
         raise ValueError(f"num_train_epochs={args.num_train_epochs}: must be above 0; a share of one is allowed")
     if args.save_total_limit is not None and args.save_total_limit < 1:
         raise ValueError(f"save_total_limit={args.save_total_limit}: must be 1 or more; leave it out to keep all")
@@ -237,8 +238,18 @@ def model_fields(given: dict | str | None) -> dict | None:
     return fields
 
 
-def _check_date(name: str, given: str | None) -> None:
-    try:
-        day_end(given or "2000-01-01")
-    except ValueError:
-        raise ValueError(f"{name}={given}: no date; write it as 2019-12-31") from None
+def check_least(args: Any, least: int, *names: str) -> None:
+    """Raises ValueError for a number that is less, or not finite; None is none."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not least <= value < float("inf"):
+            raise ValueError(f"{name}={value}: must be {least} or more")
+
+
+def check_dates(args: Any, *names: str) -> None:
+    """Raises ValueError for what is neither a date nor None."""
+    for name in names:
+        try:
+            day_end(getattr(args, name) or "2000-01-01")
+        except ValueError:
+            raise ValueError(f"{name}={getattr(args, name)}: no date; write it as 2019-12-31") from None
