@@ -15,6 +15,7 @@ Shapes: B origins, T bars, F features, K sampled paths, P steps.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -196,12 +197,12 @@ def build_preferences(
     elif processor.feature_extractor.fitted_with_market:
         market = bars[bars["timestamp"] <= day_end(pairs.through)]
     remove(out, ["preferences.json", "preferences.jsonl"], by=BY)
-    tally = Tally()
+    told: dict[str, Any] = {}
     path = out / "preferences.parquet"
     chunks = _chunks(pipe, named, pairs, market, progress)
 
     def write(unfinished: Path) -> None:
-        _write_pairs(pipe, chunks, pairs, tally, unfinished)
+        told.update(_write_pairs(pipe, chunks, pairs, unfinished))
         claim(out, FILES, by=BY)  # a run without pairs leaves nothing
 
     replace_file(path, write)
@@ -215,43 +216,11 @@ def build_preferences(
         "context_length": processor.feature_extractor.context_length,
         "features": processor.feature_extractor.names,
         "n_bins": processor.tokenizer.n_bins,
-        **tally.summary(),
+        **told,
         "too_few_bars": [name for name in all_tickers if name not in named],
     }
     write_json(info, out / "preferences.json")
     return info
-
-
-class Tally:
-    """What becomes of the origins."""
-
-    def __init__(self) -> None:
-        self.counts = {"origins": 0, "pairs": 0, "ties": 0, "below_margin": 0}
-        self.tickers: dict[str, int] = {}
-        self.margins: list[float] = []
-        self.dates: list[pd.Timestamp] = []
-
-    def add(self, *, kept: pd.DataFrame, margin_B: np.ndarray) -> None:
-        """`kept` has the columns ticker, origin and margin of the pairs, `margin_B` is of all origins."""
-        ties = int((margin_B == 0).sum())
-        news = (len(margin_B), len(kept), ties, len(margin_B) - ties - len(kept))
-        for name, more in zip(self.counts, news, strict=True):
-            self.counts[name] += more
-        for ticker, origin, margin in zip(kept["ticker"], kept["origin"], kept["margin"], strict=True):
-            self.tickers[ticker] = self.tickers.get(ticker, 0) + 1
-            self.margins.append(float(margin))
-            self.dates.append(origin)
-
-    def summary(self) -> dict[str, Any]:
-        levels = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-        quantiles = {f"q{round(100 * q):02d}": float(np.quantile(self.margins, q)) for q in levels}
-        return {
-            "counts": self.counts,
-            "margin": {"mean": float(np.mean(self.margins)), **quantiles},
-            "first_origin": str(min(self.dates)),
-            "last_origin": str(max(self.dates)),
-            "pairs_by_ticker": self.tickers,
-        }
 
 
 def _checked(pipe: TsfLlmPipeline, pairs: PairArguments, fence: Any = None) -> PairArguments:
@@ -291,45 +260,51 @@ def _chunks(
         for i in range(0, len(names), TICKERS_AT_ONCE):
             group = [frames[name] for name in names[i : i + TICKERS_AT_ONCE]]
             for series in pipe.processor.feature_extractor.encode(group, market=market):
-                rows = _origins(series, pairs)
+                rows = series.origins(pairs.start, horizon=pairs.horizon)[:: pairs.stride]  # the outcome is known
                 for start in range(0, len(rows), at_once):
                     yield series, rows[start : start + at_once]
                 bar.update()
 
 
-def _origins(series: EncodedSeries, pairs: PairArguments) -> np.ndarray:
-    """Every `stride`-th row from which a forecast can be made and whose whole outcome is known."""
-    return series.origins(pairs.start, horizon=pairs.horizon)[:: pairs.stride]
-
-
 def _write_pairs(
-    pipe: TsfLlmPipeline,
-    chunks: Iterator[tuple[EncodedSeries, np.ndarray]],
-    pairs: PairArguments,
-    tally: Tally,
-    path: Path,
-) -> None:
+    pipe: TsfLlmPipeline, chunks: Iterator[tuple[EncodedSeries, np.ndarray]], pairs: PairArguments, path: Path
+) -> dict[str, Any]:
+    """The pairs of all chunks; what became of the origins."""
+    counts, written = Counter({"origins": 0, "pairs": 0, "ties": 0, "below_margin": 0}), []
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for series, rows in chunks:
-            table = _pairs_of(pipe, series, rows, pairs, tally)
+            table, margin_B = _pairs_of(pipe, series, rows, pairs)
+            ties = int((margin_B == 0).sum())
+            counts.update(origins=len(rows), pairs=len(table), ties=ties, below_margin=len(rows) - ties - len(table))
             if len(table):
                 writer.write_table(table)
-    if not tally.counts["origins"]:
+                written.append(table.select(["ticker", "origin", "margin"]).to_pandas())
+    if not counts["origins"]:
         raise ValueError(
             f"no origin from {pairs.start or 'the first bar'} whose {pairs.horizon} step(s) end by {pairs.through}: "
             "give more history, an earlier start or a shorter horizon"
         )
-    if not tally.counts["pairs"]:
+    if not counts["pairs"]:
         raise ValueError(
-            f"no pair left of {tally.counts['origins']} origin(s): {tally.counts['ties']} tie(s), "
-            f"{tally.counts['below_margin']} below min_margin={pairs.min_margin}; lower it or sample more paths"
+            f"no pair left of {counts['origins']} origin(s): {counts['ties']} tie(s), "
+            f"{counts['below_margin']} below min_margin={pairs.min_margin}; lower it or sample more paths"
         )
+    kept = pd.concat(written)
+    margins, levels = kept["margin"].to_numpy(), (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+    quantiles = {f"q{round(100 * q):02d}": float(np.quantile(margins, q)) for q in levels}
+    return {
+        "counts": dict(counts),
+        "margin": {"mean": float(np.mean(margins)), **quantiles},
+        "first_origin": str(kept["origin"].min()),
+        "last_origin": str(kept["origin"].max()),
+        "pairs_by_ticker": kept["ticker"].value_counts(sort=False).to_dict(),
+    }
 
 
 def _pairs_of(
-    pipe: TsfLlmPipeline, series: EncodedSeries, rows: np.ndarray, pairs: PairArguments, tally: Tally
-) -> pa.Table:
-    """The pairs of some origins of one ticker, ties and small margins left out."""
+    pipe: TsfLlmPipeline, series: EncodedSeries, rows: np.ndarray, pairs: PairArguments
+) -> tuple[pa.Table, np.ndarray]:
+    """The pairs of some origins of one ticker, ties and small margins left out; and the margins of all, `[B]`."""
     assert pairs.horizon is not None
     processor = pipe.processor
     batch = processor.batch([(series, rows)])
@@ -345,14 +320,11 @@ def _pairs_of(
     )
     best_B, worst_B, margin_B = best_and_worst(utilities_BK)
     kept = np.flatnonzero((margin_B > 0) & (margin_B >= pairs.min_margin))
+    windows = processor.windows(series, rows[kept])
     columns = {
         "ticker": np.repeat(series.ticker, len(kept)).astype(object),
         "origin": series.timestamp[rows[kept]],
         "margin": margin_B[kept],
-    }
-    tally.add(kept=pd.DataFrame(columns), margin_B=margin_B)
-    windows = processor.windows(series, rows[kept])
-    columns |= {
         "past_values": _nested(windows["past_values"]),
         "attention_mask": list(windows["attention_mask"]),
         "chosen_ids": list(ids_BKP[kept, best_B[kept]]),
@@ -361,7 +333,7 @@ def _pairs_of(
         "last_close": series.close[rows[kept]],
         "utilities": list(utilities_BK[kept]),
     }
-    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+    return pa.table(columns, schema=SCHEMA), margin_B
 
 
 def _nested(values_BTF: np.ndarray) -> pa.ListArray:
