@@ -340,28 +340,38 @@ def read_or_build(
     data: TrainingData, model: Any, preference_args: PreferenceArguments, training_args: TrainingArguments
 ) -> tuple[SplitPairs, Dataset | None]:
     """Pairs to train on and to choose by; and pairs of the dates behind both, for the report, if paths are sampled."""
-    folder, horizon = Path(training_args.output_dir) / "preferences", data.args.horizon
-    reader, split = Reader(model, data.processor, folder / "cache"), data.split
-    given = preference_args.preferences
+    given, split = preference_args.preferences, data.split
+    reader = Reader(model, data.processor, Path(training_args.output_dir) / "preferences" / "cache")
     if not model.can_generate():
         if given is None:
             raise ValueError("a regression head samples no paths: give preferences, a .jsonl or those of a causal LM")
         return _given(reader, data, given), None
-
-    def built(name: str, last: pd.Timestamp, **dates: Any) -> Dataset:
-        options = {"horizon": horizon, "stride": horizon, "seed": training_args.seed, "through": fence(last), **dates}
-        settings = preference_args.settings(**options)
-        progress = not training_args.disable_tqdm
-        return reader.read(build(data, model, folder / name, settings, progress=progress))
-
     if given is None:
-        train = built("train", split.train_through, stride=preference_args.pair_stride or horizon)
-        start = embargo_end(data.bars, split.train_through, horizon)
-        pairs = SplitPairs(train, built("valid", split.valid_through, start=str(start)), {}, dated=True)
+        options = (data, model, preference_args, training_args)
+        stride = preference_args.pair_stride or data.args.horizon
+        train = built(*options, name="train", last=split.train_through, stride=stride)
+        start = str(embargo_end(data.bars, split.train_through, data.args.horizon))
+        valid = built(*options, name="valid", last=split.valid_through, start=start)
+        pairs = SplitPairs(train, valid, {}, dated=True)
     else:
         pairs = _given(reader, data, given)
-    start = split.valid_through + pd.Timedelta(1, "ns")
-    return pairs, built("test", data.bars["timestamp"].max(), start=str(start))
+    return pairs, test_pairs(data, model, preference_args, training_args)
+
+
+def built(
+    data: TrainingData, model: Any, args: UtilityArguments, training_args: Any, *, name: str, last: Any, **more: Any
+) -> Dataset:
+    """Pairs of the model itself with outcomes up to a date, kept in `preferences/NAME`."""
+    folder, horizon = Path(training_args.output_dir) / "preferences", data.args.horizon
+    usual = {"horizon": horizon, "stride": horizon, "seed": training_args.seed, "through": fence(last)}
+    source = build(data, model, folder / name, args.settings(**usual | more), progress=not training_args.disable_tqdm)
+    return Reader(model, data.processor, folder / "cache").read(source)
+
+
+def test_pairs(data: TrainingData, model: Any, args: UtilityArguments, training_args: Any) -> Dataset:
+    """Pairs of the model itself on the dates after validation."""
+    start = str(data.split.valid_through + pd.Timedelta(1, "ns"))
+    return built(data, model, args, training_args, name="test", last=data.bars["timestamp"].max(), start=start)
 
 
 def _given(reader: Reader, data: TrainingData, source: str) -> SplitPairs:

@@ -29,6 +29,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from scipy import stats
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import DPOConfig, DPOTrainer
@@ -72,27 +73,26 @@ class PreferenceCollator:
     numbers: bool = False
 
     def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        windows = [np.asarray(pair["past_values"], dtype=np.float32) for pair in pairs]
-        masks = [np.asarray(pair["attention_mask"], dtype=np.int64) for pair in pairs]
-        T = max(len(window) for window in windows)
-        past_values = np.stack([np.pad(window, ((T - len(window), 0), (0, 0))) for window in windows])
-        mask = np.stack([np.pad(one, (T - len(one), 0)) for one in masks])
-        steps = np.stack([np.asarray(pair[name]) for name in ("chosen", "rejected") for pair in pairs])  # [2B,P]
-        past_values, mask = (np.concatenate((half, half)) for half in (past_values, mask))
-        known = np.ones(steps.shape, dtype=np.int64)
-        tokens = np.zeros_like(known) if self.numbers else steps.astype(np.int64)
+        def padded(name: str, dtype: Any) -> torch.Tensor:
+            rows = [torch.from_numpy(np.asarray(pair[name], dtype)) for pair in (*pairs, *pairs)]
+            return pad_sequence(rows, batch_first=True, padding_side="left")
+
+        past_values, mask = padded("past_values", np.float32), padded("attention_mask", np.int64)
+        steps = torch.from_numpy(np.array([pair[name] for name in ("chosen", "rejected") for pair in pairs]))  # [2B,P]
+        known = torch.ones(steps.shape, dtype=torch.int64)
+        tokens = torch.zeros_like(known) if self.numbers else steps.long()
         batch = {
-            "input_ids": np.concatenate((np.full(mask.shape, self.bar_token_id), tokens), axis=1),
-            "attention_mask": np.concatenate((mask, known), axis=1),
-            "completion_mask": np.concatenate((np.zeros_like(mask), known), axis=1),
-            "past_values": past_values.astype(np.float32),
+            "input_ids": torch.cat((torch.full_like(mask, self.bar_token_id), tokens), dim=1),
+            "attention_mask": torch.cat((mask, known), dim=1),
+            "completion_mask": torch.cat((torch.zeros_like(mask), known), dim=1),
+            "past_values": past_values,
         }
         if self.numbers:
-            batch["steps"] = steps.astype(np.float32)
+            batch["steps"] = steps.float()
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in pairs[0]:
-                batch[name] = np.array([pair[name] for pair in pairs], dtype=np.float32)
-        return {name: torch.from_numpy(values) for name, values in batch.items()}
+                batch[name] = torch.tensor([pair[name] for pair in pairs], dtype=torch.float32)
+        return batch
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,8 @@ def fit_noise(data: TrainingData, model: TsfLlmForPrediction, pairs: SplitPairs)
         collate = PreferenceCollator(data.processor.tokenizer.bar_token_id, numbers=True)
         rows = np.arange(min(len(pairs.train), NOISE_WINDOWS))
         parts = (collate([pairs.train[int(i)] for i in some]) for some in np.split(rows, rows[256::256]))
-        batches: Any = ((_first_half(part), _first_half(part)["steps"].cumsum(dim=1)) for part in parts)
+        chosen = ({name: values.chunk(2)[0] for name, values in part.items()} for part in parts)
+        batches: Any = ((part, part["steps"].cumsum(dim=1)) for part in chosen)
     else:
         windows, _ = data.windows("regression")
         rows = np.linspace(0, len(windows) - 1, min(len(windows), NOISE_WINDOWS)).astype(int)
@@ -329,11 +330,6 @@ def fit_noise(data: TrainingData, model: TsfLlmForPrediction, pairs: SplitPairs)
             answer = model(**{name: values.to(model.device) for name, values in inputs.items()})
             residuals.append(per_step(outcome - answer.prediction.cpu()).numpy().ravel())
     return Noise.fit(np.concatenate(residuals))
-
-
-def _first_half(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The chosen rows."""
-    return {name: values.chunk(2)[0] for name, values in batch.items()}
 
 
 def make_trainer(

@@ -40,7 +40,6 @@ from ..training.distillation import (
     make_student,
     score,
     teach,
-    teach_alone,
 )
 from ..training.models import head_of, load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
@@ -79,12 +78,12 @@ def main(
         "temperature": args.temperature,
         "alpha": args.alpha,
         "seed": seed,
-        **teach(student, teacher, data, args, training_args, alpha=args.alpha, folder=folder),
+        **teach(student, teacher, data, args, training_args, folder=folder),
     }
     if args.train_alone:
         folders["student_alone"] = folder / "alone"
         models["student_alone"] = alone = make_student(args, data, teacher, seed=seed)
-        report["alone"] = teach_alone(alone, teacher, data, args, training_args, folder / "alone")
+        report["alone"] = teach(alone, teacher, data, args, training_args, folder=folder / "alone", alone=True)
     scores |= {key: score(data, model, training_args) for key, model in models.items() if key not in scores}
     report |= comparison(scores, seed)
     if training_args.should_save:

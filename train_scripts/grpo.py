@@ -16,17 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from datasets import Dataset
 from transformers import set_seed
 
 from ..bars_tsf_llm import OHLCV
 from ..common.files import write_json
 from ..common.parser import parse_for, run
 from ..common.provenance import provenance
-from ..data_prep.windows import fence
-from ..preferences.pairs import build
-from ..preferences.reader import Reader
+from ..preferences.reader import test_pairs
 from ..preferences.report import Judge, print_findings
 from ..preferences.rewards import GrpoArguments, RewardArguments, make_trainer, past_origins
 from ..training.arguments import DataArguments
@@ -88,20 +84,6 @@ def main(
         write_json(report, Path(training_args.output_dir) / "report.json")
         print_findings(report)
     return report
-
-
-def test_pairs(data: TrainingData, model: Any, reward_args: RewardArguments, training_args: GrpoArguments) -> Dataset:
-    """Pairs of the base model on the dates after validation."""
-    folder, horizon = Path(training_args.output_dir) / "preferences", data.args.horizon
-    settings = reward_args.settings(
-        horizon=horizon,
-        stride=horizon,
-        seed=training_args.seed,
-        start=str(data.split.valid_through + pd.Timedelta(1, "ns")),
-        through=fence(data.bars["timestamp"].max()),
-    )
-    source = build(data, model, folder / "test", settings, progress=not training_args.disable_tqdm)
-    return Reader(model, data.processor, folder / "cache").read(source)
 
 
 parse = partial(parse_for, main)

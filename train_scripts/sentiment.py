@@ -38,7 +38,6 @@ from ..common.provenance import provenance
 from ..training.checkpoints import check_folder
 from ..training.sentiment import (
     LABELS,
-    LabelledTexts,
     SentimentArguments,
     WeightedTrainer,
     inverse_shares,
@@ -46,6 +45,7 @@ from ..training.sentiment import (
     read_labelled,
     scores,
     split,
+    tokenized,
 )
 from ..training.trainer import resumable
 
@@ -87,7 +87,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
         dtype=torch.float32,
     )
     max_tokens = min(text_args.max_tokens, getattr(model.config, "max_position_embeddings", text_args.max_tokens))
-    train, valid, test = (LabelledTexts(parts[name], tokenizer, max_tokens) for name in ("train", "valid", "test"))
+    train, valid, test = (tokenized(parts[name], tokenizer, max_tokens) for name in ("train", "valid", "test"))
     stops = training_args.early_stopping_patience and training_args.load_best_model_at_end
     trainer = WeightedTrainer(
         model=model,

@@ -35,10 +35,8 @@ from ..pipeline_tsf_llm import TsfLlmPipeline
 from .arguments import DataArguments, ModelArguments, SftArguments, model_fields
 from .data import TrainingData
 from .models import Model, head_of, load_model
-from .supervised import load_or_make_model, test_scores
+from .supervised import FIXED, load_or_make_model, test_scores
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
-
-TEACHERS = ("num_features", "prediction_length", "vocab_size", "pad_token_id", "bar_token_id", "prediction_type")
 
 
 @dataclass
@@ -63,7 +61,7 @@ class DistillArguments:
             raise ValueError(f"temperature={self.temperature}: must be above 0; 1 leaves probabilities as they are")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha}: the teacher's share must lie in [0, 1]")
-        if fixed := sorted(set(self.model_config or {}) & {*TEACHERS, "quantiles"}):
+        if fixed := sorted(set(self.model_config or {}) & {*FIXED, "prediction_type", "quantiles"}):
             raise ValueError(f"model_config sets {', '.join(fixed)}: these are the teacher's; leave them out")
 
 
@@ -207,11 +205,13 @@ def teach(
     args: DistillArguments,
     training_args: SftArguments,
     *,
-    alpha: float,
     folder: Path,
+    alone: bool = False,
 ) -> dict[str, Any]:
-    """Trains the student into `folder`; what the report says of it."""
+    """Trains the student into `folder`, `alone` from labels only; what the report says of it."""
     training_args = copy.copy(training_args)
+    if alone and training_args.resume_from_checkpoint not in (None, "false", "False"):
+        training_args.resume_from_checkpoint = "true"  # a checkpoint that was named is the distilled student's
     training_args.output_dir, training_args.early_stopping_patience = str(folder), 0
     set_seed(training_args.seed)
     train, valid = data.windows(head_of(teacher), seed=training_args.seed)
@@ -224,16 +224,13 @@ def teach(
         trainer_class=DistillationTrainer,
         teacher=teacher,
         temperature=args.temperature,
-        alpha=alpha,
+        alpha=0.0 if alone else args.alpha,
     )
     history, valid_loss = train_and_save(trainer, training_args)
     if trainer.is_world_process_zero():
         loss_curve(history, folder / "loss.png")
-    return {
-        "windows": {"train": len(train), "valid": len(valid)},
-        "steps": trainer.state.global_step,
-        "valid_loss": valid_loss,
-    }
+    told = {"steps": trainer.state.global_step, "valid_loss": valid_loss}
+    return told if alone else {"windows": {"train": len(train), "valid": len(valid)}, **told}
 
 
 @dataclass
@@ -294,22 +291,6 @@ def costs(models: dict[str, Model], folders: dict[str, Any], data: TrainingData)
     timed = contest({"forward": forward, "forecast": whole}, repeats=10)
     sizes = {name: (model.num_parameters(), weight_bytes(folders[name])) for name, model in models.items()}
     return {name: {"parameters": size[0], "bytes": size[1], **timed[name]} for name, size in sizes.items()}
-
-
-def teach_alone(
-    student: Model,
-    teacher: Model,
-    data: TrainingData,
-    args: DistillArguments,
-    training_args: SftArguments,
-    folder: Path,
-) -> dict[str, Any]:
-    """As `teach`, from labels alone. A checkpoint that was named belongs to the distilled student, not to this one."""
-    training_args = copy.copy(training_args)
-    if training_args.resume_from_checkpoint not in (None, "false", "False"):
-        training_args.resume_from_checkpoint = "true"
-    told = teach(student, teacher, data, args, training_args, alpha=0.0, folder=folder)
-    return {key: told[key] for key in ("steps", "valid_loss")}
 
 
 def later_windows(data: TrainingData, teacher: Model) -> WindowDataset:

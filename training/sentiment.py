@@ -10,7 +10,6 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
-from torch.utils.data import Dataset
 from transformers import Trainer
 
 from ..bars_tsf_llm import stripped
@@ -45,20 +44,12 @@ class SentimentArguments(SftArguments):
             raise ValueError(f"class_weights={self.class_weights}: give balanced or none")
 
 
-class LabelledTexts(Dataset):
+def tokenized(frame: pd.DataFrame, tokenizer: Any, max_tokens: int) -> list[dict[str, Any]]:
     """Tokens and class of each text."""
-
-    def __init__(self, frame: pd.DataFrame, tokenizer: Any, max_tokens: int):
-        self.rows = [
-            {**tokenizer(text, truncation=True, max_length=max_tokens), "labels": LABELS.index(label)}
-            for text, label in zip(frame["text"], frame["label"], strict=True)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
+    return [
+        {**tokenizer(text, truncation=True, max_length=max_tokens), "labels": LABELS.index(label)}
+        for text, label in zip(frame["text"], frame["label"], strict=True)
+    ]
 
 
 class WeightedTrainer(Trainer):
@@ -133,7 +124,7 @@ def inverse_shares(labels: pd.Series) -> torch.Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def predict(trainer: Trainer, texts: LabelledTexts) -> np.ndarray:
+def predict(trainer: Trainer, texts: list[dict[str, Any]]) -> np.ndarray:
     """The label of each text, `[N]`."""
     trainer.args.prediction_loss_only = False
     return np.array(LABELS)[trainer.predict(texts).predictions.argmax(-1)]
