@@ -141,7 +141,7 @@ class Reader:
             if len(rows):
                 raise ValueError(f"{path}, row {first + int(rows[0])}: {what}")
 
-        bars = chunk["past_values"]
+        bars, n_bins = chunk["past_values"], self.processor.tokenizer.n_bins
         length, mask_length, chosen, rejected = (
             _lengths(chunk[name]) for name in ("past_values", "attention_mask", "chosen_ids", "rejected_ids")
         )
@@ -157,7 +157,8 @@ class Reader:
         refuse(np.flatnonzero(chosen != self._steps(chosen[0])), "its paths have another number of steps")
         for name in ("chosen_ids", "rejected_ids"):
             ids = np.asarray(chunk[name].flatten())
-            refuse(np.repeat(np.arange(len(chunk)), chosen)[~self._is_bin(ids)], f"{name}: {self._outside}")
+            outside = f"tokens outside the model's {n_bins} return bins; build the pairs with it"
+            refuse(np.repeat(np.arange(len(chunk)), chosen)[(ids < 0) | (ids >= n_bins)], f"{name}: {outside}")
 
     def _check(self, row: dict[str, Any], where: str) -> None:
         """One pair of numbers or, for a causal LM, of their tokens."""
@@ -174,13 +175,6 @@ class Reader:
     def _steps(self, given: int) -> int:
         """The number of steps that paths must have: any for a causal LM, which can go on."""
         return self.model.config.prediction_length if self.numbers else int(given)
-
-    def _is_bin(self, ids: np.ndarray) -> np.ndarray:
-        return (ids >= 0) & (ids < self.processor.tokenizer.n_bins)
-
-    @property
-    def _outside(self) -> str:
-        return f"tokens outside the model's {self.processor.tokenizer.n_bins} return bins; build the pairs with it"
 
     def _decoded(self, pair: dict[str, Any]) -> dict[str, Any]:
         decode = self.processor.tokenizer.decode_returns

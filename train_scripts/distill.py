@@ -41,7 +41,7 @@ from ..training.distillation import (
     score,
     teach,
 )
-from ..training.models import head_of, load_model, public_name
+from ..training.models import check_start, head_of, load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
 
 # --- report --------------------------------------------------------------------------------------------------------
@@ -55,9 +55,8 @@ def main(
     if training_args.class_weights != "none":
         raise ValueError(f"class_weights={training_args.class_weights}: weigh the teacher's classes; leave it out")
     folder, seed = Path(str(training_args.output_dir)), training_args.seed
-    for given in (base_args.model_name_or_path, args.student_name_or_path):
-        if given is not None and Path(given).resolve() == folder.resolve():
-            raise ValueError(f"output_dir={folder} is the model {given} itself: choose another folder for the student")
+    for given in filter(None, (base_args.model_name_or_path, args.student_name_or_path)):
+        check_start(given, folder)
     check_folder(folder, data_args.data, data_args.market)
     if args.train_alone:
         check_folder(folder / "alone")

@@ -92,11 +92,7 @@ def main(
 
 
 def tunable(model: Model, name: str) -> Model:
-    """The model, if pairs can tune it.
-
-    Raises:
-        ValueError: a head that gives neither paths nor one number per step.
-    """
+    """The model; raises ValueError for a head that gives neither paths nor one number per step."""
     if not model.can_generate() and model.config.prediction_type != "regression":
         raise ValueError(
             f"{name} has a {model.config.prediction_type} head: pairs tune a causal LM or a regression head"

@@ -306,11 +306,7 @@ def save_adapter(
 
 
 def check_adapter(folder: Path) -> None:
-    """Whether an adapter may be written there: nothing is, but what a training of adapters wrote.
-
-    Raises:
-        ValueError: naming a file of somebody else.
-    """
+    """Raises ValueError if in the place of an adapter lies a file that no training of adapters wrote."""
     files = (folder / name for name in (ADAPTER_FACTS, "report.json"))
     if not (folder / WRITTEN).is_file() and any(has_keys(path, ("ticker", "base_digest")) for path in files):
         adopt(folder, ADAPTER_OUTPUTS, by=BY)

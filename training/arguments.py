@@ -194,11 +194,7 @@ class SftArguments(Defaults, TrainingArguments):
 
 
 def check_training(args: TrainingArguments) -> None:
-    """Refuses what transformers takes and then trains nothing with, or stops at halfway.
-
-    Raises:
-        ValueError: naming the argument and what it may be.
-    """
+    """Raises ValueError for what transformers takes and then trains nothing with, or stops at halfway."""
     if not args.output_dir:
         raise ValueError("output_dir is empty: name the folder that the model and report.json go to")
     if not 0 < args.learning_rate < float("inf"):

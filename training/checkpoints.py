@@ -127,11 +127,7 @@ def remove_unfinished(output_dir: str | Path) -> None:
 
 
 def check_same_training(checkpoint: str | Path, model: PreTrainedModel, processor: Any) -> None:
-    """Whether a checkpoint is one of this training: of the same model, data, fences, features and tokens.
-
-    Raises:
-        ValueError: naming what differs.
-    """
+    """Raises ValueError for a checkpoint of another model, data, fences, features or tokens, naming what differs."""
     with TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)

@@ -175,11 +175,7 @@ def make_student(args: DistillArguments, data: TrainingData, teacher: Model, *, 
 
 
 def check_pair(student: Model, teacher: Model, name: str) -> None:
-    """Whether two models speak of the same things.
-
-    Raises:
-        ValueError: what differs.
-    """
+    """Raises ValueError if two models speak of different things, naming what differs."""
     if head_of(student) != head_of(teacher):
         raise ValueError(
             f"{name} is a {head_of(student)} model, the teacher a {head_of(teacher)} one: give two of one head"

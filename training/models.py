@@ -38,11 +38,7 @@ def find_model(model: str | Path) -> str:
 
 
 def check_start(model: str, output_dir: str | Path | None) -> None:
-    """Refuses to write over the model that a training starts from: a crash would leave neither.
-
-    Raises:
-        ValueError: `output_dir` is the model's own folder.
-    """
+    """Raises ValueError if a training would write over the model that it starts from: a crash would leave neither."""
     if Path(model).resolve() == Path(str(output_dir)).resolve():
         raise ValueError(f"output_dir={output_dir} is the model to start from itself: choose another folder")
 

@@ -118,11 +118,7 @@ def load_or_make_model(
 def check_match(
     config: TsfLlmConfig, data_args: DataArguments, model_args: ModelArguments, processor: TsfLlmProcessor
 ) -> None:
-    """Whether a folder's model is what is to be trained, and fits the processor beside it.
-
-    Raises:
-        ValueError: for another head or horizon, or a processor of another model.
-    """
+    """Raises ValueError if a folder's model has another head or horizon, or a processor of another model beside it."""
     name, head = model_args.start, model_args.head
     saved = "causal_lm" if "TsfLlmForCausalLM" in (config.architectures or ()) else config.prediction_type
     if config.architectures and saved != head:
