@@ -6,7 +6,6 @@ Shapes: N pairs, T bars, F features, P steps.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,19 +101,14 @@ class Reader:
         return pairs.map(self._decoded, features=_features(float), desc="returns of tokens") if self.numbers else pairs
 
     def _read_jsonl(self, path: Path) -> Dataset:
-        rows = list(self._lines(path))
+        with path.open(encoding="utf-8") as file:
+            rows = [self._parsed(line, f"{path}, line {i}") for i, line in enumerate(file, 1) if line.strip()]
         if not rows:
             raise ValueError(f"{path} holds no pairs: one JSON object per line, with prompt, chosen and rejected")
         if len({len(row["chosen"]) for row in rows}) > 1:
             raise ValueError(f"{path} has paths of different lengths: all pairs need the same number of steps")
         kind = float if self.numbers else int
         return Dataset.from_list(rows, features=Features({k: v for k, v in _features(kind).items() if k in rows[0]}))
-
-    def _lines(self, path: Path) -> Iterator[dict[str, Any]]:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield self._parsed(line, f"{path}, line {number}")
 
     def _parsed(self, line: str, where: str) -> dict[str, Any]:
         try:
@@ -278,9 +272,7 @@ def _parts(pairs: Dataset, train: np.ndarray, valid: np.ndarray, counts: dict[st
 def outcome_times(tickers: np.ndarray, origins: np.ndarray, bars: pd.DataFrame, horizon: int) -> np.ndarray:
     """Time of the `horizon`-th bar after each origin, datetime64 `[N]`; NaT where the data ends before.
 
-    Raises:
-        ValueError: for a ticker without bars.
-    """
+    Raises ValueError for a ticker without bars."""
     outcomes = np.full(len(origins), np.datetime64("NaT"), dtype="datetime64[ns]")
     times = {str(name): np.sort(frame.to_numpy()) for name, frame in bars.groupby(kind_of(bars).id)["timestamp"]}
     for ticker in np.unique(tickers):
@@ -298,9 +290,7 @@ def outcome_times(tickers: np.ndarray, origins: np.ndarray, bars: pd.DataFrame, 
 def embargo_end(bars: pd.DataFrame, fence: pd.Timestamp, horizon: int) -> pd.Timestamp:
     """The first origin whose labels lie more than `horizon` bar times behind a fence.
 
-    Raises:
-        ValueError: if the data ends before.
-    """
+    Raises ValueError if the data ends before."""
     times = np.sort(bars["timestamp"].unique())
     times = times[times > fence.to_datetime64()]
     if len(times) <= horizon:

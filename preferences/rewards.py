@@ -61,9 +61,7 @@ class GrpoArguments(TuningArguments, GRPOConfig):
 def past_origins(data: TrainingData) -> Dataset:
     """Whole windows of the training dates with what came after them: `past_values`, `realised [P]`, `sigma`.
 
-    Raises:
-        ValueError: if there is none.
-    """
+    Raises ValueError if there is none."""
     extractor, horizon = data.processor.feature_extractor, data.args.horizon
     series = data.known_by(data.split.train_through)
     first, last = data.bars["timestamp"].min(), data.split.train_through

@@ -104,11 +104,7 @@ class Noise:
 
     @classmethod
     def fit(cls, residuals: np.ndarray) -> "Noise":
-        """Maximum likelihood about zero.
-
-        Raises:
-            ValueError: for residuals that are all zero, or none.
-        """
+        """Maximum likelihood about zero; raises ValueError for residuals that are all zero, or none."""
         residuals = residuals[np.isfinite(residuals)]
         if not len(residuals) or np.ptp(residuals) == 0:
             raise ValueError("the base model leaves no residuals to fit the noise to: give more pairs or windows")

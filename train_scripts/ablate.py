@@ -30,9 +30,9 @@ from ..common.parser import option, parse_for, run
 from ..common.provenance import provenance
 from ..evaluation.significance import compare, mean_interval
 from ..evaluation.walk_forward import WalkForward
-from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.data import TrainingData
+from ..training.models import load_model
 from ..training.supervised import train
 
 VARIANTS: dict[str, dict[str, bool]] = {
@@ -100,14 +100,8 @@ def train_and_score(
         dataclasses.replace(model_args, model_config=fields),
         own_training,
     )
-    result = score(folder, data_args, model_args, seed)
+    result = TrainingData.read(data_args, str(folder)).walk_forward(load_model(folder), seed=seed)
     return {"report": report, "result": result, "losses": result.crps()}
-
-
-def score(folder: Path, data_args: DataArguments, model_args: ModelArguments, seed: int) -> WalkForward:
-    """Forecasts on the dates after validation by the model in `folder`."""
-    model_class = TsfLlmForCausalLM if model_args.head == "causal_lm" else TsfLlmForPrediction
-    return TrainingData.read(data_args, str(folder)).walk_forward(model_class.from_pretrained(folder), seed=seed)
 
 
 def row(name: str, runs: list[dict[str, Any]], losses: dict[str, np.ndarray], result: WalkForward) -> dict[str, Any]:

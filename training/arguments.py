@@ -133,9 +133,7 @@ class Defaults:
     def checkpoint_to_resume(self) -> str | None:
         """`--resume_from_checkpoint true` means the last complete one in `output_dir`, if there is one.
 
-        Raises:
-            ValueError: for a folder that is no complete checkpoint.
-        """
+        Raises ValueError for a folder that is no complete checkpoint."""
         chosen = str(self.resume_from_checkpoint)
         if chosen in ("true", "True", "last"):
             return last_complete_checkpoint(self.output_dir)
@@ -218,9 +216,7 @@ def check_training(args: TrainingArguments) -> None:
 def model_fields(given: dict | str | None) -> dict | None:
     """`model_config` as a mapping, whether it came from YAML or as JSON on a command line.
 
-    Raises:
-        ValueError: if it is neither.
-    """
+    Raises ValueError if it is neither."""
     fields = given
     if isinstance(given, str):
         try:

@@ -85,9 +85,7 @@ class OldWindows:
 def old_fence(folder: str, processor: TsfLlmProcessor) -> pd.Timestamp:
     """The training fence of a finished folder: its report's, or without one that of its scalers.
 
-    Raises:
-        ValueError: if nothing tells it.
-    """
+    Raises ValueError if nothing tells it."""
     report = Path(folder) / "report.json"
     told = json.loads(report.read_text(encoding="utf-8")).get("train_through") if report.is_file() else None
     told = told or processor.fitted_through

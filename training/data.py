@@ -185,9 +185,7 @@ def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFr
 def _long_enough(bars: pd.DataFrame, needed: int) -> pd.DataFrame:
     """Without the tickers that are too short for a single window, which a warning names.
 
-    Raises:
-        ValueError: if none is left.
-    """
+    Raises ValueError if none is left."""
     kind = kind_of(bars)
     known = bars.groupby(kind.id, sort=False)[kind.value].count()
     short = known[known < needed]

@@ -156,9 +156,7 @@ def distance(teacher: Model, student: Model, windows: WindowDataset) -> float:
 def make_student(args: DistillArguments, data: TrainingData, teacher: Model, *, seed: int) -> Model:
     """A new student with the teacher's inputs and outputs, or a given one that has them; the same for the same seed.
 
-    Raises:
-        ValueError: for a student of another head, other features or other tokens.
-    """
+    Raises ValueError for a student of another head, other features or other tokens."""
     set_seed(seed)
     if args.student_name_or_path is not None:
         student = load_model(args.student_name_or_path)

@@ -91,9 +91,7 @@ def public_name(model: str) -> str:
 def load_causal_lm(model: str | Path, purpose: str) -> TsfLlmForCausalLM:
     """`load_model` for what needs sampled paths; `purpose` says so in the complaint.
 
-    Raises:
-        ValueError: the model has a head instead.
-    """
+    Raises ValueError if the model has a head instead."""
     loaded = load_model(model)
     if not loaded.can_generate():
         raise ValueError(f"{model} has a head for numbers and samples no paths: {purpose} a causal LM")
@@ -101,11 +99,7 @@ def load_causal_lm(model: str | Path, purpose: str) -> TsfLlmForCausalLM:
 
 
 def load_processor(model: str | Path) -> TsfLlmProcessor:
-    """The processor that lies beside a model.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The processor that lies beside a model; raises ValueError if there is none."""
     if Path(model).is_dir() and not (Path(model) / PROCESSOR_NAME).is_file():
         raise ValueError(
             f"{model} holds no processor (no {PROCESSOR_NAME}): copy it whole from the folder of its training"
