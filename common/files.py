@@ -28,8 +28,8 @@ WRITTEN = ".tsf_llm.json"  # the manifest: which files of its folder are ours, a
 def check_apart(out: str | Path, *sources: Any, whole: bool = False) -> None:
     """Raises ValueError if what is written and what is read lie in one another; links are followed.
 
-    A source is a file, a folder, a list of these, or anything that is no path, as a name on the Hub. A file may be read
-    from the folder that named files are written to, where `check_free` guards it, but not from one that is ours `whole`.
+    A source is a file, a folder, a list of these, or anything that is no path, as a name on the Hub. A file may be
+    read from the folder that named files go to, where `check_free` guards it, but not from one that is ours `whole`.
     """
     target = Path(out).resolve()
     for source in sources:

@@ -1,15 +1,29 @@
-"""One command-line parser for every script: dataclasses, a YAML file below the command line, one-line complaints."""
+"""One command line for every script: dataclasses, a YAML file below the command line, one-line complaints.
+
+A script is a file with a docstring and a `main` whose parameters are such dataclasses.
+"""
 
 import argparse
 import datetime
 import difflib
 import sys
+from dataclasses import MISSING, field
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, get_type_hints
 
+import torch
 from trl import TrlParser
 
+from .errors import one_line_errors
+
 NO_TEXT = int | float | datetime.date | Path  # becomes text where one is wanted
+
+
+def option(default: Any = MISSING, help: str = "") -> Any:
+    """A field of such a dataclass: its default, of which a list is copied for each, and what `--help` says of it."""
+    value = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**value, metadata={"help": help})
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -83,3 +97,27 @@ class Parser(TrlParser):
             if not isinstance(value, allowed) or isinstance(value, bool):
                 self.error(f"{action.dest}: invalid {action.type.__name__} value: {value!r}")
         return value
+
+
+def parse_for(main: FunctionType, arguments: list[str] | None = None) -> tuple[Any, ...]:
+    """What to call a script's `main` with; by default read from the command line."""
+    types = [one for name, one in get_type_hints(main).items() if name != "return"]
+    parser = Parser(types, prog=_program(main), description=main.__globals__["__doc__"])
+    return parser.parse_args_and_config(arguments)
+
+
+def run(main: FunctionType) -> None:
+    """A script from its command line to its exit code."""
+    with one_line_errors(_program(main)):
+        main(*parse_for(main))
+        leave_group()
+
+
+def leave_group() -> None:
+    """Ends the group of several processes; one that exits within it may abort, and take the others along."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _program(main: FunctionType) -> str:
+    return Path(main.__code__.co_filename).stem

@@ -15,8 +15,9 @@ Shapes: B origins, T bars, F features, K sampled paths, P steps.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ from transformers.utils import logging
 
 from ..bars_tsf_llm import OHLCV, bars_through, day_end
 from ..common.files import check_free, claim, remove, replace_file, write_json
+from ..common.parser import option
 from ..evaluation.profit import profit
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import ROWS_AT_ONCE, TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
+from ..training.arguments import check_dates, check_least
 from ..training.data import TrainingData
 from ..training.models import digest
 
@@ -65,47 +68,34 @@ class PairArguments:
 
     _argument_group_name = "pairs"
 
-    utility: str = field(default="crps", metadata={"help": f"what a good path is: {', '.join(UTILITIES)}"})
-    horizon: int | None = field(default=None, metadata={"help": "steps of a path; by default the model's"})
-    samples: int = field(default=16, metadata={"help": "paths sampled from each origin, K"})
-    stride: int | None = field(default=None, metadata={"help": "bars between origins; by default the horizon"})
-    min_margin: float = field(default=0.0, metadata={"help": "least utility between chosen and rejected"})
-    cost_bp: float = field(default=5.0, metadata={"help": "pnl, drawdown: basis points per unit of turnover"})
-    drawdown_weight: float = field(default=1.0, metadata={"help": "drawdown: its weight against the pnl"})
-    start: str | None = field(default=None, metadata={"help": "first origin"})
-    through: str | None = field(default=None, metadata={"help": "last outcome; by default the training fence"})
-    seed: int = field(default=0, metadata={"help": "seed of the sampled paths"})
+    utility: str = option("crps", f"what a good path is: {', '.join(UTILITIES)}")
+    horizon: int | None = option(None, "steps of a path; by default the model's")
+    samples: int = option(16, "paths sampled from each origin, K")
+    stride: int | None = option(None, "bars between origins; by default the horizon")
+    min_margin: float = option(0.0, "least utility between chosen and rejected")
+    cost_bp: float = option(5.0, "pnl, drawdown: basis points per unit of turnover")
+    drawdown_weight: float = option(1.0, "drawdown: its weight against the pnl")
+    start: str | None = option(None, "first origin")
+    through: str | None = option(None, "last outcome; by default the training fence")
+    seed: int = option(0, "seed of the sampled paths")
 
     def __post_init__(self) -> None:
         if self.utility not in UTILITIES:
             raise ValueError(f"utility={self.utility!r}: choose one of {', '.join(UTILITIES)}")
         if self.samples < 2:
             raise ValueError(f"samples={self.samples}: a pair needs 2 paths or more")
-        for name in ("horizon", "stride"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
-        for name in ("min_margin", "cost_bp", "drawdown_weight", "seed"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
-        for name in ("start", "through"):
-            try:
-                day_end(getattr(self, name) or "2000-01-01")
-            except ValueError:
-                raise ValueError(f"{name}={getattr(self, name)}: no date; write it as 2019-12-31") from None
+        check_least(self, 1, "horizon", "stride")
+        check_least(self, 0, "min_margin", "cost_bp", "drawdown_weight", "seed")
+        check_dates(self, "start", "through")
 
 
 @dataclass
 class UtilityArguments:
     """What a path earns, and how many of them make a pair."""
 
-    cost_bp: float = field(
-        default=PairArguments.cost_bp,
-        metadata={"help": "basis points per unit of turnover, in training and in the report"},
-    )
-    drawdown_weight: float = field(
-        default=PairArguments.drawdown_weight, metadata={"help": "drawdown: its weight against the profit"}
-    )
-    pair_samples: int = field(default=PairArguments.samples, metadata={"help": "built pairs: paths per origin"})
+    cost_bp: float = option(PairArguments.cost_bp, "basis points per unit of turnover, in training and in the report")
+    drawdown_weight: float = option(PairArguments.drawdown_weight, "drawdown: its weight against the profit")
+    pair_samples: int = option(PairArguments.samples, "built pairs: paths per origin")
 
     def __post_init__(self) -> None:
         self.settings()
@@ -207,12 +197,12 @@ def build_preferences(
     elif processor.feature_extractor.fitted_with_market:
         market = bars[bars["timestamp"] <= day_end(pairs.through)]
     remove(out, ["preferences.json", "preferences.jsonl"], by=BY)
-    tally = Tally()
+    told: dict[str, Any] = {}
     path = out / "preferences.parquet"
     chunks = _chunks(pipe, named, pairs, market, progress)
 
     def write(unfinished: Path) -> None:
-        _write_pairs(pipe, chunks, pairs, tally, unfinished)
+        told.update(_write_pairs(pipe, chunks, pairs, unfinished))
         claim(out, FILES, by=BY)  # a run without pairs leaves nothing
 
     replace_file(path, write)
@@ -226,43 +216,11 @@ def build_preferences(
         "context_length": processor.feature_extractor.context_length,
         "features": processor.feature_extractor.names,
         "n_bins": processor.tokenizer.n_bins,
-        **tally.summary(),
+        **told,
         "too_few_bars": [name for name in all_tickers if name not in named],
     }
     write_json(info, out / "preferences.json")
     return info
-
-
-class Tally:
-    """What becomes of the origins."""
-
-    def __init__(self) -> None:
-        self.counts = {"origins": 0, "pairs": 0, "ties": 0, "below_margin": 0}
-        self.tickers: dict[str, int] = {}
-        self.margins: list[float] = []
-        self.dates: list[pd.Timestamp] = []
-
-    def add(self, *, kept: pd.DataFrame, margin_B: np.ndarray) -> None:
-        """`kept` has the columns ticker, origin and margin of the pairs, `margin_B` is of all origins."""
-        ties = int((margin_B == 0).sum())
-        news = (len(margin_B), len(kept), ties, len(margin_B) - ties - len(kept))
-        for name, more in zip(self.counts, news, strict=True):
-            self.counts[name] += more
-        for ticker, origin, margin in zip(kept["ticker"], kept["origin"], kept["margin"], strict=True):
-            self.tickers[ticker] = self.tickers.get(ticker, 0) + 1
-            self.margins.append(float(margin))
-            self.dates.append(origin)
-
-    def summary(self) -> dict[str, Any]:
-        levels = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-        quantiles = {f"q{round(100 * q):02d}": float(np.quantile(self.margins, q)) for q in levels}
-        return {
-            "counts": self.counts,
-            "margin": {"mean": float(np.mean(self.margins)), **quantiles},
-            "first_origin": str(min(self.dates)),
-            "last_origin": str(max(self.dates)),
-            "pairs_by_ticker": self.tickers,
-        }
 
 
 def _checked(pipe: TsfLlmPipeline, pairs: PairArguments, fence: Any = None) -> PairArguments:
@@ -302,45 +260,51 @@ def _chunks(
         for i in range(0, len(names), TICKERS_AT_ONCE):
             group = [frames[name] for name in names[i : i + TICKERS_AT_ONCE]]
             for series in pipe.processor.feature_extractor.encode(group, market=market):
-                rows = _origins(series, pairs)
+                rows = series.origins(pairs.start, horizon=pairs.horizon)[:: pairs.stride]  # the outcome is known
                 for start in range(0, len(rows), at_once):
                     yield series, rows[start : start + at_once]
                 bar.update()
 
 
-def _origins(series: EncodedSeries, pairs: PairArguments) -> np.ndarray:
-    """Every `stride`-th row from which a forecast can be made and whose whole outcome is known."""
-    return series.origins(pairs.start, horizon=pairs.horizon)[:: pairs.stride]
-
-
 def _write_pairs(
-    pipe: TsfLlmPipeline,
-    chunks: Iterator[tuple[EncodedSeries, np.ndarray]],
-    pairs: PairArguments,
-    tally: Tally,
-    path: Path,
-) -> None:
+    pipe: TsfLlmPipeline, chunks: Iterator[tuple[EncodedSeries, np.ndarray]], pairs: PairArguments, path: Path
+) -> dict[str, Any]:
+    """The pairs of all chunks; what became of the origins."""
+    counts, written = Counter({"origins": 0, "pairs": 0, "ties": 0, "below_margin": 0}), []
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for series, rows in chunks:
-            table = _pairs_of(pipe, series, rows, pairs, tally)
+            table, margin_B = _pairs_of(pipe, series, rows, pairs)
+            ties = int((margin_B == 0).sum())
+            counts.update(origins=len(rows), pairs=len(table), ties=ties, below_margin=len(rows) - ties - len(table))
             if len(table):
                 writer.write_table(table)
-    if not tally.counts["origins"]:
+                written.append(table.select(["ticker", "origin", "margin"]).to_pandas())
+    if not counts["origins"]:
         raise ValueError(
             f"no origin from {pairs.start or 'the first bar'} whose {pairs.horizon} step(s) end by {pairs.through}: "
             "give more history, an earlier start or a shorter horizon"
         )
-    if not tally.counts["pairs"]:
+    if not counts["pairs"]:
         raise ValueError(
-            f"no pair left of {tally.counts['origins']} origin(s): {tally.counts['ties']} tie(s), "
-            f"{tally.counts['below_margin']} below min_margin={pairs.min_margin}; lower it or sample more paths"
+            f"no pair left of {counts['origins']} origin(s): {counts['ties']} tie(s), "
+            f"{counts['below_margin']} below min_margin={pairs.min_margin}; lower it or sample more paths"
         )
+    kept = pd.concat(written)
+    margins, levels = kept["margin"].to_numpy(), (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+    quantiles = {f"q{round(100 * q):02d}": float(np.quantile(margins, q)) for q in levels}
+    return {
+        "counts": dict(counts),
+        "margin": {"mean": float(np.mean(margins)), **quantiles},
+        "first_origin": str(kept["origin"].min()),
+        "last_origin": str(kept["origin"].max()),
+        "pairs_by_ticker": kept["ticker"].value_counts(sort=False).to_dict(),
+    }
 
 
 def _pairs_of(
-    pipe: TsfLlmPipeline, series: EncodedSeries, rows: np.ndarray, pairs: PairArguments, tally: Tally
-) -> pa.Table:
-    """The pairs of some origins of one ticker, ties and small margins left out."""
+    pipe: TsfLlmPipeline, series: EncodedSeries, rows: np.ndarray, pairs: PairArguments
+) -> tuple[pa.Table, np.ndarray]:
+    """The pairs of some origins of one ticker, ties and small margins left out; and the margins of all, `[B]`."""
     assert pairs.horizon is not None
     processor = pipe.processor
     batch = processor.batch([(series, rows)])
@@ -356,14 +320,11 @@ def _pairs_of(
     )
     best_B, worst_B, margin_B = best_and_worst(utilities_BK)
     kept = np.flatnonzero((margin_B > 0) & (margin_B >= pairs.min_margin))
+    windows = processor.windows(series, rows[kept])
     columns = {
         "ticker": np.repeat(series.ticker, len(kept)).astype(object),
         "origin": series.timestamp[rows[kept]],
         "margin": margin_B[kept],
-    }
-    tally.add(kept=pd.DataFrame(columns), margin_B=margin_B)
-    windows = processor.windows(series, rows[kept])
-    columns |= {
         "past_values": _nested(windows["past_values"]),
         "attention_mask": list(windows["attention_mask"]),
         "chosen_ids": list(ids_BKP[kept, best_B[kept]]),
@@ -372,7 +333,7 @@ def _pairs_of(
         "last_close": series.close[rows[kept]],
         "utilities": list(utilities_BK[kept]),
     }
-    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+    return pa.table(columns, schema=SCHEMA), margin_B
 
 
 def _nested(values_BTF: np.ndarray) -> pa.ListArray:

@@ -6,8 +6,7 @@ Shapes: N pairs, T bars, F features, P steps.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ..bars_tsf_llm import kind_of
+from ..common.parser import option
 from ..data_prep.windows import Split, fence
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -101,19 +101,14 @@ class Reader:
         return pairs.map(self._decoded, features=_features(float), desc="returns of tokens") if self.numbers else pairs
 
     def _read_jsonl(self, path: Path) -> Dataset:
-        rows = list(self._lines(path))
+        with path.open(encoding="utf-8") as file:
+            rows = [self._parsed(line, f"{path}, line {i}") for i, line in enumerate(file, 1) if line.strip()]
         if not rows:
             raise ValueError(f"{path} holds no pairs: one JSON object per line, with prompt, chosen and rejected")
         if len({len(row["chosen"]) for row in rows}) > 1:
             raise ValueError(f"{path} has paths of different lengths: all pairs need the same number of steps")
         kind = float if self.numbers else int
         return Dataset.from_list(rows, features=Features({k: v for k, v in _features(kind).items() if k in rows[0]}))
-
-    def _lines(self, path: Path) -> Iterator[dict[str, Any]]:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield self._parsed(line, f"{path}, line {number}")
 
     def _parsed(self, line: str, where: str) -> dict[str, Any]:
         try:
@@ -140,7 +135,7 @@ class Reader:
             if len(rows):
                 raise ValueError(f"{path}, row {first + int(rows[0])}: {what}")
 
-        bars = chunk["past_values"]
+        bars, n_bins = chunk["past_values"], self.processor.tokenizer.n_bins
         length, mask_length, chosen, rejected = (
             _lengths(chunk[name]) for name in ("past_values", "attention_mask", "chosen_ids", "rejected_ids")
         )
@@ -156,7 +151,8 @@ class Reader:
         refuse(np.flatnonzero(chosen != self._steps(chosen[0])), "its paths have another number of steps")
         for name in ("chosen_ids", "rejected_ids"):
             ids = np.asarray(chunk[name].flatten())
-            refuse(np.repeat(np.arange(len(chunk)), chosen)[~self._is_bin(ids)], f"{name}: {self._outside}")
+            outside = f"tokens outside the model's {n_bins} return bins; build the pairs with it"
+            refuse(np.repeat(np.arange(len(chunk)), chosen)[(ids < 0) | (ids >= n_bins)], f"{name}: {outside}")
 
     def _check(self, row: dict[str, Any], where: str) -> None:
         """One pair of numbers or, for a causal LM, of their tokens."""
@@ -173,13 +169,6 @@ class Reader:
     def _steps(self, given: int) -> int:
         """The number of steps that paths must have: any for a causal LM, which can go on."""
         return self.model.config.prediction_length if self.numbers else int(given)
-
-    def _is_bin(self, ids: np.ndarray) -> np.ndarray:
-        return (ids >= 0) & (ids < self.processor.tokenizer.n_bins)
-
-    @property
-    def _outside(self) -> str:
-        return f"tokens outside the model's {self.processor.tokenizer.n_bins} return bins; build the pairs with it"
 
     def _decoded(self, pair: dict[str, Any]) -> dict[str, Any]:
         decode = self.processor.tokenizer.decode_returns
@@ -283,9 +272,7 @@ def _parts(pairs: Dataset, train: np.ndarray, valid: np.ndarray, counts: dict[st
 def outcome_times(tickers: np.ndarray, origins: np.ndarray, bars: pd.DataFrame, horizon: int) -> np.ndarray:
     """Time of the `horizon`-th bar after each origin, datetime64 `[N]`; NaT where the data ends before.
 
-    Raises:
-        ValueError: for a ticker without bars.
-    """
+    Raises ValueError for a ticker without bars."""
     outcomes = np.full(len(origins), np.datetime64("NaT"), dtype="datetime64[ns]")
     times = {str(name): np.sort(frame.to_numpy()) for name, frame in bars.groupby(kind_of(bars).id)["timestamp"]}
     for ticker in np.unique(tickers):
@@ -303,9 +290,7 @@ def outcome_times(tickers: np.ndarray, origins: np.ndarray, bars: pd.DataFrame, 
 def embargo_end(bars: pd.DataFrame, fence: pd.Timestamp, horizon: int) -> pd.Timestamp:
     """The first origin whose labels lie more than `horizon` bar times behind a fence.
 
-    Raises:
-        ValueError: if the data ends before.
-    """
+    Raises ValueError if the data ends before."""
     times = np.sort(bars["timestamp"].unique())
     times = times[times > fence.to_datetime64()]
     if len(times) <= horizon:
@@ -324,17 +309,12 @@ class PreferenceArguments(UtilityArguments):
 
     _argument_group_name = "preferences"
 
-    preferences: str | None = field(
-        default=None,
-        metadata={
-            "help": "folder or .parquet of build_preferences, or a .jsonl; by default built from the base model"
-        },
+    preferences: str | None = option(
+        None, "folder or .parquet of build_preferences, or a .jsonl; by default built from the base model"
     )
-    utility: str = field(default=PairArguments.utility, metadata={"help": "built pairs: crps, pnl or drawdown"})
-    pair_stride: int | None = field(
-        default=None, metadata={"help": "built pairs: bars between training origins; by default the horizon"}
-    )
-    min_margin: float = field(default=PairArguments.min_margin, metadata={"help": "built pairs: least utility apart"})
+    utility: str = option(PairArguments.utility, "built pairs: crps, pnl or drawdown")
+    pair_stride: int | None = option(None, "built pairs: bars between training origins; by default the horizon")
+    min_margin: float = option(PairArguments.min_margin, "built pairs: least utility apart")
 
     def settings(self, **more: Any) -> PairArguments:
         return super().settings(utility=self.utility, min_margin=self.min_margin, **more)
@@ -344,28 +324,38 @@ def read_or_build(
     data: TrainingData, model: Any, preference_args: PreferenceArguments, training_args: TrainingArguments
 ) -> tuple[SplitPairs, Dataset | None]:
     """Pairs to train on and to choose by; and pairs of the dates behind both, for the report, if paths are sampled."""
-    folder, horizon = Path(training_args.output_dir) / "preferences", data.args.horizon
-    reader, split = Reader(model, data.processor, folder / "cache"), data.split
-    given = preference_args.preferences
+    given, split = preference_args.preferences, data.split
+    reader = Reader(model, data.processor, Path(training_args.output_dir) / "preferences" / "cache")
     if not model.can_generate():
         if given is None:
             raise ValueError("a regression head samples no paths: give preferences, a .jsonl or those of a causal LM")
         return _given(reader, data, given), None
-
-    def built(name: str, last: pd.Timestamp, **dates: Any) -> Dataset:
-        options = {"horizon": horizon, "stride": horizon, "seed": training_args.seed, "through": fence(last), **dates}
-        settings = preference_args.settings(**options)
-        progress = not training_args.disable_tqdm
-        return reader.read(build(data, model, folder / name, settings, progress=progress))
-
     if given is None:
-        train = built("train", split.train_through, stride=preference_args.pair_stride or horizon)
-        start = embargo_end(data.bars, split.train_through, horizon)
-        pairs = SplitPairs(train, built("valid", split.valid_through, start=str(start)), {}, dated=True)
+        options = (data, model, preference_args, training_args)
+        stride = preference_args.pair_stride or data.args.horizon
+        train = built(*options, name="train", last=split.train_through, stride=stride)
+        start = str(embargo_end(data.bars, split.train_through, data.args.horizon))
+        valid = built(*options, name="valid", last=split.valid_through, start=start)
+        pairs = SplitPairs(train, valid, {}, dated=True)
     else:
         pairs = _given(reader, data, given)
-    start = split.valid_through + pd.Timedelta(1, "ns")
-    return pairs, built("test", data.bars["timestamp"].max(), start=str(start))
+    return pairs, test_pairs(data, model, preference_args, training_args)
+
+
+def built(
+    data: TrainingData, model: Any, args: UtilityArguments, training_args: Any, *, name: str, last: Any, **more: Any
+) -> Dataset:
+    """Pairs of the model itself with outcomes up to a date, kept in `preferences/NAME`."""
+    folder, horizon = Path(training_args.output_dir) / "preferences", data.args.horizon
+    usual = {"horizon": horizon, "stride": horizon, "seed": training_args.seed, "through": fence(last)}
+    source = build(data, model, folder / name, args.settings(**usual | more), progress=not training_args.disable_tqdm)
+    return Reader(model, data.processor, folder / "cache").read(source)
+
+
+def test_pairs(data: TrainingData, model: Any, args: UtilityArguments, training_args: Any) -> Dataset:
+    """Pairs of the model itself on the dates after validation."""
+    start = str(data.split.valid_through + pd.Timedelta(1, "ns"))
+    return built(data, model, args, training_args, name="test", last=data.bars["timestamp"].max(), start=start)
 
 
 def _given(reader: Reader, data: TrainingData, source: str) -> SplitPairs:

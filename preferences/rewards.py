@@ -11,7 +11,7 @@ Design choices:
 Shapes: B origins of a batch, G paths of each, T bars, F features, P steps.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from ..common.parser import option
 from ..evaluation.walk_forward import pick_origins
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
@@ -35,7 +36,7 @@ class RewardArguments(UtilityArguments):
 
     _argument_group_name = "reward"
 
-    reward: str = field(default="pnl", metadata={"help": "utility of a path: pnl, drawdown or crps"})
+    reward: str = option("pnl", "utility of a path: pnl, drawdown or crps")
 
     def settings(self, **more: Any) -> PairArguments:
         return super().settings(utility=self.reward, **more)
@@ -45,9 +46,9 @@ class RewardArguments(UtilityArguments):
 class GrpoArguments(TuningArguments, GRPOConfig):
     """trl's GRPOConfig with defaults for price paths."""
 
-    output_dir: str | None = field(default="outputs/grpo", metadata={"help": "where the model and report.json go"})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "paths per step and device"})
-    num_generations: int | None = field(default=8, metadata={"help": "paths per origin, compared with each other"})
+    output_dir: str | None = option("outputs/grpo", "where the model and report.json go")
+    per_device_train_batch_size: int = option(64, "paths per step and device")
+    num_generations: int | None = option(8, "paths per origin, compared with each other")
 
     def __post_init__(self) -> None:
         if self.num_generations is not None and self.num_generations < 2:
@@ -60,9 +61,7 @@ class GrpoArguments(TuningArguments, GRPOConfig):
 def past_origins(data: TrainingData) -> Dataset:
     """Whole windows of the training dates with what came after them: `past_values`, `realised [P]`, `sigma`.
 
-    Raises:
-        ValueError: if there is none.
-    """
+    Raises ValueError if there is none."""
     extractor, horizon = data.processor.feature_extractor, data.args.horizon
     series = data.known_by(data.split.train_through)
     first, last = data.bars["timestamp"].min(), data.split.train_through

@@ -18,7 +18,7 @@ import copy
 import functools
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,18 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from scipy import stats
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from ..common.inference import evaluating
+from ..common.parser import option
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..publishing.upload import HubCallback
 from ..training.adapters import LoraArguments, lora_config
-from ..training.arguments import SftArguments, check_training
+from ..training.arguments import Defaults
 from ..training.callbacks import FiniteCallback
 from ..training.data import TrainingData
 from ..training.models import Model
@@ -71,27 +73,26 @@ class PreferenceCollator:
     numbers: bool = False
 
     def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        windows = [np.asarray(pair["past_values"], dtype=np.float32) for pair in pairs]
-        masks = [np.asarray(pair["attention_mask"], dtype=np.int64) for pair in pairs]
-        T = max(len(window) for window in windows)
-        past_values = np.stack([np.pad(window, ((T - len(window), 0), (0, 0))) for window in windows])
-        mask = np.stack([np.pad(one, (T - len(one), 0)) for one in masks])
-        steps = np.stack([np.asarray(pair[name]) for name in ("chosen", "rejected") for pair in pairs])  # [2B,P]
-        past_values, mask = (np.concatenate((half, half)) for half in (past_values, mask))
-        known = np.ones(steps.shape, dtype=np.int64)
-        tokens = np.zeros_like(known) if self.numbers else steps.astype(np.int64)
+        def padded(name: str, dtype: Any) -> torch.Tensor:
+            rows = [torch.from_numpy(np.asarray(pair[name], dtype)) for pair in (*pairs, *pairs)]
+            return pad_sequence(rows, batch_first=True, padding_side="left")
+
+        past_values, mask = padded("past_values", np.float32), padded("attention_mask", np.int64)
+        steps = torch.from_numpy(np.array([pair[name] for name in ("chosen", "rejected") for pair in pairs]))  # [2B,P]
+        known = torch.ones(steps.shape, dtype=torch.int64)
+        tokens = torch.zeros_like(known) if self.numbers else steps.long()
         batch = {
-            "input_ids": np.concatenate((np.full(mask.shape, self.bar_token_id), tokens), axis=1),
-            "attention_mask": np.concatenate((mask, known), axis=1),
-            "completion_mask": np.concatenate((np.zeros_like(mask), known), axis=1),
-            "past_values": past_values.astype(np.float32),
+            "input_ids": torch.cat((torch.full_like(mask, self.bar_token_id), tokens), dim=1),
+            "attention_mask": torch.cat((mask, known), dim=1),
+            "completion_mask": torch.cat((torch.zeros_like(mask), known), dim=1),
+            "past_values": past_values,
         }
         if self.numbers:
-            batch["steps"] = steps.astype(np.float32)
+            batch["steps"] = steps.float()
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in pairs[0]:
-                batch[name] = np.array([pair[name] for pair in pairs], dtype=np.float32)
-        return {name: torch.from_numpy(values) for name, values in batch.items()}
+                batch[name] = torch.tensor([pair[name] for pair in pairs], dtype=torch.float32)
+        return batch
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,7 @@ class Noise:
 
     @classmethod
     def fit(cls, residuals: np.ndarray) -> "Noise":
-        """Maximum likelihood about zero.
-
-        Raises:
-            ValueError: for residuals that are all zero, or none.
-        """
+        """Maximum likelihood about zero; raises ValueError for residuals that are all zero, or none."""
         residuals = residuals[np.isfinite(residuals)]
         if not len(residuals) or np.ptp(residuals) == 0:
             raise ValueError("the base model leaves no residuals to fit the noise to: give more pairs or windows")
@@ -262,32 +259,23 @@ NOISE_WINDOWS = 4096  # training windows whose residuals the noise is fitted to
 
 
 @dataclass
-class TuningArguments:
-    """What DPO and GRPO have in common: defaults for price paths, which go before those of trl's own config."""
+class TuningArguments(Defaults):
+    """What DPO and GRPO have in common."""
 
-    lora_r: int = field(default=0, metadata={"help": "rank of low-rank updates; 0 tunes all weights"})
-    lora_alpha: float = field(default=16, metadata={"help": "the updates count lora_alpha / lora_r times"})
-    num_train_epochs: float = field(default=1, metadata={"help": "passes over the pairs, or over the origins"})
-    learning_rate: float = field(default=1e-5, metadata={"help": "peak learning rate of AdamW"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning-rate schedule"})
-    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints to keep"})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "bars and outcomes are needed"})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "older name of activation_checkpointing: save memory, spend time"}
+    lora_r: int = option(0, "rank of low-rank updates; 0 tunes all weights")
+    lora_alpha: float = option(16, "the updates count lora_alpha / lora_r times")
+    num_train_epochs: float = option(1, "passes over the pairs, or over the origins")
+    learning_rate: float = option(1e-5, "peak learning rate of AdamW")
+    gradient_checkpointing: bool | None = option(
+        None, "older name of activation_checkpointing: save memory, spend time"
     )
-    bf16: bool | None = field(default=False, metadata={"help": "bfloat16 autocast"})
-    router_aux_loss_coef: float | None = field(
-        default=0.0, metadata={"help": "weight of trl's load-balancing loss; 0 leaves preference or reward alone"}
+    bf16: bool | None = option(False, "bfloat16 autocast")
+    router_aux_loss_coef: float | None = option(
+        0.0, "weight of trl's load-balancing loss; 0 leaves preference or reward alone"
     )
-    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "pin memory for a GPU"})
-    report_to: str | None = field(default="none", metadata={"help": "none, tensorboard or trackio"})
-    seed: int = field(default=0, metadata={"help": "seed of sampled paths, pairs and order"})
-
-    checkpoint_to_resume = SftArguments.checkpoint_to_resume
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc] (trl's config comes next)
-        check_training(self)  # type: ignore[arg-type]
+        super().__post_init__()
         if self.lora_r < 0:
             raise ValueError(f"lora_r={self.lora_r}: must be 0, for all weights, or more")
 
@@ -296,17 +284,15 @@ class TuningArguments:
 class DpoArguments(TuningArguments, DPOConfig):
     """trl's DPOConfig with defaults for price paths."""
 
-    output_dir: str | None = field(default="outputs/dpo", metadata={"help": "where the model and report.json go"})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "pairs per step and device"})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "pairs per validation step and device"})
-    warmup_steps: float = field(default=0.1, metadata={"help": "steps of warm-up, or their share if below 1"})
-    eval_strategy: str = field(default="epoch", metadata={"help": "when to validate"})
-    save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "keep the weights of the best loss on held-out pairs"}
-    )
-    prediction_loss_only: bool = field(default=True, metadata={"help": "validation needs no predictions"})
-    max_length: int | None = field(default=None, metadata={"help": "windows are not cut"})
+    output_dir: str | None = option("outputs/dpo", "where the model and report.json go")
+    per_device_train_batch_size: int = option(32, "pairs per step and device")
+    per_device_eval_batch_size: int = option(64, "pairs per validation step and device")
+    warmup_steps: float = option(0.1, "steps of warm-up, or their share if below 1")
+    eval_strategy: str = option("epoch", "when to validate")
+    save_strategy: str = option("epoch", "when to save a checkpoint")
+    load_best_model_at_end: bool = option(True, "keep the weights of the best loss on held-out pairs")
+    prediction_loss_only: bool = option(True, "validation needs no predictions")
+    max_length: int | None = option(None, "windows are not cut")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -325,7 +311,8 @@ def fit_noise(data: TrainingData, model: TsfLlmForPrediction, pairs: SplitPairs)
         collate = PreferenceCollator(data.processor.tokenizer.bar_token_id, numbers=True)
         rows = np.arange(min(len(pairs.train), NOISE_WINDOWS))
         parts = (collate([pairs.train[int(i)] for i in some]) for some in np.split(rows, rows[256::256]))
-        batches: Any = ((_first_half(part), _first_half(part)["steps"].cumsum(dim=1)) for part in parts)
+        chosen = ({name: values.chunk(2)[0] for name, values in part.items()} for part in parts)
+        batches: Any = ((part, part["steps"].cumsum(dim=1)) for part in chosen)
     else:
         windows, _ = data.windows("regression")
         rows = np.linspace(0, len(windows) - 1, min(len(windows), NOISE_WINDOWS)).astype(int)
@@ -339,11 +326,6 @@ def fit_noise(data: TrainingData, model: TsfLlmForPrediction, pairs: SplitPairs)
             answer = model(**{name: values.to(model.device) for name, values in inputs.items()})
             residuals.append(per_step(outcome - answer.prediction.cpu()).numpy().ravel())
     return Noise.fit(np.concatenate(residuals))
-
-
-def _first_half(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The chosen rows."""
-    return {name: values.chunk(2)[0] for name, values in batch.items()}
 
 
 def make_trainer(

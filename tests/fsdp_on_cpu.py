@@ -5,8 +5,8 @@ import sys
 import torch
 from accelerate.state import DistributedType, PartialState
 
+from tsf_llm.common.parser import leave_group
 from tsf_llm.train_scripts import sft
-from tsf_llm.training.trainer import leave_group
 
 
 def on_cpu(self):

@@ -17,22 +17,22 @@ The output folder holds `ablation.json` and, for each variant and seed, what `sf
 
 import copy
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..common.errors import one_line_errors
 from ..common.files import check_apart, check_free, claim, write_json
-from ..common.parser import Parser
+from ..common.parser import option, parse_for, run
 from ..common.provenance import provenance
 from ..evaluation.significance import compare, mean_interval
 from ..evaluation.walk_forward import WalkForward
-from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.data import TrainingData
+from ..training.models import load_model
 from ..training.supervised import train
 
 VARIANTS: dict[str, dict[str, bool]] = {
@@ -49,9 +49,7 @@ class AblationArguments:
 
     _argument_group_name = "ablation"
 
-    seeds: list[int] = field(
-        default_factory=lambda: [0, 1], metadata={"help": "one training of each variant per seed"}
-    )
+    seeds: list[int] = option([0, 1], "one training of each variant per seed")
 
 
 def main(
@@ -102,14 +100,8 @@ def train_and_score(
         dataclasses.replace(model_args, model_config=fields),
         own_training,
     )
-    result = score(folder, data_args, model_args, seed)
+    result = TrainingData.read(data_args, str(folder)).walk_forward(load_model(folder), seed=seed)
     return {"report": report, "result": result, "losses": result.crps()}
-
-
-def score(folder: Path, data_args: DataArguments, model_args: ModelArguments, seed: int) -> WalkForward:
-    """Forecasts on the dates after validation by the model in `folder`."""
-    model_class = TsfLlmForCausalLM if model_args.head == "causal_lm" else TsfLlmForPrediction
-    return TrainingData.read(data_args, str(folder)).walk_forward(model_class.from_pretrained(folder), seed=seed)
 
 
 def row(name: str, runs: list[dict[str, Any]], losses: dict[str, np.ndarray], result: WalkForward) -> dict[str, Any]:
@@ -145,13 +137,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def parse(
-    arguments: list[str] | None = None,
-) -> tuple[DataArguments, ModelArguments, SftArguments, AblationArguments]:
-    groups = (DataArguments, ModelArguments, SftArguments, AblationArguments)
-    return Parser(groups, prog="ablate", description=__doc__).parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("ablate"):
-        main(*parse())
+    run(main)

@@ -8,15 +8,15 @@ r"""Preference pairs for DPO: of the paths that a causal LM samples from a past 
 unfinished.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 from transformers.utils import logging
 
-from ..common.errors import one_line_errors
 from ..common.files import check_apart
-from ..common.parser import Parser
+from ..common.parser import option, parse_for, run
 from ..data_prep.columns import Columns
 from ..data_prep.prepare import is_prepared, load_prepared
 from ..data_prep.sources import read_bars
@@ -33,17 +33,15 @@ class FileArguments:
 
     _argument_group_name = "files"
 
-    model: str = field(metadata={"help": "folder of a causal LM with its processor"})
-    data: str = field(metadata={"help": "price file, folder, prepared dataset, or 'sample'"})
-    out: str = field(metadata={"help": "folder for the pairs"})
-    jsonl: bool = field(default=False, metadata={"help": "write preferences.jsonl as well"})
-    tickers: list[str] | None = field(default=None, metadata={"help": "only these tickers"})
-    market: str | None = field(
-        default=None, metadata={"help": "price file that features read; all tickers of the data if none"}
-    )
-    value_column: str | None = field(default=None, metadata={"help": "plain series: column to forecast"})
-    id_column: str | None = field(default=None, metadata={"help": "plain series: column that names them"})
-    time_column: str | None = field(default=None, metadata={"help": "plain series: column of times"})
+    model: str = option(help="folder of a causal LM with its processor")
+    data: str = option(help="price file, folder, prepared dataset, or 'sample'")
+    out: str = option(help="folder for the pairs")
+    jsonl: bool = option(False, "write preferences.jsonl as well")
+    tickers: list[str] | None = option(None, "only these tickers")
+    market: str | None = option(None, "price file that features read; all tickers of the data if none")
+    value_column: str | None = option(None, "plain series: column to forecast")
+    id_column: str | None = option(None, "plain series: column that names them")
+    time_column: str | None = option(None, "plain series: column of times")
 
 
 def main(files: FileArguments, pairs: PairArguments) -> dict[str, Any]:
@@ -71,11 +69,7 @@ def read(files: FileArguments, processor: TsfLlmProcessor) -> pd.DataFrame:
     return read_for(processor, files.data, files.tickers, columns)
 
 
-def parse(arguments: list[str] | None = None) -> tuple[FileArguments, PairArguments]:
-    parser = Parser((FileArguments, PairArguments), prog="build_preferences", description=__doc__)
-    return parser.parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("build_preferences"):
-        main(*parse())
+    run(main)

@@ -23,7 +23,8 @@ between <!-- compression --> and <!-- /compression -->, or between the markers o
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,9 @@ import torch
 from rich.console import Console
 from transformers.utils import logging
 
-from ..common.errors import one_line_errors
 from ..common.files import claim, write_json
 from ..common.pages import fill, write_between
-from ..common.parser import Parser
+from ..common.parser import option, parse_for, run
 from ..common.provenance import provenance
 from ..common.tables import Columns, Row, Table, number
 from ..quantization_tsf_llm import is_int8
@@ -63,17 +63,14 @@ class CompressArguments:
 
     _argument_group_name = "compression"
 
-    model: str = field(metadata={"help": "folder or Hub model, with its processor"})
-    output_dir: str = field(default="compressed", metadata={"help": "where the copies and compression.json go"})
-    methods: list[str] = field(default_factory=lambda: list(METHODS), metadata={"help": " ".join(METHODS)})
-    sparsity: list[float] = field(
-        default_factory=lambda: [0.3, 0.5],
-        metadata={"help": "shares of weights or units that prune and narrow remove"},
-    )
-    repeats: int = field(default=20, metadata={"help": "timed turns of each copy"})
-    seed: int = field(default=0, metadata={"help": "of the sampled paths"})
-    markdown: str | None = field(default=None, metadata={"help": "page to write the table into, between its markers"})
-    marker: str = field(default="compression", metadata={"help": "name of the markers"})
+    model: str = option(help="folder or Hub model, with its processor")
+    output_dir: str = option("compressed", "where the copies and compression.json go")
+    methods: list[str] = option(list(METHODS), " ".join(METHODS))
+    sparsity: list[float] = option([0.3, 0.5], "shares of weights or units that prune and narrow remove")
+    repeats: int = option(20, "timed turns of each copy")
+    seed: int = option(0, "of the sampled paths")
+    markdown: str | None = option(None, "page to write the table into, between its markers")
+    marker: str = option("compression", "name of the markers")
 
     def __post_init__(self) -> None:
         if not self.methods or (unknown := sorted(set(self.methods) - set(METHODS))):
@@ -205,12 +202,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join([table, "", conditions(report), "", *(f"* {line}" for line in findings(report))])
 
 
-def parse(arguments: list[str] | None = None) -> tuple[DataArguments, CompressArguments]:
-    return Parser((DataArguments, CompressArguments), prog="compress", description=__doc__).parse_args_and_config(
-        arguments
-    )
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("compress"):
-        main(*parse())
+    run(main)

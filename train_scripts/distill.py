@@ -20,13 +20,13 @@ baselines on later dates, and `alone/`, the student without a teacher.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..bars_tsf_llm import day_end
-from ..common.errors import one_line_errors
 from ..common.files import write_json
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..common.provenance import provenance
 from ..training.arguments import DataArguments, SftArguments
 from ..training.checkpoints import check_folder
@@ -40,11 +40,9 @@ from ..training.distillation import (
     make_student,
     score,
     teach,
-    teach_alone,
 )
-from ..training.models import head_of, load_model, public_name
+from ..training.models import check_start, head_of, load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
-from ..training.trainer import leave_group
 
 # --- report --------------------------------------------------------------------------------------------------------
 
@@ -57,9 +55,8 @@ def main(
     if training_args.class_weights != "none":
         raise ValueError(f"class_weights={training_args.class_weights}: weigh the teacher's classes; leave it out")
     folder, seed = Path(str(training_args.output_dir)), training_args.seed
-    for given in (base_args.model_name_or_path, args.student_name_or_path):
-        if given is not None and Path(given).resolve() == folder.resolve():
-            raise ValueError(f"output_dir={folder} is the model {given} itself: choose another folder for the student")
+    for given in filter(None, (base_args.model_name_or_path, args.student_name_or_path)):
+        check_start(given, folder)
     check_folder(folder, data_args.data, data_args.market)
     if args.train_alone:
         check_folder(folder / "alone")
@@ -80,12 +77,12 @@ def main(
         "temperature": args.temperature,
         "alpha": args.alpha,
         "seed": seed,
-        **teach(student, teacher, data, args, training_args, alpha=args.alpha, folder=folder),
+        **teach(student, teacher, data, args, training_args, folder=folder),
     }
     if args.train_alone:
         folders["student_alone"] = folder / "alone"
         models["student_alone"] = alone = make_student(args, data, teacher, seed=seed)
-        report["alone"] = teach_alone(alone, teacher, data, args, training_args, folder / "alone")
+        report["alone"] = teach(alone, teacher, data, args, training_args, folder=folder / "alone", alone=True)
     scores |= {key: score(data, model, training_args) for key, model in models.items() if key not in scores}
     report |= comparison(scores, seed)
     if training_args.should_save:
@@ -99,14 +96,7 @@ def main(
     return report
 
 
-def parse(
-    arguments: list[str] | None = None,
-) -> tuple[DataArguments, BaseArguments, DistillArguments, SftArguments]:
-    groups = (DataArguments, BaseArguments, DistillArguments, SftArguments)
-    return Parser(groups, prog="distill", description=__doc__).parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("distill"):
-        main(*parse())
-        leave_group()
+    run(main)

@@ -22,6 +22,7 @@ computed beforehand (`--precompute_ref_log_probs`). The output folder holds the 
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,8 @@ from datasets import Dataset
 from transformers import set_seed
 
 from ..bars_tsf_llm import OHLCV
-from ..common.errors import one_line_errors
 from ..common.files import write_json
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..common.provenance import provenance
 from ..evaluation.plots import loss_curve
 from ..preferences.reader import PreferenceArguments, SplitPairs, read_or_build
@@ -42,7 +42,7 @@ from ..training.checkpoints import check_folder
 from ..training.data import TrainingData
 from ..training.models import Model, head_of, load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
-from ..training.trainer import leave_group, train_and_save
+from ..training.trainer import train_and_save
 
 
 def main(
@@ -92,11 +92,7 @@ def main(
 
 
 def tunable(model: Model, name: str) -> Model:
-    """The model, if pairs can tune it.
-
-    Raises:
-        ValueError: a head that gives neither paths nor one number per step.
-    """
+    """The model; raises ValueError for a head that gives neither paths nor one number per step."""
     if not model.can_generate() and model.config.prediction_type != "regression":
         raise ValueError(
             f"{name} has a {model.config.prediction_type} head: pairs tune a causal LM or a regression head"
@@ -132,14 +128,7 @@ def describe(pairs: SplitPairs, test: Dataset | None, preference_args: Preferenc
     }
 
 
-def parse(
-    arguments: list[str] | None = None,
-) -> tuple[DataArguments, BaseArguments, PreferenceArguments, DpoArguments]:
-    types = (DataArguments, BaseArguments, PreferenceArguments, DpoArguments)
-    return Parser(types, prog="dpo", description=__doc__).parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("dpo"):
-        main(*parse())
-        leave_group()
+    run(main)

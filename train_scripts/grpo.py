@@ -12,21 +12,17 @@ The report is that of `dpo.py`: forecasts and pairs of dates never trained on, a
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from datasets import Dataset
 from transformers import set_seed
 
 from ..bars_tsf_llm import OHLCV
-from ..common.errors import one_line_errors
 from ..common.files import write_json
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..common.provenance import provenance
-from ..data_prep.windows import fence
-from ..preferences.pairs import build
-from ..preferences.reader import Reader
+from ..preferences.reader import test_pairs
 from ..preferences.report import Judge, print_findings
 from ..preferences.rewards import GrpoArguments, RewardArguments, make_trainer, past_origins
 from ..training.arguments import DataArguments
@@ -34,7 +30,7 @@ from ..training.checkpoints import check_folder, save_whole
 from ..training.data import TrainingData
 from ..training.models import load_causal_lm, public_name
 from ..training.starting_model import BaseArguments, base_model
-from ..training.trainer import leave_group, resumable
+from ..training.trainer import resumable
 
 
 def main(
@@ -90,28 +86,7 @@ def main(
     return report
 
 
-def test_pairs(data: TrainingData, model: Any, reward_args: RewardArguments, training_args: GrpoArguments) -> Dataset:
-    """Pairs of the base model on the dates after validation."""
-    folder, horizon = Path(training_args.output_dir) / "preferences", data.args.horizon
-    settings = reward_args.settings(
-        horizon=horizon,
-        stride=horizon,
-        seed=training_args.seed,
-        start=str(data.split.valid_through + pd.Timedelta(1, "ns")),
-        through=fence(data.bars["timestamp"].max()),
-    )
-    source = build(data, model, folder / "test", settings, progress=not training_args.disable_tqdm)
-    return Reader(model, data.processor, folder / "cache").read(source)
-
-
-def parse(
-    arguments: list[str] | None = None,
-) -> tuple[DataArguments, BaseArguments, RewardArguments, GrpoArguments]:
-    types = (DataArguments, BaseArguments, RewardArguments, GrpoArguments)
-    return Parser(types, prog="grpo", description=__doc__).parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("grpo"):
-        main(*parse())
-        leave_group()
+    run(main)

@@ -19,13 +19,13 @@ only if it is better on the validation dates. docs/adapters.md shows how to load
 
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..bars_tsf_llm import kind_of
-from ..common.errors import one_line_errors
 from ..common.files import write_json
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..common.provenance import provenance
 from ..training.adapters import (
     LoraArguments,
@@ -43,7 +43,6 @@ from ..training.checkpoints import check_folder, claim_folder
 from ..training.data import TrainingData
 from ..training.models import load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
-from ..training.trainer import leave_group
 
 
 def main(
@@ -91,14 +90,7 @@ def main(
     return report
 
 
-def parse(
-    arguments: list[str] | None = None,
-) -> tuple[DataArguments, BaseArguments, LoraArguments, SftArguments]:
-    groups = (DataArguments, BaseArguments, LoraArguments, SftArguments)
-    return Parser(groups, prog="lora", description=__doc__).parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("lora"):
-        main(*parse())
-        leave_group()
+    run(main)

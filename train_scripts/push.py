@@ -14,11 +14,11 @@ A branch; the adapter of a ticker; a dataset of `tsf-llm prepare` or of `build_p
         --license cc-by-4.0
 """
 
+from functools import partial
 from pathlib import Path
 
-from ..common.errors import one_line_errors
 from ..common.files import write_text
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..publishing.secrets import refuse_secrets
 from ..publishing.upload import (
     PushArguments,
@@ -67,10 +67,7 @@ def print_plan(upload: Upload, args: PushArguments) -> None:
         print(f"  left out: {name}")
 
 
-def parse(arguments: list[str] | None = None) -> tuple[PushArguments]:
-    return Parser((PushArguments,), prog="push", description=__doc__).parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("push"):
-        main(*parse())
+    run(main)

@@ -17,7 +17,8 @@ into `data_prep/text.py --sentiment`.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,12 @@ from transformers import (
     set_seed,
 )
 
-from ..common.errors import one_line_errors
 from ..common.files import write_json
-from ..common.parser import Parser
+from ..common.parser import option, parse_for, run
 from ..common.provenance import provenance
 from ..training.checkpoints import check_folder
 from ..training.sentiment import (
     LABELS,
-    LabelledTexts,
     SentimentArguments,
     WeightedTrainer,
     inverse_shares,
@@ -46,6 +45,7 @@ from ..training.sentiment import (
     read_labelled,
     scores,
     split,
+    tokenized,
 )
 from ..training.trainer import resumable
 
@@ -56,11 +56,11 @@ class TextArguments:
 
     _argument_group_name = "text"
 
-    data: str = field(default="", metadata={"help": "CSV or parquet with the columns text and label"})
-    encoder: str = field(default="", metadata={"help": "folder or name of a pretrained encoder"})
-    valid_share: float = field(default=0.1, metadata={"help": "share of the texts for validation"})
-    test_share: float = field(default=0.2, metadata={"help": "share of the texts for the report"})
-    max_tokens: int = field(default=128, metadata={"help": "longest text; the rest is cut"})
+    data: str = option("", "CSV or parquet with the columns text and label")
+    encoder: str = option("", "folder or name of a pretrained encoder")
+    valid_share: float = option(0.1, "share of the texts for validation")
+    test_share: float = option(0.2, "share of the texts for the report")
+    max_tokens: int = option(128, "longest text; the rest is cut")
 
     def __post_init__(self) -> None:
         for name in ("data", "encoder"):
@@ -87,7 +87,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
         dtype=torch.float32,
     )
     max_tokens = min(text_args.max_tokens, getattr(model.config, "max_position_embeddings", text_args.max_tokens))
-    train, valid, test = (LabelledTexts(parts[name], tokenizer, max_tokens) for name in ("train", "valid", "test"))
+    train, valid, test = (tokenized(parts[name], tokenizer, max_tokens) for name in ("train", "valid", "test"))
     stops = training_args.early_stopping_patience and training_args.load_best_model_at_end
     trainer = WeightedTrainer(
         model=model,
@@ -125,11 +125,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
     return report
 
 
-def parse(arguments: list[str] | None = None) -> tuple[TextArguments, SentimentArguments]:
-    parser = Parser((TextArguments, SentimentArguments), prog="sentiment", description=__doc__)
-    return parser.parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("sentiment"):
-        main(*parse())
+    run(main)

@@ -38,15 +38,14 @@ on dates after validation, before and after training, beside naive baselines, an
 docs/training.md says more.
 """
 
+from functools import partial
 from typing import Any
 
-from ..common.errors import one_line_errors
-from ..common.parser import Parser
+from ..common.parser import parse_for, run
 from ..original.sequences import sequence_files
 from ..original.training import train_on_sequences
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.supervised import train
-from ..training.trainer import leave_group
 
 
 def main(data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments) -> dict[str, Any]:
@@ -55,12 +54,7 @@ def main(data_args: DataArguments, model_args: ModelArguments, training_args: Sf
     return run(data_args, model_args, training_args)
 
 
-def parse(arguments: list[str] | None = None) -> tuple[DataArguments, ModelArguments, SftArguments]:
-    parser = Parser((DataArguments, ModelArguments, SftArguments), prog="sft", description=__doc__)
-    return parser.parse_args_and_config(arguments)
-
+parse = partial(parse_for, main)
 
 if __name__ == "__main__":
-    with one_line_errors("sft"):
-        main(*parse())
-        leave_group()
+    run(main)

@@ -21,7 +21,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from transformers import set_seed
 from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
 from ..bars_tsf_llm import kind_of
 from ..common.files import WRITTEN, adopt, check_ours, has_keys, replace_folder, write_json, write_text
+from ..common.parser import option
 from ..common.provenance import provenance
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
@@ -62,15 +63,14 @@ class LoraArguments:
 
     _argument_group_name = "lora"
 
-    r: int = field(default=8, metadata={"help": "rank"})
-    lora_alpha: float = field(default=16, metadata={"help": "an update counts lora_alpha / r times"})
-    lora_dropout: float = field(default=0.05, metadata={"help": "dropout ahead of an adapter, if no expert has one"})
-    target_modules: list[str] | None = field(
-        default=None, metadata={"help": "only Linear layers of these names, such as q_proj kv_b_proj lm_head"}
+    r: int = option(8, "rank")
+    lora_alpha: float = option(16, "an update counts lora_alpha / r times")
+    lora_dropout: float = option(0.05, "dropout ahead of an adapter, if no expert has one")
+    target_modules: list[str] | None = option(
+        None, "only Linear layers of these names, such as q_proj kv_b_proj lm_head"
     )
-    target_experts: bool = field(
-        default=False,
-        metadata={"help": "adapt the routed experts too; such adapters cannot be mixed within one batch"},
+    target_experts: bool = option(
+        False, "adapt the routed experts too; such adapters cannot be mixed within one batch"
     )
 
     def __post_init__(self) -> None:
@@ -96,9 +96,7 @@ def adapter_name(ticker: str) -> str:
 def for_ticker(data: TrainingData, ticker: str) -> TrainingData:
     """The bars of one ticker, between the same fences. What its features read of the market stays the whole market.
 
-    Raises:
-        ValueError: if there is no such ticker.
-    """
+    Raises ValueError if there is no such ticker."""
     id_column = kind_of(data.bars).id
     known = list(data.bars[id_column].unique())
     if ticker not in known:
@@ -126,11 +124,7 @@ def with_own_scalers(data: TrainingData, ticker: str) -> TrainingData:
 
 
 def lora_config(model: Model, args: LoraArguments) -> LoraConfig:
-    """Which parts of this model get an adapter.
-
-    Raises:
-        ValueError: for a target that the model does not have.
-    """
+    """Which parts of this model get an adapter; raises ValueError for a target that the model does not have."""
     linear = {
         name.split(".")[-1]
         for name, module in model.named_modules()
@@ -164,11 +158,7 @@ def quiet() -> Iterator[None]:
 
 
 def attach(base: Model, folder: str | Path, name: str = "default") -> PeftModel:
-    """The base with the adapter of a folder or Hub name inside.
-
-    Raises:
-        ValueError: if it does not fit.
-    """
+    """The base with the adapter of a folder or Hub name inside; raises ValueError if it does not fit."""
     try:
         with quiet():
             return PeftModel.from_pretrained(base, str(folder), adapter_name=name).eval()
@@ -193,9 +183,7 @@ def frozen(model: Model) -> Iterator[None]:
 def resumes(training_args: SftArguments) -> bool:
     """Whether to go on where an earlier run was.
 
-    Raises:
-        ValueError: for the name of one checkpoint, where every ticker has its own.
-    """
+    Raises ValueError for the name of one checkpoint, where every ticker has its own."""
     chosen = str(training_args.resume_from_checkpoint).lower()
     if chosen not in ("none", "false", "true", "last"):
         raise ValueError(f"resume_from_checkpoint={chosen}: each ticker has checkpoints of its own; give true")
@@ -306,11 +294,7 @@ def save_adapter(
 
 
 def check_adapter(folder: Path) -> None:
-    """Whether an adapter may be written there: nothing is, but what a training of adapters wrote.
-
-    Raises:
-        ValueError: naming a file of somebody else.
-    """
+    """Raises ValueError if in the place of an adapter lies a file that no training of adapters wrote."""
     files = (folder / name for name in (ADAPTER_FACTS, "report.json"))
     if not (folder / WRITTEN).is_file() and any(has_keys(path, ("ticker", "base_digest")) for path in files):
         adopt(folder, ADAPTER_OUTPUTS, by=BY)
@@ -374,9 +358,7 @@ def check_tickers(data_args: DataArguments) -> None:
 def folders_of(tickers: list[str], folder: Path) -> dict[str, Path]:
     """Where each ticker's adapter goes.
 
-    Raises:
-        ValueError: if two tickers, or a ticker and something else, want one folder.
-    """
+    Raises ValueError if two tickers, or a ticker and something else, want one folder."""
     names = [adapter_name(ticker) for ticker in tickers]
     taken = [name for name in names if names.count(name) > 1 or name in RESERVED]
     if taken:
@@ -398,9 +380,7 @@ def run_ticker(
 ) -> TickerRun:
     """Scores the base, trains an adapter (or takes the finished one when resuming), scores it, saves it.
 
-    Raises:
-        ValueError: if the ticker has too few bars, naming it.
-    """
+    Raises ValueError if the ticker has too few bars, naming it."""
     seed, scored = training_args.seed, data.args.report_samples > 0
     with naming(ticker):
         own = with_own_scalers(data, ticker) if data.args.per_ticker else data

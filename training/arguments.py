@@ -1,15 +1,16 @@
 """Arguments that the training scripts share. Each default lives here or in `TsfLlmConfig`, and nowhere else."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from ..bars_tsf_llm import day_end
+from ..common.parser import option
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.columns import Columns
 from ..data_prep.sampling_weights import parse_weights
@@ -25,65 +26,45 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    data: str = field(
-        default="sample", metadata={"help": "price file, folder, 'sample' for the embedded prices, or .npz"}
+    data: str = option("sample", "price file, folder, 'sample' for the embedded prices, or .npz")
+    tickers: list[str] | None = option(None, "only these tickers")
+    value_column: str | None = option(None, "plain series: column to forecast; by default value, y or the only one")
+    id_column: str | None = option(None, "plain series: column that names them")
+    time_column: str | None = option(None, "plain series: column of times")
+    past_covariates: list[str] = option([], "further columns, each known up to its row: names, or patterns as text_*")
+    known_covariates: list[str] = option([], "further columns that are known in advance: names, or patterns")
+    train_through: str | None = option(None, "last training date; by default after 80 percent of all bar times")
+    valid_through: str | None = option(
+        None, "last validation date; by default after another 10 percent; the rest is test"
     )
-    tickers: list[str] | None = field(default=None, metadata={"help": "only these tickers"})
-    value_column: str | None = field(
-        default=None, metadata={"help": "plain series: column to forecast; by default value, y or the only one"}
+    horizon: int = option(5, "bars ahead")
+    stride: int = option(8, "bars between the origins of neighbouring training windows")
+    context_length: int = option(128, "bars the model looks back")
+    feature_groups: list[str] | None = option(
+        None, "feature groups of docs/features.md; those of the default features if none"
     )
-    id_column: str | None = field(default=None, metadata={"help": "plain series: column that names them"})
-    time_column: str | None = field(default=None, metadata={"help": "plain series: column of times"})
-    past_covariates: list[str] = field(
-        default_factory=list,
-        metadata={"help": "further columns, each known up to its row: names, or patterns as text_*"},
+    market: str | None = option(
+        None, "price file of an index or universe that features read; all tickers of the data if none"
     )
-    known_covariates: list[str] = field(
-        default_factory=list, metadata={"help": "further columns that are known in advance: names, or patterns"}
+    calendar: str | None = option(None, "exchange that dates forecasts, as XNYS or 24/7; by default told by the bars")
+    scaling: Literal["robust", "standard", "minmax"] = option("robust", "feature scaling")
+    per_ticker: bool = option(False, "scale every ticker by itself")
+    augment: list[str] = option(
+        [], "random changes of training windows: jitter=, scale=, warp=, crop=, mixup= and a strength"
     )
-    train_through: str | None = field(
-        default=None, metadata={"help": "last training date; by default after 80 percent of all bar times"}
-    )
-    valid_through: str | None = field(
-        default=None, metadata={"help": "last validation date; by default after another 10 percent; the rest is test"}
-    )
-    horizon: int = field(default=5, metadata={"help": "bars ahead"})
-    stride: int = field(default=8, metadata={"help": "bars between the origins of neighbouring training windows"})
-    context_length: int = field(default=128, metadata={"help": "bars the model looks back"})
-    feature_groups: list[str] | None = field(
-        default=None, metadata={"help": "feature groups of docs/features.md; those of the default features if none"}
-    )
-    market: str | None = field(
-        default=None,
-        metadata={"help": "price file of an index or universe that features read; all tickers of the data if none"},
-    )
-    calendar: str | None = field(
-        default=None, metadata={"help": "exchange that dates forecasts, as XNYS or 24/7; by default told by the bars"}
-    )
-    scaling: Literal["robust", "standard", "minmax"] = field(default="robust", metadata={"help": "feature scaling"})
-    per_ticker: bool = field(default=False, metadata={"help": "scale every ticker by itself"})
-    augment: list[str] = field(
-        default_factory=list,
-        metadata={"help": "random changes of training windows: jitter=, scale=, warp=, crop=, mixup= and a strength"},
-    )
-    sample_weights: str = field(
-        default="none", metadata={"help": "training windows to draw more often: none, volatility or recency:DAYS"}
-    )
-    n_bins: int = field(default=256, metadata={"help": "return tokens of the causal LM"})
-    report_samples: int = field(default=128, metadata={"help": "sampled paths per forecast in report.json"})
+    sample_weights: str = option("none", "training windows to draw more often: none, volatility or recency:DAYS")
+    n_bins: int = option(256, "return tokens of the causal LM")
+    report_samples: int = option(128, "sampled paths per forecast in report.json")
 
     def __post_init__(self) -> None:
         if not self.data:
             raise ValueError("data is empty: name a price file, a folder, or 'sample' for the embedded prices")
-        for name in ("horizon", "stride", "context_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        check_least(self, 1, "horizon", "stride", "context_length")
         if self.n_bins > MOST_BINS:
             raise ValueError(f"n_bins={self.n_bins}: use {MOST_BINS} at most; 64 to 1024 is usual")
         if self.report_samples < 0 or self.report_samples == 1:
             raise ValueError(f"report_samples={self.report_samples}: give 2 or more sampled paths, or 0 for no scores")
-        for name in ("train_through", "valid_through"):
-            _check_date(name, getattr(self, name))
+        check_dates(self, "train_through", "valid_through")
         parse_augmentations(self.augment)
         parse_weights(self.sample_weights)
 
@@ -98,32 +79,22 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    head: Literal["causal_lm", "regression", "quantile", "classification"] = field(
-        default="causal_lm", metadata={"help": "what to train"}
+    head: Literal["causal_lm", "regression", "quantile", "classification"] = option("causal_lm", "what to train")
+    model_name_or_path: str | None = option(
+        None, "fine-tune this folder or Hub model, with its own processor; else a new model"
     )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "fine-tune this folder or Hub model, with its own processor; else a new model"}
-    )
-    model_config: dict | str | None = field(
-        default=None,
-        metadata={"help": "fields of TsfLlmConfig for a new model: a YAML mapping, or JSON on the command line"},
+    model_config: dict | str | None = option(
+        None, "fields of TsfLlmConfig for a new model: a YAML mapping, or JSON on the command line"
     )
 
-    continue_from: str | None = field(
-        default=None,
-        metadata={"help": "go on from this finished folder with new data and keep what it knows: see replay and ewc"},
+    continue_from: str | None = option(
+        None, "go on from this finished folder with new data and keep what it knows: see replay and ewc"
     )
-    replay: float = field(
-        default=0.2, metadata={"help": "with continue_from: share of old windows among those of an epoch; 0 for none"}
+    replay: float = option(0.2, "with continue_from: share of old windows among those of an epoch; 0 for none")
+    replay_data: str | None = option(
+        None, "with continue_from: where old windows are; else in --data, up to the old training fence"
     )
-    replay_data: str | None = field(
-        default=None,
-        metadata={"help": "with continue_from: where old windows are; else in --data, up to the old training fence"},
-    )
-    ewc: float = field(
-        default=0.0,
-        metadata={"help": "with continue_from: weight of elastic weight consolidation: 100 to 1000 is usual"},
-    )
+    ewc: float = option(0.0, "with continue_from: weight of elastic weight consolidation: 100 to 1000 is usual")
 
     def __post_init__(self) -> None:
         self.model_config = model_fields(self.model_config)
@@ -145,70 +116,24 @@ class ModelArguments:
 
 
 @dataclass
-class SftArguments(TrainingArguments):
-    """transformers' TrainingArguments with defaults for series of bars."""
+class Defaults:
+    """What all trainings have in common; it goes before the arguments of transformers and trl."""
 
-    output_dir: str | None = field(default="outputs/sft", metadata={"help": "where the model and report.json go"})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "windows per step and device"})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "windows per validation step and device"})
-    num_train_epochs: float = field(default=20, metadata={"help": "passes over the training windows"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
-    weight_decay: float = field(default=0.05, metadata={"help": "weight decay of AdamW"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning-rate schedule"})
-    warmup_steps: float = field(default=0.05, metadata={"help": "steps of warm-up, or their share if below 1"})
-    logging_steps: float = field(default=10, metadata={"help": "steps between log lines"})
-    eval_strategy: str = field(default="epoch", metadata={"help": "when to validate"})
-    save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
-    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints to keep"})
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "keep the weights of the best validation loss"}
-    )
-    prediction_loss_only: bool = field(default=True, metadata={"help": "validation needs no predictions"})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "windows come ready"})
-    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "pin memory for a GPU"})
-    report_to: str | None = field(default="none", metadata={"help": "none, tensorboard or trackio"})
-    seed: int = field(default=0, metadata={"help": "seed of weights, order and sampled paths"})
-    early_stopping_patience: int = field(
-        default=4, metadata={"help": "validations without a better loss before training stops; 0 switches it off"}
-    )
-
-    dynamic_lr: bool = field(
-        default=False,
-        metadata={
-            "help": "follow the trend of the validation loss: the schedule's rate is cut when it rises and "
-            "sometimes doubled when it stands still (callbacks.py has the formula)"
-        },
-    )
-    class_weights: str = field(
-        default="none",
-        metadata={"help": "classification: none, balanced, or the weights of down, flat, up, as 2,1,2"},
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "hide NaN in the logged loss; here a NaN stops the training"}
-    )
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "a resumed run remembers how long it has been without a better loss"}
-    )
+    lr_scheduler_type: str = option("cosine", "learning-rate schedule")
+    save_total_limit: int | None = option(2, "checkpoints to keep")
+    remove_unused_columns: bool | None = option(False, "windows come ready")
+    dataloader_pin_memory: bool = option(torch.cuda.is_available(), "pin memory for a GPU")
+    report_to: str | None = option("none", "none, tensorboard or trackio")
+    seed: int = option(0, "seed of weights, order, pairs and sampled paths")
 
     def __post_init__(self) -> None:
-        if not torch.accelerator.is_available():
-            if self.fp16:
-                raise ValueError("fp16=true needs a GPU; on a CPU use bf16=true, or leave both out for float32")
-            self.use_cpu = self.use_cpu or bool(self.bf16)  # transformers wants to be told
-        super().__post_init__()
-        check_training(self)
-        if self.early_stopping_patience < 0:
-            raise ValueError(f"early_stopping_patience={self.early_stopping_patience}: give 1 or more, or 0 for none")
-        if self.dynamic_lr and self.eval_strategy == "no":
-            raise ValueError("dynamic_lr=true follows the validation loss: set eval_strategy to epoch or steps")
-        parse_class_weights(self.class_weights)
+        super().__post_init__()  # type: ignore[misc] (the arguments of transformers or trl come next)
+        check_training(self)  # type: ignore[arg-type]
 
     def checkpoint_to_resume(self) -> str | None:
         """`--resume_from_checkpoint true` means the last complete one in `output_dir`, if there is one.
 
-        Raises:
-            ValueError: for a folder that is no complete checkpoint.
-        """
+        Raises ValueError for a folder that is no complete checkpoint."""
         chosen = str(self.resume_from_checkpoint)
         if chosen in ("true", "True", "last"):
             return last_complete_checkpoint(self.output_dir)
@@ -222,28 +147,63 @@ class SftArguments(TrainingArguments):
         return chosen
 
 
-def check_training(args: TrainingArguments) -> None:
-    """Refuses what transformers takes and then trains nothing with, or stops at halfway.
+@dataclass
+class SftArguments(Defaults, TrainingArguments):
+    """transformers' TrainingArguments with defaults for series of bars."""
 
-    Raises:
-        ValueError: naming the argument and what it may be.
-    """
-    infinite = float("inf")
+    output_dir: str | None = option("outputs/sft", "where the model and report.json go")
+    per_device_train_batch_size: int = option(64, "windows per step and device")
+    per_device_eval_batch_size: int = option(128, "windows per validation step and device")
+    num_train_epochs: float = option(20, "passes over the training windows")
+    learning_rate: float = option(1e-3, "peak learning rate of AdamW")
+    weight_decay: float = option(0.05, "weight decay of AdamW")
+    warmup_steps: float = option(0.05, "steps of warm-up, or their share if below 1")
+    logging_steps: float = option(10, "steps between log lines")
+    eval_strategy: str = option("epoch", "when to validate")
+    save_strategy: str = option("epoch", "when to save a checkpoint")
+    load_best_model_at_end: bool = option(True, "keep the weights of the best validation loss")
+    prediction_loss_only: bool = option(True, "validation needs no predictions")
+    early_stopping_patience: int = option(
+        4, "validations without a better loss before training stops; 0 switches it off"
+    )
+
+    dynamic_lr: bool = option(
+        False,
+        "follow the trend of the validation loss: the schedule's rate is cut when it rises and "
+        "sometimes doubled when it stands still (callbacks.py has the formula)",
+    )
+    class_weights: str = option("none", "classification: none, balanced, or the weights of down, flat, up, as 2,1,2")
+    logging_nan_inf_filter: bool = option(False, "hide NaN in the logged loss; here a NaN stops the training")
+    restore_callback_states_from_checkpoint: bool = option(
+        True, "a resumed run remembers how long it has been without a better loss"
+    )
+
+    def __post_init__(self) -> None:
+        if not torch.accelerator.is_available():
+            if self.fp16:
+                raise ValueError("fp16=true needs a GPU; on a CPU use bf16=true, or leave both out for float32")
+            self.use_cpu = self.use_cpu or bool(self.bf16)  # transformers wants to be told
+        super().__post_init__()
+        if self.early_stopping_patience < 0:
+            raise ValueError(f"early_stopping_patience={self.early_stopping_patience}: give 1 or more, or 0 for none")
+        if self.dynamic_lr and self.eval_strategy == "no":
+            raise ValueError("dynamic_lr=true follows the validation loss: set eval_strategy to epoch or steps")
+        parse_class_weights(self.class_weights)
+
+
+def check_training(args: TrainingArguments) -> None:
+    """Raises ValueError for what transformers takes and then trains nothing with, or stops at halfway."""
     if not args.output_dir:
         raise ValueError("output_dir is empty: name the folder that the model and report.json go to")
-    if not 0 < args.learning_rate < infinite:
+    if not 0 < args.learning_rate < float("inf"):
         raise ValueError(f"learning_rate={args.learning_rate}: must be above 0; 1e-3 to 1e-4 is usual")
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name}={getattr(args, name)}: must be 1 or more")
-    for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
-        if not 0 <= getattr(args, name) < infinite:
-            raise ValueError(f"{name}={getattr(args, name)}: must be 0 or more")
+    check_least(args, 1, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+    check_least(args, 0, "weight_decay", "max_grad_norm", "warmup_steps")
     if not 0 <= args.seed < 2**32:
         raise ValueError(f"seed={args.seed}: must lie from 0 to {2**32 - 1}")
     if args.max_steps < 1 and args.max_steps != -1:
         raise ValueError(f"max_steps={args.max_steps}: must be 1 or more, or -1 for num_train_epochs")
-    if args.max_steps == -1 and not 0 < args.num_train_epochs < infinite:
+    if args.max_steps == -1 and not 0 < args.num_train_epochs < float("inf"):
         raise ValueError(f"num_train_epochs={args.num_train_epochs}: must be above 0; a share of one is allowed")
     if args.save_total_limit is not None and args.save_total_limit < 1:
         raise ValueError(f"save_total_limit={args.save_total_limit}: must be 1 or more; leave it out to keep all")
@@ -256,9 +216,7 @@ def check_training(args: TrainingArguments) -> None:
 def model_fields(given: dict | str | None) -> dict | None:
     """`model_config` as a mapping, whether it came from YAML or as JSON on a command line.
 
-    Raises:
-        ValueError: if it is neither.
-    """
+    Raises ValueError if it is neither."""
     fields = given
     if isinstance(given, str):
         try:
@@ -272,8 +230,18 @@ def model_fields(given: dict | str | None) -> dict | None:
     return fields
 
 
-def _check_date(name: str, given: str | None) -> None:
-    try:
-        day_end(given or "2000-01-01")
-    except ValueError:
-        raise ValueError(f"{name}={given}: no date; write it as 2019-12-31") from None
+def check_least(args: Any, least: int, *names: str) -> None:
+    """Raises ValueError for a number that is less, or not finite; None is none."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not least <= value < float("inf"):
+            raise ValueError(f"{name}={value}: must be {least} or more")
+
+
+def check_dates(args: Any, *names: str) -> None:
+    """Raises ValueError for what is neither a date nor None."""
+    for name in names:
+        try:
+            day_end(getattr(args, name) or "2000-01-01")
+        except ValueError:
+            raise ValueError(f"{name}={getattr(args, name)}: no date; write it as 2019-12-31") from None

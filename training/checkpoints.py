@@ -127,17 +127,14 @@ def remove_unfinished(output_dir: str | Path) -> None:
 
 
 def check_same_training(checkpoint: str | Path, model: PreTrainedModel, processor: Any) -> None:
-    """Whether a checkpoint is one of this training: of the same model, data, fences, features and tokens.
-
-    Raises:
-        ValueError: naming what differs.
-    """
+    """Raises ValueError for a checkpoint of another model, data, fences, features or tokens, naming what differs."""
     with TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)
         parts = ("config.json", "processor_config.json", "tokenizer_config.json")
         pairs = [(Path(checkpoint) / name, Path(folder) / name) for name in parts]
-        both = [tuple(json.loads(path.read_text(encoding="utf-8")) for path in pair) for pair in pairs if _both(pair)]
+        pairs = [pair for pair in pairs if all(path.is_file() for path in pair)]
+        both = [tuple(json.loads(path.read_text(encoding="utf-8")) for path in pair) for pair in pairs]
     differing = [name for saved, now in both for name in _differing(saved, now)]
     classes = {one.__name__ for one in type(model).__mro__}
     saved_class = next((saved.get("architectures") or [] for saved, _ in both), [])
@@ -147,10 +144,6 @@ def check_same_training(checkpoint: str | Path, model: PreTrainedModel, processo
             f"{checkpoint} is of another training: {', '.join(differing[:8])} differ; give the settings that it was "
             "started with, or another --output_dir"
         )
-
-
-def _both(pair: tuple[Path, Path]) -> bool:
-    return all(path.is_file() for path in pair)
 
 
 def _differing(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

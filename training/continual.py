@@ -18,7 +18,6 @@ Shapes: N windows.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..bars_tsf_llm import day_end
+from ..common.files import replace_file
 from ..common.inference import batches, evaluating, is_known
 from ..data_prep.windows import Objective, WindowDataset, fence
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -85,9 +85,7 @@ class OldWindows:
 def old_fence(folder: str, processor: TsfLlmProcessor) -> pd.Timestamp:
     """The training fence of a finished folder: its report's, or without one that of its scalers.
 
-    Raises:
-        ValueError: if nothing tells it.
-    """
+    Raises ValueError if nothing tells it."""
     report = Path(folder) / "report.json"
     told = json.loads(report.read_text(encoding="utf-8")).get("train_through") if report.is_file() else None
     told = told or processor.fitted_through
@@ -187,9 +185,8 @@ def load_or_measure_fisher(
         return load_file(path)
     fisher = diagonal_fisher(model, old.replayed, seed=seed, progress=progress)
     claim_folder(output_dir)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")  # every process of a node writes the same
-    save_file({name: value.cpu().contiguous() for name, value in fisher.items()}, unfinished)
-    unfinished.replace(path)
+    tensors = {name: value.cpu().contiguous() for name, value in fisher.items()}
+    replace_file(path, lambda unfinished: save_file(tensors, unfinished))  # every process of a node writes the same
     return fisher
 
 

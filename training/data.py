@@ -138,13 +138,6 @@ class TrainingData:
         options = {"horizon": self.args.horizon, "stride": self.args.stride, **options}
         return WindowDataset(self.processor, self.series, objective=objective, **options)
 
-    def test_scores(self, model: Any, *, seed: int = 0) -> dict[str, Any]:
-        """One row per model and baseline, by name, on the dates after validation; `verdicts` beside them."""
-        if self.args.report_samples == 0:
-            return {"model": {}}
-        result = self.walk_forward(model, seed=seed)
-        return {**result.by_name(seed), "verdicts": result.words()}
-
     def describe(self) -> str:
         """What the weights are trained on, in words, without a path of this machine."""
         tickers = list(self.bars[kind_of(self.bars).id].unique())
@@ -192,9 +185,7 @@ def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFr
 def _long_enough(bars: pd.DataFrame, needed: int) -> pd.DataFrame:
     """Without the tickers that are too short for a single window, which a warning names.
 
-    Raises:
-        ValueError: if none is left.
-    """
+    Raises ValueError if none is left."""
     kind = kind_of(bars)
     known = bars.groupby(kind.id, sort=False)[kind.value].count()
     short = known[known < needed]

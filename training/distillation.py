@@ -17,7 +17,7 @@ Shapes: B batch, S sequence, V vocabulary, n positions with a label.
 """
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from transformers import set_seed
 
 from ..common.inference import batches, evaluating, is_known
+from ..common.parser import option
 from ..data_prep.windows import WindowDataset
 from ..evaluation.cost import contest, forecast_task, forward_task, last_windows, weight_bytes
 from ..evaluation.plots import loss_curve
@@ -34,10 +35,8 @@ from ..pipeline_tsf_llm import TsfLlmPipeline
 from .arguments import DataArguments, ModelArguments, SftArguments, model_fields
 from .data import TrainingData
 from .models import Model, head_of, load_model
-from .supervised import load_or_make_model, test_scores
+from .supervised import FIXED, load_or_make_model, test_scores
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
-
-TEACHERS = ("num_features", "prediction_length", "vocab_size", "pad_token_id", "bar_token_id", "prediction_type")
 
 
 @dataclass
@@ -46,17 +45,13 @@ class DistillArguments:
 
     _argument_group_name = "distillation"
 
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "fields of TsfLlmConfig for a new student: a YAML mapping, or JSON"}
+    model_config: dict | str | None = option(None, "fields of TsfLlmConfig for a new student: a YAML mapping, or JSON")
+    student_name_or_path: str | None = option(
+        None, "a student to go on from, as a pruned model; model_config is then left out"
     )
-    student_name_or_path: str | None = field(
-        default=None, metadata={"help": "a student to go on from, as a pruned model; model_config is then left out"}
-    )
-    temperature: float = field(default=2.0, metadata={"help": "T: above 1, small probabilities count for more"})
-    alpha: float = field(
-        default=0.5, metadata={"help": "share of the teacher: 0 for labels alone, 1 for the teacher alone"}
-    )
-    train_alone: bool = field(default=True, metadata={"help": "train a second student without teacher, to compare"})
+    temperature: float = option(2.0, "T: above 1, small probabilities count for more")
+    alpha: float = option(0.5, "share of the teacher: 0 for labels alone, 1 for the teacher alone")
+    train_alone: bool = option(True, "train a second student without teacher, to compare")
 
     def __post_init__(self) -> None:
         self.model_config = model_fields(self.model_config)
@@ -66,7 +61,7 @@ class DistillArguments:
             raise ValueError(f"temperature={self.temperature}: must be above 0; 1 leaves probabilities as they are")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha}: the teacher's share must lie in [0, 1]")
-        if fixed := sorted(set(self.model_config or {}) & {*TEACHERS, "quantiles"}):
+        if fixed := sorted(set(self.model_config or {}) & {*FIXED, "prediction_type", "quantiles"}):
             raise ValueError(f"model_config sets {', '.join(fixed)}: these are the teacher's; leave them out")
 
 
@@ -161,9 +156,7 @@ def distance(teacher: Model, student: Model, windows: WindowDataset) -> float:
 def make_student(args: DistillArguments, data: TrainingData, teacher: Model, *, seed: int) -> Model:
     """A new student with the teacher's inputs and outputs, or a given one that has them; the same for the same seed.
 
-    Raises:
-        ValueError: for a student of another head, other features or other tokens.
-    """
+    Raises ValueError for a student of another head, other features or other tokens."""
     set_seed(seed)
     if args.student_name_or_path is not None:
         student = load_model(args.student_name_or_path)
@@ -180,11 +173,7 @@ def make_student(args: DistillArguments, data: TrainingData, teacher: Model, *, 
 
 
 def check_pair(student: Model, teacher: Model, name: str) -> None:
-    """Whether two models speak of the same things.
-
-    Raises:
-        ValueError: what differs.
-    """
+    """Raises ValueError if two models speak of different things, naming what differs."""
     if head_of(student) != head_of(teacher):
         raise ValueError(
             f"{name} is a {head_of(student)} model, the teacher a {head_of(teacher)} one: give two of one head"
@@ -210,11 +199,13 @@ def teach(
     args: DistillArguments,
     training_args: SftArguments,
     *,
-    alpha: float,
     folder: Path,
+    alone: bool = False,
 ) -> dict[str, Any]:
-    """Trains the student into `folder`; what the report says of it."""
+    """Trains the student into `folder`, `alone` from labels only; what the report says of it."""
     training_args = copy.copy(training_args)
+    if alone and training_args.resume_from_checkpoint not in (None, "false", "False"):
+        training_args.resume_from_checkpoint = "true"  # a checkpoint that was named is the distilled student's
     training_args.output_dir, training_args.early_stopping_patience = str(folder), 0
     set_seed(training_args.seed)
     train, valid = data.windows(head_of(teacher), seed=training_args.seed)
@@ -227,16 +218,13 @@ def teach(
         trainer_class=DistillationTrainer,
         teacher=teacher,
         temperature=args.temperature,
-        alpha=alpha,
+        alpha=0.0 if alone else args.alpha,
     )
     history, valid_loss = train_and_save(trainer, training_args)
     if trainer.is_world_process_zero():
         loss_curve(history, folder / "loss.png")
-    return {
-        "windows": {"train": len(train), "valid": len(valid)},
-        "steps": trainer.state.global_step,
-        "valid_loss": valid_loss,
-    }
+    told = {"steps": trainer.state.global_step, "valid_loss": valid_loss}
+    return told if alone else {"windows": {"train": len(train), "valid": len(valid)}, **told}
 
 
 @dataclass
@@ -297,22 +285,6 @@ def costs(models: dict[str, Model], folders: dict[str, Any], data: TrainingData)
     timed = contest({"forward": forward, "forecast": whole}, repeats=10)
     sizes = {name: (model.num_parameters(), weight_bytes(folders[name])) for name, model in models.items()}
     return {name: {"parameters": size[0], "bytes": size[1], **timed[name]} for name, size in sizes.items()}
-
-
-def teach_alone(
-    student: Model,
-    teacher: Model,
-    data: TrainingData,
-    args: DistillArguments,
-    training_args: SftArguments,
-    folder: Path,
-) -> dict[str, Any]:
-    """As `teach`, from labels alone. A checkpoint that was named belongs to the distilled student, not to this one."""
-    training_args = copy.copy(training_args)
-    if training_args.resume_from_checkpoint not in (None, "false", "False"):
-        training_args.resume_from_checkpoint = "true"
-    told = teach(student, teacher, data, args, training_args, alpha=0.0, folder=folder)
-    return {key: told[key] for key in ("steps", "valid_loss")}
 
 
 def later_windows(data: TrainingData, teacher: Model) -> WindowDataset:

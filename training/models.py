@@ -38,11 +38,7 @@ def find_model(model: str | Path) -> str:
 
 
 def check_start(model: str, output_dir: str | Path | None) -> None:
-    """Refuses to write over the model that a training starts from: a crash would leave neither.
-
-    Raises:
-        ValueError: `output_dir` is the model's own folder.
-    """
+    """Raises ValueError if a training would write over the model that it starts from: a crash would leave neither."""
     if Path(model).resolve() == Path(str(output_dir)).resolve():
         raise ValueError(f"output_dir={output_dir} is the model to start from itself: choose another folder")
 
@@ -95,9 +91,7 @@ def public_name(model: str) -> str:
 def load_causal_lm(model: str | Path, purpose: str) -> TsfLlmForCausalLM:
     """`load_model` for what needs sampled paths; `purpose` says so in the complaint.
 
-    Raises:
-        ValueError: the model has a head instead.
-    """
+    Raises ValueError if the model has a head instead."""
     loaded = load_model(model)
     if not loaded.can_generate():
         raise ValueError(f"{model} has a head for numbers and samples no paths: {purpose} a causal LM")
@@ -105,11 +99,7 @@ def load_causal_lm(model: str | Path, purpose: str) -> TsfLlmForCausalLM:
 
 
 def load_processor(model: str | Path) -> TsfLlmProcessor:
-    """The processor that lies beside a model.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The processor that lies beside a model; raises ValueError if there is none."""
     if Path(model).is_dir() and not (Path(model) / PROCESSOR_NAME).is_file():
         raise ValueError(
             f"{model} holds no processor (no {PROCESSOR_NAME}): copy it whole from the folder of its training"

@@ -1,6 +1,6 @@
 """Labelled texts of financial sentiment: read, split by label, weighed, and scored. `train_scripts/sentiment.py`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
-from torch.utils.data import Dataset
 from transformers import Trainer
 
 from ..bars_tsf_llm import stripped
+from ..common.parser import option
 from ..data_prep.columns import find_columns, listed
 from ..data_prep.tables import open_table
 from .arguments import SftArguments
@@ -27,17 +27,15 @@ REPETITIONS = 1000  # of the bootstrap
 class SentimentArguments(SftArguments):
     """The training arguments of the other scripts, with defaults for fine-tuning an encoder."""
 
-    output_dir: str | None = field(default="outputs/sentiment", metadata={"help": "where model and report.json go"})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "texts per step and device"})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "texts per validation step and device"})
-    num_train_epochs: float = field(default=4, metadata={"help": "passes over the training texts"})
-    learning_rate: float = field(default=5e-5, metadata={"help": "peak learning rate of AdamW"})
-    weight_decay: float = field(default=0.01, metadata={"help": "weight decay of AdamW"})
-    class_weights: str = field(
-        default="balanced", metadata={"help": "balanced: weigh classes by the inverse of their share; or none"}
-    )
-    early_stopping_patience: int = field(
-        default=2, metadata={"help": "validations without a better loss before training stops; 0 switches it off"}
+    output_dir: str | None = option("outputs/sentiment", "where model and report.json go")
+    per_device_train_batch_size: int = option(16, "texts per step and device")
+    per_device_eval_batch_size: int = option(64, "texts per validation step and device")
+    num_train_epochs: float = option(4, "passes over the training texts")
+    learning_rate: float = option(5e-5, "peak learning rate of AdamW")
+    weight_decay: float = option(0.01, "weight decay of AdamW")
+    class_weights: str = option("balanced", "balanced: weigh classes by the inverse of their share; or none")
+    early_stopping_patience: int = option(
+        2, "validations without a better loss before training stops; 0 switches it off"
     )
 
     def __post_init__(self) -> None:
@@ -46,20 +44,12 @@ class SentimentArguments(SftArguments):
             raise ValueError(f"class_weights={self.class_weights}: give balanced or none")
 
 
-class LabelledTexts(Dataset):
+def tokenized(frame: pd.DataFrame, tokenizer: Any, max_tokens: int) -> list[dict[str, Any]]:
     """Tokens and class of each text."""
-
-    def __init__(self, frame: pd.DataFrame, tokenizer: Any, max_tokens: int):
-        self.rows = [
-            {**tokenizer(text, truncation=True, max_length=max_tokens), "labels": LABELS.index(label)}
-            for text, label in zip(frame["text"], frame["label"], strict=True)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
+    return [
+        {**tokenizer(text, truncation=True, max_length=max_tokens), "labels": LABELS.index(label)}
+        for text, label in zip(frame["text"], frame["label"], strict=True)
+    ]
 
 
 class WeightedTrainer(Trainer):
@@ -134,7 +124,7 @@ def inverse_shares(labels: pd.Series) -> torch.Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def predict(trainer: Trainer, texts: LabelledTexts) -> np.ndarray:
+def predict(trainer: Trainer, texts: list[dict[str, Any]]) -> np.ndarray:
     """The label of each text, `[N]`."""
     trainer.args.prediction_loss_only = False
     return np.array(LABELS)[trainer.predict(texts).predictions.argmax(-1)]

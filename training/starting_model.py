@@ -1,12 +1,12 @@
 """The model that preference tuning, adapters and distillation start from: a given one, or one trained first."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..common.parser import Parser
+from ..common.parser import Parser, option
 from .arguments import DataArguments, ModelArguments, SftArguments
 from .models import check_start, find_model
 from .supervised import train
@@ -21,12 +21,9 @@ class BaseArguments:
 
     _argument_group_name = "base"
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "folder or Hub model to start from, with its own processor"}
-    )
-    base_config: str | None = field(
-        default=None,
-        metadata={"help": "without a model: train it first, by sft and this YAML (a path or a shipped config's name)"},
+    model_name_or_path: str | None = option(None, "folder or Hub model to start from, with its own processor")
+    base_config: str | None = option(
+        None, "without a model: train it first, by sft and this YAML (a path or a shipped config's name)"
     )
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from .arguments import DataArguments, ModelArguments, SftArguments
 from .checkpoints import check_folder
 from .continual import Anchor, OldWindows, ReplayDataset, load_or_measure_fisher, mean_loss
 from .data import TrainingData
-from .models import check_start, find_model
+from .models import check_start, find_model, head_of
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
 
 logger = logging.get_logger(__name__)
@@ -118,11 +118,7 @@ def load_or_make_model(
 def check_match(
     config: TsfLlmConfig, data_args: DataArguments, model_args: ModelArguments, processor: TsfLlmProcessor
 ) -> None:
-    """Whether a folder's model is what is to be trained, and fits the processor beside it.
-
-    Raises:
-        ValueError: for another head or horizon, or a processor of another model.
-    """
+    """Raises ValueError if a folder's model has another head or horizon, or a processor of another model beside it."""
     name, head = model_args.start, model_args.head
     saved = "causal_lm" if "TsfLlmForCausalLM" in (config.architectures or ()) else config.prediction_type
     if config.architectures and saved != head:
@@ -171,9 +167,13 @@ def continue_or_start(
 
 
 def test_scores(data: TrainingData, model: Any, train: WindowDataset, training_args: SftArguments) -> dict[str, Any]:
-    """Scores on the dates after validation: a `class_report`, or those of a walk forward."""
-    if model.config.prediction_type != "classification" or model.can_generate() or data.args.report_samples == 0:
-        return data.test_scores(model, seed=training_args.seed)
+    """A row per model and baseline, by name, on the dates after validation, of classes or of a walk forward; and
+    `verdicts`."""
+    if data.args.report_samples == 0:
+        return {"model": {}}
+    if head_of(model) != "classification":
+        result = data.walk_forward(model, seed=training_args.seed)
+        return {**result.by_name(training_args.seed), "verdicts": result.words()}
     test = data.part("classification", after=data.split.valid_through, stride=data.args.horizon)
     if not len(test):
         raise ValueError("no window fits after validation: move the fences or give more history")

@@ -213,10 +213,7 @@ def _class_weights(train: Dataset, text: str) -> torch.Tensor | None:
 def train_and_save(trainer: TsfLlmTrainer, training_args: SftArguments) -> tuple[list[dict], float]:
     """Trains, keeps the best weights and saves them with the processor; the log and the validation loss.
 
-    Raises:
-        ValueError: for a checkpoint of another training.
-        OSError: if a file could not be written. No half-written checkpoint is left then.
-    """
+    Raises what `resumable` does."""
     with resumable(trainer, training_args) as checkpoint:
         trainer.train(resume_from_checkpoint=checkpoint)
         history = list(trainer.state.log_history)  # without the evaluation of the best weights that follows
@@ -259,9 +256,3 @@ def _way_on(folder: str) -> str:
     return (
         f"go on from {kept} with --resume_from_checkpoint true" if kept else "start again, there is no checkpoint yet"
     )
-
-
-def leave_group() -> None:
-    """Ends the group of several processes; one that exits within it may abort, and take the others along."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

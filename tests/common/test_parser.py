@@ -1,11 +1,12 @@
 """One parser: a YAML file, and typed values over it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tsf_llm.common.parser import Parser
+from tsf_llm.common.parser import Parser, option, parse_for
 
 
 @dataclass
@@ -13,8 +14,12 @@ class Arguments:
     name: str = "a"
     rate: float = 1.0
     steps: int | None = None
-    columns: list[str] = field(default_factory=list)
+    columns: list[str] = option(["t"], "which columns")
     loud: bool = False
+
+
+def main(arguments: Arguments) -> Any:
+    """A script."""
 
 
 @pytest.fixture
@@ -40,3 +45,17 @@ def test_given_values_are_looked_at_as_those_of_a_file(config, capsys):
     assert "it: error: rate: invalid float value: [1, 2]" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"unknown: nam; did you mean --name\?"):
         Parser((Arguments,)).read(config, nam="b")
+
+
+def test_the_parameters_of_a_script_say_what_it_takes(capsys):
+    [one], [other] = parse_for(main, ["--steps", "3"]), parse_for(main, [])
+    assert (one.steps, one.columns, other.steps) == (3, ["t"], None)
+    assert one.columns is not other.columns
+    with pytest.raises(SystemExit):
+        parse_for(main, ["--help"])
+    said = capsys.readouterr().out
+    assert "which columns" in said
+    assert __doc__ in said
+    with pytest.raises(SystemExit):
+        parse_for(main, ["--step", "x"])
+    assert "test_parser: error" in capsys.readouterr().err
