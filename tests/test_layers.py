@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,26 @@ def test_a_layer_imports_only_those_behind_it(layer):
             if level == 2:
                 assert module.split(".")[0] in behind, f"{path.name} imports {module}"
             assert not module.startswith("tsf_llm"), f"{path.name} imports {module} by its absolute name"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Imports under `if TYPE_CHECKING:` and in function bodies count too."""
+    graph = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0] in ROOT_FILES or parts[0] in LAYERS:
+            graph[".".join(parts)] = path
+    TopologicalSorter({name: set(imported(name, path, graph)) for name, path in graph.items()}).prepare()
+
+
+def imported(name, path, graph):
+    """Modules of this package that a file imports, as their dotted names."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            package = name.split(".")[: -node.level]
+            module = [*package, *(node.module.split(".") if node.module else [])]
+            candidates = (".".join([*module, alias.name]) for alias in node.names)
+            yield from (known for known in (".".join(module), *candidates) if known in graph)
 
 
 def test_root_files_import_only_each_other_and_the_allowed_libraries(code_files):
