@@ -246,6 +246,8 @@ def test_a_distilled_model_stands_beside_its_teacher(tmp_path):
     assert "| its teacher | 1.110 |" in text
     assert f"* worse than the teacher (...)\n* {BETTER}" in text
     assert "distillation of a teacher of 43,344 parameters, temperature 2, alpha 0.5" in text
+    unscored = Report.of({**report, "rows": [student]})
+    assert "distillation of a teacher, temperature 2" in model_card(replace(FACTS, report=unscored), None)
     data = ModelCard(text).data.to_dict()
     assert data["base_model"] == "org/teacher"
     assert "base_model_relation" not in data  # it is no fine-tuned teacher
