@@ -30,30 +30,8 @@ CLASS_LABELS = {0: "down", 1: "flat", 2: "up"}
 # Fields that version 0.1.0 wrote, and the one value that every model had.
 REMOVED = {"attention_scale_factor": 1.0, "routed_scaling_factor": 1.0, "router_score_function": "softmax"}
 
-SIZES = (
-    "num_features",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "kv_lora_rank",
-    "qk_nope_head_dim",
-    "v_head_dim",
-    "n_routed_experts",
-    "num_experts_per_tok",
-    "n_shared_experts",
-    "moe_intermediate_size",
-    "shared_expert_intermediate_size",
-    "max_position_embeddings",
-    "prediction_length",
-    "mscnn_channels",
-    "mscnn_blocks",
-    "t2t_patch_size",
-    "t2t_hidden_size",
-    "t2t_num_heads",
-    "t2t_num_layers",
-    "t2t_num_prototypes",
-)
+# Whole numbers that need not be 1 or more: they have rules of their own. All others are sizes.
+NO_SIZES = {"q_lora_rank", "qk_rope_head_dim", "t2t_patch_overlap", "vocab_size", "pad_token_id", "bar_token_id"}
 
 
 @strict
@@ -215,13 +193,17 @@ class TsfLlmConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_sizes(self):
-        """Every size is at least 1, every probability lies in [0, 1)."""
-        for name in SIZES:
-            if getattr(self, name) < 1:
+        """Every size is at least 1, every probability lies in [0, 1), no weight of a loss is negative."""
+        for name, kind in TsfLlmConfig.__annotations__.items():
+            if kind in (int, int | None) and name not in NO_SIZES and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
-        for name in ("attention_dropout", "hidden_dropout"):
+        shares = {"attention_dropout": "probability", "hidden_dropout": "probability", "t2t_mask_ratio": "share"}
+        for name, what in shares.items():
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: a probability must lie in [0, 1)")
+                raise ValueError(f"{name}={getattr(self, name)}: a {what} must lie in [0, 1)")
+        for name, what in {"router_aux_loss_coef": "it", "llmps_lambda": "the loss"}.items():
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must not be negative; 0 switches {what} off")
 
     def validate_attention(self):
         """Heads divide evenly; the rotated part is even; the latent rank is sensible."""
@@ -266,10 +248,6 @@ class TsfLlmConfig(PreTrainedConfig):
                 f"num_experts_per_tok={self.num_experts_per_tok} exceeds n_routed_experts={self.n_routed_experts}: "
                 "lower the first or raise the second"
             )
-        if self.router_aux_loss_coef < 0:
-            raise ValueError(
-                f"router_aux_loss_coef={self.router_aux_loss_coef}: must not be negative; 0 switches it off"
-            )
 
     def validate_front_end(self):
         """Channels and heads divide evenly; patches move on; what is hidden can be restored."""
@@ -287,12 +265,8 @@ class TsfLlmConfig(PreTrainedConfig):
                 f"t2t_patch_overlap={self.t2t_patch_overlap}: must lie between 0 and "
                 f"t2t_patch_size - 1 = {self.t2t_patch_size - 1}"
             )
-        if not 0 <= self.t2t_mask_ratio < 1:
-            raise ValueError(f"t2t_mask_ratio={self.t2t_mask_ratio}: a share must lie in [0, 1)")
         if self.t2t_reconstruct and self.t2t_mask_ratio == 0:
             raise ValueError("t2t_reconstruct=True restores hidden patches, but t2t_mask_ratio=0 hides none: raise it")
-        if self.llmps_lambda < 0:
-            raise ValueError(f"llmps_lambda={self.llmps_lambda}: must not be negative; 0 switches the loss off")
 
     def validate_quantiles(self):
         """Levels increase strictly inside (0, 1)."""

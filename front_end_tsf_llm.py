@@ -64,15 +64,22 @@ class Wavelet(nn.Module):
     def decompose(self, x: torch.Tensor, level: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """`[...,T]` -> approximation and details, the coarsest first, as `pywt.wavedec` gives them."""
         details: list[torch.Tensor] = []
-        for _ in range(level):
-            x, detail = self._analyse(x)
+        for _ in range(level):  # `[...,T]` -> two of `[...,(T + 7) // 2]`
+            T, overhang = x.shape[-1], len(DB4) - 1
+            place = torch.arange(1 - overhang, T + overhang, device=x.device) % (2 * T)
+            mirrored = x[..., torch.where(place < T, place, 2 * T - 1 - place)]
+            bands = F.conv1d(mirrored.reshape(-1, 1, mirrored.shape[-1]), self.filters(x), stride=2)
+            x, detail = bands.view(*x.shape[:-1], 2, -1).unbind(-2)
             details.insert(0, detail)
         return x, details
 
     def reconstruct(self, approximation: torch.Tensor, details: list[torch.Tensor]) -> torch.Tensor:
         """The inverse of `decompose`, as `pywt.waverec` does it; one number longer than an odd series."""
-        for detail in details:
-            approximation = self._synthesise(approximation[..., : detail.shape[-1]], detail)
+        overhang = len(DB4) - 2
+        for detail in details:  # two of `[...,K]` -> `[...,2K - 6]`
+            pair = torch.stack((approximation[..., : detail.shape[-1]], detail), dim=-2)
+            wide = F.conv_transpose1d(pair.flatten(0, -3), self.filters(detail), stride=2)
+            approximation = wide[..., overhang:-overhang].reshape(*detail.shape[:-1], -1)
         return approximation
 
     def split(self, x: torch.Tensor, level: int = LEVELS) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,22 +103,6 @@ class Wavelet(nn.Module):
             long = F.conv1d(past, weight, dilation=2**j)
         long = long.view_as(x)
         return long, x - long
-
-    def _analyse(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One level: `[...,T]` -> two of `[...,(T + 7) // 2]`."""
-        T, overhang = x.shape[-1], len(DB4) - 1
-        place = torch.arange(1 - overhang, T + overhang, device=x.device) % (2 * T)
-        mirrored = x[..., torch.where(place < T, place, 2 * T - 1 - place)]
-        bands = F.conv1d(mirrored.reshape(-1, 1, mirrored.shape[-1]), self.filters(x), stride=2)
-        low, high = bands.view(*x.shape[:-1], 2, -1).unbind(-2)
-        return low, high
-
-    def _synthesise(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        """One level back: two of `[...,K]` -> `[...,2K - 6]`."""
-        bands = torch.stack((low, high), dim=-2).flatten(0, -3)  # [n,2,K]
-        wide = F.conv_transpose1d(bands, self.filters(low), stride=2)
-        overhang = len(DB4) - 2
-        return wide[..., overhang:-overhang].reshape(*low.shape[:-1], -1)
 
 
 # --- multi-scale convolutions ----------------------------------------------------------------------------------------
