@@ -185,7 +185,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self.sigma_decay = sigma_decay
         self.sigma_floor = KINDS[kind].sigma_floor if sigma_floor is None else sigma_floor
         given = dict(zip(COMPLETED, (names, seasons, past_covariates, known_covariates), strict=True))
-        self.given = {name: None if value is None else list(value) for name, value in given.items()}
+        self.given: dict[str, Any] = {name: None if value is None else list(value) for name, value in given.items()}
         self.fitted = fitted
         fixed = {"feature_size": len(self.names), "sampling_rate": 1, "padding_value": 0.0, "padding_side": "left"}
         super().__init__(**{**kwargs, **fixed})
