@@ -5,6 +5,7 @@ Shapes: N bars of one ticker, F features.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -69,25 +70,21 @@ def audit_features(
             market = bars
     rng = np.random.default_rng(seed)
     longest = max(tickers.values(), key=len)
-    market_leaks = []
+    proof, leaks = _Proof(compute, kind, known_covariates, rng, cuts), []
     if market is not None:
         others = split_tickers(market)
-        market_leaks = _market_leaks(longest, list(others.values()), compute, rng, cuts)
-        compute = functools.partial(compute, market=market_state(others.values()))
-    leaks = market_leaks + [
-        leak
-        for ticker, frame in tickers.items()
-        for leak in _prefix_leaks(ticker, frame, compute, rng, cuts, kind, known_covariates)
-    ]
+        leaks += proof.market_leaks(longest, list(others.values()))
+        proof.compute = functools.partial(compute, market=market_state(others.values()))
+    for ticker, frame in tickers.items():
+        leaks += proof.prefix_leaks(ticker, frame)
     for ticker, frame in tickers.items() if past_covariates else ():
         leaks += [{**leak, "ticker": ticker} for leak in peeking_covariates(frame, past_covariates, kind)]
     walk_bars = random_walk_bars(rng) if kind is OHLCV else random_walk_series(rng)
     walk_bars = walk_bars.assign(**{name: rng.normal(0, 1, len(walk_bars)) for name in covariates})
-    walk = _canary(walk_bars, compute, rng, shuffle=False, kind=kind)
-    shuffled = _canary(longest, compute, rng, shuffle=True, kind=kind)
+    walk, shuffled = proof.canary(walk_bars, shuffle=False), proof.canary(longest, shuffle=True)
     return {
         "passed": not leaks and walk["passed"] and shuffled["passed"],
-        "features": compute(longest.head(MIN_BARS)).shape[1],
+        "features": proof.compute(longest.head(MIN_BARS)).shape[1],
         "tickers": len(tickers),
         "bars": sum(len(frame) for frame in tickers.values()),
         "prefix_invariance": {"passed": not leaks, "cuts_per_ticker": cuts, "leaks": leaks},
@@ -106,56 +103,80 @@ def _table_of(
     return TsfLlmFeatureExtractor(names=names, kind="univariate", **covariates).fit(tickers).raw_features
 
 
-def _market_leaks(
-    bars: pd.DataFrame,
-    market: Sequence[pd.DataFrame],
-    compute: Callable[..., pd.DataFrame],
-    rng: np.random.Generator,
-    cuts: int,
-) -> list[dict]:
-    """One entry per feature of these bars that the market's future changes."""
-    table = compute(bars, market=market_state(market))
-    leaks: dict[str, dict] = {}
-    for cut in np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[:-1]):
-        now = bars["timestamp"].iloc[cut]
-        ended = [frame[frame["timestamp"] <= now] for frame in market]
-        noise = []
-        for frame in market:
-            future = (frame["timestamp"] > now).to_numpy()[:, None]
-            factor = np.where(future, np.exp(rng.normal(0, 0.1, (len(frame), 1))), 1.0)
-            noise.append(frame.assign(**{name: frame[name] * factor[:, 0] for name in COLUMNS[1:]}))
-        for other in (ended, noise):
-            part = compute(bars, market=market_state(other))
-            for leak in _changes("market", bars, table, part, int(cut) + 1):
-                leaks.setdefault(leak["feature"], leak)
-    return list(leaks.values())
+@dataclass
+class _Proof:
+    """The tests of what `compute` makes of bars of a kind, of which the `known_covariates` may be read ahead."""
 
+    compute: Callable[..., pd.DataFrame]
+    kind: Kind
+    known_covariates: Sequence[str]
+    rng: np.random.Generator
+    cuts: int
 
-def _prefix_leaks(
-    ticker: str,
-    bars: pd.DataFrame,
-    compute: Callable[[pd.DataFrame], pd.DataFrame],
-    rng: np.random.Generator,
-    cuts: int,
-    kind: Kind,
-    known_covariates: Sequence[str],
-) -> list[dict]:
-    """One entry per leaking feature, with the first bar that its future changed."""
-    table = compute(bars)
-    leaks: dict[str, dict] = {}
-    unknown = [name for name in bars.columns if name not in ("timestamp", *known_covariates)]
-    even = np.unique(np.linspace(1, len(bars) - 1, cuts + 1, dtype=int)[1:])
-    first = [cut for cut in (1, 2, 5, 15, 40) if cut < even[0]]
-    for cut in [*first, *even]:
-        others = [hide_after(bars, cut, known_covariates)]
-        if cut in even:
-            noise = bars.copy()
-            noise.loc[cut:, unknown] = kind.noise(noise.loc[cut:, unknown], rng)
-            others.append(noise)
-        for other in others:
-            for leak in _changes(ticker, bars, table, compute(other), int(cut)):
-                leaks.setdefault(leak["feature"], leak)
-    return list(leaks.values())
+    def market_leaks(self, bars: pd.DataFrame, market: Sequence[pd.DataFrame]) -> list[dict]:
+        """One entry per feature of these bars that the market's future changes."""
+        table = self.compute(bars, market=market_state(market))
+        leaks: dict[str, dict] = {}
+        for cut in np.unique(np.linspace(1, len(bars) - 1, self.cuts + 1, dtype=int)[:-1]):
+            now = bars["timestamp"].iloc[cut]
+            ended = [frame[frame["timestamp"] <= now] for frame in market]
+            noise = []
+            for frame in market:
+                future = (frame["timestamp"] > now).to_numpy()[:, None]
+                factor = np.where(future, np.exp(self.rng.normal(0, 0.1, (len(frame), 1))), 1.0)
+                noise.append(frame.assign(**{name: frame[name] * factor[:, 0] for name in COLUMNS[1:]}))
+            for other in (ended, noise):
+                part = self.compute(bars, market=market_state(other))
+                for leak in _changes("market", bars, table, part, int(cut) + 1):
+                    leaks.setdefault(leak["feature"], leak)
+        return list(leaks.values())
+
+    def prefix_leaks(self, ticker: str, bars: pd.DataFrame) -> list[dict]:
+        """One entry per leaking feature, with the first bar that its future changed."""
+        table = self.compute(bars)
+        leaks: dict[str, dict] = {}
+        unknown = [name for name in bars.columns if name not in ("timestamp", *self.known_covariates)]
+        even = np.unique(np.linspace(1, len(bars) - 1, self.cuts + 1, dtype=int)[1:])
+        first = [cut for cut in (1, 2, 5, 15, 40) if cut < even[0]]
+        for cut in [*first, *even]:
+            others = [hide_after(bars, cut, self.known_covariates)]
+            if cut in even:
+                noise = bars.copy()
+                noise.loc[cut:, unknown] = self.kind.noise(noise.loc[cut:, unknown], self.rng)
+                others.append(noise)
+            for other in others:
+                for leak in _changes(ticker, bars, table, self.compute(other), int(cut)):
+                    leaks.setdefault(leak["feature"], leak)
+        return list(leaks.values())
+
+    def canary(self, bars: pd.DataFrame, *, shuffle: bool) -> dict[str, Any]:
+        """Ridge regression of the next return on the features: first half fits, second half is scored for direction.
+
+        The interval is 99.9 % wide: a lone canary must not cry on one honest run out of twenty."""
+        features = self.compute(bars).to_numpy()
+        target = np.append(np.diff(self.kind.additive(bars[self.kind.value].to_numpy())), np.nan)
+        known = np.isfinite(target) & (target != 0)
+        features, target = features[known], target[known]
+        if shuffle:
+            target = self.rng.permutation(target)
+        half = len(target) // 2
+        if half < 2 * MIN_BARS:
+            return {"passed": True, "bars": 0, "note": f"skipped: {len(target)} bars are too few to tell"}
+        center, scale = center_and_scale(features[:half], "standard")
+        x = np.nan_to_num(np.clip((features - center) / scale, -5, 5))
+        x, y = np.column_stack((x, np.ones(len(x)))), target / target[:half].std()
+        weights = np.linalg.solve(x[:half].T @ x[:half] + 10 * np.eye(x.shape[1]), x[:half].T @ y[:half])
+        hits = np.sign(x[half:] @ weights) == np.sign(y[half:])
+        accuracy, n = hits.mean(), len(hits)
+        base = max((y[half:] > 0).mean(), (y[half:] < 0).mean())
+        margin = 3.29 * 0.5 / np.sqrt(n)
+        return {
+            "passed": bool(accuracy <= base + margin),
+            "direction_accuracy": round(float(accuracy), 4),
+            "base_rate": round(float(base), 4),
+            "limit": round(float(base + margin), 4),
+            "bars": n,
+        }
 
 
 def _changes(ticker: str, bars: pd.DataFrame, table: pd.DataFrame, other: pd.DataFrame, end: int) -> Iterator[dict]:
@@ -166,42 +187,6 @@ def _changes(ticker: str, bars: pd.DataFrame, table: pd.DataFrame, other: pd.Dat
         row = int(differs[:, column].argmax())
         bar = str(bars["timestamp"].iloc[row])
         yield {"feature": table.columns[column], "ticker": ticker, "bar": bar, "reads_up_to_bars_ahead": end - row}
-
-
-def _canary(
-    bars: pd.DataFrame,
-    compute: Callable[[pd.DataFrame], pd.DataFrame],
-    rng: np.random.Generator,
-    shuffle: bool,
-    kind: Kind = OHLCV,
-) -> dict[str, Any]:
-    """Ridge regression of the next return on the features: first half fits, second half is scored for direction.
-
-    The interval is 99.9 % wide: a lone canary must not cry on one honest run out of twenty."""
-    features = compute(bars).to_numpy()
-    target = np.append(np.diff(kind.additive(bars[kind.value].to_numpy())), np.nan)
-    known = np.isfinite(target) & (target != 0)
-    features, target = features[known], target[known]
-    if shuffle:
-        target = rng.permutation(target)
-    half = len(target) // 2
-    if half < 2 * MIN_BARS:
-        return {"passed": True, "bars": 0, "note": f"skipped: {len(target)} bars are too few to tell"}
-    center, scale = center_and_scale(features[:half], "standard")
-    x = np.nan_to_num(np.clip((features - center) / scale, -5, 5))
-    x, y = np.column_stack((x, np.ones(len(x)))), target / target[:half].std()
-    weights = np.linalg.solve(x[:half].T @ x[:half] + 10 * np.eye(x.shape[1]), x[:half].T @ y[:half])
-    hits = np.sign(x[half:] @ weights) == np.sign(y[half:])
-    accuracy, n = hits.mean(), len(hits)
-    base = max((y[half:] > 0).mean(), (y[half:] < 0).mean())
-    margin = 3.29 * 0.5 / np.sqrt(n)
-    return {
-        "passed": bool(accuracy <= base + margin),
-        "direction_accuracy": round(float(accuracy), 4),
-        "base_rate": round(float(base), 4),
-        "limit": round(float(base + margin), 4),
-        "bars": n,
-    }
 
 
 def random_walk_bars(rng: np.random.Generator, n: int = 4000) -> pd.DataFrame:

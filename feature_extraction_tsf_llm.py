@@ -184,18 +184,11 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self.context_length, self.calendar = context_length, check_calendar(calendar)
         self.sigma_decay = sigma_decay
         self.sigma_floor = KINDS[kind].sigma_floor if sigma_floor is None else sigma_floor
-        self.given: dict[str, Any] = {
-            "names": None if names is None else list(names),
-            "seasons": None if seasons is None else list(seasons),
-            "past_covariates": list(past_covariates),
-            "known_covariates": list(known_covariates),
-        }
+        given = dict(zip(COMPLETED, (names, seasons, past_covariates, known_covariates), strict=True))
+        self.given: dict[str, Any] = {name: None if value is None else list(value) for name, value in given.items()}
         self.fitted = fitted
-        for known in ("feature_size", "sampling_rate", "padding_value", "padding_side"):
-            kwargs.pop(known, None)
-        super().__init__(
-            feature_size=len(self.names), sampling_rate=1, padding_value=0.0, padding_side="left", **kwargs
-        )
+        fixed = {"feature_size": len(self.names), "sampling_rate": 1, "padding_value": 0.0, "padding_side": "left"}
+        super().__init__(**{**kwargs, **fixed})
 
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -274,10 +267,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """Bars with a column for every covariate, unknown where they bring none; a plain series must bring them."""
         if self.series_kind is UNIVARIATE or not isinstance(bars, pd.DataFrame):
             return bars
-        missing = [name for name in self.covariates if name not in bars]
-        if not missing:
-            return bars
-        logger.warning_once(f"the bars have no column(s) {missing}: what the processor knows of them is masked")
+        if missing := [name for name in self.covariates if name not in bars]:
+            logger.warning_once(f"the bars have no column(s) {missing}: what the processor knows of them is masked")
         return bars.assign(**dict.fromkeys(missing, np.nan))
 
     def _market_state(self, market: Bars | None) -> pd.DataFrame | None:

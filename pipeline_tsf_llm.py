@@ -179,10 +179,10 @@ class TsfLlmPipeline(Pipeline):
         For a quantile model the `K` values of a step are its evenly spaced quantiles: they have no path order."""
         if not self.model.can_generate():
             return self._spread_quantiles(self.predict_head(batch, horizon), batch, samples)
-        chunk = max(1, ROWS_AT_ONCE // samples)
-        starts = range(0, len(batch["ticker"]), chunk)
-        steps = {"horizon": horizon, "samples": samples, "seed": seed}
-        tokens = [self.sample_tokens(_rows(batch, i, i + chunk), **steps) for i in starts]
+        chunk, tokens = max(1, ROWS_AT_ONCE // samples), []
+        for i in range(0, len(batch["ticker"]), chunk):
+            rows = BatchFeature({key: value[i : i + chunk] for key, value in batch.items()})
+            tokens.append(self.sample_tokens(rows, horizon=horizon, samples=samples, seed=seed))
         return self.processor.path_returns(np.concatenate(tokens), batch)
 
     @torch.inference_mode()
@@ -290,11 +290,6 @@ def path_uniforms(
     names = (f"{ticker} {origin.isoformat()}" for ticker, origin in zip(tickers, origins, strict=True))
     generators = [np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in names]
     return torch.from_numpy(np.concatenate([rng.random((horizon, samples)).T for rng in generators]))
-
-
-def _rows(batch: Any, start: int, stop: int) -> BatchFeature:
-    """Rows [start, stop) of every field of a batch."""
-    return BatchFeature({key: value[start:stop] for key, value in batch.items()})
 
 
 __all__ = ["TsfLlmPipeline"]

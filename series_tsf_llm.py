@@ -135,10 +135,6 @@ def _zero_share(f: SeriesFrame, length: int) -> pd.Series:
     return _rolling((f.y == 0).where(f.y.notna()).astype(float), length).mean()
 
 
-def _season_change(f: SeriesFrame, season: int) -> pd.Series:
-    return (f.y.shift(season) - f.y) / f.s
-
-
 def _season_ahead(f: SeriesFrame, season: int, ahead: int) -> pd.Series:
     past = pd.concat([f.y.shift(cycles * season - ahead) for cycles in (1, 2, 3)], axis=1)
     return (past.mean(axis=1) - f.y) / f.s
@@ -182,7 +178,7 @@ def _seasonal(m: int) -> list[SeriesFeature]:
     steps = range(1, m + 1) if m <= SHORT_CYCLE else [1, m // 4, m // 2, 3 * m // 4, m]
     formula = f"(mean of y[{{0}} - {m} k], k = 1, 2, 3, - y) / s"
     return [
-        SeriesFeature(f"season_{m}", "seasons", f"(y[-{m}] - y) / s", partial(_season_change, season=m)),
+        SeriesFeature(f"season_{m}", "seasons", f"(y[-{m}] - y) / s", lambda f: (f.y.shift(m) - f.y) / f.s),
         *_rows(f"season_{m}_ahead_{{0}}", "seasons", formula, partial(_season_ahead, season=m), ahead=steps),
     ]
 

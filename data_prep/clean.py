@@ -21,6 +21,7 @@ from ..bars_tsf_llm import PRICES, check_bars
 from .columns import COLUMNS
 from .sources import RAW_COLUMNS, adjust, raw_columns
 
+COUNTS = ("rows_in", "bars", "missing_bars", "rows_dropped")
 EXAMPLES = 5  # rows named per rule and ticker
 ROUNDING = 1e-9  # relative; a high below the close by less is arithmetic, not a defect
 WIDEN_WITHIN = 0.05  # a high or low that is off by more is no rounding: one of the four prices is wrong
@@ -189,9 +190,7 @@ def summary_of(tickers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         ValueError: no bar is left of any; it says why.
     """
     tickers = dict(sorted(tickers.items(), key=lambda item: item[0] != ""))
-    totals = {
-        key: sum(one[key] for one in tickers.values()) for key in ("rows_in", "bars", "missing_bars", "rows_dropped")
-    }
+    totals = {key: sum(one[key] for one in tickers.values()) for key in COUNTS}
     rules = {
         rule.name: {
             "rows": sum(one["rules"].get(rule.name, {"rows": 0})["rows"] for one in tickers.values()),
@@ -233,8 +232,6 @@ def clean_ticker(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, dict[str
     _adjust_splits(rows, at, found)
     _flag_levels(rows, at, as_traded, found)
     _flag_still(rows, at, as_traded, found)
-    if rows.empty:
-        return rows[[*COLUMNS, *covariates]], found.report(rows_in=rows_in, bars=0, missing_bars=0)
     rows[covariates] = rows[covariates].where(np.isfinite(rows[covariates]))
     frame = check_bars(rows[[*COLUMNS, *covariates]], ticker, covariates=covariates)
     frame["timestamp"] = frame["timestamp"].astype("datetime64[us]")

@@ -130,8 +130,8 @@ def choose_covariates(
 
 def join_time_of_day(table: pd.DataFrame) -> pd.DataFrame:
     """A date and the time of day beside it become one column, as Stooq's 20240131 and 153000, or 15:30."""
-    found = {plain_name(name): name for name in reversed(table.columns)}
-    if not {"date", "time"} <= found.keys() or {"timestamp", "datetime"} & found.keys():
+    found = find_columns(table, {name: [name] for name in ("date", "time", "timestamp", "datetime")})
+    if found.keys() != {"date", "time"}:
         return table
     days, clock = table[found["date"]].astype(str), table[found["time"]].astype(str)
     clock = clock.str.replace(r"^(\d\d)(\d\d)(\d\d)$", r"\1:\2:\3", regex=True)

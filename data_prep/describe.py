@@ -22,8 +22,8 @@ from scipy import stats
 
 from ..common.figures import BLACK, BLUE, GREY, ORANGE, new_figure, save_figure
 from ..common.files import check_apart, check_free, claim, remove, write_json, write_text
-from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
-from .clean import POLICY, RULES, clean_bars
+from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor, standard_return
+from .clean import COUNTS, POLICY, RULES, clean_bars
 from .sources import read_raw
 
 MOVES = 20  # largest, listed
@@ -51,7 +51,7 @@ def describe(source: str | Path | list, out: str | Path, tickers: list[str] | No
     returns = _returns(observed)
     coverage = _coverage(observed)
     summary = {
-        **{key: cleaning[key] for key in ("rows_in", "bars", "missing_bars", "rows_dropped")},
+        **{key: cleaning[key] for key in COUNTS},
         "first": str(observed["timestamp"].min()),
         "last": str(observed["timestamp"].max()),
         "defects": {
@@ -70,12 +70,13 @@ def describe(source: str | Path | list, out: str | Path, tickers: list[str] | No
     }
     claim(out, FILES, by="describe")
     write_json(summary, out / "describe.json")
-    pictures = [coverage_map(coverage, out / "coverage.png"), return_histograms(returns, out / "returns.png")]
+    coverage_map(coverage, out / "coverage.png")
+    return_histograms(returns, out / "returns.png")
     if summary["defects"]:
-        pictures.insert(1, defect_bars(summary["defects"], out / "defects.png"))
+        defect_bars(summary["defects"], out / "defects.png")
     else:
         remove(out, ["defects.png"], by="describe")
-    write_text(_page(summary, pictures), out / "describe.html")
+    write_text(_page(summary, out), out / "describe.html")
     return summary
 
 
@@ -122,8 +123,8 @@ def _returns(observed: pd.DataFrame) -> pd.DataFrame:
     parts, extractor = [], TsfLlmFeatureExtractor()
     for _, part in observed.groupby("ticker", sort=False):
         log_return, sigma = extractor.volatility(part["close"].to_numpy())
-        standard = log_return / np.concatenate(([np.nan], sigma[:-1]))
-        parts.append(part[["timestamp", "ticker"]].assign(log_return=log_return, standard=standard))
+        both = {"log_return": log_return, "standard": standard_return(log_return, sigma)}
+        parts.append(part[["timestamp", "ticker"]].assign(**both))
     return pd.concat(parts).dropna(subset="log_return")
 
 
@@ -178,7 +179,7 @@ def _tickers(bars: pd.DataFrame, observed: pd.DataFrame, returns: pd.DataFrame) 
 # --- pictures ------------------------------------------------------------------------------------------------------
 
 
-def coverage_map(coverage: dict[str, Any], path: str | Path) -> Path:
+def coverage_map(coverage: dict[str, Any], path: Path) -> None:
     """Bars by ticker and period, shaded by their share of the most that any ticker has in that period."""
     names, periods = list(coverage["bars"]), coverage["periods"]
     counts = np.array([coverage["bars"][name] for name in names])
@@ -208,10 +209,10 @@ def coverage_map(coverage: dict[str, Any], path: str | Path) -> Path:
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02, format=PercentFormatter(1.0, decimals=0))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
-    return save_figure(figure, path)
+    save_figure(figure, path)
 
 
-def defect_bars(defects: dict[str, dict[str, Any]], path: str | Path) -> Path:
+def defect_bars(defects: dict[str, dict[str, Any]], path: Path) -> None:
     """Rows by rule, coloured by what was done about them."""
     names = [rule.name for rule in RULES if rule.name in defects][::-1]
     figure, [axes] = new_figure(
@@ -235,10 +236,10 @@ def defect_bars(defects: dict[str, dict[str, Any]], path: str | Path) -> Path:
     used = [policy for policy in POLICY_COLOURS if policy in {POLICY[name] for name in names}]
     handles = [Patch(color=POLICY_COLOURS[policy], label=policy) for policy in used]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
-    return save_figure(figure, path)
+    save_figure(figure, path)
 
 
-def return_histograms(returns: pd.DataFrame, path: str | Path) -> Path:
+def return_histograms(returns: pd.DataFrame, path: Path) -> None:
     """Log returns, and the same over the volatility known before them, with the normal of equal moments."""
     figure, (plain, standard) = new_figure(
         "Returns from bar to bar", "all tickers; outermost bars hold everything beyond", rows=2, height=6.4
@@ -247,7 +248,7 @@ def return_histograms(returns: pd.DataFrame, path: str | Path) -> Path:
     _histogram(standard, returns["standard"], "log return over the volatility known one bar before")
     if plain.get_legend_handles_labels()[0]:
         plain.legend(frameon=False, fontsize=9)
-    return save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def _histogram(axes: Axes, values: pd.Series, label: str) -> None:
@@ -285,9 +286,8 @@ STYLE = (
 )
 
 
-def _page(summary: dict[str, Any], pictures: list[Path]) -> str:
+def _page(summary: dict[str, Any], out: Path) -> str:
     looks = {rule.name: rule.looks_for for rule in RULES}
-    images = {path.stem: base64.b64encode(path.read_bytes()).decode() for path in pictures}
     defects = [
         {"rule": name, "policy": one["policy"], "rows": one["rows"], "tickers": one["tickers"], "what": looks[name]}
         for name, one in summary["defects"].items()
@@ -299,9 +299,8 @@ def _page(summary: dict[str, Any], pictures: list[Path]) -> str:
     ]
 
     def image(name: str, alternative: str) -> str:
-        return (
-            f'<img alt="{escape(alternative)}" src="data:image/png;base64,{images[name]}">' if name in images else ""
-        )
+        content = base64.b64encode((out / f"{name}.png").read_bytes()).decode()
+        return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{content}">'
 
     return "\n".join(
         [
@@ -314,7 +313,7 @@ def _page(summary: dict[str, Any], pictures: list[Path]) -> str:
             "<h2>Coverage</h2>",
             image("coverage", "Bars by ticker and period"),
             "<h2>Defects</h2>",
-            image("defects", "Defects by rule") + (_table(defects) if defects else "<p>None found.</p>"),
+            image("defects", "Defects by rule") + _table(defects) if defects else "<p>None found.</p>",
             "<h2>Returns</h2>",
             image("returns", "Histograms of returns") + _table(returns),
             "<h3>Largest moves</h3>",
@@ -338,10 +337,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        value = f"{value:.4g}"
-    elif isinstance(value, int):
-        value = f"{value:,}"
-    text = "" if value is None else str(value)
+    form = ".4g" if isinstance(value, float) else "," if isinstance(value, int) else ""
+    text = "" if value is None else format(value, form)
     style = ' class="text"' if len(text) > 40 else ""
     return f"<td{style}>{escape(text.removesuffix(' 00:00:00'))}</td>"

@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
-from ..bars_tsf_llm import OHLCV, day_end, split_tickers
+from ..bars_tsf_llm import KINDS, OHLCV, day_end, split_tickers
 from ..common.files import (
     WRITTEN,
     adopt,
@@ -441,6 +441,8 @@ def _card(info: dict[str, Any], report: dict[str, Any] | None) -> str:
         size_categories=[next((name for name, most in sizes.items() if total < most), "100M<n<1B")],
         configs=[{"config_name": "default", "data_files": "data/*.parquet"}],
     )
+    kind = KINDS[info["kind"]]
+    row, more = ("cleaned bar", "") if report else ("value", ". Covariates follow it")
     fences = {name: fence(pd.Timestamp(moment)) for name, moment in info["split"].items()}
     counts = [f"| {part} | {one['bars']:,} | {one['windows']:,} |" for part, one in info["counts"].items()]
     skipped = [f"* {reason}" for reason in info["skipped"].values()] or ["None."]
@@ -454,7 +456,8 @@ def _card(info: dict[str, Any], report: dict[str, Any] | None) -> str:
         "```\n",
         "| column | what |",
         "| --- | --- |",
-        *(BAR_COLUMNS if report else SERIES_COLUMNS),
+        f"| `timestamp`, `{kind.id}` | when and whose |",
+        f"| {', '.join(f'`{name}`' for name in kind.columns)} | the {row}; NaN for a missing one{more} |",
         f"| `features` | {len(info['features'])} scaled features, 0 where unknown; names in `dataset.json` |",
         "| `observed` | false where missing |",
         "| `log_return`, `sigma` | the log return (of a plain series the difference), its scale known after it |",
@@ -473,16 +476,6 @@ def _card(info: dict[str, Any], report: dict[str, Any] | None) -> str:
         "\nSource, licence and permitted use are those of the data that were given.\n",
     ]
     return "\n".join(lines)
-
-
-BAR_COLUMNS = (
-    "| `timestamp`, `ticker` | when and whose |",
-    "| `open`, `high`, `low`, `close`, `volume` | the cleaned bar; NaN for a missing one |",
-)
-SERIES_COLUMNS = (
-    "| `timestamp`, `series_id` | when and whose |",
-    "| `value` | the value; NaN for a missing one. Covariates follow it |",
-)
 
 
 def _cleaning(report: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ Design choices:
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def read_bars(
         table = join_time_of_day(open_table(path))
         column = find_bars(table, path)
         chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=COLUMNS, missing_ok=missing_ok)
-        bars = _read_columns(table, column, chosen, path, _refuse(path))
+        bars = _read_columns(table, column, chosen, path, partial(_refuse, path))
         bars = _completed(bars, ["volume", "adj_close"], name)
         adjust(bars)
         frames.append(bars[[*COLUMNS, *chosen]])
@@ -123,7 +124,7 @@ def read_series(
         column = find_series(table, path, Columns(value=value, id=id, time=time), covariates)
         ours = ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
         chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=ours)
-        frame = _read_columns(table, column, chosen, path, _refuse(path))
+        frame = _read_columns(table, column, chosen, path, partial(_refuse, path))
         if UNIVARIATE.id not in frame:
             frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
         frames.append(frame[[*ours, *chosen]])
@@ -274,15 +275,12 @@ def _read_columns(
     return pd.DataFrame(frame)
 
 
-def _refuse(path: Path) -> Told:
-    def refuse(name: str, cells: pd.Series, bad: np.ndarray) -> None:
-        place = f"{path}, row {bad[0] + 1}: column '{cells.name}'"
-        held = _held(cells.iloc[bad[0]])
-        if name in NAMES and not held:
-            raise ValueError(f"{place} is empty; give every row its ticker.")
-        raise ValueError(f"{place} holds '{held}', which {REMEDIES.get(name, REMEDIES['number'])}")
-
-    return refuse
+def _refuse(path: Path, name: str, cells: pd.Series, bad: np.ndarray) -> None:
+    place = f"{path}, row {bad[0] + 1}: column '{cells.name}'"
+    held = _held(cells.iloc[bad[0]])
+    if name in NAMES and not held:
+        raise ValueError(f"{place} is empty; give every row its ticker.")
+    raise ValueError(f"{place} holds '{held}', which {REMEDIES.get(name, REMEDIES['number'])}")
 
 
 def _held(cell: Any) -> str:

@@ -173,9 +173,8 @@ def score_sentiment(
         chances = model(**inputs).logits.softmax(-1)
         return chances[:, [int(label["positive"])]] - chances[:, [int(label["negative"])]]
 
-    return _run(texts, AutoModelForSequenceClassification, str(classifier), score, cache, **options)[:, 0].astype(
-        float
-    )
+    scores = _run(texts, AutoModelForSequenceClassification, str(classifier), score, cache, **options)
+    return scores[:, 0].astype(float)
 
 
 def _run(
@@ -333,12 +332,9 @@ def text_features(
         raise ValueError(f"close_time={close_time!r}: these bars are not daily, their stamps say when; leave it out")
     names = [f"text_{i}" for i in range(vectors_NK.shape[1])] + (["text_sentiment"] if sentiment is not None else [])
     values = vectors_NK if sentiment is None else np.column_stack((vectors_NK, sentiment))
-    known = _known_from(publication_times(texts["timestamp"]), close_time, zone, is_daily)
-    table = pd.DataFrame(
-        {"known": known, "ticker": texts["ticker"].astype(str).to_numpy(), "text": texts["text"].to_numpy()}
-    )
-    table["row"] = np.arange(len(table))
-    table["published"] = publication_times(texts["timestamp"]).to_numpy()
+    published = publication_times(texts["timestamp"])
+    table = texts[["ticker", "text"]].astype({"ticker": str}).assign(published=published, row=np.arange(len(texts)))
+    table["known"] = _known_from(published, close_time, zone, is_daily)
     table = table.sort_values(["known", "published", "text", "row"]).drop_duplicates(["published", "ticker", "text"])
     if not table["ticker"].isin(frames.keys()).any():
         raise ValueError(f"no text is about {', '.join(list(frames)[:8])}: check the ticker column of the texts")
@@ -379,11 +375,8 @@ def _closes(stamps: pd.Series, close_time: str | None, zone: str, is_daily: bool
 
 def _converted(times: pd.Series, source: str, target: str, *, earlier: bool = False) -> pd.Series:
     """Wall-clock times of one zone in another; an hour that exists twice or never is taken late, or early."""
+    doubtful = {"ambiguous": np.full(len(times), earlier), "nonexistent": f"shift_{'back' if earlier else 'for'}ward"}
     try:
-        doubtful = {
-            "ambiguous": np.full(len(times), earlier),
-            "nonexistent": f"shift_{'back' if earlier else 'for'}ward",
-        }
         return times.dt.tz_localize(source, **doubtful).dt.tz_convert(target).dt.tz_localize(None)
     except (ZoneInfoNotFoundError, KeyError) as error:
         raise ValueError(f"zone={error}: unknown; write it as America/New_York") from error
@@ -435,30 +428,27 @@ def as_series(joined: pd.DataFrame) -> pd.DataFrame:
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     with one_line_errors("text"):
         [args] = Parser((TextArguments,), prog="text", description=__doc__).parse_args_and_config(arguments)
-        options = vars(args)
-        out, fitted = Path(options["out"]), Path(options["out"]).with_suffix(".projection.json")
-        check_apart(out, options["data"], options["texts"], options["projection"])
-        if options["cache"]:
-            check_apart(options["cache"], options["data"], options["texts"], options["projection"])
-        if not options["projection"] and fitted.exists() and not has_keys(fitted, ("through", "center", "components")):
+        out, fitted = Path(args.out), Path(args.out).with_suffix(".projection.json")
+        for path in filter(None, (out, args.cache)):
+            check_apart(path, args.data, args.texts, args.projection)
+        if not args.projection and fitted.exists() and not has_keys(fitted, ("through", "center", "components")):
             raise ValueError(f"{fitted} is no projection and stands where one goes: choose another --out")
-        data, texts = read_data(options["data"], covariates=options["covariates"]), read_texts(options["texts"])
-        if options["as_series"] and kind_of(data) is not OHLCV:
-            raise ValueError(f"{options['data']} is a plain series already: leave --as-series out")
-        shared = {name: options[name] for name in ("cache", "batch_size", "device")} | {"progress": True}
-        vectors = encode_texts(texts["text"].tolist(), options["encoder"], **shared)
-        if options["projection"]:
-            projection = Projection.load(options["projection"])
+        data, texts = read_data(args.data, covariates=args.covariates), read_texts(args.texts)
+        if args.as_series and kind_of(data) is not OHLCV:
+            raise ValueError(f"{args.data} is a plain series already: leave --as-series out")
+        shared = {"cache": args.cache, "batch_size": args.batch_size, "device": args.device, "progress": True}
+        vectors = encode_texts(texts["text"].tolist(), args.encoder, **shared)
+        if args.projection:
+            projection = Projection.load(args.projection)
         else:
-            projection = Projection.fit(texts, vectors, options["size"], options["through"])
+            projection = Projection.fit(texts, vectors, args.size, args.through)
             projection.save(fitted)
-        chosen = options["sentiment"]
-        scores = score_sentiment(texts["text"].tolist(), chosen, **shared) if chosen else None
-        when = {name: options[name] for name in ("close_time", "zone", "half_life")}
+        scores = score_sentiment(texts["text"].tolist(), args.sentiment, **shared) if args.sentiment else None
+        when = {"close_time": args.close_time, "zone": args.zone, "half_life": args.half_life}
         features = text_features(data, texts, projection(vectors), scores, **when)
         kept = [name for name in data if name not in ("timestamp", kind_of(data).id, *kind_of(data).columns)]
         joined = join_texts(data, features, kept)
-        joined = as_series(joined) if options["as_series"] else joined
+        joined = as_series(joined) if args.as_series else joined
         write_parquet(joined, out)
     return joined
 

@@ -25,6 +25,7 @@ from . import augment as changes
 from .sampling_weights import parse_weights, recency, resample, volatility
 
 Objective = Literal["causal_lm", "regression", "quantile", "classification"]
+SHARES = (0.8, 0.1)  # of the bar times, for training and for validation
 FLAT_SIGMAS = 0.43  # |z| below this is "flat": about a third of a normal distribution
 
 
@@ -36,23 +37,15 @@ class Split:
     valid_through: pd.Timestamp
 
     @classmethod
-    def of(
-        cls,
-        bars: pd.DataFrame,
-        train_through: Any = None,
-        valid_through: Any = None,
-        shares: tuple[float, float] = (0.8, 0.1),
-    ) -> "Split":
-        """The given dates, or those that leave `shares` of all bar times to training and validation.
+    def of(cls, bars: pd.DataFrame, train_through: Any = None, valid_through: Any = None) -> "Split":
+        """The given dates, or those that leave `SHARES` of all bar times to training and validation.
 
         Raises:
             ValueError: if a part would be empty.
         """
         stamps = np.sort(bars["timestamp"].unique())
-        ends = [stamps[min(int(sum(shares[: i + 1]) * len(stamps)), len(stamps) - 1)] for i in range(2)]
-        split = cls(
-            *(day_end(given or default) for given, default in zip((train_through, valid_through), ends, strict=True))
-        )
+        ends = [stamps[min(int(share * len(stamps)), len(stamps) - 1)] for share in np.cumsum(SHARES)]
+        split = cls(day_end(train_through or ends[0]), day_end(valid_through or ends[1]))
         if not pd.Timestamp(stamps[0]) < split.train_through < split.valid_through < pd.Timestamp(stamps[-1]):
             raise ValueError(
                 f"train through {split.train_through}, validate through {split.valid_through}: dates must increase "
