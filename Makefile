@@ -15,7 +15,9 @@ VERSION_TESTS := $(addprefix tests/, \
     train_scripts/test_dpo.py::test_leaves_a_model_its_processor_and_a_report \
     train_scripts/test_dpo.py::test_lines_tune_a_regression_head \
     train_scripts/test_lora.py::test_leaves_the_base_an_adapter_per_ticker_and_a_report \
-    data_prep/test_prepare.py::test_a_corrected_bar_is_found)
+    test_calendars_tsf_llm.py::test_intraday_bars_do_not_cross_the_close \
+    data_prep/test_prepare.py::test_a_corrected_bar_is_found \
+    data_prep/test_yahoo.py::test_prices_are_those_of_yfinance)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-slow test-lowest test-newest quality style clean
@@ -33,10 +35,10 @@ test-slow: $(DEV_STAMP)  ## Run the slow tests.
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "slow and not gpu"
 
 test-lowest: $(VENV)-lowest-direct/.installed  ## Run the main tests on the lower bounds of setup.py.
-	@OMP_NUM_THREADS=1 $(<D)/bin/pytest -q -n 2 $(VERSION_TESTS)
+	@OMP_NUM_THREADS=1 $(<D)/bin/pytest -q -n 2 --dist loadfile $(VERSION_TESTS)
 
 test-newest: $(VENV)-highest/.installed  ## Run the main tests on the newest releases.
-	@OMP_NUM_THREADS=1 $(<D)/bin/pytest -q -n 2 $(VERSION_TESTS)
+	@OMP_NUM_THREADS=1 $(<D)/bin/pytest -q -n 2 --dist loadfile $(VERSION_TESTS)
 
 quality: $(DEV_STAMP)  ## Check lint, format and types.
 	@$(BIN)/ruff check .

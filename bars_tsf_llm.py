@@ -24,11 +24,8 @@ import pandas as pd
 from pandas.tseries.api import guess_datetime_format
 
 PRICES = ["open", "high", "low", "close"]
-
-
+COLUMNS = ["timestamp", *PRICES, "volume"]
 MIN_BARS = 21  # observed bars before the first volatility is known
-
-
 LEADS = (1, 2, 3, 4, 5, 6, 7)  # rows ahead at which a known covariate is read
 
 
@@ -123,7 +120,6 @@ OHLCV = Kind(
     unit_scores=False,
 )
 
-
 UNIVARIATE = Kind(
     name="univariate",
     id="series_id",
@@ -143,7 +139,6 @@ UNIVARIATE = Kind(
     score_factor=1.0,
     unit_scores=True,
 )
-
 
 KINDS = {kind.name: kind for kind in (OHLCV, UNIVARIATE)}
 
@@ -199,9 +194,6 @@ def hide_after(frame: pd.DataFrame, cut: int, known: Sequence[str]) -> pd.DataFr
     hidden = frame.copy()
     hidden.iloc[cut:, [i for i, name in enumerate(frame.columns) if name not in kept]] = np.nan
     return hidden
-
-
-COLUMNS = ["timestamp", *PRICES, "volume"]
 
 
 class CheckedBars(dict[str, pd.DataFrame]):
@@ -268,7 +260,11 @@ def check_bars(bars: pd.DataFrame, ticker: str, kind: Kind = OHLCV, covariates: 
         raise ValueError(f"{ticker}: column(s) {twice} appear more than once: keep one of each")
     bars["timestamp"] = _timestamps(bars["timestamp"], ticker)
     for column in numeric:
-        bars[column] = _numbers(bars[column], ticker, column)
+        numbers, bad = read_numbers(bars[column])
+        if bad.size:
+            given = f"{ticker}, row {bad[0]}: {column} is {bars[column].iloc[bad[0]]!r}"
+            raise ValueError(f"{given}, not a number; correct it or leave it empty")
+        bars[column] = numbers
 
     def refuse(rows: pd.Series, what: str, remedy: str) -> None:
         if rows.any():
@@ -297,15 +293,6 @@ def _timestamps(values: pd.Series, ticker: str) -> pd.Series:
     if bad := [row for row in unread if pd.notna(values.iloc[row])]:
         raise ValueError(f"{ticker}, row {bad[0]}: timestamp {values.iloc[bad[0]]!r} is no date; use ISO 8601")
     return stamps.astype("datetime64[ns]")
-
-
-def _numbers(values: pd.Series, ticker: str, column: str) -> pd.Series:
-    numbers, bad = read_numbers(values)
-    if bad.size:
-        raise ValueError(
-            f"{ticker}, row {bad[0]}: {column} is {values.iloc[bad[0]]!r}, not a number; correct it or leave it empty"
-        )
-    return numbers
 
 
 # --- cells of a column: of a frame as of a file --------------------------------------------------------------------

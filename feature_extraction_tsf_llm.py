@@ -251,13 +251,10 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             if as_given.keys() == covariates.keys():
                 return self.given["names"]
             return [name for name in self.given["names"] if name not in as_given] + list(covariates)
-        if self.series_kind is OHLCV:
-            groups = self.feature_groups and [group for group in self.feature_groups if group != "covariates"]
-            return [*feature_names(groups), *covariates]
-        return series_feature_names(self._series_table(), self.feature_groups)
-
-    def _series_table(self) -> dict[str, Any]:
-        return series_table(self.seasons or (), self.past_covariates, self.known_covariates)
+        if self.series_kind is UNIVARIATE:
+            return [*series_feature_names(series_table(self.seasons or ()), self.feature_groups), *covariates]
+        groups = self.feature_groups and [group for group in self.feature_groups if group != "covariates"]
+        return [*feature_names(groups), *covariates]
 
     # --- bars and market, checked
 
@@ -407,12 +404,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """The features of one ticker before scaling, `[N,F]` with their names, NaN where unknown; from row `start` on.
 
         `market` is a `market_tsf_llm.market_state`."""
-        if self.series_kind is UNIVARIATE:
-            table = self._series_table()
-            return compute_series_features(bars, self.names, table, self.sigma_decay, self.sigma_floor).iloc[start:]
         covariates = covariate_features(bars, self.past_covariates, self.known_covariates)
-        indicators = [name for name in self.names if name not in covariates]
-        table = compute_features(bars, indicators, market, start=start)
+        names = [name for name in self.names if name not in covariates]
+        if self.series_kind is UNIVARIATE:
+            known = series_table(self.seasons or ())
+            table = compute_series_features(bars, names, known, self.sigma_decay, self.sigma_floor).iloc[start:]
+        else:
+            table = compute_features(bars, names, market, start=start)
         return table.join(covariates)[self.names] if len(covariates.columns) else table
 
     def volatility(self, close: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

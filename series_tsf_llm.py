@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .bars_tsf_llm import MIN_BARS, UNIVARIATE, covariate_columns, difference_scale
+from .bars_tsf_llm import MIN_BARS, UNIVARIATE, difference_scale
 
 SHORT_CYCLE = 12  # rows
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -88,7 +88,7 @@ def _autocorrelated(values: Sequence[np.ndarray]) -> list[int]:
 
 
 class SeriesFrame:
-    """One series as the features see it: `y`, its differences `d`, their scale `s`, and the covariates."""
+    """One series as the features see it: `y`, its differences `d`, their scale `s`, and all of its columns."""
 
     def __init__(self, frame: pd.DataFrame, decay: float, floor: float):
         self.frame = frame.reset_index(drop=True)
@@ -148,10 +148,6 @@ def _cycle(f: SeriesFrame, part: str, length: float, wave: Callable[[Any], Any])
     return wave(2 * np.pi * getattr(f.time, part) / length)
 
 
-def _covariate(f: SeriesFrame, column: str, ahead: int) -> pd.Series:
-    return f.frame[column].shift(-ahead)
-
-
 def _rows(
     name: str, group: str, formula: str, compute: Callable[..., pd.Series], /, **choices: Sequence[Any]
 ) -> list[SeriesFeature]:
@@ -191,20 +187,13 @@ def _seasonal(m: int) -> list[SeriesFeature]:
     ]
 
 
-def series_table(
-    seasons: Sequence[int] = (), past: Sequence[str] = (), known: Sequence[str] = ()
-) -> dict[str, SeriesFeature]:
-    """The features of series with these seasons (rows per cycle), past covariates and known covariates."""
-    seasonal = [row for season in seasons for row in _seasonal(season)]
-    covariates = [
-        SeriesFeature(name, "covariates", f"{column}[+{ahead}]", partial(_covariate, column=column, ahead=ahead))
-        for name, (column, ahead) in covariate_columns(past, known).items()
-    ]
-    return {row.name: row for row in [*_TABLE, *seasonal, *covariates]}
+def series_table(seasons: Sequence[int] = ()) -> dict[str, SeriesFeature]:
+    """The features of series with these seasons (rows per cycle)."""
+    return {row.name: row for row in [*_TABLE, *(row for season in seasons for row in _seasonal(season))]}
 
 
 def series_feature_names(table: dict[str, SeriesFeature], groups: Sequence[str] | None = None) -> list[str]:
-    """The features of these groups, or all of them; covariates always.
+    """The features of these groups, or all of them.
 
     Raises:
         ValueError: no such group.
@@ -213,7 +202,7 @@ def series_feature_names(table: dict[str, SeriesFeature], groups: Sequence[str] 
     unknown = [group for group in groups or () if group not in known]
     if unknown:
         raise ValueError(f"unknown feature groups {unknown} of a plain series; choose from {known}")
-    return [row.name for row in table.values() if groups is None or row.group in (*groups, "covariates")]
+    return [row.name for row in table.values() if groups is None or row.group in groups]
 
 
 def compute_series_features(
@@ -233,8 +222,9 @@ def compute_series_features(
         raise ValueError(f"unknown features {unknown} of a plain series: choose from {list(table)}")
     series = SeriesFrame(frame, decay, floor)
     with np.errstate(all="ignore"):
-        values = np.column_stack([np.asarray(table[name].compute(series), dtype=float) for name in names])
-    return pd.DataFrame(np.where(np.isfinite(values), values, np.nan), index=frame.index, columns=list(names))
+        values = {name: np.asarray(table[name].compute(series), dtype=float) for name in names}
+    known = pd.DataFrame(values, index=frame.index)
+    return known.where(np.isfinite(known))
 
 
 __all__ = ["series_table"]

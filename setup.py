@@ -33,8 +33,14 @@ CORE = [
     "typer>=0.15",
     "rich>=13.9",
     "pyyaml>=6.0.2",
+    "jinja2>=3.1",  # the templates of cards and pages
 ]
-DATA = ["yfinance>=1.0", "curl_cffi>=0.7", "exchange_calendars>=4.5", "tenacity>=9.0"]
+DATA = [
+    "yfinance>=1.0",
+    "curl_cffi>=0.9",  # 0.7 lacks the exceptions that yfinance names
+    "exchange_calendars>=4.5.5",  # the first that admits numpy 2
+    "tenacity>=9.0",
+]
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
 SERVE = ["fastapi>=0.115", "uvicorn>=0.34"]
 RAY = ["ray[data]>=2.50"]
@@ -89,6 +95,7 @@ setup(
     ],
     package_data={
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
+        "tsf_llm.publishing": ["*.md"],
         "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },
     python_requires=">=3.11,<3.14",

@@ -17,7 +17,6 @@ Design choices:
 * The peer computes all it has, which is more columns than ours and other ones: multiply by the columns for values.
 """
 
-import argparse
 import multiprocessing
 import os
 import resource
@@ -27,22 +26,25 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
+from ..common.errors import one_line_errors
 from ..common.files import write_json, write_parquet
+from ..common.parser import Parser
+from ..common.tables import Row, Table
 from ..data_prep.clean import clean_bars
 from ..data_prep.prepare import prepare
 from ..data_prep.sources import read_raw
 from ..data_prep.tables import SAMPLE
 from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from ..processing_tsf_llm import TsfLlmProcessor
+from .results import Output, circumstances
 
 OURS, PEER = "tsf-llm", "pandas_ta_classic"
 BARS = 2520  # ten years of days
@@ -50,6 +52,24 @@ PEER_TICKERS = 20  # it needs no more to show its speed
 SEED = 0
 SPEEDS = ("bars_per_second", "features_bars_per_second", "features_bars_per_cpu_second")
 Contestant = Literal["tsf-llm", "pandas_ta_classic"]
+STAGES = ("read", "clean", "features")
+
+
+@dataclass
+class Arguments(Output):
+    """Which tickers."""
+
+    tickers: int | None = field(default=None, metadata={"help": "how many (default 500; 3, and short, with --quick)"})
+    data: list[str] | None = field(
+        default=None, metadata={"help": "price files or folders, instead of the embedded prices"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tickers is not None and self.tickers < 1:
+            raise ValueError(f"--tickers {self.tickers}: give at least 1")
+        if missing := [path for path in self.data or () if not Path(path).exists()]:
+            raise ValueError(f"--data {missing[0]}: there is no such file or folder")
 
 
 def real_days(bars: pd.DataFrame) -> np.ndarray:
@@ -117,8 +137,7 @@ def peer_features(bars: pd.DataFrame) -> int:
 def work(contestant: Contestant, paths: Sequence[Path]) -> dict[str, float]:
     """Seconds by stage over all files, bars, columns, and the peak memory of this process so far."""
     compute = {OURS: our_features, PEER: peer_features}[contestant]
-    seconds = {"read": 0.0, "clean": 0.0, "features": 0.0}
-    features_cpu = 0.0
+    seconds, features_cpu = dict.fromkeys(STAGES, 0.0), 0.0
     bars = columns = 0
     for number, path in enumerate([paths[0], *paths]):
         times = [time.perf_counter()]
@@ -145,17 +164,16 @@ def measure(contestant: Contestant, paths: Sequence[Path], processes: int) -> di
     with ProcessPoolExecutor(processes, context, initializer=_wait, initargs=(start,)) as pool:
         futures = [pool.submit(work, contestant, paths[i::processes]) for i in range(processes)]
         parts = [future.result() for future in futures]
-    slowest = max(parts, key=lambda part: part["read"] + part["clean"] + part["features"])
+    slowest = max(parts, key=lambda part: sum(part[stage] for stage in STAGES))
     bars = sum(part["bars"] for part in parts)
-    stages = ("read", "clean", "features")
     return {
         "contestant": contestant,
         "tickers": len(paths),
         "processes": processes,
         "bars": bars,
         "columns": slowest["columns"],
-        **{f"{stage}_seconds": slowest[stage] for stage in stages},
-        "bars_per_second": bars / sum(slowest[stage] for stage in stages),
+        **{f"{stage}_seconds": slowest[stage] for stage in STAGES},
+        "bars_per_second": bars / sum(slowest[stage] for stage in STAGES),
         "features_bars_per_second": bars / slowest["features"],
         "features_bars_per_cpu_second": bars / sum(part["features_cpu"] for part in parts),
         "peak_mb": max(part["peak_mb"] for part in parts),
@@ -164,6 +182,12 @@ def measure(contestant: Contestant, paths: Sequence[Path], processes: int) -> di
 
 def _wait(start: Any) -> None:
     start.wait()
+
+
+def apart(work: Callable[..., Any], *args: Any) -> Any:
+    """What it returns, from a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *args).result()
 
 
 def _peak_mb(who: int) -> float:
@@ -188,18 +212,16 @@ def prepare_once(source: Any, out: Path, processes: int) -> dict[str, float]:
 
 
 def measure_prepare(what: str, source: Any, out: Path, tickers: int, processes: int = 1) -> dict[str, Any]:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(prepare_once, source, out, processes).result()
+    found = apart(prepare_once, source, out, processes)
     speed = found["rows"] / found["seconds"]
     return {"what": what, "tickers": tickers, "processes": processes, "bars_per_second": speed, **found}
 
 
 def run_prepare(folder: Path, paths: Sequence[Path], say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Datasets of a tenth, two fifths and all of the tickers, in files of their own and in one; and one more day."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        sources = pool.submit(write_sources, folder, paths).result()
-        parts = sorted({max(1, len(paths) // 10), max(1, 2 * len(paths) // 5)})
-        some = [(n, pool.submit(write_sources, folder / str(n), paths[:n]).result()["together"]) for n in parts]
+    sources = apart(write_sources, folder, paths)
+    parts = sorted({max(1, len(paths) // 10), max(1, 2 * len(paths) // 5)})
+    some = [(n, apart(write_sources, folder / str(n), paths[:n])["together"]) for n in parts]
     everything, n = folder / "all", len(paths)
     plan: list[tuple[str, Any, Path, int, int]] = [
         *(("a file per ticker", list(paths[:part]), folder / f"files{part}", part, 1) for part in parts),
@@ -219,8 +241,7 @@ def run_prepare(folder: Path, paths: Sequence[Path], say: Callable[[str], None])
 def run(data: list[str] | None, tickers: int, bars: int, say: Callable[[str], None]) -> dict[str, Any]:
     """All measurements: a tenth of the tickers and all of them on one core, all on two, some with the peer."""
     with tempfile.TemporaryDirectory() as folder:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            paths = pool.submit(write_tickers, Path(folder), data, tickers, bars).result()
+        paths = apart(write_tickers, Path(folder), data, tickers, bars)
         plan = [
             (OURS, paths[: max(1, len(paths) // 10)], 1),
             (OURS, paths, 1),
@@ -236,86 +257,39 @@ def run(data: list[str] | None, tickers: int, bars: int, say: Callable[[str], No
         "rows": rows,
         "prepare": prepared,
         "settings": {"data": "the sample" if data is None else [Path(one).name for one in data], "seed": SEED},
-        "machine": {"cpu_count": os.cpu_count(), "omp_num_threads": os.environ.get("OMP_NUM_THREADS")},
-        "versions": {
-            "python": sys.version.split()[0],
-            **{name: version(name) for name in ("numpy", "pandas", "pandas-ta-classic")},
-        },
+        **circumstances("numpy", "pandas", "pandas-ta-classic", omp_num_threads=os.environ.get("OMP_NUM_THREADS")),
     }
+
+
+def table(rows: Sequence[Row], headings: Sequence[str], keys: Sequence[str]) -> Table:
+    """The name of each row, and its figures as whole numbers."""
+    name, *figures = keys
+    return Table(headings, [[row[name], *(f"{row[key]:,.0f}" for key in figures)] for row in rows])
 
 
 def show(results: dict[str, Any], console: Console) -> None:
     """The results as text."""
-    table = Table(title=f"bars per second, {results['machine']['cpu_count']} cores")
-    for heading in ("", "tickers", "processes", "columns", "in all", "features", "features, CPU s", "peak MB"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for row in results["rows"]:
-        speeds = [f"{row[name]:,.0f}" for name in SPEEDS]
-        counts = [f"{row[name]:,}" for name in ("tickers", "processes", "columns")]
-        table.add_row(row["contestant"], *counts, *speeds, f"{row['peak_mb']:,.0f}")
-    console.print(table)
-    table = Table(title="tsf-llm prepare")
-    for heading in (
-        "",
-        "tickers",
-        "processes",
-        "rows",
-        "encoded",
-        "seconds",
-        "CPU s",
-        "rows/s",
-        "peak MB",
-        "workers' MB",
-    ):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for row in results["prepare"]:
-        counts = [f"{row[name]:,}" for name in ("tickers", "processes", "rows", "rows_encoded")]
-        numbers = [
-            f"{row[name]:,.0f}" for name in ("seconds", "cpu_seconds", "bars_per_second", "peak_mb", "worker_peak_mb")
-        ]
-        table.add_row(row["what"], *counts, *numbers)
-    console.print(table)
+    headings = ("", "tickers", "processes", "columns", "in all", "features", "features, CPU s", "peak MB")
+    keys = ("contestant", "tickers", "processes", "columns", *SPEEDS, "peak_mb")
+    title = f"bars per second, {results['machine']['cpu_count']} cores"
+    console.print(table(results["rows"], headings, keys).terminal(title=title))
+    headings = ("", "tickers", "processes", "rows", "encoded", "seconds", "CPU s", "rows/s", "peak MB", "workers' MB")
+    keys = ("what", "tickers", "processes", "rows", "rows_encoded", "seconds", "cpu_seconds", "bars_per_second")
+    keys += ("peak_mb", "worker_peak_mb")
+    console.print(table(results["prepare"], headings, keys).terminal(title="tsf-llm prepare"))
     console.print(f"of the peak, imports take {results['prepare'][0]['imports_mb']:,.0f} MB")
 
 
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
-
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(
-        prog="python -m tsf_llm.benchmarks.data_speed",
-        description="Times cleaning and features over tickers of ten years of daily bars, beside pandas_ta_classic,\n"
-        "and weighs the memory.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--tickers", metavar="N", type=int, help="default 500; 3 with --quick")
-    parser.add_argument(
-        "--data", metavar="FILE", nargs="+", help="price files or folders, instead of the embedded prices"
-    )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all results here (a file is replaced)")
-    parser.add_argument("--quick", action="store_true", help="a few short tickers: its speeds mean nothing")
-    parsed = parser.parse_args(arguments)
-    if parsed.tickers is not None and parsed.tickers < 1:
-        parser.error(f"--tickers {parsed.tickers}: give at least 1")
-    if missing := [path for path in parsed.data or () if not Path(path).exists()]:
-        parser.error(f"--data {missing[0]}: there is no such file or folder")
-    if parsed.json is not None and (parsed.json.is_dir() or not parsed.json.absolute().parent.is_dir()):
-        parser.error(f"--json {parsed.json}: give a file name in an existing folder")
-    return parsed
-
-
+@one_line_errors("data_speed")
 def main(arguments: list[str] | None = None) -> int:
-    parsed = parse_arguments(arguments)
-    default = 3 if parsed.quick else 500
-    errors = Console(stderr=True)
-    results = run(parsed.data, parsed.tickers or default, 400 if parsed.quick else BARS, errors.print)
-    show(results, Console())
+    (parsed,) = Parser(Arguments, prog="data_speed", description=__doc__).parse_args_and_config(arguments)
+    tickers, bars = (3, 400) if parsed.quick else (500, BARS)
+    results = run(parsed.data, parsed.tickers or tickers, bars, Console(stderr=True).print)
+    show(results, Console(width=max(Console().width, 120)))
     if parsed.json is not None:
         write_json(results, parsed.json)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -20,12 +20,13 @@ import torch
 from torch import nn
 
 from ..common.errors import one_line_errors
-from ..common.pages import fill
+from ..common.pages import write_between
+from ..common.tables import Table
 from ..evaluation.cost import latencies
 from ..modeling_tsf_llm import TsfLlmForCausalLM
 from ..quantization_tsf_llm import KEPT, to_int8
 
-MARKERS = ("<!-- torchao -->", "<!-- /torchao -->")
+MARKER = "torchao"
 LENGTH, COUNTS = 128, {"one": 1, "many": 32}  # bars of a window, windows of a batch
 EXPERTS = r"re:.*\.experts\.(gate_up|down)_proj"
 
@@ -87,14 +88,14 @@ def measure(original: TsfLlmForCausalLM, repeats: int) -> dict[str, dict[str, An
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    lines = ["| model | MB | distance | one window | batch of 32 |", "|---|---:|---:|---:|---:|"]
+    lines = []
     for name, row in rows.items():
         if "error" in row:
-            lines.append(f"| {name} | does not run: `{row['error']}` | | | |")
+            lines.append((name, f"does not run: `{row['error']}`", "", "", ""))
         else:
             times = [f"{row[key]['ms']:.1f} ({row[key]['ratio']:.2f})" for key in COUNTS]
-            lines.append(f"| {name} | {row['bytes'] / 1e6:.2f} | {row['distance']:.1e} | {' | '.join(times)} |")
-    return "\n".join(lines)
+            lines.append((name, f"{row['bytes'] / 1e6:.2f}", f"{row['distance']:.1e}", *times))
+    return Table(("model", "MB", "distance", "one window", "batch of 32"), lines).markdown()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -112,8 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = f"{table(measure(model, parsed.repeats))}\n\n{words}"
     print(text)
     if parsed.write is not None:
-        page = parsed.write.read_text(encoding="utf-8")
-        parsed.write.write_text(fill(page, text, MARKERS), encoding="utf-8")
+        write_between(parsed.write, text, MARKER)
 
 
 if __name__ == "__main__":

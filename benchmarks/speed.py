@@ -1,5 +1,7 @@
-"""Speed of TSF-LLM beside transformers' own DeepSeek-V3 of equal shape, in one run.
+"""Speed of TSF-LLM beside transformers' own DeepSeek-V3 of equal shape, in one run: a forward pass, a training step
+(forward, backward, AdamW) and greedy generation with a cache. A ratio below 1 means that ours is faster.
 
+examples:
     python -m tsf_llm.benchmarks.speed --json speed.json
     python -m tsf_llm.benchmarks.speed --device cuda --dtype bf16 --repeats 20
     OMP_NUM_THREADS=1 python -m tsf_llm.benchmarks.speed     # steadier where other programs run too
@@ -9,42 +11,38 @@ Design choices:
   choose the same experts at first. Its shared expert is narrowed to our width, which its config cannot say.
 * Each model runs as its users run it. Ours reads bars (`past_values`) and charges for unbalanced experts in training;
   the peer reads tokens and does neither. What that costs is part of our time.
-* Contestants take turns within each repeat, in alternating order, and a ratio is the median of the ratios of single
-  repeats: a machine that slows down meanwhile slows both.
-* A matrix product runs in the same repeats; its best speed says what the machine could do.
+* Contestants take turns, see `evaluation/cost.py`. A matrix product runs in the same repeats; its best speed says
+  what the machine could do.
 """
 
-import argparse
 import copy
-import json
-import os
-import statistics
-import sys
-import time
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, NoReturn
+from statistics import median
+from typing import Any, Literal
 
 import torch
-import transformers
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import track
 from torch import nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, PreTrainedModel
 
+from ..common.errors import one_line_errors
+from ..common.files import write_json
+from ..common.parser import Parser
+from ..common.tables import Table
 from ..configuration_tsf_llm import TsfLlmConfig
+from ..evaluation.cost import Task, ratio, turns
 from ..modeling_tsf_llm import TsfLlmForCausalLM
+from ..training.starting_model import CONFIGS
 from ..versions_tsf_llm import CACHE
+from .results import Output, circumstances
 
 OURS, PEER, EXPANDED = "tsf-llm", "deepseek-v3", "tsf-llm, expanded decode"
+PRODUCT = "matrix product"
 MEASURES = ("forward", "train", "generate")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-CONFIGS = Path(__file__).parents[1] / "train_scripts" / "configs"
 PRESETS = {"27M": "27m.yaml", "5M": "5m.yaml"}
 TINY = {
     "num_features": 16,
@@ -71,6 +69,34 @@ class Settings:
     bars: int = 128
     steps: int = 64
     matmul_size: int = 1024
+
+
+@dataclass
+class Arguments(Output):
+    """What to measure, and where."""
+
+    repeats: int | None = field(
+        default=None, metadata={"help": f"timed turns of each model (default {Settings.repeats}; 2 with --quick)"}
+    )
+    device: Literal["cpu", "cuda"] = field(default=Settings.device, metadata={"help": "where"})
+    dtype: Literal["fp32", "bf16"] = field(default=Settings.dtype, metadata={"help": "of all weights"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.repeats is not None and self.repeats < 1:
+            raise ValueError(f"--repeats {self.repeats}: give at least 1")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: torch finds no CUDA device here; use --device cpu")
+
+    def settings(self) -> Settings:
+        if self.quick:
+            return Settings(self.device, self.dtype, self.repeats or 2, batch=2, bars=16, steps=4, matmul_size=128)
+        large = 8192 if self.device == "cuda" else Settings.matmul_size
+        return Settings(self.device, self.dtype, self.repeats or Settings.repeats, matmul_size=large)
+
+
+Inputs = dict[str, torch.Tensor]
+Contestants = dict[str, tuple[PreTrainedModel, Inputs]]
 
 
 class ExpandedLinear(nn.Linear):
@@ -122,115 +148,67 @@ def expanded_copy(model: TsfLlmForCausalLM) -> TsfLlmForCausalLM:
     return model
 
 
-def contestants(
-    shape: dict[str, Any], settings: Settings
-) -> dict[str, tuple[PreTrainedModel, dict[str, torch.Tensor]]]:
+def contestants(shape: dict[str, Any], settings: Settings) -> Contestants:
     """Models of one shape by name, each with its inputs: bars for ours, return tokens for the peer."""
     torch.manual_seed(0)
-    config = TsfLlmConfig(**{**shape, "max_position_embeddings": settings.bars + settings.steps})
-    ours = TsfLlmForCausalLM(config)
-    models = {OURS: ours, PEER: peer_of(ours), EXPANDED: expanded_copy(ours)}
     size = (settings.batch, settings.bars)
-    tokens = torch.randint(0, min(config.pad_token_id, config.bar_token_id), size)
-    mask = torch.ones_like(tokens)
-    bars = {"input_ids": torch.full(size, config.bar_token_id), "past_values": torch.randn(*size, config.num_features)}
-    inputs = {OURS: bars, PEER: {"input_ids": tokens}, EXPANDED: bars}
-    to_device = partial(torch.Tensor.to, device=settings.device)
+    with torch.device(settings.device):
+        config = TsfLlmConfig(**{**shape, "max_position_embeddings": settings.bars + settings.steps})
+        ours = TsfLlmForCausalLM(config)
+        models = {OURS: ours, PEER: peer_of(ours), EXPANDED: expanded_copy(ours)}
+        tokens = {"input_ids": torch.randint(0, min(config.pad_token_id, config.bar_token_id), size)}
+        bars = {"input_ids": torch.full(size, config.bar_token_id)}
+        bars |= {"past_values": torch.randn(*size, config.num_features)}
+        mask = {"attention_mask": torch.ones(size, dtype=torch.long)}
     return {
-        name: (
-            model.to(settings.device, DTYPES[settings.dtype]),
-            {
-                key: to_device(value)
-                for key, value in {**inputs[name], "attention_mask": mask, "labels": tokens}.items()
-            },
-        )
+        name: (model.to(DTYPES[settings.dtype]), {**(tokens if name == PEER else bars), **mask})
         for name, model in models.items()
     }
 
 
-def forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
-    model.eval()
-    with torch.no_grad():
-        model(**{key: value for key, value in inputs.items() if key != "labels"}, use_cache=False)
+@torch.no_grad()
+def forward(model: PreTrainedModel, inputs: Inputs) -> None:
+    model.eval()(**inputs, use_cache=False)
 
 
-def train_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, inputs: dict[str, torch.Tensor]) -> None:
+def train_step(model: PreTrainedModel, inputs: Inputs, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     model.train()
     optimizer.zero_grad()
-    model(**inputs, use_cache=False).loss.backward()
+    model(**inputs, labels=labels, use_cache=False).loss.backward()
     optimizer.step()
 
 
-def generate(model: PreTrainedModel, inputs: dict[str, torch.Tensor], steps: int) -> None:
-    model.eval()
-    prompt = {key: value for key, value in inputs.items() if key != "labels"}
-    tokens = model.generate(**prompt, max_new_tokens=steps, do_sample=False)
-    assert tokens.shape[1] == prompt["input_ids"].shape[1] + steps, "generation stopped early"
+def generate(model: PreTrainedModel, inputs: Inputs, steps: int) -> None:
+    tokens = model.eval().generate(**inputs, max_new_tokens=steps, do_sample=False)
+    assert tokens.shape[1] == inputs["input_ids"].shape[1] + steps, "generation stopped early"
 
 
-def seconds(task: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    task()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def tasks_of(models: dict[str, tuple[PreTrainedModel, dict]], settings: Settings) -> dict[tuple[str, str], Callable]:
-    """What is timed, by measure and model, in the order in which one repeat runs it."""
-    tasks: dict[tuple[str, str], Callable] = {}
+def tasks_of(models: Contestants, settings: Settings) -> dict[tuple[str, str], Task]:
+    """What is timed, by measure and model; and the matrix product."""
+    tasks: dict[tuple[str, str], Task] = {}
     for name in (OURS, PEER):
         tasks["forward", name] = partial(forward, *models[name])
+    labels = models[PEER][1]["input_ids"]
+    for name in (OURS, PEER):
+        optimizer = torch.optim.AdamW(models[name][0].parameters(), lr=1e-5, fused=True)
+        tasks["train", name] = partial(train_step, *models[name], labels, optimizer)
     for name in (OURS, PEER, EXPANDED):
         tasks["generate", name] = partial(generate, *models[name], settings.steps)
-    for name in (OURS, PEER):
-        model, inputs = models[name]
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-        tasks["train", name] = partial(train_step, model, optimizer, inputs)
-    return tasks
-
-
-def time_shape(
-    models: dict[str, tuple[PreTrainedModel, dict]], settings: Settings, advance: Callable[[], None]
-) -> tuple[dict[tuple[str, str], list[float]], float]:
-    """Seconds of every repeat by measure and model, and the best seconds of the matrix product."""
-    tasks = tasks_of(models, settings)
-    left = torch.randn(
-        settings.matmul_size, settings.matmul_size, device=settings.device, dtype=DTYPES[settings.dtype]
-    )
-    right = left.T.contiguous()
-    for task in tasks.values():  # unmeasured: allocations, kernel choice
-        task()
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in tasks}
-    gemm = []
-    for repeat in range(settings.repeats):
-        for measure in MEASURES:
-            turn = [key for key in tasks if key[0] == measure]
-            for key in turn if repeat % 2 == 0 else reversed(turn):
-                times[key].append(seconds(tasks[key], settings.device))
-        gemm += [seconds(partial(torch.mm, left, right), settings.device) for _ in range(5)]
-        advance()
-    return times, min(gemm)
-
-
-def ratio(times: dict[tuple[str, str], list[float]], measure: str, name: str, reference: str) -> float:
-    """Median over repeats of the time of `name` in units of the time of `reference`."""
-    pairs = zip(times[measure, name], times[measure, reference], strict=True)
-    return statistics.median(ours / theirs for ours, theirs in pairs)
+    size = (settings.matmul_size, settings.matmul_size)
+    left = torch.randn(size, device=settings.device, dtype=DTYPES[settings.dtype])
+    product = partial(torch.mm, left, left.T.contiguous())
+    return tasks | {(PRODUCT, str(i)): product for i in range(5)}
 
 
 @torch.no_grad()
-def cache_bytes_per_token(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> int:
+def cache_bytes_per_token(model: PreTrainedModel, inputs: Inputs) -> int:
     """Bytes that all layers of the cache hold for one token, weighed after a real forward pass."""
-    prompt = {key: value for key, value in inputs.items() if key != "labels"}
-    layers = model.eval()(**prompt, use_cache=True)[CACHE].layers
+    layers = model.eval()(**inputs, use_cache=True)[CACHE].layers
     held = sum(tensor.nbytes for layer in layers for tensor in (layer.keys, layer.values))
-    return held // prompt["input_ids"].numel()
+    return held // inputs["input_ids"].numel()
 
 
-def weigh_caches(shape: dict[str, Any], inputs: dict[str, torch.Tensor], settings: Settings) -> dict[str, int]:
+def weigh_caches(shape: dict[str, Any], inputs: Inputs, settings: Settings) -> dict[str, int]:
     """Cache bytes per token of our attention types at one shape."""
     weights = {}
     for kind, attention in ATTENTION_TYPES.items():
@@ -239,28 +217,28 @@ def weigh_caches(shape: dict[str, Any], inputs: dict[str, torch.Tensor], setting
     return weights
 
 
-def measure_shape(
-    shape_name: str, shape: dict[str, Any], settings: Settings, advance: Callable[[], None]
-) -> dict[str, Any]:
-    """Rows, ratios, cache weights and the matrix product's speed of one shape."""
+def measure_shape(shape_name: str, shape: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Rows, ratios, cache weights and the matrix product's speed of one shape, with a progress bar on stderr."""
     models = contestants(shape, settings)
-    times, gemm_seconds = time_shape(models, settings, advance)
+    repeats = track(range(settings.repeats), f"{shape_name} repeats", console=Console(stderr=True))
+    times = turns(tasks_of(models, settings), repeats)
     rows = []
     for name in (OURS, PEER):
-        model, inputs = models[name]
-        row = {"model": f"{name} {shape_name}", "shape": shape_name, "params": model.num_parameters()}
+        row = {"model": f"{name} {shape_name}", "shape": shape_name, "params": models[name][0].num_parameters()}
         for measure in MEASURES:
-            row[f"{measure}_ms"] = 1e3 * statistics.median(times[measure, name])
+            row[f"{measure}_ms"] = 1e3 * median(times[measure, name])
             row[f"{measure}_ms_min"] = 1e3 * min(times[measure, name])
-        rows.append({**row, "cache_bytes_per_token": cache_bytes_per_token(model, inputs)})
+        rows.append({**row, "cache_bytes_per_token": cache_bytes_per_token(*models[name])})
+    absorbed, expanded = times["generate", OURS], times["generate", EXPANDED]
+    gemm_seconds = min(seconds for (measure, _), taken in times.items() if measure == PRODUCT for seconds in taken)
     return {
         "rows": rows,
-        "ratios": {f"{measure}_{shape_name}": ratio(times, measure, OURS, PEER) for measure in MEASURES},
+        "ratios": {f"{name}_{shape_name}": ratio(times[name, OURS], times[name, PEER]) for name in MEASURES},
         "decode": {
             "shape": shape_name,
-            "absorbed_generate_ms": 1e3 * statistics.median(times["generate", OURS]),
-            "expanded_generate_ms": 1e3 * statistics.median(times["generate", EXPANDED]),
-            "absorbed_over_expanded": ratio(times, "generate", OURS, EXPANDED),
+            "absorbed_generate_ms": 1e3 * median(absorbed),
+            "expanded_generate_ms": 1e3 * median(expanded),
+            "absorbed_over_expanded": ratio(absorbed, expanded),
         },
         "cache": {"shape": shape_name, **weigh_caches(shape, models[OURS][1], settings)},
         "gemm_gflops": 2 * settings.matmul_size**3 / gemm_seconds / 1e9,
@@ -268,13 +246,9 @@ def measure_shape(
 
 
 def run(shapes: dict[str, dict[str, Any]], settings: Settings) -> dict[str, Any]:
-    """Measures every shape, with a progress bar on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        results = []
-        for name, shape in shapes.items():
-            bar = progress.add_task(f"{name} repeats", total=settings.repeats)
-            results.append(measure_shape(name, shape, settings, partial(progress.advance, bar)))
+    """Measures every shape."""
+    results = [measure_shape(name, shape, settings) for name, shape in shapes.items()]
+    device = torch.cuda.get_device_name() if settings.device == "cuda" else "cpu"
     return {
         "rows": [row for result in results for row in result["rows"]],
         "gemm_gflops": max(result["gemm_gflops"] for result in results),
@@ -282,35 +256,26 @@ def run(shapes: dict[str, dict[str, Any]], settings: Settings) -> dict[str, Any]
         "decode": [result["decode"] for result in results],
         "cache_bytes_per_token": [result["cache"] for result in results],
         "settings": vars(settings),
-        "machine": {
-            "device": torch.cuda.get_device_name() if settings.device == "cuda" else "cpu",
-            "cpu_count": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
-        },
-        "versions": {
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        **circumstances("torch", "transformers", device=device, torch_threads=torch.get_num_threads()),
     }
 
 
 def show(results: dict[str, Any], console: Console) -> None:
     """The results as text."""
     settings, machine, versions = results["settings"], results["machine"], results["versions"]
-    table = Table(
-        title=f"median ms of {settings['repeats']} repeats, {settings['dtype']} on {machine['device']}, "
-        f"batch {settings['batch']} x {settings['bars']}, {settings['steps']} steps generated"
-    )
-    for heading in ("model", "parameters", *MEASURES, "cache B/token"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+    lines = []
     for row in results["rows"]:
         times = [f"{row[f'{measure}_ms']:.1f}" for measure in MEASURES]
-        table.add_row(row["model"], f"{row['params']:,}", *times, f"{row['cache_bytes_per_token']:,}")
+        lines.append((row["model"], f"{row['params']:,}", *times, f"{row['cache_bytes_per_token']:,}"))
         if row["model"].startswith(PEER):
             ratios = [f"{results['ratios'][measure + '_' + row['shape']]:.3f}" for measure in MEASURES]
-            table.add_row("ours / peer", "", *ratios, "", end_section=True, style="bold")
-    console.print(table)
+            lines.append(("ours / peer", "", *ratios, ""))
+    table = Table(("model", "parameters", *MEASURES, "cache B/token"), lines)
+    title = (
+        f"median ms of {settings['repeats']} repeats, {settings['dtype']} on {machine['device']}, "
+        f"batch {settings['batch']} x {settings['bars']}, {settings['steps']} steps generated"
+    )
+    console.print(table.terminal(title=title))
     for decode, cache in zip(results["decode"], results["cache_bytes_per_token"], strict=True):
         console.print(
             f"{decode['shape']}: decoding absorbed / expanded {decode['absorbed_over_expanded']:.3f}; "
@@ -324,70 +289,11 @@ def show(results: dict[str, Any], console: Console) -> None:
     )
 
 
-def write_json(results: dict[str, Any], path: Path) -> None:
-    """The file appears whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
-
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(
-        prog="python -m tsf_llm.benchmarks.speed",
-        description="Times TSF-LLM and transformers' DeepSeek-V3 of equal shape, taking turns in one run:\n"
-        "a forward pass, a training step (forward, backward, AdamW) and greedy generation with a cache.\n"
-        "A ratio below 1 means that ours is faster.",
-        epilog="examples:\n"
-        "  python -m tsf_llm.benchmarks.speed --json speed.json\n"
-        "  python -m tsf_llm.benchmarks.speed --device cuda --dtype bf16 --repeats 20\n"
-        "  OMP_NUM_THREADS=1 python -m tsf_llm.benchmarks.speed    # steadier on a busy machine\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    default = Settings()
-    parser.add_argument(
-        "--json", metavar="FILE", type=Path, help="write all results here (an existing file is replaced)"
-    )
-    parser.add_argument(
-        "--repeats",
-        metavar="N",
-        type=int,
-        help=f"timed turns of each model (default {default.repeats}; 2 with --quick)",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny shapes, to see that it works; its times mean nothing"
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=default.device, help="default %(default)s")
-    parser.add_argument(
-        "--dtype", choices=tuple(DTYPES), default=default.dtype, help="of all weights; default %(default)s"
-    )
-    parsed = parser.parse_args(arguments)
-    if parsed.repeats is not None and parsed.repeats < 1:
-        parser.error(f"--repeats {parsed.repeats}: give at least 1")
-    if parsed.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no CUDA device here; use --device cpu")
-    if parsed.json is not None and (parsed.json.is_dir() or not parsed.json.absolute().parent.is_dir()):
-        parser.error(f"--json {parsed.json}: give a file name in an existing folder")
-    return parsed
-
-
+@one_line_errors("speed")
 def main(arguments: list[str] | None = None) -> int:
-    parsed = parse_arguments(arguments)
-    if parsed.quick:
-        settings = Settings(
-            parsed.device, parsed.dtype, parsed.repeats or 2, batch=2, bars=16, steps=4, matmul_size=128
-        )
-    else:
-        large = 8192 if parsed.device == "cuda" else Settings.matmul_size
-        settings = Settings(parsed.device, parsed.dtype, parsed.repeats or Settings.repeats, matmul_size=large)
-    results = run({"tiny": TINY} if parsed.quick else {name: preset(name) for name in PRESETS}, settings)
+    (parsed,) = Parser(Arguments, prog="speed", description=__doc__).parse_args_and_config(arguments)
+    shapes = {"tiny": TINY} if parsed.quick else {name: preset(name) for name in PRESETS}
+    results = run(shapes, parsed.settings())
     show(results, Console())
     if parsed.json is not None:
         write_json(results, parsed.json)
@@ -395,4 +301,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,12 +4,12 @@
 * Colours are Okabe and Ito's, told apart by colour-blind readers too.
 """
 
-import os
-import uuid
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from .files import replace_file
 
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
 
@@ -29,12 +29,5 @@ def new_figure(title: str, subtitle: str, *, rows: int = 1, height: float = 4.8)
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        figure.savefig(unfinished, format="png")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    replace_file(path, lambda unfinished: figure.savefig(unfinished, format="png"))
+    return Path(path)

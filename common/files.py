@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from threading import get_native_id
 from typing import Any
 
 import pandas as pd
@@ -24,17 +25,20 @@ import pyarrow.parquet as pq
 WRITTEN = ".tsf_llm.json"  # the manifest: which files of its folder are ours, and what wrote them
 
 
-def check_apart(out: str | Path, *sources: Any) -> None:
+def check_apart(out: str | Path, *sources: Any, whole: bool = False) -> None:
     """Raises ValueError if what is written and what is read lie in one another; links are followed.
 
-    A source is a file, a folder, a list of these, or anything that is no path, as a name on the Hub."""
+    A source is a file, a folder, a list of these, or anything that is no path, as a name on the Hub. A file may be read
+    from the folder that named files are written to, where `check_free` guards it, but not from one that is ours `whole`.
+    """
     target = Path(out).resolve()
     for source in sources:
         if isinstance(source, list | tuple):
-            check_apart(out, *source)
+            check_apart(out, *source, whole=whole)
         elif isinstance(source, str | Path) and Path(str(source).removeprefix("hf:")).exists():
             read = Path(str(source).removeprefix("hf:")).resolve()
-            if target.is_relative_to(read) or read.is_relative_to(target):
+            inside = read.is_relative_to(target) and (whole or read.is_dir())
+            if target.is_relative_to(read) or inside:
                 how = "is" if target == read else "lies in" if target.is_relative_to(read) else "holds"
                 raise ValueError(f"{out} {how} {source}, which is read: write to another place, outside of it")
 
@@ -57,8 +61,8 @@ def written(folder: Path) -> dict[str, str]:
 def check_free(folder: Path, names: Collection[str], *, by: str, told_by: tuple[str, ...] = ()) -> None:
     """Raises ValueError if in the place of a file that `by` will write there is one that it did not write.
 
-    `names` may be patterns with `*`. `told_by` is the name of a JSON file and keys of it: where there is no manifest
-    yet, such a file tells that all of `names` are ours.
+    `names` may be patterns with `*`; of a folder that one with `**` finds, only the files count. `told_by` is the name
+    of a JSON file and keys of it: where there is no manifest yet, such a file tells that all of `names` are ours.
     """
     if told_by and not (folder / WRITTEN).is_file() and has_keys(folder / told_by[0], told_by[1:]):
         adopt(folder, names, by=by)
@@ -66,10 +70,14 @@ def check_free(folder: Path, names: Collection[str], *, by: str, told_by: tuple[
         raise ValueError(f"{folder} is a file, and a folder is to be written: name another one")
     ours = written(folder)
     for name in sorted(names):
-        there = sorted(folder.glob(name)) if "*" in name else [folder / name]
-        for path in filter(os.path.lexists, there):
-            if (author := _author(ours, path.relative_to(folder).as_posix())) != by:
-                raise ValueError(_refusal(path, by, author))
+        for path in sorted(folder.glob(name)) if "*" in name else [folder / name]:
+            opened = "**" in name and path.is_dir() and not path.is_symlink()
+            if opened or path == folder / WRITTEN or not os.path.lexists(path):
+                continue
+            authors = [_author(ours, one.relative_to(folder).as_posix()) for one in (path, _finished(path))]
+            if by not in authors:
+                who = f"was written by {authors[0]}" if authors[0] else "was not written by this package"
+                raise ValueError(f"{path} {who} and stands where {by} writes: move it away, or choose another folder")
 
 
 def claim(folder: Path, names: Iterable[str], *, by: str) -> None:
@@ -99,22 +107,13 @@ def adopt(folder: Path, names: Iterable[str], *, by: str) -> None:
         _write_manifest(folder, after)
 
 
-def check_ours(folder: Path, *, by: str, manifest: Path | None = None) -> None:
-    """Raises ValueError if a folder, which is to be replaced or whose every file will be read, holds a foreign file.
-
-    The manifest is its own, or that of a folder above it."""
-    root = manifest or folder
-    ours = written(root)
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        name = path.relative_to(root).as_posix()
-        if (path.is_dir() and not path.is_symlink()) or name == WRITTEN:
-            continue
-        if by not in (_author(ours, name), _author(ours, _finished(path).relative_to(root).as_posix())):
-            raise ValueError(_refusal(path, by, ours.get(name)))
+def check_ours(folder: Path, *, by: str) -> None:
+    """Raises ValueError if a folder that is to be replaced, or whose every file will be read, holds a foreign file."""
+    check_free(folder, ["**/*"], by=by)
 
 
 def remove(folder: Path, names: Iterable[str], *, by: str) -> None:
-    """Removes those of the files, or folders, that `by` wrote, and what was left half-written of them."""
+    """Removes those of the files, or folders, that `by` wrote."""
     ours = written(folder)
     gone = [name for name in names if ours.get(name) == by]
     for path in (folder / name for name in gone):
@@ -128,10 +127,9 @@ def remove(folder: Path, names: Iterable[str], *, by: str) -> None:
 
 def remove_unfinished(folder: Path, names: Collection[str]) -> None:
     """Removes what killed runs left half-written of these files."""
-    for parent in {(folder / name).parent for name in names}:
-        for path in list(parent.glob(".*")):
-            if path != _finished(path) and _finished(path).relative_to(folder).as_posix() in names:
-                path.unlink(missing_ok=True)
+    for path in list(folder.rglob(".*")):
+        if path != _finished(path) and _finished(path).relative_to(folder).as_posix() in names:
+            path.unlink(missing_ok=True)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], Any], *, by: str) -> None:
@@ -142,7 +140,7 @@ def replace_folder(folder: Path, write: Callable[[Path], Any], *, by: str) -> No
     """
     check_ours(folder, by=by)
     unfinished = _unfinished(folder)
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process of the same number
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed one of the same number
     try:
         write(unfinished)
         files = [path.relative_to(unfinished).as_posix() for path in unfinished.rglob("*") if path.is_file()]
@@ -157,11 +155,6 @@ def replace_folder(folder: Path, write: Callable[[Path], Any], *, by: str) -> No
 def _author(ours: dict[str, str], name: str) -> str | None:
     """Of a file that the manifest names, by its name, a pattern or the folder that it lies in."""
     return next((by for one, by in ours.items() if fnmatchcase(name, one) or name.startswith(f"{one}/")), None)
-
-
-def _refusal(path: Path, by: str, author: str | None) -> str:
-    who = f"was written by {author}" if author else "was not written by this package"
-    return f"{path} {who} and stands where {by} writes: move it away, or choose another folder"
 
 
 def _write_manifest(folder: Path, files: dict[str, str]) -> None:
@@ -203,8 +196,8 @@ def replace_file(path: str | Path, write: Callable[[Path], Any]) -> None:
 
 
 def _unfinished(path: Path) -> Path:
-    """The name under which it is written."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    """The name under which this thread writes it."""
+    return path.with_name(f".{path.name}.{get_native_id()}")
 
 
 def _finished(path: Path) -> Path:

@@ -83,7 +83,8 @@ class Parser(TrlParser):
         argparse converts defaults that are strings; a date, a number where a name is wanted, or a list in place of a
         number would go through."""
         if action.nargs in ("+", "*"):
-            return value if value is None else [self._value_of_one(action, one) for one in _listed(value)]
+            listed = value if value is None or isinstance(value, list) else [value]
+            return listed and [self._value_of_one(action, one) for one in listed]
         if value is None and action.default is not None and action.type in (int, float):
             self.error(f"{action.dest} is empty: give a value, or leave it out")
         return self._value_of_one(action, value)
@@ -96,10 +97,6 @@ class Parser(TrlParser):
             if not isinstance(value, allowed) or isinstance(value, bool):
                 self.error(f"{action.dest}: invalid {action.type.__name__} value: {value!r}")
         return value
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def parse_for(main: FunctionType, arguments: list[str] | None = None) -> tuple[Any, ...]:

@@ -148,19 +148,9 @@ def clean_bars(bars: pd.DataFrame, covariates: Sequence[str] = ()) -> tuple[pd.D
             f"bars must be a DataFrame, got {type(bars).__name__}: see tsf_llm.data_prep.sources.read_raw"
         )
     raw = raw_columns(bars, covariates=covariates)
-    frames, tickers = [], {}
-    nameless = raw["ticker"] == ""
-    if nameless.any():
-        found = Findings()
-        found.add("no_ticker", raw[nameless])
-        tickers[""] = found.report(rows_in=int(nameless.sum()), bars=0, missing_bars=0)
-    for ticker, part in raw[~nameless].groupby("ticker", sort=False):
-        frame, tickers[str(ticker)] = clean_ticker(part, str(ticker))
-        frames.append(frame)
-    report = summary_of(tickers)
-    if report["bars"] == 0:
-        raise ValueError(nothing_left(report))
-    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True), report
+    cleaned = {str(name): clean_ticker(part, str(name)) for name, part in raw.groupby("ticker", sort=False)}
+    report = summary_of({name: report for name, (_, report) in cleaned.items()})
+    return pd.concat([frame for frame, _ in cleaned.values() if len(frame)], ignore_index=True), report
 
 
 class Findings:
@@ -193,7 +183,12 @@ class Findings:
 
 
 def summary_of(tickers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The report on all tickers, from those on each."""
+    """The report on all tickers, from those on each; rows without a ticker first.
+
+    Raises:
+        ValueError: no bar is left of any; it says why.
+    """
+    tickers = dict(sorted(tickers.items(), key=lambda item: item[0] != ""))
     totals = {
         key: sum(one[key] for one in tickers.values()) for key in ("rows_in", "bars", "missing_bars", "rows_dropped")
     }
@@ -205,10 +200,13 @@ def summary_of(tickers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         }
         for rule in RULES
     }
-    return {**totals, "rules": rules, "tickers": tickers}
+    report = {**totals, "rules": rules, "tickers": tickers}
+    if report["bars"] == 0:
+        raise ValueError(_nothing_left(report))
+    return report
 
 
-def nothing_left(report: dict[str, Any]) -> str:
+def _nothing_left(report: dict[str, Any]) -> str:
     """Why no bar is left, in one line."""
     reasons = []
     for name, found in report["rules"].items():
@@ -223,6 +221,9 @@ def clean_ticker(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, dict[str
     """The bars of one ticker's raw rows, perhaps none, and the report on it."""
     found, covariates = Findings(), _covariates(raw)
     rows_in = len(raw)
+    if ticker == "":
+        found.add("no_ticker", raw)
+        raw = raw.iloc[:0]
     rows = _drop_rows(_in_order(raw, found), found).reset_index(drop=True)
     as_traded = rows[PRICES].to_numpy()
     adjust(rows)
@@ -267,11 +268,8 @@ def _drop_rows(rows: pd.DataFrame, found: Findings) -> pd.DataFrame:
     kept = rows.iloc[order[~rows["timestamp"].iloc[order].duplicated().to_numpy()]]
     others = rows.drop(kept.index)
     values = [*PRICES, "volume", "adj_close", "note", *_covariates(rows)]
-    twin = kept.set_index("timestamp").loc[others["timestamp"], values].reset_index(drop=True)
-    same = (twin == others[values].reset_index(drop=True)) | (
-        twin.isna() & others[values].reset_index(drop=True).isna()
-    )
-    same = same.all(axis=1).to_numpy()
+    twin = kept.set_index("timestamp").loc[others["timestamp"], values].set_axis(others.index)
+    same = ((twin == others[values]) | (twin.isna() & others[values].isna())).all(axis=1)
     found.add("repeated", others[same])
     found.add("conflicting", others[~same])
     return kept

@@ -75,13 +75,7 @@ FORMAT = 2
 FIT_BARS = 200_000  # 64 features of as many bars take 100 MB
 FENCES = ".split.json"  # the dates of a finished folder while it is renewed
 WORK = ".work"  # what a run needs on the way
-BESIDE = (
-    "README.md",
-    "cleaning.json",
-    "market.parquet",
-    "report.json",
-    "dataset.json",
-)  # the other files, last one last
+BESIDE = ("README.md", "cleaning.json", "market.parquet", "report.json", "dataset.json")  # in the order of writing
 PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json")  # and its code
 BY = "prepare"  # the author of all in the folder
 RETRIES = 3  # of a Ray task whose worker died
@@ -167,21 +161,23 @@ def prepare(
     """
     _check_engine(engine, ray_address)
     out = Path(out)
-    check_apart(out, source, market)
+    check_apart(out, source, market, whole=True)
     _check_folder(out)
     work = out / WORK
     remove(out, [WORK], by=BY)  # of a killed run
     claim(out, [WORK], by=BY)
     try:
         data = _collect(source, work, processor.feature_extractor, tickers, market, columns)
-        split = _split(data.times, out, train_through, valid_through, refit)
+        earlier = _earlier(out)
+        kept = {} if refit else earlier.get("split", {})
+        split = _split(data.times, out, kept, train_through=train_through, valid_through=valid_through)
         state = _market(data, market)
         fitted_on = _tickers_to_fit(data, split, seed)
         to_fit = pd.concat([pd.read_parquet(data.files[name]) for name in fitted_on], ignore_index=True)
         to_fit = to_fit[to_fit["timestamp"] <= split.train_through]
         fitted_from = _fit_key(to_fit, split, processor, state)
-        is_fitted = _fitted_from(out) == fitted_from
-        if is_prepared(out) or (out / FENCES).is_file():
+        is_fitted = earlier.get("fitted_from") == fitted_from and (out / "processor").is_dir()
+        if earlier:
             _write_beside(out, FENCES, {"split": _dates(split)}, write_json)
         remove(out, ["dataset.json"], by=BY)
         if is_fitted:
@@ -196,9 +192,9 @@ def prepare(
         stored = [path.read_bytes() for path in sorted((out / "processor").glob("*.json"))]
         settings = hash_of(hash_of_code(processor.feature_extractor), FORMAT, *stored)
         common = (out, settings, split, horizon)
-        jobs = list(data.files.items())
-        claim(out, [f"data/{file_name(name)}" for name, _ in jobs], by=BY)
-        results = _run_on_ray(jobs, common, num_proc, ray_address) if engine == "ray" else _run(jobs, common, num_proc)
+        claim(out, [f"data/{file_name(name)}" for name in data.files], by=BY)
+        jobs = (data.files, common, num_proc)
+        results = _run_on_ray(*jobs, ray_address) if engine == "ray" else _run(*jobs)
     finally:
         remove(out, [WORK], by=BY)
     shards = {name: one for name, one in results.items() if "skipped" not in one}
@@ -242,8 +238,7 @@ def _check_folder(out: Path) -> None:
     All of `data/` and `processor/` is the dataset's: whoever loads it reads every file there."""
     if not (out / WRITTEN).is_file():
         _adopt(out)
-    check_free(out, [*BESIDE, FENCES, WORK], by=BY)
-    check_ours(out / "data", by=BY, manifest=out)
+    check_free(out, [*BESIDE, FENCES, WORK, "data/**/*"], by=BY)
     check_ours(out / "processor", by=BY)
 
 
@@ -282,16 +277,20 @@ def _collect(
     return collect_bars(source, work, tickers, covariates=extractor.covariates, universe=chosen)
 
 
-def _split(times: np.ndarray, out: Path, train_through: Any, valid_through: Any, refit: bool) -> Split:
+def _earlier(out: Path) -> dict[str, Any]:
+    """What a finished folder says of itself, or the dates of one that is being renewed; else nothing."""
+    path = next((out / name for name in ("dataset.json", FENCES) if (out / name).is_file()), None)
+    return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+
+
+def _split(times: np.ndarray, out: Path, kept: dict[str, str], **given: Any) -> Split:
     """Each date as given, or as the folder has it, or by share."""
-    bars = pd.DataFrame({"timestamp": times})
-    earlier = next((path for path in (out / "dataset.json", out / FENCES) if path.is_file()), None)
-    if earlier is None or refit or (train_through and valid_through):
-        return Split.of(bars, train_through, valid_through)
-    kept = json.loads(earlier.read_text(encoding="utf-8")).get("split", {})
+    given = {name: date for name, date in given.items() if date}
     try:
-        return Split.of(bars, train_through or kept.get("train_through"), valid_through or kept.get("valid_through"))
+        return Split.of(pd.DataFrame({"timestamp": times}), **{**kept, **given})
     except ValueError as error:
+        if len(given) == 2 or not kept:
+            raise
         raise ValueError(f"{error}; {out} keeps the dates it has: give both, or --refit to choose anew") from error
 
 
@@ -349,13 +348,6 @@ def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor, marke
     )
 
 
-def _fitted_from(out: Path) -> str | None:
-    """The key of the processor in a finished folder."""
-    if not is_prepared(out) or not (out / "processor").is_dir():
-        return None
-    return json.loads((out / "dataset.json").read_text(encoding="utf-8")).get("fitted_from")
-
-
 def _take_fit(processor: TsfLlmProcessor, stored: TsfLlmProcessor) -> None:
     """Only what fitting sets: a loaded tokenizer also says where it came from, in the files that it saves."""
     processor.feature_extractor = stored.feature_extractor
@@ -374,15 +366,13 @@ def _write_beside(out: Path, name: str, content: Any, write: Any) -> None:
 # --- the shards ----------------------------------------------------------------------------------------------------
 
 
-def _run(
-    jobs: list[tuple[str, Path]], common: tuple[Path, str, Split, int], num_proc: int
-) -> dict[str, dict[str, Any]]:
+def _run(files: dict[str, Path], common: tuple[Path, str, Split, int], num_proc: int) -> dict[str, dict[str, Any]]:
     """Fresh processes, not forks: torch's threads do not survive a fork."""
     if num_proc == 1:
         processor, market = TsfLlmProcessor.from_pretrained(common[0] / "processor"), _read_market(common[0])
-        return {name: encode_shard(name, path, processor, market, *common) for name, path in jobs}
+        return {name: encode_shard(name, path, processor, market, *common) for name, path in files.items()}
     with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn")) as pool:
-        futures = {name: pool.submit(_encode_job, name, path, *common) for name, path in jobs}
+        futures = {name: pool.submit(_encode_job, name, path, *common) for name, path in files.items()}
         return {name: future.result() for name, future in futures.items()}
 
 
@@ -400,7 +390,7 @@ def _check_engine(engine: str, ray_address: str | None) -> None:
 
 
 def _run_on_ray(
-    jobs: list[tuple[str, Path]], common: tuple[Path, str, Split, int], num_proc: int, address: str | None
+    files: dict[str, Path], common: tuple[Path, str, Split, int], num_proc: int, address: str | None
 ) -> dict[str, dict[str, Any]]:
     """`_encode_job` as Ray tasks. A cluster that the caller is connected to is used and left as it is."""
     import ray
@@ -413,8 +403,8 @@ def _run_on_ray(
         ray.init(address or "local", log_to_driver=False, logging_level="error", **size)
     try:
         encode = ray.remote(max_retries=RETRIES)(_encode_job)
-        tasks = [encode.remote(name, path.resolve(), out.resolve(), *others) for name, path in jobs]
-        return {name: result for (name, _), result in zip(jobs, ray.get(tasks), strict=True)}
+        tasks = [encode.remote(name, path.resolve(), out.resolve(), *others) for name, path in files.items()]
+        return dict(zip(files, ray.get(tasks), strict=True))
     finally:
         if start:
             ray.shutdown()

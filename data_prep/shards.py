@@ -15,8 +15,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +26,7 @@ import pyarrow.parquet as pq
 
 from ..bars_tsf_llm import OHLCV, UNIVARIATE
 from ..common.files import write_parquet
+from ..common.provenance import release
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from ..processing_tsf_llm import TsfLlmProcessor
 from .windows import Split, WindowDataset
@@ -76,11 +75,7 @@ def _code_of(package: str) -> Iterator[str]:
 
 def versions() -> dict[str, str | None]:
     """Of the libraries; None where one is missing, as pandas-ta-classic may be."""
-    found: dict[str, str | None] = dict.fromkeys(LIBRARIES)
-    for name in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    return {name: release(name) for name in LIBRARIES}
 
 
 def file_name(ticker: str) -> str:
@@ -135,12 +130,10 @@ def encode_shard(
     if _metadata(shard).get(KEY) != key.encode():
         known = _known(shard, bars, settings, market, processor.feature_extractor)
         try:
-            [series] = processor.feature_extractor.encode(
-                bars, market=market, known=None if known is None else {name: known}
-            )
+            [series] = processor.feature_extractor.encode(bars, market=market, known=known)
         except ValueError as error:  # too short, or of another frequency
             return {"skipped": str(error)}
-        encoded = len(bars) - (0 if known is None else len(known.features))
+        encoded = len(bars) - sum(len(part.features) for part in known.values())
         metadata = {KEY: key, BASE: hash_of(settings, hash_of_rows(market, end))}
         write_parquet(_table_of(bars, series, processor).replace_schema_metadata(metadata), shard)
     series = series_of(pq.read_table(shard, memory_map=True))
@@ -149,18 +142,18 @@ def encode_shard(
 
 def _known(
     shard: Path, bars: pd.DataFrame, settings: str, market: pd.DataFrame | None, extractor: TsfLlmFeatureExtractor
-) -> EncodedSeries | None:
-    """The stored series, if the ticker had these settings, this market and, so far, these bars."""
+) -> dict[str, EncodedSeries]:
+    """The stored series by its ticker, if that had these settings, this market and, so far, these bars."""
     base, kind = _metadata(shard).get(BASE), extractor.series_kind
     if base is None or kind is not OHLCV or extractor.known_covariates:
-        return None
+        return {}
     old = pq.read_table(shard)
     if len(old) > len(bars) or base != hash_of(settings, hash_of_rows(market, old["timestamp"][-1].as_py())).encode():
-        return None
+        return {}
     columns = ["timestamp", *kind.columns, *extractor.past_covariates]
     before, now = old.select(columns).to_pandas(), bars[columns].head(len(old))
     same = all(before[name].to_numpy().tobytes() == now[name].to_numpy().tobytes() for name in columns)
-    return series_of(old) if same else None
+    return {old[kind.id][0].as_py(): series_of(old)} if same else {}
 
 
 def is_shard(path: Path) -> bool:
@@ -176,40 +169,25 @@ def _metadata(shard: Path) -> dict[bytes, bytes]:
 
 
 def _table_of(bars: pd.DataFrame, series: EncodedSeries, processor: TsfLlmProcessor) -> pa.Table:
-    features = pa.FixedSizeListArray.from_arrays(pa.array(series.features.ravel()), series.features.shape[1])
-    tokens = processor.tokenizer.encode_returns(series.standard_return())
-    kind, covariates = processor.feature_extractor.series_kind, processor.feature_extractor.covariates
     columns = {
-        "timestamp": pa.array(series.timestamp.astype("datetime64[us]")),
-        kind.id: pa.array([series.ticker] * len(bars), pa.string()),
-        **{name: pa.array(bars[name].to_numpy()) for name in [*kind.columns, *covariates]},
-        "features": features,
-        "observed": pa.array(series.observed),
-        "log_return": pa.array(series.log_return),
-        "sigma": pa.array(series.sigma),
-        "token": pa.array(tokens.astype(np.int32)),
+        "timestamp": series.timestamp.astype("datetime64[us]"),
+        processor.kind.id: pa.array([series.ticker] * len(bars), pa.string()),
+        **{name: bars[name].to_numpy() for name in [*processor.kind.columns, *processor.covariates]},
+        "features": pa.FixedSizeListArray.from_arrays(series.features.ravel(), series.features.shape[1]),
+        "observed": series.observed,
+        "log_return": series.log_return,
+        "sigma": series.sigma,
+        "token": processor.tokenizer.encode_returns(series.standard_return()).astype(np.int32),
     }
     return pa.table(columns)
 
 
 def _counts(series: EncodedSeries, processor: TsfLlmProcessor, split: Split, horizon: int) -> dict[str, Any]:
-    fences = {
-        "train": (None, split.train_through),
-        "valid": (split.train_through, split.valid_through),
-        "test": (split.valid_through, None),
-    }
-    counts = {}
-    for part, (after, through) in fences.items():
-        window = WindowDataset(
-            processor,
-            [series],
-            objective="causal_lm",
-            horizon=horizon,
-            after=after,
-            through=through,
-            embargo=0 if after is None else horizon,
-        )
-        stamps = pd.Series(series.timestamp)
-        inside = (stamps > (after or pd.Timestamp.min)) & (stamps <= (through or pd.Timestamp.max))
-        counts[part] = {"bars": int((inside & series.observed).sum()), "windows": len(window)}
+    counts, after, bars = {}, None, pd.Series(series.timestamp[series.observed])
+    for part, through in (("train", split.train_through), ("valid", split.valid_through), ("test", None)):
+        fences = {"after": after, "through": through, "embargo": horizon}
+        windows = WindowDataset(processor, [series], objective="causal_lm", horizon=horizon, **fences)
+        inside = (bars > (after or pd.Timestamp.min)) & (bars <= (through or pd.Timestamp.max))
+        counts[part] = {"bars": int(inside.sum()), "windows": len(windows)}
+        after = through
     return counts

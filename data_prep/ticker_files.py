@@ -19,7 +19,7 @@ import pyarrow as pa
 from ..bars_tsf_llm import UNIVARIATE, check_bars
 from ..common.files import write_parquet
 from ..market_tsf_llm import MarketMoments
-from .clean import Findings, clean_ticker, nothing_left, summary_of
+from .clean import clean_ticker, summary_of
 from .columns import USUAL, Columns
 from .shards import file_name
 from .sources import iter_raw, read_series
@@ -66,20 +66,12 @@ def collect_bars(
         for raw in iter_raw(source, tickers, covariates=covariates):
             spill.add(raw if "source" in raw else raw.assign(source=""))
         for name in spill.names():
-            rows = spill.take(name)
-            if name == "":
-                nameless = Findings()
-                nameless.add("no_ticker", rows)
-                reports[name] = nameless.report(rows_in=len(rows), bars=0, missing_bars=0)
-                continue
-            bars, reports[name] = clean_ticker(rows, name)
+            bars, reports[name] = clean_ticker(spill.take(name), name)
             if len(bars):
                 found.add(name, bars)
                 if found.moments is not None:
                     found.moments.add(bars)
-    found.report = summary_of({**({"": reports[""]} if "" in reports else {}), **reports})
-    if found.report["bars"] == 0:
-        raise ValueError(nothing_left(found.report))
+    found.report = summary_of(reports)
     return found
 
 

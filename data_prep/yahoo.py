@@ -15,7 +15,6 @@ Design choices:
 
 import json
 import re
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from ..common.files import write_csv, write_json
 from .tables import EXTENSIONS
@@ -88,7 +88,7 @@ def _download_all(
 ) -> dict[str, Any]:
     report: dict[str, Any] = {"downloaded": [], "kept": [], "failed": {}}
     silent = 0
-    for name in _with_progress(names):
+    for name in tqdm(names, desc="Yahoo Finance", leave=False, disable=None):  # None: only on a terminal
         if _is_fresh(manifest["tickers"].get(name), asked, out):
             report["kept"].append(name)
             continue
@@ -251,14 +251,14 @@ def _fetcher(
             return response
 
     session = PacedSession(impersonate="chrome")
-    retrying = tenacity.Retrying(
+
+    @tenacity.retry(
         retry=tenacity.retry_if_exception_type(OSError),
         stop=tenacity.stop_after_attempt(retries + 1),
         wait=tenacity.wait_exponential_jitter(initial=1, max=60, jitter=1),
         sleep=lambda seconds: time.sleep(seconds),
         reraise=True,
     )
-
     def fetch(ticker: str) -> pd.DataFrame:
         day_after = last + timedelta(days=1)  # yfinance leaves the end out
         hidden, yfinance.config.debug.hide_exceptions = yfinance.config.debug.hide_exceptions, False
@@ -283,7 +283,7 @@ def _fetcher(
             yfinance.config.debug.hide_exceptions = hidden
         return _as_written(bars, day_after, interval)
 
-    return lambda ticker: retrying(fetch, ticker)
+    return fetch
 
 
 def _check(response: Any, pacer: Pacer) -> None:
@@ -311,17 +311,6 @@ def _as_written(bars: pd.DataFrame, day_after: date, interval: str) -> pd.DataFr
     bars = bars[["Open", "High", "Low", "Close", "Volume"]].reset_index(drop=True)
     bars.insert(0, "Date" if interval == "1d" else "Datetime", times)
     return bars
-
-
-# What the user sees
-
-
-def _with_progress(names: list[str]) -> Any:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(names, description="Yahoo Finance", console=console, transient=True, disable=not sys.stderr.isatty())
 
 
 def _one_line(error: Exception) -> str:

@@ -8,10 +8,10 @@ Design choices:
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers.feature_extraction_utils import BatchFeature
@@ -22,6 +22,7 @@ from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 
 Task = Callable[[], Any]
+Name = TypeVar("Name", bound=Hashable)
 WARM_UP = 2  # unmeasured runs: allocations, kernel choice
 
 
@@ -69,6 +70,36 @@ def forecast_task(pipe: TsfLlmPipeline, batch: BatchFeature, *, horizon: int, sa
     return partial(pipe.predict_head, batch, horizon)
 
 
+def turns(tasks: Mapping[Name, Task], repeats: Iterable[int]) -> dict[Name, list[float]]:
+    """Seconds of every repeat by task; tasks take turns, in alternating order."""
+    for task in tasks.values():
+        for _ in range(WARM_UP):
+            task()
+    times: dict[Name, list[float]] = {name: [] for name in tasks}
+    for repeat in repeats:
+        for name in tasks if repeat % 2 == 0 else reversed(tasks):
+            times[name].append(_seconds(tasks[name]))
+    return times
+
+
+def ratio(own: Sequence[float], reference: Sequence[float]) -> float:
+    """Median over repeats of one task's time in units of the other's."""
+    return statistics.median(a / b for a, b in zip(own, reference, strict=True))
+
+
+def _seconds(task: Task) -> float:
+    _wait()
+    started = time.perf_counter()
+    task()
+    _wait()
+    return time.perf_counter() - started
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def latencies(tasks: dict[str, Task], *, repeats: int = 20) -> dict[str, dict[str, float]]:
     """Median milliseconds `ms` of each task, and `ratio`, its time in units of the first task's time.
 
@@ -77,18 +108,12 @@ def latencies(tasks: dict[str, Task], *, repeats: int = 20) -> dict[str, dict[st
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: give at least 1")
-    for task in tasks.values():
-        for _ in range(WARM_UP):
-            task()
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for repeat in range(repeats):
-        for name in tasks if repeat % 2 == 0 else reversed(tasks):
-            times[name].append(_seconds(tasks[name]))
+    times = turns(tasks, range(repeats))
     reference = times[next(iter(tasks))]
     return {
         name: {
             "ms": round(1e3 * statistics.median(own), 3),
-            "ratio": round(statistics.median(a / b for a, b in zip(own, reference, strict=True)), 3),
+            "ratio": round(ratio(own, reference), 3),
         }
         for name, own in times.items()
     }
@@ -101,11 +126,3 @@ def contest(measures: dict[str, dict[str, Task]], *, repeats: int = 20) -> dict[
         for name, timed in latencies(tasks, repeats=repeats).items():
             result.setdefault(name, {}).update({f"{measure}_{key}": value for key, value in timed.items()})
     return result
-
-
-def _seconds(task: Task) -> float:
-    started = time.perf_counter()
-    task()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started

@@ -1,9 +1,4 @@
-"""Pictures of forecasts and scores, each written as one PNG.
-
-* Only matplotlib's object interface: no pyplot, so no global figure, no display, and threads do not meet.
-* A picture appears whole or not at all: it is written beside its target under another name, then moved over it.
-* Colours are Okabe and Ito's, told apart by colour-blind readers too.
-"""
+"""Pictures of forecasts and scores, each written as one PNG (`common/figures.py` has what they share)."""
 
 from pathlib import Path
 
@@ -28,6 +23,10 @@ def _below(note: str) -> str:
 
 def _day(timestamp: pd.Timestamp) -> str:
     return f"{timestamp:%Y-%m-%d}" if timestamp == timestamp.normalize() else f"{timestamp:%Y-%m-%d %H:%M}"
+
+
+def _write_at(axes: Axes, text: str, right: float, place: float) -> None:
+    axes.annotate(text, (right, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def _label_dates(axes: Axes) -> None:
@@ -180,7 +179,7 @@ def _score_panel(axes: Axes, rows: list[dict], highlight: str | None, kind: Kind
         if row["crps_ci95"]:
             low, right = (kind.score_factor * bound for bound in row["crps_ci95"])
             axes.errorbar(crps, place, xerr=[[crps - low], [right - crps]], color=BLACK, capsize=3, linewidth=1.2)
-        axes.annotate(f"{crps:.3f}", (right, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        _write_at(axes, f"{crps:.3f}", right, place)
     axes.set_yticks(range(len(rows)), [row["model"] for row in rows])
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.12)
@@ -208,14 +207,12 @@ def leak_bars(rows: list[dict], path: str | Path, *, note: str = "") -> Path:
         share, accuracy = row["mse"] / row["mse_constant_0"], row["direction_accuracy"]
         low, high = row["direction_ci95"] or (accuracy, accuracy)
         errors.barh(place, share, height=0.62, color=colour, alpha=0.8)
-        errors.annotate(f"{share:.2f}", (share, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        _write_at(errors, f"{share:.2f}", share, place)
         directions.errorbar(
             accuracy, place, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=colour, capsize=3
         )
         directions.vlines(row["direction_base_rate"], place - 0.3, place + 0.3, color=BLACK, linestyle="--")
-        directions.annotate(
-            f"{accuracy:.2f}", (high, place), (6, 0), textcoords="offset points", va="center", fontsize=9
-        )
+        _write_at(directions, f"{accuracy:.2f}", high, place)
     errors.axvline(1, color=BLACK, linestyle="--", linewidth=1.2)
     errors.set_xlabel("squared error over that of a constant, the training median (dashed: 1)", fontsize=9)
     errors.set_xlim(left=0)

@@ -22,27 +22,21 @@ from .walk_forward import WalkForward
 COVERAGE = (0.1, 0.9)  # ends of the central 80 percent
 
 
-def forecast_positions(paths_nK: np.ndarray) -> np.ndarray:
-    """Mean over paths of the sign of their last value, `[n]`.
+def profit(position_BK: np.ndarray, realised_BP: np.ndarray, cost_bp: float) -> np.ndarray:
+    """position * (exp(y[P]) - 1) - cost * turnover, `[B,K]`, per unit of capital; getting in and out turns over 2.
 
-    >>> forecast_positions(np.array([[0.1, 0.2, -0.1, 0.0]])).tolist()
-    [0.25]
+    >>> profit(np.array([[1.0, -1.0, 0.0]]), np.log([[0.9, 1.1]]), cost_bp=10).round(6).tolist()
+    [[0.098, -0.102, 0.0]]
+    >>> profit(np.array([[0.5]]), np.log([[1.1]]), cost_bp=10).round(6).tolist()
+    [[0.049]]
     """
-    return np.sign(paths_nK).mean(axis=1)
-
-
-def net_profit(position_n: np.ndarray, realised_n: np.ndarray, cost_bp: float) -> np.ndarray:
-    """position * (exp(y) - 1) - cost * turnover, `[n]`; getting in and out turns over twice the position.
-
-    >>> net_profit(np.array([0.5]), np.log([1.1]), cost_bp=10).round(6).tolist()
-    [0.049]
-    """
-    return profit(position_n[:, None], realised_n[:, None], cost_bp)[:, 0]
+    return position_BK * np.expm1(realised_BP[:, -1:]) - cost_bp / 1e4 * 2 * np.abs(position_BK)
 
 
 def forecast_utility(result: WalkForward, cost_bp: float) -> np.ndarray:
-    """Net profit of the model's positions at the last step, `[n]`, per unit of capital."""
-    return net_profit(forecast_positions(result.steps[-1]["model"].values), result.realised[:, -1], cost_bp)
+    """Net profit of the model's positions, `[n]`: means over its paths of the sign of their last value."""
+    positions_n1 = np.sign(result.steps[-1]["model"].values).mean(axis=1, keepdims=True)
+    return profit(positions_n1, result.realised, cost_bp)[:, 0]
 
 
 def forecast_values(result: WalkForward, cost_bp: float | None) -> dict[str, np.ndarray | None]:
@@ -54,6 +48,9 @@ def pair_values(log_probs_n2: np.ndarray) -> dict[str, np.ndarray]:
     """`pair_accuracy` and `margin` of each pair, `[n]`, from the log-probabilities of its chosen and rejected path.
 
     margin = log p(chosen) - log p(rejected) in nats; accuracy is 1 where it is positive, half where it is zero.
+
+    >>> pair_values(np.array([[-1.0, -2.5]]))["margin"].tolist()
+    [1.5]
     """
     margin_n = log_probs_n2[:, 0] - log_probs_n2[:, 1]
     return {"pair_accuracy": (np.sign(margin_n) + 1) / 2, "margin": margin_n}
@@ -72,7 +69,7 @@ def summary(
 
 def forecast_rows(result: WalkForward, cost_bp: float | None, seed: int = 0) -> dict[str, dict[str, Any]]:
     """`result.rows` by name; that of the model with the interval of its coverage and with its utility."""
-    rows = {row["model"]: row for row in result.rows(seed=seed)}
+    rows = result.by_name(seed)
     horizon, forecast, realised = len(result.steps), result.steps[-1]["model"], result.realised[:, -1]
     low, high = forecast.quantile(COVERAGE).T
     inside = None if rows["model"]["coverage_80"] is None else ((low <= realised) & (realised <= high)).astype(float)
@@ -88,9 +85,9 @@ def without_baselines(result: WalkForward) -> WalkForward:
 
 def holders(result: WalkForward, cost_bp: float) -> dict[str, np.ndarray]:
     """Net profits of who forecasts nothing, `[n]` each."""
-    ones, realised = np.ones(len(result.origin)), result.realised[:, -1]
-    positions = {"always_long": ones, "always_short": -ones, "nothing": 0 * ones}
-    return {name: net_profit(position, realised, cost_bp) for name, position in positions.items()}
+    positions = {"always_long": 1.0, "always_short": -1.0, "nothing": 0.0}
+    profits_nK = profit(np.array([[*positions.values()]]), result.realised, cost_bp)
+    return dict(zip(positions, profits_nK.T, strict=True))
 
 
 def differences(
@@ -103,33 +100,18 @@ def differences(
 ) -> dict[str, dict[str, Any]]:
     """Paired differences after - before of every figure, each with its interval and a verdict in words."""
     answers: dict[str, dict[str, Any]] = {}
-    for name, values_n in before.items():
-        others_n = after[name]
-        if values_n is None or others_n is None:
-            continue
-        figure = CRPS if name == "crps" else GAIN
-        answers[name] = compare(others_n, values_n, dates, "before", horizon=horizon, seed=seed, figure=figure)
+    for name, old_n in before.items():
+        if old_n is not None and (new_n := after[name]) is not None:
+            figure = CRPS if name == "crps" else GAIN
+            answers[name] = compare(new_n, old_n, dates, "before", horizon=horizon, seed=seed, figure=figure)
     return answers
 
 
 def warning(difference: dict[str, dict[str, Any]]) -> str | None:
     """What to say where utility rose while the forecasts got worse."""
-    if (
-        "utility" not in difference
-        or difference["utility"]["difference"] <= 0
-        or difference["crps"]["difference"] <= 0
-    ):
+    if "utility" not in difference or any(difference[name]["difference"] <= 0 for name in ("utility", "crps")):
         return None
     return (
         "utility rises while CRPS gets worse: the model may have learned to take sides, not to forecast. "
         f"Utility: {difference['utility']['verdict']}. CRPS: {difference['crps']['verdict']}."
     )
-
-
-def profit(position_BK: np.ndarray, realised_BP: np.ndarray, cost_bp: float) -> np.ndarray:
-    """position * (exp(y[P]) - 1) - cost * turnover, `[B,K]`, per unit of capital; getting in and out turns over 2.
-
-    >>> profit(np.array([[1.0, -1.0, 0.0]]), np.log([[0.9, 1.1]]), cost_bp=10).round(6).tolist()
-    [[0.098, -0.102, 0.0]]
-    """
-    return position_BK * np.expm1(realised_BP[:, -1:]) - cost_bp / 1e4 * 2 * np.abs(position_BK)

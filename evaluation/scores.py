@@ -39,20 +39,15 @@ def rank_correlations(point: np.ndarray, realised: np.ndarray, dates: np.ndarray
 
     Dates with fewer than 3 tickers, or where all forecasts or all outcomes tie, have none and are left out.
     """
-    by_date = pd.DataFrame({"point": point, "realised": realised}).groupby(np.asarray(dates))
+    dates = np.asarray(dates)
+    by_date = pd.DataFrame({"point": point, "realised": realised}).groupby(dates)
     ranks = by_date.rank()
-    centred = ranks - ranks.groupby(np.asarray(dates)).transform("mean")
-    products = pd.DataFrame(
-        {
-            "cross": centred["point"] * centred["realised"],
-            "point": centred["point"] ** 2,
-            "realised": centred["realised"] ** 2,
-        }
-    )
-    sums = products.groupby(np.asarray(dates)).sum()
-    scale = np.sqrt(sums["point"] * sums["realised"])
+    centred = ranks - ranks.groupby(dates).transform("mean")
+    pairs = (("point", "realised"), ("point", "point"), ("realised", "realised"))
+    cross, point_square, realised_square = ((centred[a] * centred[b]).groupby(dates).sum() for a, b in pairs)
+    scale = np.sqrt(point_square * realised_square)
     usable = (by_date.size() >= FEWEST_TICKERS) & (scale > 0)
-    return (sums["cross"][usable] / scale[usable]).to_numpy()
+    return (cross[usable] / scale[usable]).to_numpy()
 
 
 def newey_west_t(values: np.ndarray, *, horizon: int) -> float | None:

@@ -42,18 +42,20 @@ class WalkForward:
     scale: np.ndarray  # [n,P] MASE denominators
     steps: list[dict[str, Forecast]] = field(default_factory=list)
 
-    def rows(self, seed: int = 0) -> list[dict[str, Any]]:
-        """One row per model: scores at the last step, CRPS and coverage at every step, and CRPS differences."""
-        horizon = len(self.steps)
+    def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
+        """One row per model, `model` is ours: scores at the last step; CRPS, coverage, direction at every step."""
         scores = [
             {name: self._score(forecast, step, seed) for name, forecast in forecasts.items()}
             for step, forecasts in enumerate(self.steps)
         ]
-        rows = []
-        for name, last in scores[-1].items():
-            by_step = {f"{key}_by_step": [one[name][key] for one in scores] for key in STEP_KEYS}
-            rows.append({"model": name, **last, "horizon": horizon, **by_step})
+        rows = {name: {"model": name, **last, "horizon": len(scores)} for name, last in scores[-1].items()}
+        for name, row in rows.items():
+            row |= {f"{key}_by_step": [one[name][key] for one in scores] for key in STEP_KEYS}
         return rows
+
+    def rows(self, seed: int = 0) -> list[dict[str, Any]]:
+        """Those of `by_name`."""
+        return [*self.by_name(seed).values()]
 
     def verdicts(self, seed: int = 0) -> dict[str, dict[str, Any]]:
         """The model's CRPS against each baseline at the last step, paired by origin, in numbers and in words."""
@@ -72,10 +74,6 @@ class WalkForward:
     def crps(self, model: str = "model") -> np.ndarray:
         """Of each forecast at the last step, `[n]`."""
         return self.steps[-1][model].crps(self.realised[:, -1])
-
-    def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
-        """`rows` by model; `model` is ours."""
-        return {row["model"]: row for row in self.rows(seed)}
 
     def words(self, seed: int = 0) -> dict[str, str]:
         """`verdicts` in words alone."""

@@ -12,10 +12,9 @@ Design choices:
 import json
 import pickle
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..common.files import check_apart
+from ..common.files import check_apart, replace_folder
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..modeling_tsf_llm import TsfLlmForPrediction
-from ..original_modeling_tsf_llm import NEVER_LOADED
+from ..original_modeling_tsf_llm import NEVER_LOADED, RENAMED
 
 Shapes = dict[str, tuple[int, ...]]
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -70,20 +69,8 @@ def convert(
         None, config=config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
     )
     assert not any(info[kind] for kind in ("missing_keys", "mismatched_keys")), info
-    save_whole(model.eval(), out)
+    replace_folder(out, model.eval().save_pretrained, by="convert")
     return model
-
-
-def save_whole(model: TsfLlmForPrediction, out: Path) -> None:
-    """The folder is written beside its place under another name, then renamed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        model.save_pretrained(unfinished)
-        unfinished.chmod(0o755)
-        unfinished.replace(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def weights_file(source: Path) -> Path:
@@ -277,10 +264,8 @@ def infer_config(
     norm_type = "batch_norm" if norm + "running_mean" in sizes else "rmsnorm"
     norm_type = "dynamic_tanh" if norm + "alpha" in sizes else norm_type
     experts = sizes("layers.N.moe.router.router.weight")[0]
-    chosen = next(
-        (facts[key] for key in ("num_experts_per_token", "num_experts_per_tok") if isinstance(facts.get(key), int)), 2
-    )
-    chosen = num_experts_per_tok or chosen
+    told = (facts.get(key) for key in ("num_experts_per_token", "num_experts_per_tok"))
+    chosen = num_experts_per_tok or next((count for count in told if isinstance(count, int)), 2)
     if not 1 <= chosen <= experts:
         raise ValueError(f"{chosen} experts per token: the weights have {experts}; set --num-experts-per-tok")
     length = facts.get("max_seq_len", facts.get("max_position_embeddings", 128))
@@ -314,49 +299,27 @@ def infer_config(
     )
 
 
-def expected_shapes(c: TsfLlmConfig, *, inner: bool) -> Shapes:
-    """Every tensor that the original has for this config, by its own name."""
-    D, H, R, r = c.hidden_size, c.num_attention_heads, c.kv_lora_rank, c.qk_rope_head_dim
-    query, context, wide = H * (c.qk_nope_head_dim + r), H * c.v_head_dim, c.shared_expert_intermediate_size or 0
-    norm: Shapes = {"weight": (D,)}
-    if c.norm_type != "rmsnorm":
-        norm |= {"bias": (D,)}
-        norm |= {"alpha": (1,)} if c.norm_type == "dynamic_tanh" else {"running_mean": (D,), "running_var": (D,)}
-    attention: Shapes = {
-        "kv_proj_a.weight": (R + r, D),
-        "kv_norm.weight": (R,),
-        "kv_norm.bias": (R,),
-        "kv_proj_b.weight": (H * (c.qk_nope_head_dim + c.v_head_dim), R),
-        "out_proj.weight": (D, context),
-    }
-    if c.q_lora_rank is None:
-        attention |= {"q_proj.weight": (query, D)}
-    else:
-        rank = c.q_lora_rank
-        attention |= {"q_proj_a.weight": (rank, D), "q_proj_b.weight": (query, rank)}
-        attention |= {"q_norm.weight": (rank,), "q_norm.bias": (rank,)}
-
-    def swiglu(prefix: str, width: int) -> Shapes:
-        return {
-            f"{prefix}.w1.weight": (width, D),
-            f"{prefix}.w3.weight": (width, D),
-            f"{prefix}.w2.weight": (D, width),
-        }
-
-    layer = {f"{name}.{part}": shape for name in ("pre_attn_norm", "pre_moe_norm") for part, shape in norm.items()}
-    layer |= {("attention.attention." if inner else "attention.") + name: shape for name, shape in attention.items()}
-    layer |= {"moe.router.router.weight": (c.n_routed_experts, D), **swiglu("moe.shared_expert", wide)}
-    for expert in range(c.n_routed_experts):
-        layer |= swiglu(f"moe.experts.{expert}.mlp", c.moe_intermediate_size)
-    outputs = next(width for width, kind in HEADS.items() if kind == c.prediction_type)
-    return {
-        "input_projection.weight": (D, c.num_features),
-        "input_projection.bias": (D,),
-        **{f"layers.{i}.{name}": shape for i in range(c.num_hidden_layers) for name, shape in layer.items()},
-        **{f"final_norm.{part}": shape for part, shape in norm.items()},
-        "head.weight": (outputs, D),
-        "head.bias": (outputs,),
-    }
+def expected_shapes(config: TsfLlmConfig, *, inner: bool) -> Shapes:
+    """Every tensor that the original has for this config, by its own name: those of the model, renamed back."""
+    originals = {ours: re.sub(r"[\\^]", "", source) for source, ours in RENAMED.items()}
+    with torch.device("meta"):
+        tensors = TsfLlmForPrediction(config).state_dict()
+    shapes: Shapes = {}
+    for name, tensor in tensors.items():
+        name, shape = name.removeprefix("model."), tuple(tensor.shape)
+        for ours, original in reversed(originals.items()):
+            name = re.sub(rf"(^|(?=\.)){re.escape(ours)}", original, name)
+        if inner:
+            name = name.replace(".attention.", ".attention.attention.")
+        layer, experts, part = name.partition(".mlp.experts.")
+        if not experts:
+            shapes[name] = shape
+            continue
+        E, wide, narrow = shape  # theirs are separate matrices, and so are gate (w1) and up (w3)
+        names, rows = (("w1", "w3"), wide // 2) if part == "gate_up_proj" else (("w2",), wide)
+        for expert, weight in product(range(E), names):
+            shapes[f"{layer}.moe.experts.{expert}.mlp.{weight}.weight"] = (rows, narrow)
+    return shapes
 
 
 def check(path: Path, tensors: dict[str, torch.Tensor], expected: Shapes) -> None:

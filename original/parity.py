@@ -45,12 +45,14 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return ((ours.reshape(theirs.shape) - theirs).abs().max() / theirs.abs().max()).item()
 
 
-def converted(state: dict[str, torch.Tensor], folder: Path) -> TsfLlmForPrediction:
+def converted(state: dict[str, torch.Tensor]) -> TsfLlmForPrediction:
     """The weights written to a file, converted, and loaded from the folder that came out."""
     weights = {name: value.contiguous() for name, value in state.items() if "freqs_buffer" not in name}
-    save_file(weights, folder / "original.safetensors")
-    convert(folder / "original.safetensors", folder / "model")
-    model = TsfLlmForPrediction.from_pretrained(folder / "model")
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "original.safetensors"), Path(folder, "model")
+        save_file(weights, source)
+        convert(source, out)
+        model = TsfLlmForPrediction.from_pretrained(out)
     model.config.max_position_embeddings = 32  # of these tiny models; no weight tells it
     return model
 
@@ -59,9 +61,7 @@ def converted(state: dict[str, torch.Tensor], folder: Path) -> TsfLlmForPredicti
 def model_errors(path: Path) -> dict[str, float]:
     """Errors of prediction and last hidden state, the larger, for each kind of input."""
     state, data = read(path)
-    with tempfile.TemporaryDirectory() as folder:
-        model = converted(state, Path(folder)).eval()
-    errors = {}
+    model, errors = converted(state).eval(), {}
     for run, (name, words) in RUNS.items():
         if f"out.{run}prediction" in data:
             out = model(data[name], position_ids=data["in.position_ids"] if run == "pos." else None)
@@ -73,37 +73,30 @@ def model_errors(path: Path) -> dict[str, float]:
 def training_error(path: Path) -> float:
     """Error of the loss of one training step; the tests compare every gradient."""
     state, data = read(path)
-    with tempfile.TemporaryDirectory() as folder:
-        model = converted(state, Path(folder)).train()
-    return relative_error(model(data["in.x"], labels=data["in.y"]).loss.detach()[None], data["out.loss"])
+    loss = converted(state).train()(data["in.x"], labels=data["in.y"]).loss
+    return relative_error(loss.detach()[None], data["out.loss"])
 
 
 @torch.no_grad()
 def wavelet_error(path: Path) -> float:
     """Larger error of the long-term and short-term parts over all lengths."""
     _, data = read(path)
-    lengths = sorted(int(name[1:].split(".")[0]) for name in data if name.endswith(".long"))
     wavelet, errors = Wavelet(), []
-    for length in lengths:
-        long, short = wavelet.split(data[f"n{length}.x"])
-        parts = [(long, "long"), (short, "short")]
-        errors += [(ours - data[f"n{length}.{key}"]).abs().max().item() for ours, key in parts]
+    for length in (name.removesuffix(".long") for name in data if name.endswith(".long")):
+        for part, name in zip(wavelet.split(data[f"{length}.x"]), ("long", "short"), strict=True):
+            errors.append((part - data[f"{length}.{name}"]).abs().max().item())
     return max(errors)
 
 
 def table(folder: Path) -> str:
     """Markdown: one row per family of fixtures."""
     worst: dict[tuple[str, str], float] = defaultdict(float)
-    for path in sorted(folder.glob("tiny_*.safetensors")):
-        layout, norm = path.stem.split("_")[1], path.stem.split("_", 2)[2].rsplit("_q", 1)[0]
-        for words, error in model_errors(path).items():
-            key = (f"{'plain' if layout == 'standard' else layout} layout, {norm}", words)
-            worst[key] = max(worst[key], error)
-    for path in sorted(folder.glob("train_*.safetensors")):
-        _, layout, norm = path.stem.split("_", 2)
-        worst[f"{'plain' if layout == 'standard' else layout} layout, {norm}", "loss of a training step"] = (
-            training_error(path)
-        )
+    for path in sorted([*folder.glob("tiny_*.safetensors"), *folder.glob("train_*.safetensors")]):
+        family, layout, norm = path.stem.split("_", 2)
+        what = f"{'plain' if layout == 'standard' else layout} layout, {norm.rsplit('_q', 1)[0]}"
+        errors = model_errors(path) if family == "tiny" else {"loss of a training step": training_error(path)}
+        for words, error in errors.items():
+            worst[what, words] = max(worst[what, words], error)
     for path in folder.glob("llmps_wavelet_*.safetensors"):
         worst["db4 wavelet, symmetric", "both parts (absolute)"] = wavelet_error(path)
     if not worst:

@@ -129,15 +129,12 @@ def plan_model(folder: Path, args: PushArguments) -> Upload:
     Raises:
         ValueError: something is missing that loading needs, or lies there that must not be public.
     """
-    is_adapter = (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
-    if not is_adapter and not (folder / "config.json").is_file():
+    is_model, is_adapter = ((folder / name).is_file() for name in ("config.json", ADAPTER_FILES[0]))
+    if not (is_model or is_adapter):
         remedy = "give it as --dataset" if is_dataset(folder) else "name a folder that training wrote"
         raise ValueError(f"{folder} holds no model (no config.json): {remedy}")
     refuse_files([folder], FORBIDDEN_BESIDE_A_MODEL)
-    if is_adapter:
-        files, card, scores = adapter_parts(folder, args)
-    else:
-        files, card, scores = model_parts(folder, args)
+    files, card, scores = (model_parts if is_model else adapter_parts)(folder, args)
     if scores is not None:
         files |= {scores.name: scores.file} if scores.file else {}
         files |= {plot.name: plot for plot in scores.plots}
@@ -157,8 +154,8 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
     for name in PROCESSOR_FILES[:2]:
         if name not in processor:
             raise ValueError(f"{folder} has no {name}: save the processor there too, processor.save_pretrained(...)")
-    parts = [weights, processor, existing(folder, ("config.json", "generation_config.json"))]
-    files = {name: path for part in [*parts, code_files(folder, config)] for name, path in part.items()}
+    configs, code = existing(folder, ("config.json", "generation_config.json")), code_files(folder, config)
+    files: dict[str, Path | bytes] = {**weights, **processor, **configs, **code}
     scores = scores_of(folder, args, trained_through=config.get("trained_through"))
     facts = Facts(
         repo_id=args.repo_id,
@@ -336,18 +333,16 @@ def scores_of(
     folder: Path, args: PushArguments, *, trained_through: str | None, ticker: str | None = None
 ) -> Scores | None:
     """Those of `--results`, or else of the folder; or of the run that made the adapter or the copy."""
-    if args.results is not None:
-        if not Path(args.results).is_file():
-            raise ValueError(f"{args.results} does not exist: give a results.json of `tsf-llm evaluate`")
-        return read_scores(Path(args.results), trained_through=trained_through, ticker=ticker)
+    if args.results is not None and not Path(args.results).is_file():
+        raise ValueError(f"{args.results} does not exist: give a results.json of `tsf-llm evaluate`")
     places = [folder / name for name in SCORE_FILES]
     if ticker is not None:
         places.append(folder.parent / "report.json")
-    path = next((place for place in places if place.is_file()), None)
+    path = Path(args.results) if args.results else next((place for place in places if place.is_file()), None)
+    copy = None
     if path is None and report_of_copy(folder):
         path, copy = folder.resolve().parent / COPIES, folder.resolve().name
-        return read_scores(path, trained_through=trained_through, copy=copy)
-    return None if path is None else read_scores(path, trained_through=trained_through, ticker=ticker)
+    return None if path is None else read_scores(path, trained_through=trained_through, ticker=ticker, copy=copy)
 
 
 def send(upload: Upload, args: PushArguments) -> str:

@@ -352,30 +352,25 @@ def prepare(
     from .preparation import prepare as prepare_folder
     from .preparation import print_prepared
 
-    info = prepare_folder(
-        data,
-        out,
-        tickers=_names(ticker),
-        market=market,
-        feature_groups=_names(groups),
-        value_column=value,
-        id_column=id,
-        time_column=time,
-        past_covariates=_names(past_covariates),
-        known_covariates=_names(known_covariates),
-        train_through=train_through,
-        valid_through=valid_through,
-        horizon=horizon,
-        context_length=context_length,
-        scaling=scaling,
-        per_ticker=per_ticker,
-        n_bins=bins,
-        num_proc=num_proc,
-        refit=refit,
-        engine=engine,
-        ray_address=ray_address,
-        seed=seed,
-    )
+    given = {
+        "tickers": _names(ticker),
+        "market": market,
+        "feature_groups": _names(groups),
+        "value_column": value,
+        "id_column": id,
+        "time_column": time,
+        "past_covariates": _names(past_covariates),
+        "known_covariates": _names(known_covariates),
+        "train_through": train_through,
+        "valid_through": valid_through,
+        "horizon": horizon,
+        "context_length": context_length,
+        "scaling": scaling,
+        "per_ticker": per_ticker,
+        "n_bins": bins,
+    }
+    run = {"num_proc": num_proc, "refit": refit, "engine": engine, "ray_address": ray_address, "seed": seed}
+    info = prepare_folder(data, out, given, **run)
     print_prepared(info)
     typer.echo(f"{len(info['tickers'])} tickers, {len(info['features'])} features written to {out}")
 

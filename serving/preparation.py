@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from ..bars_tsf_llm import OHLCV, UNIVARIATE
 from ..common.files import check_apart, has_keys, write_json, write_parquet
 from ..data_prep.clean import clean_bars
 from ..data_prep.sources import has_prices, read_raw
@@ -35,50 +36,26 @@ def clean(source: str, out: Path, tickers: list[str] | None = None, covariates: 
     return report
 
 
-def prepare(
-    source: str,
-    out: Path,
-    *,
-    num_proc: int,
-    seed: int,
-    refit: bool = False,
-    engine: Literal["local", "ray"] = "local",
-    ray_address: str | None = None,
-    **given: Any,
-) -> dict[str, Any]:
-    """The dataset that training with the `given` data arguments would make; the others take training's defaults."""
+def prepare(source: str, out: Path, given: dict[str, Any], **run: Any) -> dict[str, Any]:
+    """The dataset that training with the `given` data arguments would make; those that are None take training's
+    defaults. `run` says how it is made, as in `data_prep.prepare`."""
     from ..data_prep.prepare import prepare as prepare_dataset
-    from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
-    from ..processing_tsf_llm import TsfLlmProcessor
-    from ..tokenization_tsf_llm import TsfLlmTokenizer
     from ..training.arguments import DataArguments
+    from ..training.data import new_processor
 
     arguments = DataArguments(**{name: value for name, value in given.items() if value is not None})
-    features = TsfLlmFeatureExtractor(
-        kind="ohlcv" if arguments.value_column is None and has_prices(source) else "univariate",
-        past_covariates=arguments.past_covariates,
-        known_covariates=arguments.known_covariates,
-        feature_groups=arguments.feature_groups,
-        scaling=arguments.scaling,
-        per_ticker=arguments.per_ticker,
-        context_length=arguments.context_length,
-        calendar=arguments.calendar,
-    )
+    kind = OHLCV if arguments.value_column is None and has_prices(source) else UNIVARIATE
     return prepare_dataset(
         source,
         out,
-        processor=TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=arguments.n_bins)),
+        processor=new_processor(arguments, kind),
         horizon=arguments.horizon,
         tickers=arguments.tickers,
         market=arguments.market,
         columns=arguments.columns,
         train_through=arguments.train_through,
         valid_through=arguments.valid_through,
-        num_proc=num_proc,
-        refit=refit,
-        engine=engine,
-        ray_address=ray_address,
-        seed=seed,
+        **run,
     )
 
 

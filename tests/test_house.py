@@ -15,7 +15,6 @@ SOURCES = [*ROOT_FILES, *(path for room in ROOMS for path in sorted(room.glob("*
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), ROOT / "Makefile"]
 MOST_LINES = 950
 WITHOUT_A_SOURCE = {  # tests of what several files do together
-    "test_benchmarks",
     "test_conformance",
     "test_covariates",
     "test_distributed",

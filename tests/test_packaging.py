@@ -1,4 +1,4 @@
-"""The wheel holds the package, the sample and the configs, and nothing else."""
+"""The wheel holds the package, the sample, the configs and the templates of cards, and nothing else."""
 
 import ast
 import subprocess
@@ -16,6 +16,7 @@ SUBPACKAGES = [
     "evaluation",
     "publishing",
     "training",
+    "preferences",
     "original",
     "train_scripts",
     "serving",
@@ -46,6 +47,7 @@ def _sources():
     files = [path for path in ROOT.glob("*.py") if path.name != "setup.py"]
     for folder in SUBPACKAGES:
         files += (ROOT / folder).glob("*.py")
+    files += (ROOT / "publishing").glob("*.md")
     files += (ROOT / "train_scripts" / "configs").glob("*.yaml")
     files += (ROOT / "data_prep" / "sample").glob("*.csv.gz")
     return [*sorted(files), ROOT / "data_prep" / "sample" / "NOTICE"]

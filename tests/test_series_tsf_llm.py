@@ -281,7 +281,7 @@ def test_audit_passes_with_known_covariates(processor):
 
 
 def test_audit_flags_an_undeclared_covariate_that_is_read_ahead():
-    table = series_table([24], past=["promo"])
+    table = series_table([24])
     table["peek"] = SeriesFeature("peek", "mine", "promo[+1]", lambda f: f.frame["promo"].shift(-1))
     report = audit_features(series(), compute=lambda frame: features(frame, table), past_covariates=["promo"])
     assert [leak["feature"] for leak in report["prefix_invariance"]["leaks"]] == ["peek"]

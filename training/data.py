@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from ..bars_tsf_llm import MIN_BARS, day_end, kind_of
+from ..bars_tsf_llm import MIN_BARS, Kind, day_end, kind_of
 from ..common.inference import evaluating
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.augment import parse_augmentations
@@ -66,7 +66,7 @@ class TrainingData:
         bars, split, universe = _read_and_split(args) if prepared is None else _stored_bars(prepared, args)
         if given is None and prepared is not None:
             return cls(args, bars, split, prepared.processor, prepared.series(), prepared.market())
-        processor = given or _new_processor(args, bars)
+        processor = given or new_processor(args, kind_of(bars))
         market = _market_bars(args, processor.feature_extractor, universe)
         if given is None:
             series = processor.fit_encode(bars, split.train_through, market=market)
@@ -206,7 +206,7 @@ def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame,
     return bars, prepared.split, bars if market is None else market
 
 
-def _new_processor(args: DataArguments, bars: pd.DataFrame) -> TsfLlmProcessor:
+def new_processor(args: DataArguments, kind: Kind) -> TsfLlmProcessor:
     """A processor to fit on the training dates alone."""
     features = TsfLlmFeatureExtractor(
         feature_groups=args.feature_groups,
@@ -214,7 +214,7 @@ def _new_processor(args: DataArguments, bars: pd.DataFrame) -> TsfLlmProcessor:
         per_ticker=args.per_ticker,
         context_length=args.context_length,
         calendar=args.calendar,
-        kind=kind_of(bars).name,
+        kind=kind.name,
         past_covariates=args.past_covariates,
         known_covariates=args.known_covariates,
     )

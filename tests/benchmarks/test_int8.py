@@ -30,3 +30,16 @@ def test_a_missing_torchao_is_told(monkeypatch):
     monkeypatch.setattr(int8, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install torchao"):
         int8.main(["--model", "nowhere"])
+
+
+def test_the_table_is_written_between_its_markers(tiny_model, monkeypatch, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "model")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- torchao -->\nold\n<!-- /torchao -->\nafter\n")
+    monkeypatch.setattr(int8, "CONTESTANTS", {"float32": copy.deepcopy})
+    monkeypatch.setattr(int8, "find_spec", lambda name: name)
+    monkeypatch.setattr(int8, "version", lambda name: "1.0")
+    int8.main(["--model", str(tmp_path / "model"), "--repeats", "1", "--write", str(page)])
+    lines = page.read_text().splitlines()
+    assert (lines[0], lines[-1], "old" in lines) == ("before", "after", False)
+    assert any(line.startswith("| float32 |") for line in lines)

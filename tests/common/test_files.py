@@ -83,6 +83,15 @@ def test_apart(tmp_path, monkeypatch, out, source):
     check_apart("c", source, "sample", "hf:org/name")
 
 
+def test_a_file_may_be_read_from_where_named_files_are_written(tmp_path):
+    source = tmp_path / "prices.csv"
+    source.touch()
+    check_apart(tmp_path, source)
+    for out, whole in ((tmp_path, True), (source, False)):
+        with pytest.raises(ValueError, match="which is read"):
+            check_apart(out, source, whole=whole)
+
+
 # Every command
 
 

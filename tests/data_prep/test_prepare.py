@@ -639,38 +639,6 @@ def run(monkeypatch, capsys):
     return call
 
 
-def test_prepare_command(run, prices, tmp_path):
-    code, text, _ = run("prepare", "--data", prices, "--out", tmp_path / "set", "--horizon", 2, "--bins", 32)
-    assert code == 0
-    assert "3 tickers, 64 features" in text
-    assert "skipped NEW" in text
-    assert load_prepared(tmp_path / "set").info["horizon"] == 2
-
-
-def test_prepare_command_for_plain_series_and_markets(run, loads, stocks, tmp_path):
-    words = ["--value", "load", "--past-covariates", "heat", "--bins", 32]
-    code, text, _ = run("prepare", "--data", loads, "--out", tmp_path / "series", *words)
-    assert code == 0
-    assert "computed 800 of 800 rows; tickers encoded 2, extended 0, kept 0" in text
-    assert load_prepared(tmp_path / "series").processor.feature_extractor.past_covariates == ["heat"]
-    words = ["--groups", "returns,market", "--market", stocks / "index.csv", "--bins", 32]
-    code, text, _ = run("prepare", "--data", stocks / "stocks.csv", "--out", tmp_path / "stocks", *words)
-    assert code == 0
-    assert load_prepared(tmp_path / "stocks").market() is not None
-
-
-def test_clean_command(run, prices, tmp_path):
-    out = tmp_path / "deep" / "clean.parquet"
-    code, text, _ = run("clean", "--data", prices, "--out", out)
-    assert code == 0
-    assert "670 rows = 668 bars + 2 missing bars + 0 dropped rows" in text
-    assert len(pd.read_parquet(out)) == 670
-    assert json.loads(out.with_name("cleaning.json").read_text())["rules"]["missing"]["rows"] == 1
-    code, _, error = run("clean", "--data", prices, "--out", tmp_path / "clean.csv")
-    assert code == 2
-    assert "must end in .parquet" in error
-
-
 # Other code
 
 EDITED = """

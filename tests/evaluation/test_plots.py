@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from tsf_llm.bars_tsf_llm import UNIVARIATE
@@ -89,21 +88,6 @@ def test_score_bars(tmp_path):
     assert_only_a_picture(plots.score_bars(ROWS, tmp_path / "scores.png", highlight="tsf-llm"))
 
 
-def test_pictures_are_replaced_whole(bars, forecast, tmp_path, monkeypatch):
-    path = plots.fan_chart(bars, forecast, tmp_path / "fan.png")
-    before = path.read_bytes()
-
-    def fail_half_way(figure, target, **kwargs):
-        target.write_bytes(b"\x89PNG half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Figure, "savefig", fail_half_way)
-    with pytest.raises(OSError, match="disk full"):
-        plots.fan_chart(bars, forecast, path)
-    assert path.read_bytes() == before
-    assert_only_a_picture(path)
-
-
 def test_threads_draw_the_same_picture(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(lambda i: plots.loss_curve(LOG, tmp_path / f"{i}.png"), range(4)))
@@ -132,7 +116,7 @@ def test_unusable_input_is_refused_with_a_remedy(bars, forecast, tmp_path):
 
 def test_a_plain_series_is_called_a_value(bars, forecast, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
     plots.fan_chart(
         bars.rename(columns={"close": "value"}), forecast, tmp_path / "fan.png", realised=bars.assign(value=1)
     )
@@ -142,3 +126,8 @@ def test_a_plain_series_is_called_a_value(bars, forecast, tmp_path, monkeypatch)
     assert "value" in fan.axes[0].get_legend_handles_labels()[1]
     assert "close" not in fan.axes[0].get_title(loc="left")
     assert scores.axes[0].get_xlabel() == "CRPS 1 bar ahead (mean one-step changes), n = 1,234"
+
+
+def test_no_rows_have_no_plot(tmp_path):
+    with pytest.raises(ValueError, match="no rows"):
+        plots.leak_bars([], tmp_path / "leak.png")

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsf_llm.common.provenance import provenance
 from tsf_llm.evaluation.walk_forward import pick_origins, pool, walk_forward
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
@@ -12,25 +11,7 @@ from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
-GROUPS = ["bar"]  # five features, as the tiny model wants
 PERIOD = {"start": "2016-01-01", "end": "2016-03-31"}
-
-
-@pytest.fixture(scope="module")
-def bars(make_bars):
-    return pd.concat([make_bars(400, ticker="AAA", seed=1), make_bars(400, ticker="BBB", seed=2)])
-
-
-@pytest.fixture(scope="module")
-def processor(bars):
-    extractor = TsfLlmFeatureExtractor(feature_groups=GROUPS, context_length=16)
-    return TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, through="2015-12-31")
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_model, processor):
-    tokens = {"vocab_size": 34, "pad_token_id": 32, "bar_token_id": 33}
-    return TsfLlmPipeline(model=tiny_model(**tokens), processor=processor)
 
 
 def encoded(pipe, bars):
@@ -126,11 +107,6 @@ def test_a_forecaster_who_knows_tomorrow_is_found_out(result):
         forecasts["model"] = type(forecasts["model"])(result.realised[:, [step]] + noise)
     assert all(answer["verdict"].startswith("better than") for answer in knowing.verdicts().values())
     assert not any(answer["verdict"].startswith("better than") for answer in result.verdicts().values())
-
-
-def test_provenance_names_version_and_commit():
-    assert set(provenance("sft")) == {"made_by", "version", "commit"}
-    assert provenance("sft")["version"]
 
 
 # Plain series

@@ -396,6 +396,7 @@ def test_what_exists_is_not_overwritten(source, tmp_path):
 
 def test_a_failed_save_leaves_nothing(source, tmp_path, monkeypatch):
     def fail(self, folder, *args, **kwargs):
+        Path(folder).mkdir()
         (Path(folder) / "half").write_text("")
         raise OSError("disk full")
 

@@ -1,70 +1,13 @@
-"""The command line: the quick start for real, what each command writes, and how each refuses bad input."""
+"""The command line: what each command writes, and how each refuses bad input."""
 
 import json
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from tsf_llm.indicators_tsf_llm import FEATURES
 from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS
-from tsf_llm.serving import cli
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """`run(*words)` -> exit code, stdout, stderr."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["tsf-llm", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def quickstart(tmp_path_factory):
-    out = tmp_path_factory.mktemp("quickstart")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["tsf-llm", "quickstart", "--ticker", "IBM", "--out", str(out)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    assert not end.value.code
-    return out
-
-
-@pytest.fixture
-def model(quickstart):
-    return quickstart / "model"
-
-
-def test_quickstart_leaves_calibrated_results(quickstart):
-    results = json.loads((quickstart / "results.json").read_text())
-    rows = {row["model"]: row for row in results["rows"]}
-    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20"]
-    assert 0.70 <= rows["model"]["coverage_80"] <= 0.90
-    assert rows["model"]["crps"] < 1.05 * rows["historical_volatility_20"]["crps"]
-    assert results["out_of_sample"] is True
-    assert results["trained_through"] < results["start"] < results["end"]
-    assert json.loads((quickstart / "audit.json").read_text())["passed"] is True
-
-
-def test_quickstart_writes_everything_the_readme_names(quickstart):
-    names = {path.name for path in quickstart.iterdir()}
-    plots = {"forecast.png", "hindsight.png", "scores.png", "pit.png"}
-    assert names == {"model", "forecast.csv", "results.json", "audit.json", ".tsf_llm.json", *plots}
-    for picture in [*(quickstart / name for name in plots), quickstart / "model" / "loss.png"]:
-        assert Image.open(picture).size[0] > 900
-    names = {path.name for path in quickstart.rglob("*")}
-    assert [name for name in names if name.endswith((".bin", ".pt", ".pkl")) or name[0] == "."] == [".tsf_llm.json"]
-    frame = pd.read_csv(quickstart / "forecast.csv")
-    assert list(frame.columns) == FORECAST_COLUMNS
-    assert frame["ticker"].unique().tolist() == ["IBM"]
 
 
 def test_forecast_writes_the_contract(run, model, tmp_path):
@@ -243,54 +186,10 @@ def test_help_teaches(run):
 # Plain series
 
 
-@pytest.fixture(scope="module")
-def loads(tmp_path_factory):
-    """A wide file: two columns of numbers, hourly, and a flag that is known in advance."""
-    path, rng = tmp_path_factory.mktemp("loads") / "loads.csv", np.random.default_rng(0)
-    hours = np.arange(900)
-    flag = (rng.uniform(size=900) < 0.2).astype(int)
-    load = 5 * np.sin(2 * np.pi * hours / 24) + rng.normal(0, 1, 900) + 8 * flag
-    table = {"date": pd.date_range("2021-01-01", periods=900, freq="h"), "OT": load, "HUFL": hours, "flag": flag}
-    pd.DataFrame(table).to_csv(path, index=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def series_quickstart(tmp_path_factory, loads):
-    out = tmp_path_factory.mktemp("series_quickstart")
-    words = ["--dataset", loads, "--value", "OT", "--known-covariates", "flag", "--horizon", 6, "--out", out]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["tsf-llm", "quickstart", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    assert not end.value.code
-    return out
-
-
-def test_quickstart_takes_a_plain_series(series_quickstart):
-    results = json.loads((series_quickstart / "results.json").read_text())
-    rows = {row["model"]: row for row in results["rows"]}
-    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20", "seasonal_naive_24"]
-    assert rows["seasonal_naive_24"]["crps"] < rows["random_walk"]["crps"]
-    assert rows["model"]["crps"] < 2 * rows["random_walk"]["crps"]
-    assert (results["horizon"], results["tickers"], results["out_of_sample"]) == (6, ["OT"], True)
-    assert json.loads((series_quickstart / "audit.json").read_text())["passed"] is True
-    frame = pd.read_csv(series_quickstart / "forecast.csv")
-    assert list(frame.columns) == FORECAST_COLUMNS
-    assert frame["ticker"].unique().tolist() == ["OT"]
-
-
-def test_quickstart_with_a_head_that_knows_its_steps_alone(run, loads, tmp_path):
-    words = ["--dataset", loads, "--value", "OT", "--horizon", 3, "--head", "quantile", "--out", tmp_path]
-    code, _, _ = run("quickstart", *words)
-    assert code == 0
-    assert len(pd.read_csv(tmp_path / "forecast.csv")) == 3
-    code, _, error = run("quickstart", "--head", "regression", "--out", tmp_path)
-    assert (code, "--head regression" in error) == (2, True)
-
-
-def test_the_other_commands_take_a_plain_series(run, series_quickstart, loads, tmp_path):
-    chosen = ["--model", series_quickstart / "model", "--data", loads, "--value", "OT"]
+def test_the_commands_take_a_plain_series(run, train, loads, tmp_path):
+    series = {"data": loads, "value_column": "OT", "known_covariates": "flag", "horizon": 6, "num_train_epochs": 1}
+    train(tmp_path / "model", **series)
+    chosen = ["--model", tmp_path / "model", "--data", loads, "--value", "OT"]
     out, plot = tmp_path / "forecast.csv", tmp_path / "fan.png"
     code, _, _ = run("forecast", *chosen, "--horizon", 72, "--samples", 16, "--out", out, "--plot", plot)
     assert (code, len(pd.read_csv(out)), plot.exists()) == (0, 72, True)

@@ -1,0 +1,54 @@
+"""evaluate.py: what is written, whether the model has seen the period, and what is left alone."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from tsf_llm.evaluation.evaluate import FILES, evaluate_model
+from tsf_llm.evaluation.report import Report
+
+PERIOD = {"start": "2016-01-01", "end": "2016-02-15", "horizon": 3, "samples": 8}
+
+
+@pytest.fixture(scope="module")
+def evaluated(pipe, bars, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluation")
+    return out, evaluate_model(pipe, bars, **PERIOD, out=out, seed=5)
+
+
+def test_writes_what_it_returns_and_two_plots(evaluated):
+    out, report = evaluated
+    assert {path.name for path in out.iterdir()} == {*FILES, ".tsf_llm.json"}
+    assert Report.read(out / "results.json") == report
+    for picture in ("scores.png", "pit.png"):
+        assert Image.open(out / picture).size[0] > 900
+
+
+def test_the_results_say_what_was_asked_and_what_was_scored(evaluated):
+    results = json.loads((evaluated[0] / "results.json").read_text())
+    assert {name: results[name] for name in ("horizon", "stride", "samples", "seed")} == {
+        "horizon": 3,
+        "stride": 3,  # by default, so that no outcome is counted twice
+        "samples": 8,
+        "seed": 5,
+    }
+    assert results["tickers"] == ["AAA", "BBB"]
+    assert PERIOD["start"] <= results["start"] < results["end"] <= PERIOD["end"]
+    assert [row["model"] for row in results["rows"]] == ["model", *results["verdicts"]]
+    assert results["made_by"] == "evaluate"
+
+
+@pytest.mark.parametrize(("seen", "out_of_sample"), [("2015-12-31", True), ("2016-01-05", False), (None, None)])
+def test_says_whether_the_model_has_seen_the_period(pipe, bars, tmp_path, monkeypatch, seen, out_of_sample):
+    monkeypatch.setattr(pipe.model.config, "trained_through", seen)
+    evaluate_model(pipe, bars, **PERIOD, out=tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["trained_through"], results["out_of_sample"]) == (seen, out_of_sample)
+
+
+def test_results_of_something_else_are_left_alone(pipe, bars, tmp_path):
+    (tmp_path / "results.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="was not written by this package"):
+        evaluate_model(pipe, bars, **PERIOD, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

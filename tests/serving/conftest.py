@@ -1,0 +1,47 @@
+"""What the commands' tests share: a run of the command line, a small model of the embedded prices, plain series."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tsf_llm.serving import cli
+from tsf_llm.train_scripts import sft
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run(*words)` -> exit code, stdout, stderr."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["tsf-llm", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def loads(tmp_path_factory):
+    """A wide file: two columns of numbers, hourly, and a flag that is known in advance."""
+    path, rng = tmp_path_factory.mktemp("loads") / "loads.csv", np.random.default_rng(0)
+    hours = np.arange(900)
+    flag = (rng.uniform(size=900) < 0.2).astype(int)
+    load = 5 * np.sin(2 * np.pi * hours / 24) + rng.normal(0, 1, 900) + 8 * flag
+    table = {"date": pd.date_range("2021-01-01", periods=900, freq="h"), "OT": load, "HUFL": hours, "flag": flag}
+    pd.DataFrame(table).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A model of the embedded prices, as the quick start leaves it, but trained in seconds. Read only."""
+    folder = tmp_path_factory.mktemp("model")
+    config = Path(sft.__file__).parent / "configs" / "debug_sft.yaml"
+    words = ["--output_dir", folder, "--num_train_epochs", 1, "--report_samples", 0, "--disable_tqdm", "true"]
+    sft.main(*sft.parse(["--config", str(config), *map(str, words)]))
+    return folder

@@ -1,0 +1,80 @@
+"""quickstart.py: the quick start for real, on the embedded prices and on a plain series."""
+
+import json
+import sys
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS
+from tsf_llm.serving import cli
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tsf-llm", "quickstart", "--ticker", "IBM", "--out", str(out)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert not end.value.code
+    return out
+
+
+def test_quickstart_leaves_calibrated_results(quickstart):
+    results = json.loads((quickstart / "results.json").read_text())
+    rows = {row["model"]: row for row in results["rows"]}
+    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20"]
+    assert 0.70 <= rows["model"]["coverage_80"] <= 0.90
+    assert rows["model"]["crps"] < 1.05 * rows["historical_volatility_20"]["crps"]
+    assert results["out_of_sample"] is True
+    assert results["trained_through"] < results["start"] < results["end"]
+    assert json.loads((quickstart / "audit.json").read_text())["passed"] is True
+
+
+def test_quickstart_writes_everything_the_readme_names(quickstart):
+    names = {path.name for path in quickstart.iterdir()}
+    plots = {"forecast.png", "hindsight.png", "scores.png", "pit.png"}
+    assert names == {"model", "forecast.csv", "results.json", "audit.json", ".tsf_llm.json", *plots}
+    for picture in [*(quickstart / name for name in plots), quickstart / "model" / "loss.png"]:
+        assert Image.open(picture).size[0] > 900
+    names = {path.name for path in quickstart.rglob("*")}
+    assert [name for name in names if name.endswith((".bin", ".pt", ".pkl")) or name[0] == "."] == [".tsf_llm.json"]
+    frame = pd.read_csv(quickstart / "forecast.csv")
+    assert list(frame.columns) == FORECAST_COLUMNS
+    assert frame["ticker"].unique().tolist() == ["IBM"]
+
+
+@pytest.fixture(scope="module")
+def series_quickstart(tmp_path_factory, loads):
+    out = tmp_path_factory.mktemp("series_quickstart")
+    words = ["--dataset", loads, "--value", "OT", "--known-covariates", "flag", "--horizon", 6, "--out", out]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tsf-llm", "quickstart", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert not end.value.code
+    return out
+
+
+def test_quickstart_takes_a_plain_series(series_quickstart):
+    results = json.loads((series_quickstart / "results.json").read_text())
+    rows = {row["model"]: row for row in results["rows"]}
+    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20", "seasonal_naive_24"]
+    assert rows["seasonal_naive_24"]["crps"] < rows["random_walk"]["crps"]
+    assert rows["model"]["crps"] < 2 * rows["random_walk"]["crps"]
+    assert (results["horizon"], results["tickers"], results["out_of_sample"]) == (6, ["OT"], True)
+    assert json.loads((series_quickstart / "audit.json").read_text())["passed"] is True
+    frame = pd.read_csv(series_quickstart / "forecast.csv")
+    assert list(frame.columns) == FORECAST_COLUMNS
+    assert frame["ticker"].unique().tolist() == ["OT"]
+
+
+def test_quickstart_with_a_head_that_knows_its_steps_alone(run, loads, tmp_path):
+    words = ["--dataset", loads, "--value", "OT", "--horizon", 3, "--head", "quantile", "--out", tmp_path]
+    code, _, _ = run("quickstart", *words)
+    assert code == 0
+    assert len(pd.read_csv(tmp_path / "forecast.csv")) == 3
+    code, _, error = run("quickstart", "--head", "regression", "--out", tmp_path)
+    assert (code, "--head regression" in error) == (2, True)

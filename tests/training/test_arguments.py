@@ -1,0 +1,58 @@
+"""arguments.py: what trains nothing is refused before anything is read, and what to resume from."""
+
+import pytest
+import torch
+
+from tsf_llm.train_scripts import sft
+from tsf_llm.training import arguments
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("horizon", 0),
+        ("stride", 0),
+        ("context_length", -1),
+        ("n_bins", 10**8),
+        ("report_samples", 1),
+        ("report_samples", -3),
+        ("train_through", "2015-99-01"),
+        ("learning_rate", "nan"),
+        ("per_device_eval_batch_size", 0),
+        ("gradient_accumulation_steps", -1),
+        ("num_train_epochs", 0),
+        ("max_steps", 0),
+        ("max_grad_norm", -1),
+        ("weight_decay", "nan"),
+        ("save_total_limit", 0),
+        ("early_stopping_patience", -1),
+        ("seed", -1),
+        ("report_to", "nothing-of-this-name"),
+        ("model_config", "[1]"),
+        ("model_config", "{"),
+        ("output_dir", ""),
+    ],
+)
+def test_values_that_train_nothing_are_refused_before_anything_is_read(command_line, option, value):
+    with pytest.raises(ValueError, match=f"^{option}"):
+        sft.parse(command_line(**{option: value}))
+
+
+def test_resume_true_means_the_last_checkpoint(base_folder, tmp_path):
+    [*_, first] = sft.parse(["--output_dir", str(tmp_path), "--resume_from_checkpoint", "true"])
+    assert first.checkpoint_to_resume() is None  # a first run has none, and starts
+    [*_, again] = sft.parse(["--output_dir", str(base_folder), "--resume_from_checkpoint", "true"])
+    assert "checkpoint-" in again.checkpoint_to_resume()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works on this machine")
+def test_float16_is_refused_on_a_cpu(train, tmp_path):
+    with pytest.raises(ValueError, match="fp16=true needs a GPU; on a CPU use bf16=true"):
+        train(tmp_path, fp16=True)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "trackio"])
+def test_a_missing_package_is_named(train, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", list)
+    with pytest.raises(ValueError, match=rf"report_to={name}: not installed; pip install 'tsf-llm\[train\]'"):
+        train(tmp_path, report_to=name)
