@@ -25,7 +25,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
@@ -39,7 +39,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers, stripped, utc_times, wall_clock
 from ..common.errors import one_line_errors
 from ..common.files import check_apart, has_keys, write_json, write_parquet
-from ..common.parser import Parser
+from ..common.parser import Parser, option
 from .columns import ALIASES, find_columns, listed
 from .sources import read_data
 from .tables import open_table
@@ -66,32 +66,22 @@ PORTION = 8192  # texts between two writes of the cache
 class TextArguments:
     """What is read, how it is encoded, what is written."""
 
-    data: str = field(metadata={"help": "price file or folder, 'sample', or a plain series"})
-    texts: str = field(metadata={"help": "CSV or parquet: timestamp, ticker, text"})
-    encoder: str = field(metadata={"help": "folder or name of a text encoder"})
-    out: str = field(metadata={"help": "parquet file to write, and its .projection.json"})
-    through: str | None = field(
-        default=None, metadata={"help": "last date of the texts that the projection is fitted on"}
-    )
-    projection: str | None = field(
-        default=None, metadata={"help": "a .projection.json to use again, in place of --through"}
-    )
-    covariates: list[str] = field(
-        default_factory=list, metadata={"help": "columns of the data to keep, as earnings or macro_*"}
-    )
-    size: int = field(default=8, metadata={"help": "numbers kept of a vector"})
-    sentiment: str | None = field(
-        default=None, metadata={"help": "folder or name of a classifier with labels positive and negative"}
-    )
-    close_time: str | None = field(
-        default=None, metadata={"help": "close of daily bars, as 16:00; without it texts count from the next day"}
-    )
-    zone: str = field(default="UTC", metadata={"help": "time zone of the bars' dates, as America/New_York"})
-    half_life: float = field(default=5.0, metadata={"help": "bars, of the trailing means"})
-    as_series: bool = field(default=False, metadata={"help": "write log closes for bars: a plain series"})
-    cache: str | None = field(default=None, metadata={"help": "parquet file of vectors to keep and use again"})
-    batch_size: int = field(default=32, metadata={"help": "texts encoded together"})
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
+    data: str = option(help="price file or folder, 'sample', or a plain series")
+    texts: str = option(help="CSV or parquet: timestamp, ticker, text")
+    encoder: str = option(help="folder or name of a text encoder")
+    out: str = option(help="parquet file to write, and its .projection.json")
+    through: str | None = option(None, "last date of the texts that the projection is fitted on")
+    projection: str | None = option(None, "a .projection.json to use again, in place of --through")
+    covariates: list[str] = option([], "columns of the data to keep, as earnings or macro_*")
+    size: int = option(8, "numbers kept of a vector")
+    sentiment: str | None = option(None, "folder or name of a classifier with labels positive and negative")
+    close_time: str | None = option(None, "close of daily bars, as 16:00; without it texts count from the next day")
+    zone: str = option("UTC", "time zone of the bars' dates, as America/New_York")
+    half_life: float = option(5.0, "bars, of the trailing means")
+    as_series: bool = option(False, "write log closes for bars: a plain series")
+    cache: str | None = option(None, "parquet file of vectors to keep and use again")
+    batch_size: int = option(32, "texts encoded together")
+    device: str = option("cpu", "cpu or cuda")
 
     def __post_init__(self) -> None:
         if (self.through is None) == (self.projection is None):

@@ -266,9 +266,7 @@ class TuningArguments(Defaults):
     lora_alpha: float = option(16, "the updates count lora_alpha / lora_r times")
     num_train_epochs: float = option(1, "passes over the pairs, or over the origins")
     learning_rate: float = option(1e-5, "peak learning rate of AdamW")
-    gradient_checkpointing: bool | None = option(
-        None, "older name of activation_checkpointing: save memory, spend time"
-    )
+    gradient_checkpointing: bool | None = option(None, "old name of activation_checkpointing: save memory, spend time")
     bf16: bool | None = option(False, "bfloat16 autocast")
     router_aux_loss_coef: float | None = option(
         0.0, "weight of trl's load-balancing loss; 0 leaves preference or reward alone"

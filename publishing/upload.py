@@ -13,7 +13,7 @@ Design choices:
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
 from ..common.files import write_text
+from ..common.parser import option
 from ..common.reading import read_json, weight_files
 from ..evaluation.report import Report
 from .cards import Facts, Scores, adapter_card, model_card, preferences_card, prepared_card, read_scores
@@ -63,33 +64,23 @@ class PushArguments:
 
     _argument_group_name = "push"
 
-    repo_id: str = field(metadata={"help": "repository on the Hub, org/name"})
-    model: str | None = field(default=None, metadata={"help": "folder of a model or an adapter"})
-    dataset: str | None = field(
-        default=None, metadata={"help": "folder that `tsf-llm prepare` or `build_preferences` wrote"}
+    repo_id: str = option(help="repository on the Hub, org/name")
+    model: str | None = option(None, "folder of a model or an adapter")
+    dataset: str | None = option(None, "folder that `tsf-llm prepare` or `build_preferences` wrote")
+    public: bool = option(False, "everyone may read the repository; else it is private")
+    revision: str | None = option(None, "branch, made if it is new; by default main")
+    tag: str | None = option(None, "name for this version, such as v1")
+    message: str | None = option(None, "message of the commit")
+    results: str | None = option(
+        None, "model: results.json or report.json for the card; by default that of the folder"
     )
-    public: bool = field(default=False, metadata={"help": "everyone may read the repository; else it is private"})
-    revision: str | None = field(default=None, metadata={"help": "branch, made if it is new; by default main"})
-    tag: str | None = field(default=None, metadata={"help": "name for this version, such as v1"})
-    message: str | None = field(default=None, metadata={"help": "message of the commit"})
-    results: str | None = field(
-        default=None,
-        metadata={"help": "model: results.json or report.json for the card; by default that of the folder"},
+    datasets: list[str] = option([], "model: datasets of the Hub that it was trained on")
+    base: str | None = option(
+        None, "the model on the Hub that this one was made from, org/name; an adapter does not work without"
     )
-    datasets: list[str] = field(
-        default_factory=list, metadata={"help": "model: datasets of the Hub that it was trained on"}
-    )
-    base: str | None = field(
-        default=None,
-        metadata={
-            "help": "the model on the Hub that this one was made from, org/name; an adapter does not work without"
-        },
-    )
-    source: str | None = field(default=None, metadata={"help": "dataset: where the prices come from"})
-    license: str | None = field(
-        default=None, metadata={"help": "dataset: licence of the prices, as the Hub names it; models are mit"}
-    )
-    dry_run: bool = field(default=False, metadata={"help": "list the files and write the card, without a network"})
+    source: str | None = option(None, "dataset: where the prices come from")
+    license: str | None = option(None, "dataset: licence of the prices, as the Hub names it; models are mit")
+    dry_run: bool = option(False, "list the files and write the card, without a network")
 
     def __post_init__(self) -> None:
         validate_repo_id(self.repo_id)

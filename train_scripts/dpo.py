@@ -54,8 +54,7 @@ def main(
     """Reads or builds pairs, tunes, compares and saves; returns what `report.json` holds."""
     started = time.perf_counter()
     set_seed(training_args.seed)
-    sources = (data_args.data, data_args.market)
-    check_folder(training_args.output_dir, *sources)
+    check_folder(training_args.output_dir, data_args.data, data_args.market)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
     model = tunable(load_model(base), base)
     data = TrainingData.read(data_args, base, model.config).with_fences_of(model.config)

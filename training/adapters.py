@@ -66,12 +66,8 @@ class LoraArguments:
     r: int = option(8, "rank")
     lora_alpha: float = option(16, "an update counts lora_alpha / r times")
     lora_dropout: float = option(0.05, "dropout ahead of an adapter, if no expert has one")
-    target_modules: list[str] | None = option(
-        None, "only Linear layers of these names, such as q_proj kv_b_proj lm_head"
-    )
-    target_experts: bool = option(
-        False, "adapt the routed experts too; such adapters cannot be mixed within one batch"
-    )
+    target_modules: list[str] | None = option(None, "only Linear layers of these names, as q_proj kv_b_proj lm_head")
+    target_experts: bool = option(False, "adapt the routed experts too; such adapters cannot be mixed in one batch")
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:

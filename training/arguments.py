@@ -35,17 +35,13 @@ class DataArguments:
     known_covariates: list[str] = option([], "further columns that are known in advance: names, or patterns")
     train_through: str | None = option(None, "last training date; by default after 80 percent of all bar times")
     valid_through: str | None = option(
-        None, "last validation date; by default after another 10 percent; the rest is test"
+        None, "last validation date; by default after 10 percent more; the rest is test"
     )
     horizon: int = option(5, "bars ahead")
     stride: int = option(8, "bars between the origins of neighbouring training windows")
     context_length: int = option(128, "bars the model looks back")
-    feature_groups: list[str] | None = option(
-        None, "feature groups of docs/features.md; those of the default features if none"
-    )
-    market: str | None = option(
-        None, "price file of an index or universe that features read; all tickers of the data if none"
-    )
+    feature_groups: list[str] | None = option(None, "feature groups of docs/features.md; the default ones if none")
+    market: str | None = option(None, "price file that features read, of an index or universe; all tickers if none")
     calendar: str | None = option(None, "exchange that dates forecasts, as XNYS or 24/7; by default told by the bars")
     scaling: Literal["robust", "standard", "minmax"] = option("robust", "feature scaling")
     per_ticker: bool = option(False, "scale every ticker by itself")
@@ -163,9 +159,7 @@ class SftArguments(Defaults, TrainingArguments):
     save_strategy: str = option("epoch", "when to save a checkpoint")
     load_best_model_at_end: bool = option(True, "keep the weights of the best validation loss")
     prediction_loss_only: bool = option(True, "validation needs no predictions")
-    early_stopping_patience: int = option(
-        4, "validations without a better loss before training stops; 0 switches it off"
-    )
+    early_stopping_patience: int = option(4, "validations without a better loss before training stops; 0 for none")
 
     dynamic_lr: bool = option(
         False,

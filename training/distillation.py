@@ -47,7 +47,7 @@ class DistillArguments:
 
     model_config: dict | str | None = option(None, "fields of TsfLlmConfig for a new student: a YAML mapping, or JSON")
     student_name_or_path: str | None = option(
-        None, "a student to go on from, as a pruned model; model_config is then left out"
+        None, "student to go on from, as a pruned model, instead of model_config"
     )
     temperature: float = option(2.0, "T: above 1, small probabilities count for more")
     alpha: float = option(0.5, "share of the teacher: 0 for labels alone, 1 for the teacher alone")

@@ -34,9 +34,7 @@ class SentimentArguments(SftArguments):
     learning_rate: float = option(5e-5, "peak learning rate of AdamW")
     weight_decay: float = option(0.01, "weight decay of AdamW")
     class_weights: str = option("balanced", "balanced: weigh classes by the inverse of their share; or none")
-    early_stopping_patience: int = option(
-        2, "validations without a better loss before training stops; 0 switches it off"
-    )
+    early_stopping_patience: int = option(2, "validations without a better loss before training stops; 0 for none")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,16 +25,13 @@ from .models import check_start, find_model, head_of
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
 
 logger = logging.get_logger(__name__)
-
-
 FIXED = {"num_features", "prediction_length", "vocab_size", "pad_token_id", "bar_token_id"}
 
 
 def train(data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
-    sources = (data_args.data, data_args.market, model_args.replay_data)
-    check_folder(training_args.output_dir, *sources)
+    check_folder(training_args.output_dir, data_args.data, data_args.market, model_args.replay_data)
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)
