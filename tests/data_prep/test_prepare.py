@@ -658,7 +658,7 @@ def test_a_feature_whose_code_changed_is_computed_again(prices, folder, tmp_path
     """By a copy of this package in which one indicator is another; every version number is the same."""
     root = Path(module.__file__).parents[1]
     package = tmp_path / "site" / "tsf_llm"
-    for name in ("data_prep", "evaluation"):
+    for name in ("common", "data_prep", "evaluation"):
         shutil.copytree(root / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in root.glob("*_tsf_llm.py"):
         shutil.copy(path, package)
