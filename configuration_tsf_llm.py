@@ -181,10 +181,7 @@ class TsfLlmConfig(PreTrainedConfig):
             self.auto_map = dict(AUTO_MAP)
         if self.custom_pipelines is None:
             self.custom_pipelines = {
-                "time-series-forecasting": {
-                    "impl": "pipeline_tsf_llm.TsfLlmPipeline",
-                    "pt": ["AutoModelForCausalLM"],
-                }
+                "time-series-forecasting": {"impl": "pipeline_tsf_llm.TsfLlmPipeline", "pt": ["AutoModelForCausalLM"]}
             }
         if self.prediction_type == "classification" and self.id2label is None:
             self.id2label = dict(CLASS_LABELS)

@@ -566,10 +566,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         setattr(self, "embed_tokens" if hasattr(self, "embed_tokens") else "input_projection", value)
 
     def embed(
-        self,
-        past_values: torch.Tensor | None,
-        input_ids: torch.Tensor | None,
-        token_mask: torch.Tensor | None = None,
+        self, past_values: torch.Tensor | None, input_ids: torch.Tensor | None, token_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Bars `[B,T,F]` and tokens `[B,S]` -> `[B,S,D]`. Bars fill the `<bar>` places of `input_ids` in order.
 

@@ -128,12 +128,7 @@ class TsfLlmProcessor(ProcessorMixin):
         return series.windows(origins, self.feature_extractor.context_length)
 
     def __call__(
-        self,
-        bars: Bars,
-        as_of: Any = None,
-        return_tensors: str | None = "pt",
-        *,
-        market: Bars | None = None,
+        self, bars: Bars, as_of: Any = None, return_tensors: str | None = "pt", *, market: Bars | None = None
     ) -> BatchFeature:
         """The last window of every ticker, up to and including `as_of`, beside the market as of then.
 

@@ -75,6 +75,7 @@ class Int8Linear(nn.Module):
         if self.bias is not None:
             self.bias.copy_(linear.bias)
 
+    @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, scale = quantize(x.reshape(-1, x.shape[-1]).float(), dim=1)
         out = product(rows, scale, self.weight, self.weight_scale)
@@ -106,6 +107,7 @@ class Int8Experts(nn.Module):
             getattr(self, name).copy_(weight.transpose(1, 2))
             getattr(self, f"{name}_scale").copy_(scale.squeeze(2))
 
+    @torch.no_grad()
     def forward(self, x_ND: torch.Tensor, index_NK: torch.Tensor, weights_NK: torch.Tensor) -> torch.Tensor:
         N, K = index_NK.shape
         expert, order = index_NK.flatten().sort()

@@ -80,11 +80,7 @@ def download(
 
 
 def _download_all(
-    names: list[str],
-    fetch: Callable[[str], pd.DataFrame],
-    asked: dict[str, str],
-    manifest: dict[str, Any],
-    out: Path,
+    names: list[str], fetch: Callable[[str], pd.DataFrame], asked: dict[str, str], manifest: dict[str, Any], out: Path
 ) -> dict[str, Any]:
     report: dict[str, Any] = {"downloaded": [], "kept": [], "failed": {}}
     silent = 0

@@ -111,10 +111,7 @@ def latencies(tasks: dict[str, Task], *, repeats: int = 20) -> dict[str, dict[st
     times = turns(tasks, range(repeats))
     reference = times[next(iter(tasks))]
     return {
-        name: {
-            "ms": round(1e3 * statistics.median(own), 3),
-            "ratio": round(ratio(own, reference), 3),
-        }
+        name: {"ms": round(1e3 * statistics.median(own), 3), "ratio": round(ratio(own, reference), 3)}
         for name, own in times.items()
     }
 

@@ -61,12 +61,7 @@ def newey_west_t(values: np.ndarray, *, horizon: int) -> float | None:
 
 
 def score(
-    forecast: Forecast,
-    realised: np.ndarray,
-    dates: np.ndarray,
-    naive_scale: np.ndarray,
-    horizon: int,
-    seed: int = 0,
+    forecast: Forecast, realised: np.ndarray, dates: np.ndarray, naive_scale: np.ndarray, horizon: int, seed: int = 0
 ) -> dict[str, int | float | list[float] | None]:
     """One row of results for n forecasts of the cumulative log return to `horizon`.
 

@@ -91,12 +91,7 @@ class WalkForward:
 
 
 def pick_origins(
-    series: Sequence[EncodedSeries],
-    start: Any,
-    end: Any,
-    horizon: int,
-    stride: int,
-    history: int = VOLATILITY_WINDOW,
+    series: Sequence[EncodedSeries], start: Any, end: Any, horizon: int, stride: int, history: int = VOLATILITY_WINDOW
 ) -> list[np.ndarray]:
     """Rows of each ticker that lie on every `stride`-th bar time of [start, end] and whose outcomes are known.
 

@@ -221,12 +221,7 @@ class Sizes:
 
 
 def infer_config(
-    sizes: Sizes,
-    facts: dict[str, Any],
-    *,
-    layout: str | None,
-    num_heads: int | None,
-    num_experts_per_tok: int | None,
+    sizes: Sizes, facts: dict[str, Any], *, layout: str | None, num_heads: int | None, num_experts_per_tok: int | None
 ) -> TsfLlmConfig:
     """The config whose model has these shapes.
 

@@ -246,10 +246,7 @@ def split_pairs(pairs: Dataset, bars: pd.DataFrame, split: Split, horizon: int) 
     behind = origins >= embargo_end(bars, split.train_through, horizon).to_datetime64()
     valid_mask = behind & (outcomes <= later)
     train, valid = np.flatnonzero(inside), np.flatnonzero(valid_mask)
-    counts = {
-        "embargo": int((~inside & ~behind).sum()),
-        "after_fence": int((behind & ~valid_mask).sum()),
-    }
+    counts = {"embargo": int((~inside & ~behind).sum()), "after_fence": int((behind & ~valid_mask).sum())}
     if not len(train):
         raise ValueError(
             f"no pair's outcome lies by the training fence, {split.train_through}: later pairs must not train; "

@@ -147,11 +147,7 @@ class TsfLlmGRPOTrainer(SteadyTrainer, GRPOTrainer):
 
 
 def make_trainer(
-    model: Any,
-    data: TrainingData,
-    origins: Dataset,
-    reward_args: RewardArguments,
-    training_args: GrpoArguments,
+    model: Any, data: TrainingData, origins: Dataset, reward_args: RewardArguments, training_args: GrpoArguments
 ) -> TsfLlmGRPOTrainer:
     """trl's trainer; a path is as long as the horizon and holds no special token."""
     training_args.max_completion_length = data.args.horizon

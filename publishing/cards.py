@@ -13,15 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import (
-    CardData,
-    DatasetCard,
-    DatasetCardData,
-    EvalResult,
-    ModelCard,
-    ModelCardData,
-    RepoCard,
-)
+from huggingface_hub import CardData, DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData, RepoCard
 
 from ..bars_tsf_llm import KINDS, OHLCV, Kind
 from ..common.tables import Columns, number, with_interval
@@ -49,11 +41,7 @@ METRICS = {  # key in the files: (metric of the Hub's metadata, name)
 
 WHOLE = {"evaluate": ("horizon", "stride", "samples", "seed"), "copy": ("horizon", "samples", "seed")}
 OF_TRAINING = ("horizon", "seed")  # settings for the metadata; those of other reports are above
-BESIDE = {
-    "teacher": "its teacher",
-    "student_alone": "the same, trained without the teacher",
-    ORIGINAL: "the original",
-}
+BESIDE = {"teacher": "its teacher", "student_alone": "the same, trained without the teacher", ORIGINAL: "the original"}
 CLASS_COLUMNS: Columns = {
     "accuracy [95 % CI]": lambda row: with_interval(row, "accuracy", ".3f"),
     "log loss [95 % CI]": lambda row: with_interval(row, "log_loss", ".4f"),
@@ -195,10 +183,7 @@ def adapter_card(facts: Facts, scores: Scores | None, *, base: str) -> str:
     """
     on_hub, layers = not Path(base).is_absolute(), facts.config.get("target_modules") or []
     data = ModelCardData(
-        library_name="peft",
-        base_model=base if on_hub else None,
-        tags=[*TAGS, "lora"],
-        **_metadata(facts, scores),
+        library_name="peft", base_model=base if on_hub else None, tags=[*TAGS, "lora"], **_metadata(facts, scores)
     )
     return _model_page(
         data,

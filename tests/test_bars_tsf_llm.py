@@ -153,14 +153,8 @@ def spoiled(row: int, column: str, value: Any) -> Callable[[pd.DataFrame], pd.Da
 
 
 BAD_INPUT = {
-    "missing column": (
-        lambda b: b.drop(columns=["high", "volume"]),
-        r"AAA: column.*'high', 'volume'. missing.*add",
-    ),
-    "column twice": (
-        lambda b: pd.concat([b, b[["close"]]], axis=1),
-        r"AAA: column.*'close'. appear more than once",
-    ),
+    "missing column": (lambda b: b.drop(columns=["high", "volume"]), r"AAA: column.*'high', 'volume'. missing.*add"),
+    "column twice": (lambda b: pd.concat([b, b[["close"]]], axis=1), r"AAA: column.*'close'. appear more than once"),
     "unsorted": (lambda b: b.iloc[[*range(30), 31, 30, *range(32, 60)]], "AAA, row 31, .*backwards; sort"),
     "repeated": (lambda b: b.iloc[[*range(30), 29, *range(30, 60)]], "AAA, row 30, .*repeated; keep one"),
     "text price": (spoiled(7, "open", "12,5"), "AAA, row 7: open is '12,5', not a number; correct"),
@@ -173,10 +167,7 @@ BAD_INPUT = {
     "negative volume": (spoiled(12, "volume", -1.0), "AAA, row 12, .*negative volume; mask"),
     "several": (lambda b: b.assign(volume=-1.0), r"AAA, row 0, .*\(and 59 more\): negative volume"),
     "no time": (spoiled(13, "timestamp", pd.NaT), "AAA, row 13, .*timestamp is empty; drop"),
-    "text time": (
-        spoiled(14, "timestamp", "yesterday"),
-        "AAA, row 14: timestamp 'yesterday' is no date; use",
-    ),
+    "text time": (spoiled(14, "timestamp", "yesterday"), "AAA, row 14: timestamp 'yesterday' is no date; use"),
     "numeric time": (lambda b: b.assign(timestamp=range(60)), r"AAA: timestamp is a number \(0\): convert it"),
     "too few": (lambda b: b.iloc[:20], "AAA: 20 observed bars, at least 21 are needed: give more history"),
     "too few observed": (lambda b: b.assign(close=[np.nan] * 40 + [5.0] * 20, low=1.0), "AAA: 20 observed bars"),

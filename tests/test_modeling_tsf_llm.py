@@ -467,10 +467,7 @@ def test_prediction_output_shapes(tiny_model, tiny_batch, close, kind):
 def test_router_logits_come_on_request_alone(tiny_model, tiny_batch):
     batch = tiny_batch()
     assert tiny_model()(**batch, labels=batch["input_ids"]).router_logits is None
-    for out in (
-        tiny_model()(**batch, output_router_logits=True),
-        tiny_model(output_router_logits=True)(**batch),
-    ):
+    for out in (tiny_model()(**batch, output_router_logits=True), tiny_model(output_router_logits=True)(**batch)):
         assert [layer.shape for layer in out.router_logits] == [(2 * 9, 4)] * 2
 
 

@@ -73,6 +73,11 @@ def test_a_model_stays_close_and_comes_back_from_disk_to_the_bit(tiny_model, tin
     assert int8.int8_share(again) > 0.6
 
 
+def test_a_forward_pass_needs_no_gradients_switched_off(tiny_model, tiny_batch):
+    outputs = int8.to_int8(tiny_model())(**tiny_batch())
+    assert outputs.logits.isfinite().all()
+
+
 def test_decoding_still_reads_the_latent_cache_as_it_is(tiny_model, tiny_batch):
     """`kv_b_proj` stays a plain Linear layer, which absorbed decoding needs; cached equals uncached."""
     own, batch = int8.to_int8(tiny_model()), tiny_batch(padding=0)

@@ -34,10 +34,7 @@ from ..training.trainer import resumable
 
 
 def main(
-    data_args: DataArguments,
-    base_args: BaseArguments,
-    reward_args: RewardArguments,
-    training_args: GrpoArguments,
+    data_args: DataArguments, base_args: BaseArguments, reward_args: RewardArguments, training_args: GrpoArguments
 ) -> dict[str, Any]:
     """Samples, rewards and tunes, compares and saves; returns what `report.json` holds."""
     started = time.perf_counter()

@@ -20,14 +20,7 @@ from pathlib import Path
 from ..common.files import write_text
 from ..common.parser import parse_for, run
 from ..publishing.secrets import refuse_secrets
-from ..publishing.upload import (
-    PushArguments,
-    Upload,
-    one_line_from_the_hub,
-    plan_dataset,
-    plan_model,
-    send,
-)
+from ..publishing.upload import PushArguments, Upload, one_line_from_the_hub, plan_dataset, plan_model, send
 
 
 def main(args: PushArguments) -> str | None:

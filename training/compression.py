@@ -18,15 +18,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from ..common.files import WRITTEN, adopt, check_apart, check_free, check_ours, has_keys, replace_folder
-from ..evaluation.cost import (
-    Task,
-    contest,
-    forecast_task,
-    forward_task,
-    last_windows,
-    weight_bytes,
-    weights,
-)
+from ..evaluation.cost import Task, contest, forecast_task, forward_task, last_windows, weight_bytes, weights
 from ..modeling_tsf_llm import TsfLlmExperts, TsfLlmMLP
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor

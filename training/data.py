@@ -173,10 +173,7 @@ def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFr
     """Bars of the tickers that are long enough, fences, and the bars of all: a market that left out those which are
     short today would know how long a ticker is going to live."""
     universe = read_data(
-        args.data,
-        args.tickers,
-        columns=args.columns,
-        covariates=[*args.past_covariates, *args.known_covariates],
+        args.data, args.tickers, columns=args.columns, covariates=[*args.past_covariates, *args.known_covariates]
     )
     bars = _long_enough(universe, MIN_BARS + args.horizon)
     return bars, Split.of(bars, args.train_through, args.valid_through), universe

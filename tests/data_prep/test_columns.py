@@ -40,10 +40,7 @@ def test_adjusted_close_under_its_common_names(write, name):
 # Vendors, each as it writes its files
 
 VENDORS = {
-    "yahoo": (
-        "AAPL.csv",
-        "Date,Open,High,Low,Close,Adj Close,Volume\n2024-01-31,20,24,16,20,10,50\n",
-    ),
+    "yahoo": ("AAPL.csv", "Date,Open,High,Low,Close,Adj Close,Volume\n2024-01-31,20,24,16,20,10,50\n"),
     "alphavantage": (
         "AAPL.csv",
         "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient\n"
@@ -71,10 +68,7 @@ VENDORS = {
         ),
     ),
     "polygon_json": ("day.csv", "T,v,vw,o,c,h,l,t,n\nAAPL,100,9.9,10,10,12,8,1706659200000,7\n"),
-    "binance": (
-        "AAPL-1d-2024-01.csv",
-        "1706659200000,10,12,8,10,100,1706745599999,1000,7,50,500,0\n",
-    ),
+    "binance": ("AAPL-1d-2024-01.csv", "1706659200000,10,12,8,10,100,1706745599999,1000,7,50,500,0\n"),
     "binance_microseconds": (
         "AAPL-1d-2024-01-31.csv",
         "1706659200000000,10,12,8,10,100,1706745599999999,1000,7,50,500,0\n",

@@ -69,9 +69,7 @@ def chart(ticker, frame, *, zone="America/New_York"):
         return {"meta": meta, "indicators": {"quote": [{}], "adjclose": [{}]}}
     events = {
         "dividends": {str(at[DIVIDEND]): {"amount": 1.0, "date": at[DIVIDEND]}},
-        "splits": {
-            str(at[SPLIT]): {"date": at[SPLIT], "numerator": 2.0, "denominator": 1.0, "splitRatio": "2:1"},
-        },
+        "splits": {str(at[SPLIT]): {"date": at[SPLIT], "numerator": 2.0, "denominator": 1.0, "splitRatio": "2:1"}},
     }
     values = frame.astype(object).where(frame.notna(), None)
     quote = {name: values[name].tolist() for name in ["open", "high", "low", "close", "volume"]}

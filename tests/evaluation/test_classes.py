@@ -7,11 +7,7 @@ import pytest
 import torch
 from sklearn import metrics as oracle
 
-from tsf_llm.evaluation.classes import (
-    class_report,
-    class_scores,
-    predict_classes,
-)
+from tsf_llm.evaluation.classes import class_report, class_scores, predict_classes
 
 DATES = np.repeat(np.arange("2020-01-01", "2020-03-01", dtype="datetime64[D]"), 3)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import load_dataset
 
+from tsf_llm.common.files import WRITTEN
 from tsf_llm.evaluation.profit import profit
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
@@ -254,7 +255,11 @@ def test_a_second_run_writes_the_same_bytes_and_another_seed_others(pipe, bars, 
         build_preferences(pipe, bars, tmp_path, PairArguments(samples=6, seed=seed), jsonl=True, progress=False)
         assert (contents(tmp_path) == first) == (seed == 0)
     build_preferences(pipe, bars, tmp_path, PairArguments(samples=6), progress=False)
-    assert set(contents(tmp_path)) == {"preferences.parquet", "preferences.json"}  # no .jsonl of an earlier run
+    assert set(contents(tmp_path)) == {
+        "preferences.parquet",
+        "preferences.json",
+        WRITTEN,
+    }  # no .jsonl of an earlier run
 
 
 def test_chunks_do_not_decide(pipe, bars, folder, tmp_path, monkeypatch):

@@ -161,20 +161,7 @@ def test_a_bad_table_is_refused(reader, tmp_path, columns, words):
         ("[]\n", ["line 1", "lacks prompt"]),
     ],
     ids=[
-        *(
-            "empty",
-            "cut off",
-            "lengths",
-            "ragged",
-            "features",
-            "window",
-            "text",
-            "nan",
-            "tie",
-            "steps",
-            "keys",
-            "list",
-        ),
+        *("empty", "cut off", "lengths", "ragged", "features", "window", "text", "nan", "tie", "steps", "keys", "list")
     ],
 )
 def test_bad_lines_are_refused(reader, tmp_path, text, words):

@@ -406,11 +406,7 @@ def spoil(folder, name, content):
         ("prices.csv", "timestamp,close\n", ["prices.csv", "raw data"]),
         ("windows.npz", b"PK", ["windows.npz", "raw data"]),
         ("bars.parquet", b"PAR1", ["bars.parquet", "raw data"]),
-        (
-            "generation_config.json",
-            f'{{\n"token": "{TOKEN}"}}',
-            ["generation_config.json line 2", "Face token"],
-        ),
+        ("generation_config.json", f'{{\n"token": "{TOKEN}"}}', ["generation_config.json line 2", "Face token"]),
         ("series_tsf_llm.py", "KEY = 'AKIA" + "A1" * 8 + "'", ["series_tsf_llm.py line 1", "AWS key"]),
         ("market_tsf_llm.py", "api_key = 'c0ffee-c0ffee-c0ffee'", ["market_tsf_llm.py line 1", "password"]),
         ("model.safetensors", pickle.dumps({}), ["model.safetensors", "no safetensors file"]),

@@ -10,10 +10,7 @@ from tsf_llm.data_prep.prepare import prepare
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
-from tsf_llm.preferences.pairs import (
-    PairArguments,
-    build_preferences,
-)
+from tsf_llm.preferences.pairs import PairArguments, build_preferences
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts.build_preferences import main, parse

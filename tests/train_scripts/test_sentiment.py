@@ -8,13 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    BertTokenizerFast,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
 from tsf_llm.data_prep.text import score_sentiment
 from tsf_llm.train_scripts import sentiment
@@ -22,13 +16,7 @@ from tsf_llm.training.sentiment import LABELS
 
 CUES = {"negative": ["loss", "falls"], "neutral": ["holds", "flat"], "positive": ["profit", "rises"]}
 FILLERS = ["bank", "oil", "chip", "year", "the", "of", "a", "firm", "says", "new"]
-OPTIONS = {
-    "num_train_epochs": 8,
-    "learning_rate": 5e-3,
-    "logging_steps": 5,
-    "disable_tqdm": True,
-    "report_to": "none",
-}
+OPTIONS = {"num_train_epochs": 8, "learning_rate": 5e-3, "logging_steps": 5, "disable_tqdm": True, "report_to": "none"}
 
 
 def labelled(n=240, seed=0):
