@@ -74,7 +74,8 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
 
     def commit(self, branch: str, title: str, files: dict[str, Blob]) -> Commit:
-        name = hashlib.sha1(f"{self.kind}{self.name}{len(self.commits)}{title}".encode()).hexdigest()
+        contents = {path: blob.git_id for path, blob in files.items()}  # clients keep code by the name of its commit
+        name = hashlib.sha1(f"{self.kind}{self.name}{len(self.commits)}{title}{contents}".encode()).hexdigest()
         self.commits[name] = Commit(name, title, files)
         self.branches[branch] = name
         return self.commits[name]
