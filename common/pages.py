@@ -1,7 +1,10 @@
 """Pages whose figures a command writes between two markers, so that no number there is typed by hand."""
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 
+from .errors import one_line_errors
 from .files import write_text
 
 
@@ -22,3 +25,15 @@ def fill(page: str, text: str, name: str) -> str:
 def write_between(path: Path, text: str, name: str) -> None:
     """Fills the page in this file."""
     write_text(fill(path.read_text(encoding="utf-8"), text, name), path)
+
+
+def fill_pages(program: str, help: str | None, text_of: Callable[[Path], str], name: str) -> None:
+    """A command: what `text_of` makes of a file, written between the markers of this name in every page."""
+    with one_line_errors(program):
+        parser = argparse.ArgumentParser(program, description=help, formatter_class=argparse.RawTextHelpFormatter)
+        parser.add_argument("results", type=Path, help="the JSON file that has the figures")
+        parser.add_argument("pages", type=Path, nargs="+", help=f"pages with <!-- {name} --> ... <!-- /{name} -->")
+        arguments = parser.parse_args()
+        text = text_of(arguments.results)
+        for page in arguments.pages:
+            write_between(page, text, name)

@@ -4,18 +4,16 @@ tsf-llm leak --data sample --out leak
 python -m tsf_llm.original.leak_page leak/leak.json docs/leak.md
 """
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from ..common.errors import one_line_errors
 from ..common.files import check_free, claim, write_json
-from ..common.pages import write_between
+from ..common.pages import fill_pages
 from ..common.provenance import provenance
+from ..common.reading import read_json
 from ..common.tables import Columns, Table, number, with_interval
 from ..evaluation.plots import leak_bars
 from .leak import measure_leak
@@ -69,8 +67,13 @@ def _note(results: dict[str, Any]) -> str:
     return f"{', '.join(results['tickers'])}, {results['start']} to {results['end']}, {results['horizon']} bars ahead"
 
 
+def read(path: Path) -> dict[str, Any]:
+    """What `run` wrote."""
+    results = read_json(path)
+    if "reconstruction" not in results:
+        raise ValueError(f"{path} is no leak.json: write one with tsf-llm leak")
+    return results
+
+
 if __name__ == "__main__":
-    with one_line_errors("leak_page"):
-        figures = markdown(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-        for page in sys.argv[2:]:
-            write_between(Path(page), figures, MARKER)
+    fill_pages("leak_page", __doc__, lambda path: markdown(read(path)), MARKER)

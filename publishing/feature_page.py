@@ -6,7 +6,7 @@ It is written again after a change of `indicators_tsf_llm.py`, or of its words i
 test compares the two.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from jinja2 import Template
@@ -37,7 +37,9 @@ def main(target: str) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        "feature_page", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("page", help="Markdown file to write")
     with one_line_errors("feature_page"):
-        if len(sys.argv) != 2:
-            raise ValueError("name one file to write: python -m tsf_llm.publishing.feature_page docs/features.md")
-        main(sys.argv[1])
+        main(parser.parse_args().page)

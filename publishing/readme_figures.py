@@ -3,12 +3,8 @@
 python -m tsf_llm.publishing.readme_figures quickstart/results.json README.md README.zh.md
 """
 
-import sys
-from pathlib import Path
-
 from ..bars_tsf_llm import OHLCV
-from ..common.errors import one_line_errors
-from ..common.pages import write_between
+from ..common.pages import fill_pages
 from ..evaluation.report import OURS, Report, forecast_columns, table_of
 
 MARKER = "quickstart-results"
@@ -24,7 +20,4 @@ def markdown(report: Report) -> str:
 
 
 if __name__ == "__main__":
-    with one_line_errors("readme_figures"):
-        figures = markdown(Report.read(Path(sys.argv[1])))
-        for page in sys.argv[2:]:
-            write_between(Path(page), figures, MARKER)
+    fill_pages("readme_figures", __doc__, lambda path: markdown(Report.read(path)), MARKER)

@@ -41,3 +41,9 @@ def test_whether_the_target_follows_is_said(error, words):
 def test_the_page_has_the_measured_figures(results):
     page = PAGE.read_text(encoding="utf-8")
     assert fill(page, leak.markdown(results), leak.MARKER) == page
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    (tmp_path / "other.json").write_text('{"rows": []}')
+    with pytest.raises(ValueError, match="is no leak.json: write one with tsf-llm leak"):
+        leak.read(tmp_path / "other.json")
