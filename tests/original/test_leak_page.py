@@ -45,5 +45,5 @@ def test_the_page_has_the_measured_figures(results):
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "other.json").write_text('{"rows": []}')
-    with pytest.raises(ValueError, match="is no leak.json: write one with tsf-llm leak"):
+    with pytest.raises(ValueError, match="write one with tsf-llm leak"):
         leak.read(tmp_path / "other.json")
