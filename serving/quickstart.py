@@ -107,7 +107,8 @@ def run(
     report = evaluate_model(pipe, bars, start=start, end=bars["timestamp"].max(), horizon=horizon, out=out)
     print_evaluation(report, kind)
     console.rule()
-    console.print(f"Everything is in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}", highlight=False)
+    written = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    console.print(f"Everything is in {out}: {', '.join(written)}", highlight=False)
     return report
 
 
