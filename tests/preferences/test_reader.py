@@ -11,36 +11,10 @@ import pytest
 from datasets import Dataset
 
 from tsf_llm.data_prep.windows import Split
-from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
-from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.preferences.pairs import SCHEMA
 from tsf_llm.preferences.reader import Reader, embargo_end, split_pairs
-from tsf_llm.processing_tsf_llm import TsfLlmProcessor
-from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 BINS, STEPS = 32, 3
-BAR = BINS + 1
-SIZES = {"vocab_size": BINS + 2, "pad_token_id": BINS, "bar_token_id": BAR}
-
-
-@pytest.fixture(scope="module")
-def processor():
-    edges = np.linspace(-3, 3, BINS + 1).tolist()
-    extractor = TsfLlmFeatureExtractor(feature_groups=["bar"], context_length=12)
-    return TsfLlmProcessor(extractor, TsfLlmTokenizer(BINS, bin_edges=edges))
-
-
-@pytest.fixture
-def lm(tiny_model):
-    """`lm(**overrides)` -> a tiny causal LM."""
-    return lambda **overrides: tiny_model(TsfLlmForCausalLM, **SIZES, **overrides)
-
-
-@pytest.fixture
-def head(tiny_model):
-    """`head(**overrides)` -> a tiny regression head."""
-    usual = {"prediction_type": "regression", "prediction_length": STEPS, **SIZES}
-    return lambda **overrides: tiny_model(TsfLlmForPrediction, **{**usual, **overrides})
 
 
 def planted(count, *, seed=0, numbers=False, shortest=8):
@@ -55,12 +29,6 @@ def planted(count, *, seed=0, numbers=False, shortest=8):
         mask = [1] * len(window)
         rows.append({"past_values": window, "attention_mask": mask, "chosen": chosen, "rejected": rejected})
     return Dataset.from_list([{name: np.asarray(v).tolist() for name, v in row.items()} for row in rows])
-
-
-# --- scores and losses
-
-
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ipo", "hinge")]
 
 
 # --- reading

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 
-from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
-from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
 from tsf_llm.preferences import trainers as module
 from tsf_llm.preferences.trainers import (
     DpoArguments,
@@ -22,34 +21,11 @@ from tsf_llm.preferences.trainers import (
     low_rank,
     reference_copy,
 )
-from tsf_llm.processing_tsf_llm import TsfLlmProcessor
-from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 BINS, STEPS = 32, 3
 BAR = BINS + 1
-SIZES = {"vocab_size": BINS + 2, "pad_token_id": BINS, "bar_token_id": BAR}
 COLLATE, NUMBERS = PreferenceCollator(BAR), PreferenceCollator(BAR, numbers=True)
 NOISE = Noise(df=5.0, scale=0.8)
-
-
-@pytest.fixture(scope="module")
-def processor():
-    edges = np.linspace(-3, 3, BINS + 1).tolist()
-    extractor = TsfLlmFeatureExtractor(feature_groups=["bar"], context_length=12)
-    return TsfLlmProcessor(extractor, TsfLlmTokenizer(BINS, bin_edges=edges))
-
-
-@pytest.fixture
-def lm(tiny_model):
-    """`lm(**overrides)` -> a tiny causal LM."""
-    return lambda **overrides: tiny_model(TsfLlmForCausalLM, **SIZES, **overrides)
-
-
-@pytest.fixture
-def head(tiny_model):
-    """`head(**overrides)` -> a tiny regression head."""
-    usual = {"prediction_type": "regression", "prediction_length": STEPS, **SIZES}
-    return lambda **overrides: tiny_model(TsfLlmForPrediction, **{**usual, **overrides})
 
 
 def planted(count, *, seed=0, numbers=False, shortest=8):
