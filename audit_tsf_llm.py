@@ -25,6 +25,7 @@ from .bars_tsf_llm import (
     named_covariates,
     split_tickers,
 )
+from .columns_tsf_llm import given_bars
 from .feature_extraction_tsf_llm import TsfLlmFeatureExtractor, center_and_scale
 from .indicators_tsf_llm import FEATURES, reads_market
 from .market_tsf_llm import market_state
@@ -59,6 +60,7 @@ def audit_features(
     Returns:
         `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON.
     """
+    bars = given_bars(bars, kind, [*past_covariates, *known_covariates])
     kind = kind or kind_of(bars)
     past_covariates, known_covariates = named_covariates(bars, past_covariates, known_covariates, kind)
     covariates = [*past_covariates, *known_covariates]
@@ -72,7 +74,7 @@ def audit_features(
     longest = max(tickers.values(), key=len)
     proof, leaks = _Proof(compute, kind, known_covariates, rng, cuts), []
     if market is not None:
-        others = split_tickers(market)
+        others = split_tickers(given_bars(market, OHLCV))
         leaks += proof.market_leaks(longest, list(others.values()))
         proof.compute = functools.partial(compute, market=market_state(others.values()))
     for ticker, frame in tickers.items():

@@ -43,6 +43,7 @@ from .bars_tsf_llm import (
     split_tickers,
 )
 from .calendars_tsf_llm import bar_spacing, check_calendar
+from .columns_tsf_llm import given_bars
 from .indicators_tsf_llm import compute_features, feature_names, reads_market
 from .market_tsf_llm import MARKET_COLUMNS, market_state
 from .series_tsf_llm import (
@@ -257,8 +258,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: for bars without an honest reading.
         """
+        bars = self._given(bars)
         past, known = self._covariates_of(bars)
         return split_tickers(bars, self.series_kind, [*past, *known])
+
+    def _given(self, bars: Bars) -> Bars:
+        """With our names of columns, see `given_bars`; a covariate keeps its own."""
+        return given_bars(bars, self.series_kind, [*self.given["past_covariates"], *self.given["known_covariates"]])
 
     def _covariates_of(self, bars: Bars) -> tuple[list[str], list[str]]:
         return named_covariates(bars, self.given["past_covariates"], self.given["known_covariates"], self.series_kind)
@@ -279,7 +285,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("market=: no feature of this processor reads it; leave it out, or fit one with the group")
         if isinstance(market, pd.DataFrame) and set(MARKET_COLUMNS) <= set(market.columns):
             return market
-        tickers = split_tickers(market)
+        tickers = split_tickers(given_bars(market, OHLCV))
         for ticker, frame in tickers.items():
             self.check_market_spacing(f", {ticker}", frame["timestamp"].to_numpy())
         return market_state(tickers.values())
@@ -445,6 +451,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: if not fitted, or for bars that `check_bars` refuses, too few or of another frequency.
         """
+        bars = self._given(bars)
         if not isinstance(bars, CheckedBars):
             frames = [bars] if isinstance(bars, pd.DataFrame) else list(bars)
             bars = [self._with_unknown_covariates(frame) for frame in frames]

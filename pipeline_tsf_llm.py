@@ -22,6 +22,7 @@ from transformers.pipelines.base import Pipeline
 from transformers.utils import logging
 
 from .bars_tsf_llm import day_end
+from .columns_tsf_llm import as_frame
 from .processing_tsf_llm import FORECAST_QUANTILES, TsfLlmProcessor, quantile_column
 from .versions_tsf_llm import CACHE
 
@@ -129,6 +130,7 @@ class TsfLlmPipeline(Pipeline):
         kind = self.processor.feature_extractor.series_kind
         ours = dict(zip(COLUMN_NAMES, (kind.id, "timestamp", kind.value), strict=True))
         names = {given: ours[name] for name, given in columns.items() if given != ours[name]}
+        bars = as_frame(bars)
         if not columns or not isinstance(bars, pd.DataFrame):
             return bars
         if missing := [name for name in columns.values() if name not in bars]:

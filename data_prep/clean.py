@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from ..bars_tsf_llm import PRICES, check_bars
+from ..columns_tsf_llm import adjust
 from .columns import COLUMNS
-from .sources import RAW_COLUMNS, adjust, raw_columns
+from .sources import RAW_COLUMNS, raw_columns
 
 COUNTS = ("rows_in", "bars", "missing_bars", "rows_dropped")
 EXAMPLES = 5  # rows named per rule and ticker

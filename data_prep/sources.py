@@ -22,19 +22,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, TimeFormat, read_numbers, read_times, stripped
-from .columns import (
-    ALIASES,
-    COLUMNS,
-    RAW_ALIASES,
-    USUAL,
-    Columns,
-    choose_covariates,
-    find_bars,
-    find_columns,
-    find_series,
-    join_time_of_day,
-)
+from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, TimeFormat, read_numbers, read_times
+from ..columns_tsf_llm import ALIASES, RAW_ALIASES, adjust, find_bars, find_prices, join_time_of_day, key_texts
+from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series
 from .tables import ROWS, iter_tables, list_files, named_files, open_table
 
 NAMES = ("ticker", "series_id", "source")  # columns of text
@@ -167,7 +157,7 @@ def has_prices(source: str | Path | list) -> bool:
         table = next(iter_tables(first, rows=1), pd.DataFrame())
     except (OSError, ValueError):
         return True
-    return len(find_columns(table, {name: ALIASES[name] for name in PRICES})) >= 2
+    return len(find_prices(table)) >= 2
 
 
 # --- leniently -----------------------------------------------------------------------------------------------------
@@ -227,7 +217,7 @@ def raw_columns(
     split_coefficient` and the covariates, by their own names (float64, NaN where missing or unreadable), `source` (if
     there is one), `row` (from 1) and `note`: what the unreadable cells of the row held, as in `close='#REF!'`.
     """
-    column = find_bars(table, where, ALIASES | RAW_ALIASES)
+    column = find_bars(table.drop(columns=OURS, errors="ignore"), where, ALIASES | RAW_ALIASES)
     chosen = choose_covariates(table, where, covariates, taken=column.values(), ours=RAW_COLUMNS)
     notes = table["note"].astype(str).to_numpy(object) if "note" in table else np.full(len(table), "", dtype=object)
 
@@ -265,7 +255,7 @@ def _read_columns(
             values, bad = read_times(cells, format)
             values = values.astype("datetime64[us]")
         elif ours in NAMES and ours not in covariates:
-            values = stripped(cells)
+            values = key_texts(cells)
             bad = np.flatnonzero(values == "")
         else:
             values, bad = read_numbers(cells)
@@ -291,19 +281,6 @@ def _completed(bars: pd.DataFrame, numbers: Sequence[str], ticker: str) -> pd.Da
     """With the columns that the table did not have: its ticker, and numbers that nobody knows."""
     absent = {"ticker": ticker} | dict.fromkeys(numbers, np.nan)
     return bars.assign(**{name: value for name, value in absent.items() if name not in bars})
-
-
-def adjust(bars: pd.DataFrame) -> None:
-    """Multiply prices by `adj_close / close` and divide the volume by it, in place; see `read_bars`.
-
-    All four prices get the same factor, the close too: rounding then cannot lift the close above the high. A close
-    that is not positive has no such factor; its row stays as it is for the processor to report.
-    """
-    adj_close = bars["adj_close"].where(np.isfinite(bars["adj_close"]))
-    is_adjusted = adj_close.notna().groupby(bars["ticker"]).transform("any")
-    ratio = (adj_close / bars["close"]).where(is_adjusted & ~(bars["close"] <= 0), 1.0)
-    bars[PRICES] = bars[PRICES].mul(ratio, axis=0)
-    bars["volume"] = bars["volume"] / ratio
 
 
 def _chosen(frame: pd.DataFrame, id: str, names: Sequence[str] | None = None) -> pd.DataFrame:

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .columns import ALIASES, find_columns
+from ..columns_tsf_llm import ALIASES, find_columns, without_index
 
 SAMPLE = "sample"
 SAMPLE_FILE = Path(__file__).parent / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"
@@ -157,15 +157,9 @@ def _iter_parquet(path: Path, rows: int) -> Iterator[pd.DataFrame]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=rows):
-                yield _without_index(pa.Table.from_batches([batch]).to_pandas())
+                yield without_index(pa.Table.from_batches([batch]).to_pandas())
     except (OSError, ValueError) as error:  # pyarrow's errors are among these
         raise ValueError(f"{path} cannot be read ({_first_line(error)}); download or export it again.") from error
-
-
-def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
-    if isinstance(frame.index, pd.DatetimeIndex):
-        frame.index.name = frame.index.name or "timestamp"
-    return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
 
 
 # --- CSV -----------------------------------------------------------------------------------------------------------

@@ -37,10 +37,10 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers, stripped, utc_times, wall_clock
+from ..columns_tsf_llm import ALIASES, find_columns, listed
 from ..common.errors import one_line_errors
 from ..common.files import check_apart, has_keys, write_json, write_parquet
 from ..common.parser import Parser, option
-from .columns import ALIASES, find_columns, listed
 from .sources import read_data
 from .tables import open_table
 

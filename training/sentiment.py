@@ -13,8 +13,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import Trainer
 
 from ..bars_tsf_llm import stripped
+from ..columns_tsf_llm import find_columns, listed
 from ..common.parser import option
-from ..data_prep.columns import find_columns, listed
 from ..data_prep.tables import open_table
 from .arguments import SftArguments
 

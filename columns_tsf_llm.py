@@ -1,0 +1,453 @@
+"""Which column of a table is which: one matcher for the files of `data_prep` and for frames given to the processor.
+
+Design choices:
+* Names are facts in tables, best first, as `plain_name` writes them; docs/data.md says whose they are. In a frame a
+  name of ours stands for itself, whatever else is there.
+* Two columns that could be the same one of ours are refused. A volume in another currency is told by its numbers.
+* A column such as `name` or `asset` names the series only where it does: where it tells rows of one time apart.
+  Where times repeat and a column of an unknown name would explain it, that column is named and nothing is read.
+* With an adjusted close all prices are adjusted, once: what is adjusted already stays as it is to the bit.
+
+Shapes: N rows of a table.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers.utils import logging
+
+from .bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Bars, CheckedBars, Kind, kind_of, read_numbers, stripped
+
+logger = logging.get_logger(__name__)
+ALIASES = {
+    "timestamp": (
+        *("timestamp", "datetime", "date", "time", "tradedate", "opentime", "windowstart", "t", "tsevent"),
+        *("datetimeutc", "timestamputc", "dateutc", "timeutc", "gmttime", "localtime", "tradingdate", "tradingday"),
+        *("pricedate", "quotedate", "datadate", "dlycaldt", "snappedat", "unix", "unixtime", "unixtimestamp"),
+        *("timeopen", "日期", "时间", "交易日期"),
+    ),
+    "ticker": (
+        *("ticker", "symbol", "tic", "T", "tscode", "tickersymbol", "stocksymbol", "actsymbol", "ric", "isin"),
+        *("cusip", "sedol", "figi", "permno", "gvkey", "股票代码", "代码"),
+    ),
+    "open": ("open", "openprice", "o", "openingprice", "pxopen", "openprc", "dlyopen", "prcod", "开盘", "开盘价"),
+    "high": ("high", "highprice", "h", "highestprice", "pxhigh", "askhi", "dlyhigh", "prchd", "最高", "最高价"),
+    "low": ("low", "lowprice", "l", "lowestprice", "pxlow", "bidlo", "dlylow", "prcld", "最低", "最低价"),
+    "close": (
+        *("close", "closeprice", "c", "closelast", "closingprice", "pxlast", "dlyclose", "prccd", "收盘", "收盘价"),
+        *("last", "lastprice", "settle", "price", "prc"),
+    ),
+    "volume": (
+        *("volume", "vol", "v", "pxvolume", "tradevolume", "tradedvolume", "tradingvolume", "totalvolume"),
+        *("sharevolume", "volumeshares", "volumeinshares", "sharestraded", "noofshares", "totaltradedquantity"),
+        *("tottrdqty", "cshtrd", "dlyvol", "volumefrom", "basevolume", "volumebase", "realvolume", "volumecontracts"),
+        *("volumelots", "tickvolume", "tickvol", "成交量"),
+    ),
+    "adj_close": ("adjclose", "adjustedclose", "adjustedcloseprice", "closeadj", "closeadjusted", "adjcloseprice"),
+}
+# What only cleaning asks for.
+RAW_ALIASES = {
+    "split_coefficient": ("splitcoefficient", "splitfactor", "splitratio", "stocksplits"),
+    "source": ("source", "vendor", "provider"),
+}
+SERIES_ALIASES = {
+    "timestamp": (*ALIASES["timestamp"], "ds", "observationdate"),
+    "series_id": ("seriesid", "uniqueid", "series", "itemid", "id", "ticker", "symbol", "tic", "T"),
+    "value": ("value", "y", "target"),
+}
+# Names of series only where they tell rows of one time apart, or are one text in all rows.
+PERHAPS_KEYS = (
+    *("instrument", "instrumentid", "asset", "assetid", "security", "securityid", "secid", "sid", "underlying"),
+    *("underlyingsymbol", "contract", "stock", "stockcode", "stockname", "coin", "coinid", "pair", "currencypair"),
+    *("crypto", "market", "index", "etf", "fund", "code", "id", "item", "name", "securityname", "companyname"),
+    *("company", "名称", "股票名称"),
+)
+NO_VOLUMES = re.compile(
+    r"^volume(ma|sma|ema|avg|average|mean|change|chg|delta|ratio|rank|weighted.*|adj.*|osc.*|\d*)$"
+)
+TURNOVER = {"usd", "usdt", "usdc", "busd", "tusd", "fdusd", "dai", "eur", "gbp", "jpy", "krw", "cny", "inr", "try"}
+REPEATED = 0.1  # share of rows whose time another row has too, from which on a column is looked for that explains it
+SAME = 1e-12  # an adjusted close this near to the close is the close
+PROBE = 1000  # rows by which a currency is told
+
+
+def plain_name(name: object) -> str:
+    """Lower case, letters and digits only, no leading number; `T` stays, Polygon's ticker beside its time `t`.
+
+    >>> plain_name("Adj Close"), plain_name("5. adjusted close"), plain_name("adj_close"), plain_name("<DATE>")
+    ('adjclose', 'adjustedclose', 'adjclose', 'date')
+    """
+    if name == "T":
+        return "T"
+    return re.sub(r"[\W_]+", "", str(name).lower()).lstrip("0123456789")
+
+
+def find_columns(
+    table: pd.DataFrame, known: Mapping[str, Sequence[str]], where: str | Path = "the table"
+) -> dict[str, Any]:
+    """Our name -> the table's, for what is there under one of the `known` names.
+
+    Raises:
+        ValueError: two columns could be the same one.
+    """
+    places: dict[str, list[Any]] = {}
+    for name in table.columns:
+        places.setdefault(plain_name(name), []).append(name)
+    found = {}
+    for ours, aliases in known.items():
+        if alias := next((alias for alias in aliases if alias in places), None):
+            names = places[alias]
+            if len(names) > 1:
+                raise ValueError(f"{where} has {_several(names)} for {ours}; keep one of each.")
+            found[ours] = names[0]
+    return found
+
+
+def _several(names: Sequence[Any]) -> str:
+    if len(set(names)) == 1:
+        return f"more than one column '{names[0]}'"
+    return f"columns {', '.join(repr(str(name)) for name in names)}"
+
+
+def listed(table: pd.DataFrame) -> str:
+    return ", ".join(map(str, table.columns))
+
+
+def check_columns(table: pd.DataFrame, where: str | Path, wanted: Iterable[Any]) -> None:
+    if missing := [name for name in wanted if name not in table.columns]:
+        raise ValueError(f"{where} has no column {', '.join(map(repr, missing))}; found: {listed(table)}.")
+
+
+def find_bars(
+    table: pd.DataFrame,
+    where: str | Path,
+    known: Mapping[str, Sequence[str]] = ALIASES,
+    *,
+    id: str | None = None,
+    time: str | None = None,
+) -> dict[str, Any]:
+    """`find_columns` of a table of prices, `id` and `time` as they are named; its ticker may be one of `PERHAPS_KEYS`.
+
+    Raises:
+        ValueError: it has no time, or not all four prices; or it holds several series that nothing known tells apart.
+    """
+    column = find_columns(table, known, where)
+    column |= {ours: theirs for ours, theirs in (("timestamp", time), ("ticker", id)) if theirs is not None}
+    check_columns(table, where, column.values())
+    if missing := [name for name in ["timestamp", *PRICES] if name not in column]:
+        raise ValueError(
+            f"{where} has no column for {', '.join(missing)}; found: {listed(table)}. "
+            "Rename its columns to timestamp, [ticker,] open, high, low, close, [adj_close, volume]."
+        )
+    column |= _volume(table, column, where)
+    if id is None:
+        column |= find_key(table, column, where, OHLCV.id)
+    return column
+
+
+# --- names of series -----------------------------------------------------------------------------------------------
+
+
+def find_key(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path, id: str) -> dict[str, Any]:
+    """`{id: column}` where one of `PERHAPS_KEYS` names the series and no surer column does.
+
+    Raises:
+        ValueError: many times repeat, and a column of another name tells their rows apart.
+    """
+    found: dict[str, Any] = {}
+    times = table[column["timestamp"]]
+    if id not in column and isinstance(times, pd.Series):
+        places = {plain_name(name): name for name in reversed(table.columns) if name not in column.values()}
+        maybe = (places[key] for key in PERHAPS_KEYS if key in places)
+        found = next(({id: name} for name in maybe if _names_series(table[name], times)), {})
+    _refuse_unknown_key(table, {**column, **found}, where, id)
+    return found
+
+
+def _names_series(cells: pd.Series, times: pd.Series) -> bool:
+    if cells.isna().any() or not len(cells):
+        return False
+    distinct = cells.nunique()
+    if distinct == 1:
+        return not str(cells.iloc[0]).strip().replace(".", "").isdecimal() and str(cells.iloc[0]).strip() != ""
+    if 2 * distinct > len(cells) and distinct > times.value_counts().max():
+        return False  # each row has one of its own
+    left = pd.DataFrame({"time": times.to_numpy(), "key": cells.to_numpy()}).duplicated().sum()
+    return bool(2 * left <= times.duplicated().sum())
+
+
+def _refuse_unknown_key(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path, id: str) -> None:
+    known = [column[name] for name in (id, "timestamp") if name in column]
+    if len(table) < 3 or not all(isinstance(table[name], pd.Series) for name in known):
+        return
+    again = table.duplicated(known, keep=False)
+    if again.mean() < REPEATED:
+        return
+    most = int(table.loc[again].groupby(known, observed=True).size().max())
+    for name in table.columns:
+        cells = table[name]
+        if name in column.values() or not isinstance(cells, pd.Series) or not _could_name(cells):
+            continue
+        distinct = cells.nunique()
+        if 2 <= distinct <= max(len(table) // 2, most) and not table.duplicated([*known, name]).any():
+            seen = ", ".join(map(str, cells.dropna().unique()[:3]))
+            raise ValueError(
+                f"{where}: times repeat, and column '{name}' ({seen}, ...) tells their rows apart: it seems to name "
+                f"{distinct} series. Name it with --id '{name}' (in Python id=), or rename it to {id}."
+            )
+
+
+def _could_name(cells: pd.Series) -> bool:
+    """Texts and whole numbers; a price or a share names nothing."""
+    if pd.api.types.is_float_dtype(cells) or pd.api.types.is_bool_dtype(cells):
+        return False
+    if pd.api.types.is_integer_dtype(cells):
+        return True
+    first = stripped(cells.head(PROBE))
+    first = first[first != ""]
+    return len(first) > 0 and not (first.str.fullmatch(r"[-+]?[\d,]*[.,]\d+(e[-+]?\d+)?", case=False)).mean() > 0.5
+
+
+def key_texts(cells: pd.Series) -> pd.Series:
+    """Names of series as text, empty where missing: 10107 and 10107.0 are `10107`; of categories only the used."""
+    if pd.api.types.is_float_dtype(cells) and (cells.dropna() % 1 == 0).all():
+        cells = cells.astype("Int64")
+    return stripped(cells)
+
+
+# --- volume --------------------------------------------------------------------------------------------------------
+
+
+def _volume(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
+    """`{"volume": column}`: the first under a known name that holds any trade, or else the base currency's of two.
+
+    A table without any column of the kind has no volume, and nothing is said of it.
+    """
+    places = {plain_name(name): name for name in reversed(table.columns)}
+    by_name = [places[alias] for alias in ALIASES["volume"] if alias in places]
+    alike = [name for plain, name in places.items() if _is_like_volume(plain) and name not in by_name]
+    numbers = {name: _rough_numbers(table[name]) for name in [*by_name, *alike]}
+    if traded := [name for name in by_name if (numbers[name] > 0).any()]:
+        return {"volume": traded[0]}
+    filled = [name for name in alike if (numbers[name] > 0).any()]
+    if chosen := _of_the_base(filled, {**numbers, "close": _rough_numbers(table[column["close"]])}, table, column):
+        return {"volume": chosen}
+    if filled or (by_name and numbers[by_name[0]].isna().all() and len(table)):
+        seen = ", ".join(repr(str(name)) for name in [*by_name, *filled])
+        logger.warning_once(
+            f"{where}: no volume is read, and is masked; of {seen} none is surely it: name one 'volume'"
+        )
+    return {"volume": by_name[0]} if by_name else {}
+
+
+def _is_like_volume(plain: str) -> bool:
+    return plain.startswith("volume") and not NO_VOLUMES.match(plain)
+
+
+def _rough_numbers(cells: pd.Series | pd.DataFrame) -> pd.Series:
+    """Enough to compare magnitudes by."""
+    if isinstance(cells, pd.DataFrame):
+        cells = cells.iloc[:, 0]
+    if pd.api.types.is_numeric_dtype(cells):
+        return cells.astype("float64")
+    text = stripped(cells).str.replace(",", "").str.replace(r"[kmb]$", "", case=False, regex=True)
+    return pd.to_numeric(text, errors="coerce").astype("float64")
+
+
+def _of_the_base(
+    names: Sequence[Any], numbers: Mapping[Any, pd.Series], table: pd.DataFrame, column: Mapping[str, Any]
+) -> Any:
+    """Of volumes in several units the one that, times the price, is another; else the one in no money; else None."""
+    if len(names) > 1:
+        for base in names:
+            money = numbers[base] * numbers["close"]
+            if any(abs(np.log((numbers[name] / money).median())) < np.log(1.5) for name in names if name != base):
+                return base
+    units = {name: plain_name(name).removeprefix("volume") for name in names}
+    shares = [name for name, unit in units.items() if unit not in TURNOVER and unit.isalpha()]
+    if len(shares) == 1 and (len(names) > 1 or _is_unit(shares[0], units[shares[0]])):
+        return shares[0]
+    return None
+
+
+def _is_unit(name: Any, unit: str) -> bool:
+    """`Volume BTC` and `Volume (Shares)`, not `volumeprofile`."""
+    return unit in {"shares", "contracts", "lots", "units", "traded", "base", "from"} or unit.upper() in str(name)
+
+
+# --- prices --------------------------------------------------------------------------------------------------------
+
+
+def adjust(bars: pd.DataFrame) -> None:
+    """Multiply prices by `adj_close / close` and divide the volume by it, in place; a second time changes nothing.
+
+    All four prices get the same factor, the close too: rounding then cannot lift the close above the high. A close
+    that is not positive has no such factor; its row stays as it is for the processor to report.
+
+    A ticker without any adjusted close keeps its prices. One with some gets NaN where its own is missing: raw prices
+    between adjusted ones would look like jumps.
+    """
+    adj_close = bars["adj_close"].where(np.isfinite(bars["adj_close"]))
+    is_known = adj_close.notna()
+    is_adjusted = is_known.groupby(bars["ticker"]).transform("any") if "ticker" in bars else is_known.any()
+    ratio = (adj_close / bars["close"]).where(is_adjusted & ~(bars["close"] <= 0), 1.0)
+    ratio = ratio.mask((ratio - 1).abs() <= SAME, 1.0)
+    bars[PRICES] = bars[PRICES].mul(ratio, axis=0)
+    bars["volume"] = bars["volume"] / ratio
+
+
+# --- frames in memory ----------------------------------------------------------------------------------------------
+
+
+def without_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """An index that holds times or names becomes columns, if no column has them; row numbers are nobody's."""
+    index = frame.index
+    if isinstance(index, pd.PeriodIndex):
+        index = frame.index.to_timestamp()
+    if isinstance(index, pd.DatetimeIndex):
+        if find_columns(frame, {"timestamp": SERIES_ALIASES["timestamp"]}):
+            return frame
+        index = index.rename(index.name or "timestamp")
+    elif index.nlevels == 1 and index.name is None and pd.api.types.is_numeric_dtype(index):
+        return frame
+    taken = [name for name in index.names if name in frame.columns]
+    return frame.set_axis(index).reset_index(allow_duplicates=True) if not taken else frame
+
+
+def join_time_of_day(table: pd.DataFrame) -> pd.DataFrame:
+    """A date and the time of day beside it become one column, as Stooq's 20240131 and 153000, or 15:30."""
+    found = find_columns(table, {name: [name] for name in ("date", "time", "timestamp", "datetime")})
+    if found.keys() != {"date", "time"}:
+        return table
+    days, clock = table[found["date"]].astype(str), table[found["time"]].astype(str)
+    clock = clock.str.replace(r"^(\d\d)(\d\d)(\d\d)$", r"\1:\2:\3", regex=True)
+    return table.assign(**{found["date"]: days.str.cat(clock, sep=" ")})
+
+
+def stacked(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with a pair of names per column, as `yfinance.download` returns it, with one row per time and ticker.
+
+    Rows of a ticker without any cell are those of other tickers' times. Other frames are returned as they are.
+
+    Raises:
+        ValueError: neither level holds the four prices.
+    """
+    if not isinstance(frame.columns, pd.MultiIndex):
+        return frame
+    levels = [frame.columns.get_level_values(i) for i in range(frame.columns.nlevels)]
+    prices = [i for i, names in enumerate(levels) if len(find_prices(pd.DataFrame(columns=names.unique()))) == 4]
+    if len(prices) != 1 or len(levels) != 2:
+        found = ", ".join(" ".join(map(str, name)) for name in frame.columns[:6])
+        raise ValueError(
+            f"the frame has {len(levels)} levels of column names, and not one of them has open, high, low and close; "
+            f"found: {found}. Give one row per time and ticker."
+        )
+    level, parts = 1 - prices[0], []
+    for ticker in levels[level].unique():
+        part = frame.xs(ticker, axis=1, level=level)
+        parts.append(part.dropna(how="all").assign(ticker=str(ticker)).rename_axis(columns=None))
+    return pd.concat(parts)
+
+
+def find_prices(table: pd.DataFrame) -> dict[str, Any]:
+    return find_columns(table, {name: ALIASES[name] for name in PRICES})
+
+
+def given_bars(bars: Any, kind: Kind | None = None, covariates: Sequence[str] = ()) -> Bars:
+    """Whatever a caller calls bars, as frames with our names of columns: `as_bars` of each.
+
+    Text, numbers and times stay as they are for `check_bars` to read.
+
+    Raises:
+        ValueError: names the columns between which it cannot choose.
+    """
+    if isinstance(bars, CheckedBars):
+        return bars
+    if isinstance(bars, list | tuple):
+        return [as_bars(frame, kind, covariates) for frame in bars]
+    return as_bars(bars, kind, covariates)
+
+
+def as_bars(frame: Any, kind: Kind | None = None, covariates: Sequence[str] = ()) -> Any:
+    """A frame, or a `datasets.Dataset`, with our names of columns, its prices adjusted; ours stay as they are.
+
+    What is no table is returned for `split_tickers` to refuse.
+    """
+    frame = as_frame(frame)
+    if not isinstance(frame, pd.DataFrame):
+        return frame
+    frame = join_time_of_day(frame)
+    kind = kind or told_kind(frame)
+    column = _ours(frame, kind, covariates)
+    frame = frame.rename(columns={theirs: ours for ours, theirs in column.items() if theirs != ours})
+    if kind is not OHLCV or not set(PRICES) <= {*frame.columns}:
+        return _with_key(frame, kind.id)
+    if "volume" not in frame:
+        frame = frame.assign(volume=np.nan)
+    return _adjusted(_with_key(frame, kind.id))
+
+
+def as_frame(table: Any) -> Any:
+    """A frame with one level of names and all it knows in columns, out of one or what `to_pandas` turns into one."""
+    if not isinstance(table, pd.DataFrame):
+        if not callable(getattr(table, "to_pandas", None)):
+            return table
+        table = table.to_pandas()
+    return without_index(stacked(table))
+
+
+def told_kind(frame: pd.DataFrame) -> Kind:
+    """As `kind_of`, by any of the known names: a plain series has a value and at most one column of prices."""
+    if kind_of(frame) is UNIVARIATE:
+        return UNIVARIATE
+    known = {"value": SERIES_ALIASES["value"]}
+    return UNIVARIATE if len(find_prices(frame)) < 2 and find_columns(frame, known) else OHLCV
+
+
+def _ours(frame: pd.DataFrame, kind: Kind, covariates: Sequence[str]) -> dict[str, Any]:
+    """Our name -> the frame's; columns that are ours by name, or covariates, stand for themselves."""
+    known = ALIASES if kind is OHLCV else SERIES_ALIASES
+    own = {name: name for name in known if name in frame.columns}
+    rest = frame.loc[:, [name not in {*own, *covariates} for name in frame.columns]]
+    found = find_columns(rest, {name: aliases for name, aliases in known.items() if name not in own}, "the frame")
+    column = own | found
+    if kind is OHLCV and "volume" not in own and "close" in column:
+        column.pop("volume", None)
+        column |= _volume(rest.assign(close=frame[column["close"]]), {"close": "close"}, "the frame")
+    if "timestamp" in column:
+        column |= find_key(frame, column | dict(zip(covariates, covariates, strict=True)), "the frame", kind.id)
+    return column
+
+
+def _with_key(frame: pd.DataFrame, id: str) -> pd.DataFrame:
+    """Names as text, and none missing."""
+    if id not in frame or not isinstance(frame[id], pd.Series):
+        return frame
+    names = key_texts(frame[id])
+    if (empty := (names == "").to_numpy()).any():
+        raise ValueError(f"row {empty.argmax()}: {id} is empty; give every row its {id}")
+    return frame.assign(**{id: names})
+
+
+def _adjusted(frame: pd.DataFrame) -> pd.DataFrame:
+    """With adjusted prices, where there is an adjusted close and all numbers can be read; else as it is."""
+    if "adj_close" not in frame or not frame.columns.is_unique:
+        return frame
+    numbers = {}
+    for name in [*PRICES, "volume", "adj_close"]:
+        numbers[name], bad = read_numbers(frame[name])
+        if bad.size and name != "adj_close":
+            return frame  # `check_bars` names the cell
+        if bad.size:
+            held = frame[name].iloc[bad[0]]
+            raise ValueError(f"row {bad[0]}: {name} is {held!r}, not a number; correct it or leave it empty")
+    frame = frame.assign(**numbers)
+    adjust(frame)
+    return frame
+
+
+__all__ = ["given_bars"]
