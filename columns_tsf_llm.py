@@ -158,43 +158,64 @@ def find_key(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path, 
     Raises:
         ValueError: many times repeat, and a column of another name tells their rows apart.
     """
-    found: dict[str, Any] = {}
-    times = table[column["timestamp"]]
-    if id not in column and isinstance(times, pd.Series):
-        places = {plain_name(name): name for name in reversed(table.columns) if name not in column.values()}
-        maybe = (places[key] for key in PERHAPS_KEYS if key in places)
-        found = next(({id: name} for name in maybe if _names_series(table[name], times)), {})
-    _refuse_unknown_key(table, {**column, **found}, where, id)
-    return found
+    if not all(isinstance(table[name], pd.Series) for name in column.values()):
+        return {}  # two of one name: whoever reads them refuses
+    times = _codes(table[column["timestamp"]])
+    rows = table[times.to_numpy() >= 0].reset_index(drop=True)
+    times = times[times >= 0].reset_index(drop=True)
+    if id in column:
+        _refuse_unknown_key(rows, column, [times, _codes(rows[column[id]])], where, id)
+        return {}
+    places = {plain_name(name): name for name in reversed(table.columns) if name not in column.values()}
+    for name in (places[key] for key in PERHAPS_KEYS if key in places):
+        if isinstance(rows[name], pd.Series) and _names_series(rows[name], times):
+            _refuse_unknown_key(rows, {**column, id: name}, [times, _codes(rows[name])], where, id)
+            return {id: name}
+    _refuse_unknown_key(rows, column, [times], where, id)
+    return {}
+
+
+def _codes(cells: pd.Series) -> pd.Series:
+    """A number for each distinct cell, -1 where it is empty."""
+    try:
+        codes, cell_of = pd.factorize(cells)
+    except TypeError:  # a list, or the like, in a cell
+        codes, cell_of = pd.factorize(stripped(cells))
+    empty = np.array([str(cell).strip() == "" for cell in cell_of], dtype=bool)
+    return pd.Series(np.where((codes < 0) | np.append(empty, True)[codes], -1, codes))
 
 
 def _names_series(cells: pd.Series, times: pd.Series) -> bool:
-    if cells.isna().any() or not len(cells):
+    """Whether a column that may be a name is one: the same text in all rows, or it halves the repeated times."""
+    keys = _codes(cells)
+    if not len(keys) or (keys < 0).any():
         return False
-    distinct = cells.nunique()
+    distinct = keys.nunique()
     if distinct == 1:
-        return not str(cells.iloc[0]).strip().replace(".", "").isdecimal() and str(cells.iloc[0]).strip() != ""
-    if 2 * distinct > len(cells) and distinct > times.value_counts().max():
+        return not str(cells.iloc[0]).strip().replace(".", "").isdecimal()
+    if distinct > max(len(keys) // 2, times.value_counts().max()):
         return False  # each row has one of its own
-    left = pd.DataFrame({"time": times.to_numpy(), "key": cells.to_numpy()}).duplicated().sum()
+    left = pd.DataFrame({"time": times, "key": keys}).duplicated().sum()
     return bool(2 * left <= times.duplicated().sum())
 
 
-def _refuse_unknown_key(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path, id: str) -> None:
-    known = [column[name] for name in (id, "timestamp") if name in column]
-    if len(table) < 3 or not all(isinstance(table[name], pd.Series) for name in known):
+def _refuse_unknown_key(
+    rows: pd.DataFrame, column: Mapping[str, Any], known: Sequence[pd.Series], where: str | Path, id: str
+) -> None:
+    taken = pd.concat(known, axis=1, keys=range(len(known)))
+    again = taken.duplicated(keep=False)
+    if known[0].nunique() < 2 or again.mean() < REPEATED:
         return
-    again = table.duplicated(known, keep=False)
-    if again.mean() < REPEATED:
-        return
-    most = int(table.loc[again].groupby(known, observed=True).size().max())
-    for name in table.columns:
-        cells = table[name]
+    most = int(taken[again].value_counts().max())
+    for name in rows.columns:
+        cells = rows[name]
         if name in column.values() or not isinstance(cells, pd.Series) or not _could_name(cells):
             continue
-        distinct = cells.nunique()
-        if 2 <= distinct <= max(len(table) // 2, most) and not table.duplicated([*known, name]).any():
-            seen = ", ".join(map(str, cells.dropna().unique()[:3]))
+        keys = _codes(cells)
+        distinct = keys[keys >= 0].nunique()
+        is_text = not pd.to_numeric(stripped(cells.head(PROBE)), errors="coerce").notna().any()
+        if 2 <= distinct <= max(len(rows) // 2, most * is_text) and not taken.assign(key=keys).duplicated().any():
+            seen = ", ".join(map(str, cells.drop_duplicates().head(3)))
             raise ValueError(
                 f"{where}: times repeat, and column '{name}' ({seen}, ...) tells their rows apart: it seems to name "
                 f"{distinct} series. Name it with --id '{name}' (in Python id=), or rename it to {id}."
