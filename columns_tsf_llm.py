@@ -12,7 +12,7 @@ Shapes: N rows of a table.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,12 @@ def find_bars(
     *,
     id: str | None = None,
     time: str | None = None,
+    whole: Callable[[list[Any]], pd.DataFrame] | None = None,
 ) -> dict[str, Any]:
     """`find_columns` of a table of prices, `id` and `time` as they are named; its ticker may be one of `PERHAPS_KEYS`.
+
+    Of a table that is read in pieces, this is the first, and `whole` gives some of its columns whole: one piece need
+    not tell what names the series.
 
     Raises:
         ValueError: it has no time, or not all four prices; or it holds several series that nothing known tells apart.
@@ -145,7 +149,12 @@ def find_bars(
         )
     column |= _volume(table, column, where)
     if id is None:
-        column |= find_key(table, column, where, OHLCV.id)
+        names = [
+            column["timestamp"],
+            *(name for name in table.columns if isinstance(name, str) and _could_name(table[name])),
+        ]
+        read = whole(names) if whole is not None and OHLCV.id not in column else table
+        column |= find_key(read, {name: column[name] for name in column if column[name] in read}, where, OHLCV.id)
     return column
 
 

@@ -15,6 +15,7 @@ Design choices:
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def read_bars(
     *,
     covariates: Sequence[str] = (),
     missing_ok: bool = False,
+    id: str | None = None,
+    time: str | None = None,
 ) -> pd.DataFrame:
     """Read bars with split- and dividend-adjusted prices.
 
@@ -65,6 +68,8 @@ def read_bars(
     nothing into them. A ticker without any adjusted close keeps its prices as they are. A ticker with some gets NaN
     where its own is missing: raw prices between adjusted ones would look like jumps.
 
+    `id` and `time` name the columns of tickers and times, where their names are not among the usual.
+
     `covariates` are further columns of numbers to keep, by their names in the file or by patterns as `text_*`. They
     are taken as they are: nothing is adjusted for a split. A file without one of them is refused or, with
     `missing_ok`, read without it.
@@ -77,14 +82,15 @@ def read_bars(
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
-    frames = []
+    frames, periods = [], Periods()
     for path, name in named_files(source):
         table = join_time_of_day(open_table(path))
-        column = find_bars(table, path)
+        column = find_bars(table, path, id=id, time=time)
         chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=COLUMNS, missing_ok=missing_ok)
         bars = _read_columns(table, column, chosen, path, partial(_refuse, path))
         bars = _completed(bars, ["volume", "adj_close"], name)
         adjust(bars)
+        periods.add(path, bars)
         frames.append(bars[[*COLUMNS, *chosen]])
     return _chosen(pd.concat(frames, ignore_index=True), OHLCV.id, tickers)
 
@@ -108,7 +114,7 @@ def read_series(
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
-    frames, files = [], named_files(source)
+    frames, files, periods = [], named_files(source), Periods(UNIVARIATE.id)
     for path, name in files:
         table = open_table(path)
         column = find_series(table, path, Columns(value=value, id=id, time=time), covariates)
@@ -117,6 +123,7 @@ def read_series(
         frame = _read_columns(table, column, chosen, path, partial(_refuse, path))
         if UNIVARIATE.id not in frame:
             frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
+        periods.add(path, frame)
         frames.append(frame[[*ours, *chosen]])
     return _chosen(pd.concat(frames, ignore_index=True), UNIVARIATE.id, names)
 
@@ -145,7 +152,7 @@ def read_data(
         raise ValueError(
             f"this model reads market bars, which have no column '{columns.value}' to choose; leave --value out"
         )
-    return read_bars(source, names, covariates=covariates, missing_ok=missing_ok)
+    return read_bars(source, names, covariates=covariates, missing_ok=missing_ok, id=columns.id, time=columns.time)
 
 
 def has_prices(source: str | Path | list) -> bool:
@@ -164,7 +171,12 @@ def has_prices(source: str | Path | list) -> bool:
 
 
 def read_raw(
-    source: str | Path | list, tickers: Sequence[str] | None = None, *, covariates: Sequence[str] = ()
+    source: str | Path | list,
+    tickers: Sequence[str] | None = None,
+    *,
+    covariates: Sequence[str] = (),
+    id: str | None = None,
+    time: str | None = None,
 ) -> pd.DataFrame:
     """What is in the files of `source`, for `clean_bars`: defects and all, nothing adjusted.
 
@@ -173,7 +185,8 @@ def read_raw(
 
     Raises FileNotFoundError for a path that does not exist and ValueError for what is no table of prices.
     """
-    return _chosen(pd.concat(iter_raw(source, tickers, covariates=covariates), ignore_index=True), OHLCV.id)
+    pieces = iter_raw(source, tickers, covariates=covariates, id=id, time=time)
+    return _chosen(pd.concat(pieces, ignore_index=True), OHLCV.id)
 
 
 def iter_raw(
@@ -182,26 +195,37 @@ def iter_raw(
     rows: int = ROWS,
     *,
     covariates: Sequence[str] = (),
+    id: str | None = None,
+    time: str | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The rows of `read_raw` in the order of the files, at most `rows` at a time.
 
     How a file writes its times is told by its first piece."""
-    wanted, seen = _listed(tickers), dict[str, None]()
+    wanted, seen, periods = _listed(tickers), dict[str, None](), Periods()
     for path, name in named_files(source):
-        done, format = 0, None
+        done, format, column = 0, None, None
         for table in iter_tables(path, rows, crooked=True):
             if table.empty:
                 continue
             table = join_time_of_day(table.reset_index(drop=True)).drop(columns=OURS, errors="ignore")
-            format = format or TimeFormat.of(table[find_bars(table, path)["timestamp"]])
+            whole = partial(_whole, path, rows) if len(table) == rows else None
+            column = column or find_bars(table, path, ALIASES | RAW_ALIASES, id=id, time=time, whole=whole)
+            format = format or TimeFormat.of(table[column["timestamp"]])
             table["row"] = np.arange(done + 1, done + len(table) + 1)
             done += len(table)
-            raw = raw_columns(table, path, name, format, covariates).assign(file=path.name)
+            raw = raw_columns(table, path, name, format, covariates, column).assign(file=path.name)
+            periods.add(path, raw)
             seen |= dict.fromkeys(raw["ticker"].unique())
             yield raw if wanted is None else raw[raw["ticker"].isin(wanted)]
         if not done:
             raise ValueError(f"{path} has no rows; download or export it again.")
     _check_known(wanted, seen, OHLCV.id)
+
+
+def _whole(path: Path, rows: int, columns: list[str]) -> pd.DataFrame:
+    """Some columns of a file that is read in pieces."""
+    pieces = (join_time_of_day(table) for table in iter_tables(path, rows, crooked=True))
+    return pd.concat([table[columns] for table in pieces], ignore_index=True)
 
 
 def raw_columns(
@@ -210,6 +234,7 @@ def raw_columns(
     ticker: str = "series",
     format: TimeFormat | None = None,
     covariates: Sequence[str] = (),
+    column: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Any table of prices in the columns that `clean_bars` works on; a second time changes nothing.
 
@@ -217,7 +242,7 @@ def raw_columns(
     split_coefficient` and the covariates, by their own names (float64, NaN where missing or unreadable), `source` (if
     there is one), `row` (from 1) and `note`: what the unreadable cells of the row held, as in `close='#REF!'`.
     """
-    column = find_bars(table.drop(columns=OURS, errors="ignore"), where, ALIASES | RAW_ALIASES)
+    column = column or find_bars(table.drop(columns=OURS, errors="ignore"), where, ALIASES | RAW_ALIASES)
     chosen = choose_covariates(table, where, covariates, taken=column.values(), ours=RAW_COLUMNS)
     notes = table["note"].astype(str).to_numpy(object) if "note" in table else np.full(len(table), "", dtype=object)
 
@@ -283,6 +308,28 @@ def _completed(bars: pd.DataFrame, numbers: Sequence[str], ticker: str) -> pd.Da
     return bars.assign(**{name: value for name, value in absent.items() if name not in bars})
 
 
+class Periods:
+    """From when to when each file has bars of each ticker. Pieces of a history join; two histories do not mix."""
+
+    def __init__(self, id: str = OHLCV.id):
+        self.id = id
+        self._files: dict[str, dict[Path, tuple[Any, Any]]] = {}
+
+    def add(self, path: Path, rows: pd.DataFrame) -> None:
+        """Raises ValueError where another file has a ticker's bars of the same time."""
+        times = rows.groupby(rows[self.id].to_numpy(), sort=False)["timestamp"].agg(["min", "max"]).dropna()
+        for name, first, last in times.itertuples():
+            files = self._files.setdefault(str(name), {})
+            for other, (start, end) in files.items():
+                if other != path and first < end and start < last:
+                    raise ValueError(
+                        f"{name} is in {other} and in {path}, and both have rows from {max(first, start)} to "
+                        f"{min(last, end)}; read one of them, or name other tickers in them."
+                    )
+            start, end = files.get(path, (first, last))
+            files[path] = min(start, first), max(end, last)
+
+
 def _chosen(frame: pd.DataFrame, id: str, names: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows of the named series, those of each together, in the order of their first rows."""
     if (wanted := _listed(names)) is not None:
@@ -297,7 +344,17 @@ def _listed(names: Sequence[str] | None) -> list[str] | None:
 
 
 def _check_known(wanted: Sequence[str] | None, known: Collection[str], id: str) -> None:
-    if unknown := [name for name in wanted or () if name not in known]:
-        listed = ", ".join(list(known)[:LISTED]) + (f" and {len(known) - LISTED} more" if len(known) > LISTED else "")
-        what = "ticker" if id == OHLCV.id else "series"
-        raise ValueError(f"Unknown {what} {', '.join(unknown)}; the data holds {listed}.")
+    unknown = [name for name in wanted or () if name not in known]
+    if not unknown:
+        return
+    what, names = "ticker" if id == OHLCV.id else "series", [str(name) for name in known]
+    told = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
+    near = dict.fromkeys(one for name in unknown[:LISTED] for one in _near(name, names))
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"Unknown {what} {', '.join(unknown[:LISTED])}; the data holds {told}.{hint}")
+
+
+def _near(name: str, names: Sequence[str]) -> list[str]:
+    """The name in other letters, or else the nearest few."""
+    same = [one for one in names if one.casefold() == name.casefold()]
+    return same or get_close_matches(name.upper(), names, n=3, cutoff=0.7)

@@ -77,15 +77,25 @@ def named_files(source: str | Path | list) -> list[tuple[Path, str]]:
     """
     files = list_files(source)
     stems = Counter(file.name for file in files)
-    return [(file, _name_in(file, is_shared=stems[file.name] > 1)) for file in files]
+    return [(file, _name_in(file, is_shared=stems[file.name] > 1 and not _is_ticker(file))) for file in files]
+
+
+def _is_ticker(path: Path) -> bool:
+    """`stooq/AAPL.csv`, beside which `yahoo/AAPL.csv` is the same ticker again; not `AAPL/daily.csv`."""
+    capitals = r"[A-Z0-9^][A-Z0-9.=^-]*"
+    return bool(re.fullmatch(capitals, _stem(path)) and not re.fullmatch(capitals, path.resolve().parent.name))
 
 
 def _name_in(path: Path, *, is_shared: bool) -> str:
     path = Path(_hub_name(path)[0]) if str(path).startswith(HUB) else path
-    stem, parent = path.name.split(".csv")[0].removesuffix(".parquet"), path.resolve().parent.name
+    stem, parent = _stem(path), path.resolve().parent.name
     if is_shared or re.match(rf"{re.escape(parent)}([_-]|$)", stem):
         return parent
     return re.sub(r"(_[A-Za-z]+_\d{8}|-\d+[a-z]+-\d{4}(-\d\d){1,2})$", "", stem)
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".csv")[0].removesuffix(".parquet")
 
 
 def _is_supported(path: Path) -> bool:

@@ -245,7 +245,7 @@ def test_several_files_say_which(tmp_path, make_bars):
         make_bars(5).drop(columns="ticker").assign(open=-1).to_csv(tmp_path / f"{name}.csv", index=False)
     with pytest.raises(ValueError, match="no bar is left of 10 rows"):
         clean_bars(read_raw(tmp_path))
-    make_bars(5).assign(volume=0).to_csv(tmp_path / "CCC.csv", index=False)
+    make_bars(5, ticker="CCC").assign(volume=0).to_csv(tmp_path / "CCC.csv", index=False)
     report = clean_bars(read_raw(tmp_path))[1]
     assert report["tickers"]["BBB"]["rules"]["non_positive"]["examples"][0]["file"] == "BBB.csv"
 
