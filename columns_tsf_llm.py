@@ -149,12 +149,13 @@ def find_bars(
         )
     column |= _volume(table, column, where)
     if id is None:
-        names = [
-            column["timestamp"],
-            *(name for name in table.columns if isinstance(name, str) and _could_name(table[name])),
-        ]
-        read = whole(names) if whole is not None and OHLCV.id not in column else table
-        column |= find_key(read, {name: column[name] for name in column if column[name] in read}, where, OHLCV.id)
+        if whole is not None and OHLCV.id not in column:
+            free = [name for name in table.columns if name not in column.values() and _could_name(table[name])]
+            column |= find_key(
+                whole([column["timestamp"], *free]), {"timestamp": column["timestamp"]}, where, OHLCV.id
+            )
+        else:
+            column |= find_key(table, column, where, OHLCV.id)
     return column
 
 
@@ -218,7 +219,7 @@ def _refuse_unknown_key(
     most = int(taken[again].value_counts().max())
     for name in rows.columns:
         cells = rows[name]
-        if name in column.values() or not isinstance(cells, pd.Series) or not _could_name(cells):
+        if name in column.values() or not _could_name(cells):
             continue
         keys = _codes(cells)
         distinct = keys[keys >= 0].nunique()
@@ -231,8 +232,10 @@ def _refuse_unknown_key(
             )
 
 
-def _could_name(cells: pd.Series) -> bool:
+def _could_name(cells: pd.Series | pd.DataFrame) -> bool:
     """Texts and whole numbers; a price or a share names nothing."""
+    if isinstance(cells, pd.DataFrame):
+        return False
     if pd.api.types.is_float_dtype(cells) or pd.api.types.is_bool_dtype(cells):
         return False
     if pd.api.types.is_integer_dtype(cells):

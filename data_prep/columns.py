@@ -14,7 +14,7 @@ COLUMNS = ["timestamp", OHLCV.id, *OHLCV.columns]
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table of plain series, where their names are not among the usual."""
+    """The columns of a table, where their names are not among the usual; a value is of plain series alone."""
 
     value: str | None = None
     id: str | None = None

@@ -24,6 +24,7 @@ from ..common.figures import BLACK, BLUE, GREY, ORANGE, new_figure, save_figure
 from ..common.files import check_apart, check_free, claim, remove, write_json, write_text
 from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor, standard_return
 from .clean import COUNTS, POLICY, RULES, clean_bars
+from .columns import USUAL, Columns
 from .sources import read_raw
 
 MOVES = 20  # largest, listed
@@ -37,7 +38,9 @@ POLICY_COLOURS = {"drop": ORANGE, "mask": "#E69F00", "repair": BLUE, "keep": GRE
 SHADES = LinearSegmentedColormap.from_list("coverage", ["#F3F3F3", "#A9CFE4", BLUE])
 
 
-def describe(source: str | Path | list, out: str | Path, tickers: list[str] | None = None) -> dict[str, Any]:
+def describe(
+    source: str | Path | list, out: str | Path, tickers: list[str] | None = None, *, columns: Columns = USUAL
+) -> dict[str, Any]:
     """`describe.json`, `coverage.png`, `defects.png`, `returns.png` and `describe.html` in `out`; the JSON's content.
 
     Raises:
@@ -46,7 +49,7 @@ def describe(source: str | Path | list, out: str | Path, tickers: list[str] | No
     out = Path(out)
     check_apart(out, source)
     check_free(out, FILES, by="describe", told_by=("describe.json", "rows_in", "coverage", "returns"))
-    bars, cleaning = clean_bars(read_raw(source, tickers))
+    bars, cleaning = clean_bars(read_raw(source, tickers, id=columns.id, time=columns.time))
     observed = bars.dropna(subset="close")
     returns = _returns(observed)
     coverage = _coverage(observed)

@@ -271,10 +271,10 @@ def _collect(
         raise ValueError(f"{sorted(taken)}: a prepared dataset has columns of these names; rename the covariates")
     if extractor.series_kind is not OHLCV:
         return collect_series(source, work, tickers, columns=columns, covariates=extractor.covariates)
-    if columns != USUAL:
-        raise ValueError(f"{columns} names those of plain series, and these are bars: leave them out")
+    if columns.value is not None:
+        raise ValueError(f"'{columns.value}' names the value of plain series, and these are bars: leave it out")
     chosen = market is None and "market" in (extractor.feature_groups or ())
-    return collect_bars(source, work, tickers, covariates=extractor.covariates, universe=chosen)
+    return collect_bars(source, work, tickers, columns=columns, covariates=extractor.covariates, universe=chosen)
 
 
 def _earlier(out: Path) -> dict[str, Any]:

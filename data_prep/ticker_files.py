@@ -50,6 +50,7 @@ def collect_bars(
     folder: Path,
     tickers: Sequence[str] | None = None,
     *,
+    columns: Columns = USUAL,
     covariates: Sequence[str] = (),
     universe: bool = False,
 ) -> Collected:
@@ -63,7 +64,7 @@ def collect_bars(
     found = Collected(folder / "bars", moments=MarketMoments() if universe else None)
     reports = {}
     with Spill(folder / "raw", "ticker") as spill:
-        for raw in iter_raw(source, tickers, covariates=covariates):
+        for raw in iter_raw(source, tickers, covariates=covariates, id=columns.id, time=columns.time):
             spill.add(raw if "source" in raw else raw.assign(source=""))
         for name in spill.names():
             bars, reports[name] = clean_ticker(spill.take(name), name)

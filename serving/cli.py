@@ -49,8 +49,11 @@ Market = Annotated[
 Value = Annotated[
     str | None, typer.Option(help="Plain series: column to forecast; by default value, y or the only one of numbers.")
 ]
-Id = Annotated[str | None, typer.Option("--id", help="Plain series: column that names them.")]
-Time = Annotated[str | None, typer.Option(help="Plain series: column of times.")]
+Id = Annotated[
+    str | None,
+    typer.Option("--id", help="Column that names the tickers or the plain series, if it has no usual name."),
+]
+Time = Annotated[str | None, typer.Option(help="Column of times, if it has no usual name.")]
 PastCovariates = Annotated[
     str | None,
     typer.Option(help="Further columns, each known up to its row: names or patterns as text_*; commas between."),
@@ -291,15 +294,19 @@ def clean(
     covariates: Annotated[
         str | None, typer.Option(help="Further columns to keep: names or patterns as text_*; commas between.")
     ] = None,
+    id: Id = None,
+    time: Time = None,
 ) -> None:
     """Repair, mask, drop or keep what is wrong with price files, by the rules of docs/data.md, and report each case.
 
     Example: tsf-llm clean --data prices.csv --out clean/prices.parquet
     """
+    from ..data_prep.columns import Columns
     from .preparation import clean as clean_file
     from .preparation import print_cleaning
 
-    print_cleaning(clean_file(data, out, _names(ticker), _names(covariates) or ()))
+    columns = Columns(id=id, time=time)
+    print_cleaning(clean_file(data, out, _names(ticker), _names(covariates) or (), columns=columns))
     typer.echo(f"written to {out}, every case to {out.with_name('cleaning.json')}")
 
 
@@ -380,14 +387,17 @@ def describe(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for describe.json, describe.html and plots.")],
     ticker: Ticker = None,
+    id: Id = None,
+    time: Time = None,
 ) -> None:
     """Show what is in price files: coverage, gaps, defects by rule and the distribution of returns.
 
     Example: tsf-llm describe --data prices.csv --out description
     """
+    from ..data_prep.columns import Columns
     from ..data_prep.describe import describe as describe_data
 
-    summary = describe_data(data, out, _names(ticker))
+    summary = describe_data(data, out, _names(ticker), columns=Columns(id=id, time=time))
     typer.echo(
         f"{summary['bars']:,} bars of {len(summary['tickers'])} tickers, {summary['first']} to {summary['last']}; "
         f"found: {', '.join(summary['defects']) or 'no defect'}"

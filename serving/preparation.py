@@ -11,13 +11,21 @@ from rich.table import Table
 from ..bars_tsf_llm import OHLCV, UNIVARIATE
 from ..common.files import check_apart, has_keys, write_json, write_parquet
 from ..data_prep.clean import clean_bars
+from ..data_prep.columns import USUAL, Columns
 from ..data_prep.sources import has_prices, read_raw
 from ..data_prep.windows import fence
 
 MOST_TICKERS = 5  # named per rule
 
 
-def clean(source: str, out: Path, tickers: list[str] | None = None, covariates: Sequence[str] = ()) -> dict[str, Any]:
+def clean(
+    source: str,
+    out: Path,
+    tickers: list[str] | None = None,
+    covariates: Sequence[str] = (),
+    *,
+    columns: Columns = USUAL,
+) -> dict[str, Any]:
     """The cleaned bars, with these columns, at `out` (parquet), the report as `cleaning.json` beside it.
 
     Raises:
@@ -30,7 +38,8 @@ def clean(source: str, out: Path, tickers: list[str] | None = None, covariates: 
     check_apart(report_file, source)
     if report_file.exists() and not has_keys(report_file, ("rows_in", "rules", "tickers")):
         raise ValueError(f"{report_file} is no report of cleaning and stands where one goes: write to another folder")
-    frame, report = clean_bars(read_raw(source, tickers, covariates=covariates), covariates)
+    raw = read_raw(source, tickers, covariates=covariates, id=columns.id, time=columns.time)
+    frame, report = clean_bars(raw, covariates)
     write_parquet(frame, out)
     write_json(report, report_file)
     return report

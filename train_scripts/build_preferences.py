@@ -40,8 +40,8 @@ class FileArguments:
     tickers: list[str] | None = option(None, "only these tickers")
     market: str | None = option(None, "price file that features read; all tickers of the data if none")
     value_column: str | None = option(None, "plain series: column to forecast")
-    id_column: str | None = option(None, "plain series: column that names them")
-    time_column: str | None = option(None, "plain series: column of times")
+    id_column: str | None = option(None, "column that names the tickers or the plain series, if it has no usual name")
+    time_column: str | None = option(None, "column of times, if it has no usual name")
 
 
 def main(files: FileArguments, pairs: PairArguments) -> dict[str, Any]:
