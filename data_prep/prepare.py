@@ -149,7 +149,7 @@ def prepare(
     A folder that was prepared before keeps its dates unless others are given or `refit` is true; what bars, dates and
     settings leave unchanged is not computed again, and the result is that of an empty folder and these dates.
     `market` is price files that the features read beside their own; where the group of that name was chosen, and none
-    is given, all tickers together are the market. `columns` names those of plain series.
+    is given, all tickers together are the market. `columns` names those of unusual names.
     With `engine="ray"` they are tasks: of the cluster at `ray_address`, all of whose machines must see `out` under the
     same path, or of a cluster of `num_proc` workers that is started on this machine and stopped again.
 

@@ -50,10 +50,9 @@ Value = Annotated[
     str | None, typer.Option(help="Plain series: column to forecast; by default value, y or the only one of numbers.")
 ]
 Id = Annotated[
-    str | None,
-    typer.Option("--id", help="Column that names the tickers or the plain series, if it has no usual name."),
+    str | None, typer.Option("--id", help="Column that names the tickers or series, if its name is unusual.")
 ]
-Time = Annotated[str | None, typer.Option(help="Column of times, if it has no usual name.")]
+Time = Annotated[str | None, typer.Option(help="Column of times, if its name is unusual.")]
 PastCovariates = Annotated[
     str | None,
     typer.Option(help="Further columns, each known up to its row: names or patterns as text_*; commas between."),
