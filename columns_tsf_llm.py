@@ -72,6 +72,7 @@ NO_VOLUMES = re.compile(
 TURNOVER = {"usd", "usdt", "usdc", "busd", "tusd", "fdusd", "dai", "eur", "gbp", "jpy", "krw", "cny", "inr", "try"}
 REPEATED = 0.1  # share of rows whose time another row has too, from which on a column is looked for that explains it
 SAME = 1e-12  # an adjusted close this near to the close is the close
+DATE = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?"
 PROBE = 1000  # rows by which a currency is told
 
 
@@ -142,6 +143,7 @@ def find_bars(
     column = find_columns(table, known, where)
     column |= {ours: theirs for ours, theirs in (("timestamp", time), ("ticker", id)) if theirs is not None}
     check_columns(table, where, column.values())
+    column |= _unnamed_times(table) if "timestamp" not in column else {}
     if missing := [name for name in ["timestamp", *PRICES] if name not in column]:
         raise ValueError(
             f"{where} has no column for {', '.join(missing)}; found: {listed(table)}. "
@@ -157,6 +159,15 @@ def find_bars(
         else:
             column |= find_key(table, column, where, OHLCV.id)
     return column
+
+
+def _unnamed_times(table: pd.DataFrame) -> dict[str, Any]:
+    """The index of a frame that was written without its name, where it holds dates and no numbers of rows."""
+    for name in table.columns[:1]:
+        first = stripped(table[name].head(PROBE)) if plain_name(name) in ("unnamed", "unnamed0", "index", "") else None
+        if first is not None and len(first) and first.str.fullmatch(DATE).all():
+            return {"timestamp": name}
+    return {}
 
 
 # --- names of series -----------------------------------------------------------------------------------------------
@@ -369,8 +380,12 @@ def stacked(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: neither level holds the four prices.
     """
+    frame = _with_pairs(frame)
     if not isinstance(frame.columns, pd.MultiIndex):
         return frame
+    times = [name for name in frame.columns if any(plain_name(part) in SERIES_ALIASES["timestamp"] for part in name)]
+    if times:  # of a frame whose index became a column
+        frame = frame.set_index(times[0]).rename_axis(next(part for part in times[0] if part))
     levels = [frame.columns.get_level_values(i) for i in range(frame.columns.nlevels)]
     prices = [i for i, names in enumerate(levels) if len(find_prices(pd.DataFrame(columns=names.unique()))) == 4]
     if len(prices) != 1 or len(levels) != 2:
@@ -382,8 +397,18 @@ def stacked(frame: pd.DataFrame) -> pd.DataFrame:
     level, parts = 1 - prices[0], []
     for ticker in levels[level].unique():
         part = frame.xs(ticker, axis=1, level=level)
-        parts.append(part.dropna(how="all").assign(ticker=str(ticker)).rename_axis(columns=None))
+        has_cells = ((part != "") & part.notna()).any(axis=1)
+        parts.append(part[has_cells].assign(ticker=str(ticker)).rename_axis(columns=None))
     return pd.concat(parts)
+
+
+def _with_pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of names that a format without pairs holds as text: `('Close', 'ACME')`."""
+    pairs = [re.fullmatch(r"\('(.+)', '(.*)'\)", str(name)) for name in frame.columns]
+    if isinstance(frame.columns, pd.MultiIndex) or sum(map(bool, pairs)) < 4:
+        return frame
+    names = [pair.groups() if pair else (name, "") for pair, name in zip(pairs, frame.columns, strict=True)]
+    return frame.set_axis(pd.MultiIndex.from_tuples(names), axis=1)
 
 
 def find_prices(table: pd.DataFrame) -> dict[str, Any]:

@@ -242,6 +242,8 @@ def raw_columns(
     split_coefficient` and the covariates, by their own names (float64, NaN where missing or unreadable), `source` (if
     there is one), `row` (from 1) and `note`: what the unreadable cells of the row held, as in `close='#REF!'`.
     """
+    if column is None and {*RAW_COLUMNS} - {"source", "file"} <= {*table.columns}:
+        column = {name: name for name in RAW_COLUMNS if name in table and name not in OURS}
     column = column or find_bars(table.drop(columns=OURS, errors="ignore"), where, ALIASES | RAW_ALIASES)
     chosen = choose_covariates(table, where, covariates, taken=column.values(), ours=RAW_COLUMNS)
     notes = table["note"].astype(str).to_numpy(object) if "note" in table else np.full(len(table), "", dtype=object)

@@ -9,6 +9,7 @@ Design choices:
 
 import csv
 import gzip
+import os
 import re
 import warnings
 import zlib
@@ -23,18 +24,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..columns_tsf_llm import ALIASES, find_columns, without_index
+from ..columns_tsf_llm import SERIES_ALIASES, find_columns, stacked, without_index
+from .layouts import UNKNOWN_BYTES, Layout, begins_like_a_table, described, layout_of
 
 SAMPLE = "sample"
 SAMPLE_FILE = Path(__file__).parent / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"
 EXTENSIONS = (".csv", ".csv.gz", ".parquet")
+TEXTS = (".txt", ".tsv", ".txt.gz", ".tsv.gz")  # of vendors; in a folder only those that begin like a table
 HUB = "hf:"
 ROWS = 100_000
-# Binance's archive has no header in most of its files.
-BINANCE_COLUMNS = [
-    *("open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count"),
-    *("taker_buy_volume", "taker_buy_quote_volume", "ignore"),
-]
+MOST_ENTRIES = 200_000  # files and folders that are looked at below a folder
 
 
 def list_files(source: str | Path | list) -> list[Path]:
@@ -52,21 +51,63 @@ def list_files(source: str | Path | list) -> list[Path]:
         if not _hub_name(Path(source))[0]:
             raise ValueError(f"'{source}' names no dataset; write it as {HUB}org/name or {HUB}org/name:split.")
         return [Path(source)]
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{source}: no such user on this machine; write the path without ~.") from error
     if _is_saved_dataset(path):
         return [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and _is_supported(file))
+        files = _files_below(path)
         if not files:
             raise ValueError(f"{path} holds no price files; expected {', '.join(EXTENSIONS)} files in it.")
         return files
+    _check_file(path)
+    return [path]
+
+
+def _check_file(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path} is a link to {path.readlink()}, which does not exist; mend or remove it.")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; name a file, a folder, or '{SAMPLE}' for the embedded data.")
-    if path.suffix.lower() in {".pkl", ".pickle"}:
+    if not path.is_file():
+        raise ValueError(f"{path} is a pipe, a socket or a device; name a file, which can be read twice.")
+    name = path.name.lower()
+    if name.endswith((".pkl", ".pickle")):
         raise ValueError(f"{path} is a pickle, which can run code when opened; save it as parquet or CSV instead.")
-    if not _is_supported(path):
+    if name.endswith((".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".zst")):
+        raise ValueError(f"{path} is an archive; unpack it and name the {' or '.join(EXTENSIONS)} file in it.")
+    if name.endswith((".xlsx", ".xls", ".xlsm", ".ods")):
+        raise ValueError(f"{path} is a spreadsheet; save its sheet as CSV (UTF-8) and name that file.")
+    if not name.endswith((*EXTENSIONS, *TEXTS)):
         raise ValueError(f"{path} has an extension that is not read here; convert it to {' or '.join(EXTENSIONS)}.")
-    return [path]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """The price files of a folder and of those in it, links to folders left out; sorted.
+
+    Raises:
+        ValueError: there are too many to be the folder of somebody's prices, or one of them is no file.
+        OSError: a folder, or a link, that cannot be followed.
+    """
+    files, seen, folders = [], 0, [folder]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > MOST_ENTRIES:
+                    raise ValueError(
+                        f"{folder} holds more than {MOST_ENTRIES:,} files and folders, {len(files):,} of them price "
+                        "files so far; name the folder of the price files."
+                    )
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif _is_supported(path) and not path.is_dir():
+                    _check_file(path)
+                    files.append(path)
+    return sorted(files)
 
 
 def named_files(source: str | Path | list) -> list[tuple[Path, str]]:
@@ -95,11 +136,15 @@ def _name_in(path: Path, *, is_shared: bool) -> str:
 
 
 def _stem(path: Path) -> str:
-    return path.name.split(".csv")[0].removesuffix(".parquet")
+    return re.sub(r"\.(csv|parquet|txt|tsv)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def _is_supported(path: Path) -> bool:
-    return path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".")
+    """A price file by its name; of texts also by its first lines, for a folder may hold a readme."""
+    name = path.name.lower()
+    if name.startswith(".") or not name.endswith((*EXTENSIONS, *TEXTS)):
+        return False
+    return name.endswith(EXTENSIONS) or (path.is_file() and begins_like_a_table(path))
 
 
 def _is_saved_dataset(path: Path) -> bool:
@@ -167,7 +212,7 @@ def _iter_parquet(path: Path, rows: int) -> Iterator[pd.DataFrame]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=rows):
-                yield without_index(pa.Table.from_batches([batch]).to_pandas())
+                yield _in_rows(pa.Table.from_batches([batch]).to_pandas())
     except (OSError, ValueError) as error:  # pyarrow's errors are among these
         raise ValueError(f"{path} cannot be read ({_first_line(error)}); download or export it again.") from error
 
@@ -176,28 +221,34 @@ def _iter_parquet(path: Path, rows: int) -> Iterator[pd.DataFrame]:
 
 
 def _iter_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
-    with _csv_errors(path):
-        reader = pd.read_csv(path, chunksize=rows, **_csv_options(path))
+    layout = _layout(path)
+    with _csv_errors(path, layout):
+        reader = pd.read_csv(path, chunksize=rows, **layout.options)
     with reader:
         while True:
-            with _csv_errors(path):
-                table = next(reader, None)
-            if table is None:
-                return
+            with _csv_errors(path, layout):
+                cells = next(reader, None)
+                if cells is None:
+                    return
+                table = _in_rows(layout.named(cells))
+                layout.check(table)
             yield table
 
 
-def _csv_options(path: Path) -> dict[str, Any]:
-    """All cells as text; with Binance's names where the first line is one of its rows."""
-    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False, "encoding": "utf-8-sig"}
-    first = [str(name) for name in pd.read_csv(path, nrows=0, **options).columns]
-    if len(first) == len(BINANCE_COLUMNS) and re.fullmatch(r"\d{13}(\d{3})?", first[0]):
-        options |= {"header": None, "names": BINANCE_COLUMNS}
-    return options
+def _in_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per time and ticker, and all that is known in columns."""
+    return without_index(stacked(table)).reset_index(drop=True)
+
+
+def _layout(path: Path) -> Layout:
+    try:
+        return layout_of(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({_first_line(error)}); download or export it again.") from error
 
 
 @contextmanager
-def _csv_errors(path: Path) -> Iterator[None]:
+def _csv_errors(path: Path, layout: Layout) -> Iterator[None]:
     """What pandas says of a CSV as one line; a row longer than the header is an error too.
 
     pandas would cut it, or take the first column for an index.
@@ -206,11 +257,12 @@ def _csv_errors(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             yield
-    except pd.errors.EmptyDataError as error:
-        raise ValueError(f"{path} is empty; download or export it again.") from error
+    except pd.errors.EmptyDataError:
+        return  # a header, and nothing else
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeError) as error:
         raise ValueError(
-            f"{path} is not a comma-separated UTF-8 file ({_first_line(error)}); export it again."
+            f"{path} is not a {described(layout)} file ({_first_line(error)}); export it again, or let tsf-llm clean "
+            "drop the lines that are none."
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({_first_line(error)}); download or export it again.") from error
@@ -235,24 +287,37 @@ def _iter_any_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
 
 def _iter_crooked_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
     """Not by pandas, whose version 2 cuts a long line in silence."""
-    options: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
+    layout = _layout(path)
+    encoding = "utf-8-sig" if layout.encoding == UNKNOWN_BYTES else layout.encoding
+    options: dict[str, Any] = {"encoding": encoding, "errors": "replace", "newline": ""}
+    length = len(layout.names)
+    place = _place_of_time(layout)
+
+    def one_row(cells: list[str]) -> list[str]:
+        if len(cells) > length:  # nobody knows which cell is which
+            return ["" if i != place else layout.separator.join(cells) for i in range(length)]
+        return cells + [""] * (length - len(cells))
+
     try:
-        header = pd.read_csv(path, nrows=0, index_col=False, encoding="utf-8-sig", encoding_errors="replace")
-        names = list(header.columns)
-        place = names.index(find_columns(header, ALIASES).get("timestamp", names[0]))
-
-        def one_row(cells: list[str]) -> list[str]:
-            if len(cells) > len(names):  # nobody knows which cell is which
-                return ["" if i != place else ",".join(cells) for i in range(len(names))]
-            return cells + [""] * (len(names) - len(cells))
-
         with gzip.open(path, "rt", **options) if path.suffix.lower() == ".gz" else path.open(**options) as file:
-            lines = (cells for cells in csv.reader(file) if len(cells) > 1 or "".join(cells).strip())
-            next(lines)  # the header
+            for _ in range(layout.first):
+                next(file)
+            cells_of = csv.reader(file, delimiter=layout.separator, skipinitialspace=layout.blanks)
+            lines = (cells for cells in cells_of if len(cells) > 1 or "".join(cells).strip())
             while piece := list(islice(lines, rows)):
-                yield pd.DataFrame([one_row(cells) for cells in piece], columns=names, dtype=str)
+                yield _in_rows(layout.named(pd.DataFrame([one_row(cells) for cells in piece], dtype=str)))
     except (ValueError, OverflowError, csv.Error) as error:  # pandas' own parser errors are among these
-        raise ValueError(f"{path} is not a comma-separated file ({_first_line(error)}); export it again.") from error
+        raise ValueError(
+            f"{path} is not a {described(layout)} file ({_first_line(error)}); export it again."
+        ) from error
+
+
+def _place_of_time(layout: Layout) -> int:
+    if layout.levels > 1:
+        return 0
+    table = pd.DataFrame(columns=list(layout.names))
+    name = find_columns(table, {"timestamp": SERIES_ALIASES["timestamp"]}).get("timestamp")
+    return 0 if name is None else list(layout.names).index(name)
 
 
 def _first_line(error: Exception) -> str:

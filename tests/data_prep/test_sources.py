@@ -179,7 +179,7 @@ def test_rows_keep_file_order_and_tickers_their_first_appearance(write):
         ("p.csv", HEADER.replace(",low", "") + ROWS, "is not a comma-separated"),
         ("p.csv", HEADER + "2024-01-02,A,1,2,1,2,3,4,5\n", "is not a comma-separated"),
         ("p.csv", HEADER + ROWS + "2024-01-04,A,1,2,1,2,3,4,5\n", "is not a comma-separated"),
-        ("p.csv", b"\xff\xfe\x00\x01", "is not a comma-separated UTF-8 file"),
+        ("p.csv", b"\xff\xfe\x00\x01", "p.csv has no rows"),
         ("p.csv", HEADER + ROWS + "2024-13-45,A,1,2,1,2,3\n", "row 3: column 'date' holds '2024-13-45'"),
         ("p.csv", HEADER + ROWS + ",A,1,2,1,2,3\n", "row 3: column 'date' holds ''"),
         ("p.csv", HEADER + "1704412800,A,1,2,1,2,3\n", "row 1: column 'date' holds '1704412800'"),
@@ -191,7 +191,7 @@ def test_rows_keep_file_order_and_tickers_their_first_appearance(write):
         ("p.parquet", b"not parquet", "p.parquet cannot be read"),
         ("p.parquet", b"", "p.parquet cannot be read"),
         ("p.pkl", pickle.dumps([]), "p.pkl is a pickle, which can run code"),
-        ("p.xlsx", b"", "p.xlsx has an extension that is not read here; convert it to .csv or .csv.gz or .parquet"),
+        ("p.xlsx", b"", "p.xlsx is a spreadsheet; save its sheet as CSV"),
     ],
 )
 def test_bad_file(write, name, content, message):
