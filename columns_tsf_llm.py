@@ -469,6 +469,7 @@ def told_kind(frame: pd.DataFrame) -> Kind:
 def _ours(frame: pd.DataFrame, kind: Kind, covariates: Sequence[str]) -> dict[str, Any]:
     """Our name -> the frame's; columns that are ours by name, or covariates, stand for themselves."""
     known = ALIASES if kind is OHLCV else SERIES_ALIASES
+    covariates = [name for name in covariates if name in frame.columns]
     own = {name: name for name in known if name in frame.columns}
     rest = frame.loc[:, [name not in {*own, *covariates} for name in frame.columns]]
     found = find_columns(rest, {name: aliases for name, aliases in known.items() if name not in own}, "the frame")
