@@ -273,7 +273,7 @@ def _volume(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path) -
     """
     places = {plain_name(name): name for name in reversed(table.columns)}
     by_name = [places[alias] for alias in ALIASES["volume"] if alias in places]
-    alike = [name for plain, name in places.items() if _is_like_volume(plain) and name not in by_name]
+    alike = [name for plain, name in reversed(places.items()) if _is_like_volume(plain) and name not in by_name]
     numbers = {name: _rough_numbers(table[name]) for name in [*by_name, *alike]}
     if traded := [name for name in by_name if (numbers[name] > 0).any()]:
         return {"volume": traded[0]}
@@ -353,7 +353,7 @@ def without_index(frame: pd.DataFrame) -> pd.DataFrame:
     if isinstance(index, pd.PeriodIndex):
         index = frame.index.to_timestamp()
     if isinstance(index, pd.DatetimeIndex):
-        if find_columns(frame, {"timestamp": SERIES_ALIASES["timestamp"]}):
+        if {plain_name(name) for name in frame.columns} & {*SERIES_ALIASES["timestamp"]}:
             return frame
         index = index.rename(index.name or "timestamp")
     elif index.nlevels == 1 and index.name is None and pd.api.types.is_numeric_dtype(index):
@@ -364,8 +364,8 @@ def without_index(frame: pd.DataFrame) -> pd.DataFrame:
 
 def join_time_of_day(table: pd.DataFrame) -> pd.DataFrame:
     """A date and the time of day beside it become one column, as Stooq's 20240131 and 153000, or 15:30."""
-    found = find_columns(table, {name: [name] for name in ("date", "time", "timestamp", "datetime")})
-    if found.keys() != {"date", "time"}:
+    found = {plain_name(name): name for name in reversed(table.columns)}
+    if {"date", "time", "timestamp", "datetime"} & {*found} != {"date", "time"}:
         return table
     days, clock = table[found["date"]].astype(str), table[found["time"]].astype(str)
     clock = clock.str.replace(r"^(\d\d)(\d\d)(\d\d)$", r"\1:\2:\3", regex=True)
@@ -387,7 +387,7 @@ def stacked(frame: pd.DataFrame) -> pd.DataFrame:
     if times:  # of a frame whose index became a column
         frame = frame.set_index(times[0]).rename_axis(next(part for part in times[0] if part))
     levels = [frame.columns.get_level_values(i) for i in range(frame.columns.nlevels)]
-    prices = [i for i, names in enumerate(levels) if len(find_prices(pd.DataFrame(columns=names.unique()))) == 4]
+    prices = [i for i, names in enumerate(levels) if count_prices(names) == 4]
     if len(prices) != 1 or len(levels) != 2:
         found = ", ".join(" ".join(map(str, name)) for name in frame.columns[:6])
         raise ValueError(
@@ -411,8 +411,10 @@ def _with_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.set_axis(pd.MultiIndex.from_tuples(names), axis=1)
 
 
-def find_prices(table: pd.DataFrame) -> dict[str, Any]:
-    return find_columns(table, {name: ALIASES[name] for name in PRICES})
+def count_prices(names: Iterable[Any]) -> int:
+    """How many of the four prices are among the names of columns."""
+    plain = {plain_name(name) for name in names}
+    return sum(not plain.isdisjoint(ALIASES[name]) for name in PRICES)
 
 
 def given_bars(bars: Any, kind: Kind | None = None, covariates: Sequence[str] = ()) -> Bars:
@@ -462,8 +464,8 @@ def told_kind(frame: pd.DataFrame) -> Kind:
     """As `kind_of`, by any of the known names: a plain series has a value and at most one column of prices."""
     if kind_of(frame) is UNIVARIATE:
         return UNIVARIATE
-    known = {"value": SERIES_ALIASES["value"]}
-    return UNIVARIATE if len(find_prices(frame)) < 2 and find_columns(frame, known) else OHLCV
+    has_value = not {plain_name(name) for name in frame.columns}.isdisjoint(SERIES_ALIASES["value"])
+    return UNIVARIATE if has_value and count_prices(frame.columns) < 2 else OHLCV
 
 
 def _ours(frame: pd.DataFrame, kind: Kind, covariates: Sequence[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, TimeFormat, read_numbers, read_times
-from ..columns_tsf_llm import ALIASES, RAW_ALIASES, adjust, find_bars, find_prices, join_time_of_day, key_texts
+from ..columns_tsf_llm import ALIASES, RAW_ALIASES, adjust, count_prices, find_bars, join_time_of_day, key_texts
 from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series
 from .tables import ROWS, iter_tables, list_files, named_files, open_table
 
@@ -164,7 +164,7 @@ def has_prices(source: str | Path | list) -> bool:
         table = next(iter_tables(first, rows=1), pd.DataFrame())
     except (OSError, ValueError):
         return True
-    return len(find_prices(table)) >= 2
+    return count_prices(table.columns) >= 2
 
 
 # --- leniently -----------------------------------------------------------------------------------------------------
