@@ -43,6 +43,25 @@ def check_apart(out: str | Path, *sources: Any, whole: bool = False) -> None:
                 raise ValueError(f"{out} {how} {source}, which is read: write to another place, outside of it")
 
 
+def check_output(path: Path, *extensions: str) -> None:
+    """Raises ValueError if no file with one of the extensions can stand there: before the work, not after it."""
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder, and a file is to be written: name one, as {path / 'name'}{extensions[0]}"
+        )
+    if path.suffix.lower() not in extensions:
+        raise ValueError(f"{path} must end in {' or '.join(extensions)}, which says how it is written")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a pipe, a socket or a device: name a file")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ValueError if a file stands where a folder is to be, or above it."""
+    if blocked := next((one for one in (folder, *folder.parents) if one.exists() and not one.is_dir()), None):
+        raise ValueError(f"{blocked} is a file, and a folder is to be written: name another one")
+
+
 def written(folder: Path) -> dict[str, str]:
     """The files of a folder that are ours, and what wrote each; never one outside of it.
 
@@ -66,8 +85,7 @@ def check_free(folder: Path, names: Collection[str], *, by: str, told_by: tuple[
     """
     if told_by and not (folder / WRITTEN).is_file() and has_keys(folder / told_by[0], told_by[1:]):
         adopt(folder, names, by=by)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, and a folder is to be written: name another one")
+    check_folder(folder)
     ours = written(folder)
     for name in sorted(names):
         for path in sorted(folder.glob(name)) if "*" in name else [folder / name]:
@@ -174,6 +192,11 @@ def write_text(text: str, path: str | Path) -> None:
 def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
     """CSV without the index."""
     replace_file(path, lambda unfinished: frame.to_csv(unfinished, index=False))
+
+
+def write_table(frame: pd.DataFrame, path: str | Path) -> None:
+    """Parquet where the name ends so, or else CSV."""
+    (write_parquet if Path(path).suffix.lower() == ".parquet" else write_csv)(frame, path)
 
 
 def write_parquet(table: pd.DataFrame | pa.Table, path: str | Path) -> None:

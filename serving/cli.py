@@ -134,7 +134,7 @@ def forecast(
     model: Model,
     data: Data,
     horizon: Horizon,
-    out: Annotated[Path, typer.Option(help="CSV file to write.")],
+    out: Annotated[Path, typer.Option(help="CSV or parquet file to write.")],
     ticker: Ticker = None,
     as_of: Annotated[str | None, typer.Option(help="Forecast as if nothing after this date were known.")] = None,
     samples: Samples = 256,
@@ -150,12 +150,15 @@ def forecast(
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
     from ..bars_tsf_llm import day_end
-    from ..common.files import check_apart, write_csv
+    from ..common.files import check_apart, check_output, write_table
     from ..data_prep.columns import Columns
     from ..evaluation.plots import fan_chart
     from ..training.data import read_for
     from .loading import load_pipeline
 
+    check_output(out, ".csv", ".parquet")
+    if plot is not None:
+        check_output(plot, ".png")
     for path in (out, *([plot] if plot else [])):
         check_apart(path, data, market, model)
     if as_of is not None:
@@ -165,7 +168,7 @@ def forecast(
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
     frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, as_of=as_of, market=_market(market))
-    write_csv(frame, out)
+    write_table(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
         ahead = bars[~past].head(horizon)

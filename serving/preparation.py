@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..bars_tsf_llm import OHLCV, UNIVARIATE
-from ..common.files import check_apart, has_keys, write_json, write_parquet
+from ..common.files import check_apart, check_output, has_keys, write_json, write_parquet
 from ..data_prep.clean import clean_bars
 from ..data_prep.columns import USUAL, Columns
 from ..data_prep.sources import has_prices, read_raw
@@ -31,8 +31,7 @@ def clean(
     Raises:
         ValueError: for another extension, or if no bar is left.
     """
-    if out.suffix != ".parquet":
-        raise ValueError(f"{out} must end in .parquet: it keeps dates and numbers exactly, a CSV would not")
+    check_output(out, ".parquet")  # which keeps dates and numbers exactly
     report_file = out.with_name("cleaning.json")
     check_apart(out, source)
     check_apart(report_file, source)
