@@ -44,7 +44,7 @@ from .bars_tsf_llm import (
 )
 from .calendars_tsf_llm import bar_spacing, check_calendar
 from .indicators_tsf_llm import compute_features, feature_names, reads_market
-from .jumps_tsf_llm import jump_report, jumps, lately
+from .jumps_tsf_llm import YEAR, jump_report, jumps, lately
 from .market_tsf_llm import MARKET_COLUMNS, market_state
 from .series_tsf_llm import (
     candidate_seasons,
@@ -55,7 +55,7 @@ from .series_tsf_llm import (
 )
 
 logger = logging.get_logger(__name__)
-SIGMA_CAP = 8.0
+SIGMA_CAP = 6.0  # nowhere worse than none, and better on stocks and sales: CRPS of one-step forecasts
 MOST_WARNINGS = 20  # of jumps, one per series
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes
@@ -138,7 +138,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             do we; 0.98 for a plain series).
         sigma_floor: smallest volatility, 1e-4, so that a halted price does not divide by zero; for a plain series 0.1
             of the root mean square of its differences so far.
-        sigma_cap: most usual deviations, of the quarter before, that one return adds to the volatility: 8, so that an
+        sigma_cap: most usual deviations, of the quarter before, that one return adds to the volatility: 6, so that an
             unadjusted split or a wrong bar does not set it. None caps nothing, as folders saved before it.
         clip: scaled features are cut to [-clip, clip]; None cuts nothing.
         kind: `ohlcv` (market bars) or `univariate` (`timestamp, value[, series_id]` and covariates).
@@ -315,11 +315,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
                     "give more history or leave the ticker out"
                 )
 
-    def _warn_of_jumps(self, tickers: Mapping[str, pd.DataFrame], rows: int | None = None) -> None:
-        """One warning per ticker with a jump in its last rows, or in any; of many tickers, of the first."""
+    def _warn_of_jumps(self, tickers: Mapping[str, pd.DataFrame], last_window: bool = False) -> None:
+        """One warning per ticker with a jump that its forecast remembers; of a whole history, that is likely wrong."""
         value, found = self.series_kind.value, 0
         for ticker, frame in tickers.items():
-            if report := jump_report(frame, value, 0 if rows is None else len(frame) - rows):
+            near = len(frame) - self.context_length if last_window else len(frame)
+            far = min(near, len(frame) - YEAR) if last_window else 0
+            if report := jump_report(frame, value, since=near, wrong_since=far):
                 found += 1
                 if found <= MOST_WARNINGS:
                     logger.warning(f"{ticker}: {report}")
@@ -484,7 +486,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("market=: the processor was fitted without one; give it to processor.fit(...) as well")
         if market is None and self.fitted_with_market:
             logger.warning_once("no market= was given: what the processor knows of the market is masked")
-        self._warn_of_jumps(tickers, self.context_length if last_window else None)
+        self._warn_of_jumps(tickers, last_window)
         earlier = {ticker: series.features for ticker, series in (known or {}).items()}
         return [
             self._encode(ticker, frame, state, earlier.get(ticker), last_window) for ticker, frame in tickers.items()

@@ -10,11 +10,14 @@ Design choices:
 Shapes: N rows of one series.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 FIRST = 20  # known changes before the first volatility
 QUARTER, SOON = 63, 5  # known changes that say what is usual; these last ones too, if all moved
+YEAR = 252  # rows in which features and volatility remember a jump
 DEVIATION = 1.4826  # of a normal law, over its median distance from zero
 JUMP = 0.4  # of a price
 PRICE_DEVIATIONS = 8  # usual ones that a jump of a price exceeds
@@ -23,6 +26,7 @@ SPIKE_BACK = 0.2  # a jump of which at most this share is left one row later was
 SPLIT_RATIOS = (1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50)
 SPLIT_NEAR = 0.05  # log distance from a common ratio
 UNITS = (100, 1000)  # pence for pounds, thousands for ones
+LARGEST_REAL = 3  # factor of a move that one believes in years later
 LOOKBACK = 20  # bars that say what volume is usual
 
 
@@ -66,8 +70,8 @@ def jumps(changes: np.ndarray, *, of_prices: bool) -> np.ndarray:
 
 
 def lately(rows: np.ndarray) -> np.ndarray:
-    """Whether any of the last 63 rows up to each is true, bool `[N]`."""
-    return pd.Series(rows).rolling(QUARTER, min_periods=1).max().to_numpy().astype(bool)
+    """Whether any of the last 252 rows up to each is true, bool `[N]`."""
+    return pd.Series(rows).rolling(YEAR, min_periods=1).max().to_numpy().astype(bool)
 
 
 def taken_back(level: np.ndarray, move: np.ndarray) -> np.ndarray:
@@ -92,44 +96,55 @@ def like_a_split(move: np.ndarray, gap: np.ndarray, volume: np.ndarray) -> np.nd
     return np.where(near & (ratio != 0) & ~crash, np.exp(ratio), np.nan)
 
 
-def jump_report(frame: pd.DataFrame, value: str, since: int = 0) -> str | None:
+def jump_report(frame: pd.DataFrame, value: str, *, since: int = 0, wrong_since: int = 0) -> str | None:
     """The last jump of one checked series from row `since` on, its likely cause and the remedy; None without any.
 
-    A real crash is a jump too: what is said of the cause is a likelihood."""
+    A real crash is a jump too. Those that are likely wrong (some factor explains them, the next row takes them back,
+    or beyond three for one) are reported from row `wrong_since` on, which may be long before."""
     rows = np.flatnonzero(frame[value].notna())
     level, of_prices = frame[value].to_numpy()[rows], value == "close"
     scale = np.log(level) if of_prices else level
     move = np.diff(scale)
-    if not (at := np.flatnonzero(jumps(move, of_prices=of_prices) & (rows[1:] >= since))).size:
+    found = jumps(move, of_prices=of_prices) & (rows[1:] >= min(since, wrong_since))
+    if not found.any():
         return None
-    back, last = taken_back(scale, move), at[-1]
-    if last - 1 in at and back[last - 1]:
-        at = at[:-1]  # the way there says it, not the way back
-        last = at[-1]
-    stamp = frame["timestamp"].iloc[rows[last + 1]]
-    date = stamp.date() if stamp == stamp.normalize() else stamp
-    if of_prices:
-        moved = f"close moved by {100 * np.expm1(min(move[last], 700)):+.1f} %"
-    else:
-        moved = f"value moved from {level[last]:g} to {level[last + 1]:g}"
-    more = f" ({len(at) - 1} more before)" if len(at) > 1 else ""
-    if back[last]:
-        return f"{moved} on {date}{more}, and back on the next row, as a wrong one does: correct or mask it"
-    ratio = np.nan
+    back = taken_back(scale, move)
+    found[1:] &= ~(found[:-1] & back[:-1])  # the way there says it, not the way back
+    with np.errstate(all="ignore"):
+        factor = np.abs(np.log(np.abs(level[1:] / level[:-1])))
+    ratio, unit = np.full(len(move), np.nan), _near(factor, UNITS)
     if of_prices:
         gap = np.log(frame["open"].to_numpy()[rows[1:]]) - scale[:-1]
-        ratio = like_a_split(move, gap, frame["volume"].to_numpy()[rows])[last]
-    with np.errstate(all="ignore"):
-        factor = float(np.exp(np.abs(np.log(level[last + 1] / level[last]))))
-    return f"{moved} on {date}{more}, {_cause(ratio, factor, of_prices)}"
+        ratio = like_a_split(move, gap, frame["volume"].to_numpy()[rows])
+    is_wrong = back | ~np.isnan(ratio) | (unit > 0) | (factor > np.log(LARGEST_REAL))
+    found &= (rows[1:] >= since) | (is_wrong & (rows[1:] >= wrong_since))
+    if not (at := np.flatnonzero(found)).size:
+        return None
+    last = at[-1]
+    stamp = frame["timestamp"].iloc[rows[last + 1]]
+    date = stamp.date() if stamp == stamp.normalize() else stamp
+    moved = f"value moved from {level[last]:g} to {level[last + 1]:g}"
+    if of_prices:
+        moved = f"close moved by {100 * np.expm1(min(move[last], 700)):+.1f} %"
+    more = f" ({len(at) - 1} more before)" if len(at) > 1 else ""
+    return f"{moved} on {date}{more}, {_cause(bool(back[last]), ratio[last], unit[last], of_prices)}"
 
 
-def _cause(ratio: float, factor: float, of_prices: bool) -> str:
+def _near(factor: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
+    """Which of the wanted ones a log factor is near, 0 where none."""
+    distance = np.abs(factor[:, None] - np.log(wanted))
+    nearest = np.argmin(np.nan_to_num(distance, nan=np.inf), axis=1)
+    return np.where(distance.min(axis=1) < 2 * SPLIT_NEAR, np.array(wanted)[nearest], 0)
+
+
+def _cause(back: bool, ratio: float, unit: float, of_prices: bool) -> str:
     """What a jump likely is, and what to do about it."""
+    if back:
+        return "and back on the next row, as a wrong one does: correct or mask it"
     if not np.isnan(ratio):
         name = f"{ratio:.3g}:1 split" if ratio > 1 else f"1:{1 / ratio:.3g} reverse split"
         return f"near a {name}: adjust the prices, or run `tsf-llm clean` with a split column"
-    if unit := next((unit for unit in UNITS if abs(np.log(factor / unit)) < 2 * SPLIT_NEAR), None):
+    if unit:
         return f"near a factor of {unit}, as from another unit or currency: bring all rows to one"
     if of_prices:
         return "near no common split: a real move, or prices on another scale; if not real, correct or adjust them"
