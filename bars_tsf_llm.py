@@ -23,6 +23,8 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.api import guess_datetime_format
 
+from .jumps_tsf_llm import believed
+
 PRICES = ["open", "high", "low", "close"]
 COLUMNS = ["timestamp", *PRICES, "volume"]
 MIN_BARS = 21  # observed bars before the first volatility is known
@@ -40,7 +42,7 @@ class Kind:
         additive: values -> the scale on which changes add up.
         change: (later, now) -> the change between two values.
         level: (now, change) -> the later value.
-        volatility: (changes, decay, floor) -> their scale known at each row.
+        volatility: (changes, decay, floor, cap) -> their scale known at each row.
         sigma_decay, sigma_floor: defaults of the extractor.
         refusals: (rows -> mask, what is wrong, remedy).
         noise: (values, generator) -> other values, for the audit.
@@ -56,7 +58,7 @@ class Kind:
     additive: Callable[[Any], Any]
     change: Callable[[Any, Any], Any]
     level: Callable[[Any, Any], Any]
-    volatility: Callable[[np.ndarray, float, float], np.ndarray]
+    volatility: Callable[[np.ndarray, float, float, float | None], np.ndarray]
     sigma_decay: float
     sigma_floor: float
     refusals: tuple[tuple[Callable[[pd.DataFrame], pd.Series], str, str], ...]
@@ -67,19 +69,22 @@ class Kind:
     unit_scores: bool
 
 
-def return_volatility(changes: np.ndarray, decay: float, floor: float) -> np.ndarray:
-    """sigma[t]^2 = sum_k decay^k r[t-k]^2 / sum_k decay^k, over known returns. RiskMetrics 1996, section 5.2."""
-    squares = pd.Series(changes**2)
+def return_volatility(changes: np.ndarray, decay: float, floor: float, cap: float | None = None) -> np.ndarray:
+    """sigma[t]^2 = sum_k decay^k r[t-k]^2 / sum_k decay^k, over known returns. RiskMetrics 1996, section 5.2.
+
+    With a cap no return counts as more than so many usual deviations: a split or a wrong bar does not set sigma."""
+    squares = pd.Series(believed(changes, cap) ** 2)
     variance = squares.ewm(alpha=1 - decay, ignore_na=True, min_periods=MIN_BARS - 1).mean()
     return np.maximum(np.sqrt(variance.to_numpy()), floor)
 
 
-def difference_scale(changes: np.ndarray, decay: float, floor: float) -> np.ndarray:
+def difference_scale(changes: np.ndarray, decay: float, floor: float, cap: float | None = None) -> np.ndarray:
     """`return_volatility`, at least `floor` times the root mean square of all changes so far; NaN before the first.
 
     >>> difference_scale(np.array([np.nan, *[2.0] * 20, *[0.0] * 200]), 0.5, 0.1)[[19, 20, 220]].round(3).tolist()
     [nan, 2.0, 0.06]
     """
+    changes = believed(changes, cap)
     so_far = np.sqrt(pd.Series(changes**2).expanding().mean().to_numpy())
     return np.where(so_far > 0, return_volatility(changes, decay, 0.0).clip(floor * so_far), np.nan)
 

@@ -45,6 +45,7 @@ from .bars_tsf_llm import (
 from .calendars_tsf_llm import bar_spacing, check_calendar
 from .columns_tsf_llm import given_bars
 from .indicators_tsf_llm import compute_features, feature_names, reads_market
+from .jumps_tsf_llm import YEAR, jump_report, jumps, lately
 from .market_tsf_llm import MARKET_COLUMNS, market_state
 from .series_tsf_llm import (
     candidate_seasons,
@@ -55,6 +56,8 @@ from .series_tsf_llm import (
 )
 
 logger = logging.get_logger(__name__)
+SIGMA_CAP = 6.0  # nowhere worse than none, and better on stocks and sales: CRPS of one-step forecasts
+MOST_WARNINGS = 20  # of jumps, one per series
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes
 LEARNED = ("center", "scale", "bar_seconds", "fitted_through", "fitted_with_market", "target_center", "target_scale")
@@ -79,6 +82,7 @@ class EncodedSeries:
     close: np.ndarray  # float64 [N], NaN for a missing bar
     log_return: np.ndarray  # float64 [N], NaN where this bar or the one before is missing
     sigma: np.ndarray  # float64 [N], volatility known at t; NaN until MIN_BARS bars were seen
+    calm: np.ndarray | None = None  # float64 [N], what a forecast takes for it; `sigma` itself where this is None
 
     def standard_return(self) -> np.ndarray:
         """log_return[t] / sigma[t-1], `[N]`; NaN where either is unknown."""
@@ -135,6 +139,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             do we; 0.98 for a plain series).
         sigma_floor: smallest volatility, 1e-4, so that a halted price does not divide by zero; for a plain series 0.1
             of the root mean square of its differences so far.
+        sigma_cap: most usual deviations, of the quarter before, that one return adds to the volatility: 6, so that an
+            unadjusted split or a wrong bar does not set it. None caps nothing, as folders saved before it.
         clip: scaled features are cut to [-clip, clip]; None cuts nothing.
         kind: `ohlcv` (market bars) or `univariate` (`timestamp, value[, series_id]` and covariates).
         past_covariates: further columns of the bars or the plain series, each known up to its row; names, or patterns
@@ -158,6 +164,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         context_length: int = 128,
         sigma_decay: float | None = None,
         sigma_floor: float | None = None,
+        sigma_cap: float | None = SIGMA_CAP,
         clip: float | None = 10.0,
         kind: Literal["ohlcv", "univariate"] = "ohlcv",
         past_covariates: Sequence[str] = (),
@@ -176,6 +183,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"scaling={scaling!r}: choose robust, standard or minmax")
         if not 0 < sigma_decay < 1:
             raise ValueError(f"sigma_decay={sigma_decay}: must lie between 0 and 1, e.g. 0.94")
+        if sigma_cap is not None and not sigma_cap > 0:
+            raise ValueError(f"sigma_cap={sigma_cap}: must be above 0, e.g. {SIGMA_CAP}, or None for no cap")
         if kind != "univariate" and seasons:
             raise ValueError(f"seasons go with kind='univariate', not {kind!r}")
         if taken := {"timestamp", KINDS[kind].id, *KINDS[kind].columns} & {*past_covariates, *known_covariates}:
@@ -183,7 +192,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self.kind, self.scaling, self.per_ticker, self.clip = kind, scaling, per_ticker, clip
         self.feature_groups = None if feature_groups is None else list(feature_groups)
         self.context_length, self.calendar = context_length, check_calendar(calendar)
-        self.sigma_decay = sigma_decay
+        self.sigma_decay, self.sigma_cap = sigma_decay, sigma_cap
         self.sigma_floor = KINDS[kind].sigma_floor if sigma_floor is None else sigma_floor
         given = dict(zip(COMPLETED, (names, seasons, past_covariates, known_covariates), strict=True))
         self.given: dict[str, Any] = {name: None if value is None else list(value) for name, value in given.items()}
@@ -194,7 +203,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Also what versions before `fitted` saved: there a fit's parts lie among the settings, which it changed."""
-        settings = dict(feature_extractor_dict)
+        settings = {"sigma_cap": None, **feature_extractor_dict}
         if "fitted" not in settings:
             parts = {name: value for name in LEARNED if (value := settings.pop(name, None)) is not None}
             completed = {name: settings.get(name) for name in COMPLETED}
@@ -312,6 +321,19 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
                     "give more history or leave the ticker out"
                 )
 
+    def _warn_of_jumps(self, tickers: Mapping[str, pd.DataFrame], last_window: bool = False) -> None:
+        """One warning per ticker with a jump that its forecast remembers; of a whole history, that is likely wrong."""
+        value, found = self.series_kind.value, 0
+        for ticker, frame in tickers.items():
+            near = len(frame) - self.context_length if last_window else len(frame)
+            far = min(near, len(frame) - YEAR) if last_window else 0
+            if report := jump_report(frame, value, since=near, wrong_since=far):
+                found += 1
+                if found <= MOST_WARNINGS:
+                    logger.warning(f"{ticker}: {report}")
+        if found > MOST_WARNINGS:
+            logger.warning(f"{found - MOST_WARNINGS} more series have such jumps: `tsf-llm clean` lists those of bars")
+
     # --- fit
 
     def fit(self, bars: Bars, through: Any = None, *, market: Bars | None = None) -> Self:
@@ -323,6 +345,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """`fit`, then `encode` of the same bars, to the same bits: each is checked, each feature computed, once."""
         tickers = self.check(bars)
         self._check_lengths(tickers)
+        self._warn_of_jumps(tickers)
         raw = self._learn(tickers, through, market, whole=True)
         return [self._encode(ticker, frame, raw=raw.pop(ticker)) for ticker, frame in tickers.items()]
 
@@ -405,7 +428,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         names = [name for name in self.names if name not in covariates]
         if self.series_kind is UNIVARIATE:
             known = series_table(self.seasons or ())
-            table = compute_series_features(bars, names, known, self.sigma_decay, self.sigma_floor).iloc[start:]
+            sigma = self.sigma_decay, self.sigma_floor, self.sigma_cap
+            table = compute_series_features(bars, names, known, *sigma).iloc[start:]
         else:
             table = compute_features(bars, names, market, start=start)
         return table.join(covariates)[self.names] if len(covariates.columns) else table
@@ -416,7 +440,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         See `return_volatility` and `difference_scale`.
         """
         log_return = np.diff(self.series_kind.additive(close), prepend=np.nan)
-        return log_return, self.series_kind.volatility(log_return, self.sigma_decay, self.sigma_floor)
+        return log_return, self.series_kind.volatility(log_return, self.sigma_decay, self.sigma_floor, self.sigma_cap)
 
     def log_returns(self, values: np.ndarray, batch: BatchFeature) -> np.ndarray:
         """A head's numbers, one row per origin of the batch -> cumulative log returns (differences), same shape.
@@ -469,6 +493,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("market=: the processor was fitted without one; give it to processor.fit(...) as well")
         if market is None and self.fitted_with_market:
             logger.warning_once("no market= was given: what the processor knows of the market is masked")
+        self._warn_of_jumps(tickers, last_window)
         earlier = {ticker: series.features for ticker, series in (known or {}).items()}
         return [
             self._encode(ticker, frame, state, earlier.get(ticker), last_window) for ticker, frame in tickers.items()
@@ -508,7 +533,18 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             close=close,
             log_return=log_return,
             sigma=sigma,
+            calm=None if self.sigma_cap is not None else self._calm(log_return, sigma),
         )
+
+    def _calm(self, log_return: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """The volatility, but after a jump the one with a cap: for folders whose weights know it without.
+
+        Their features and labels stay as they were; a forecast after a split should not be a hundred per cent wide."""
+        jumped = jumps(log_return, of_prices=self.series_kind is OHLCV)
+        if not jumped.any():
+            return sigma
+        capped = self.series_kind.volatility(log_return, self.sigma_decay, self.sigma_floor, SIGMA_CAP)
+        return np.where(lately(jumped), np.fmin(sigma, capped), sigma)
 
 
 def _stored_fence(fence: pd.Timestamp, spacing: float) -> str:

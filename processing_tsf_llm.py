@@ -160,7 +160,8 @@ class TsfLlmProcessor(ProcessorMixin):
         parts = [series.windows(origins, length) for series, origins in requests]
         arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         arrays["input_ids"] = np.full(arrays["attention_mask"].shape, self.tokenizer.bar_token_id)
-        arrays["scale"] = np.concatenate([series.sigma[origins] for series, origins in requests])
+        calm = ((series.sigma if series.calm is None else series.calm, origins) for series, origins in requests)
+        arrays["scale"] = np.concatenate([sigma[origins] for sigma, origins in calm])
         arrays["last_close"] = np.concatenate([series.close[origins] for series, origins in requests])
         batch = BatchFeature(arrays, tensor_type=return_tensors)
         batch["ticker"] = [series.ticker for series, origins in requests for _ in origins]

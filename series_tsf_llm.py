@@ -90,11 +90,11 @@ def _autocorrelated(values: Sequence[np.ndarray]) -> list[int]:
 class SeriesFrame:
     """One series as the features see it: `y`, its differences `d`, their scale `s`, and all of its columns."""
 
-    def __init__(self, frame: pd.DataFrame, decay: float, floor: float):
+    def __init__(self, frame: pd.DataFrame, decay: float, floor: float, cap: float | None):
         self.frame = frame.reset_index(drop=True)
         self.y = self.frame["value"]
         self.d = self.y.diff()
-        self.s = pd.Series(difference_scale(self.d.to_numpy(), decay, floor))
+        self.s = pd.Series(difference_scale(self.d.to_numpy(), decay, floor, cap))
         self.time = self.frame["timestamp"].dt
 
 
@@ -207,6 +207,7 @@ def compute_series_features(
     table: dict[str, SeriesFeature],
     decay: float = UNIVARIATE.sigma_decay,
     floor: float = UNIVARIATE.sigma_floor,
+    cap: float | None = None,
 ) -> pd.DataFrame:
     """The named features of one series as float64 [N, len(names)] on the index of `frame`, NaN where unknown.
 
@@ -216,7 +217,7 @@ def compute_series_features(
     unknown = [name for name in names if name not in table]
     if unknown:
         raise ValueError(f"unknown features {unknown} of a plain series: choose from {list(table)}")
-    series = SeriesFrame(frame, decay, floor)
+    series = SeriesFrame(frame, decay, floor, cap)
     with np.errstate(all="ignore"):
         values = {name: np.asarray(table[name].compute(series), dtype=float) for name in names}
     known = pd.DataFrame(values, index=frame.index)

@@ -23,6 +23,7 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
     vocab_files_names: dict[str, str] = {}  # noqa: RUF012
     TAIL_SHARE = 0.005  # of the data, beyond which bins are as wide as the tail needs
     TAIL_BINS = 8  # on each side
+    TAIL_REACH = 10  # times as far as the body at most: the farthest of 300,000 returns; a split lies beyond it
 
     def __init__(self, n_bins: int = 256, bin_edges: Sequence[float] | None = None, **kwargs: Any):
         if n_bins < 4 * self.TAIL_BINS or n_bins % 2:
@@ -39,6 +40,9 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
     def fit(self, standard_returns: np.ndarray) -> "TsfLlmTokenizer":
         """Edges from the data: equal shares in the body, geometric widths in both tails, and an edge at zero.
 
+        The outer edges are the farthest returns, but for those that are no tail: a jump of a hundred deviations falls
+        into the outer bin, and does not widen it.
+
         Raises:
             ValueError: for too few returns to place the edges.
         """
@@ -46,7 +50,9 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
         if len(z) < self.n_bins:
             raise ValueError(f"{len(z)} returns for {self.n_bins} bins: fit on more bars or use fewer bins")
         body = np.quantile(z, np.linspace(self.TAIL_SHARE, 1 - self.TAIL_SHARE, self.n_bins - 2 * self.TAIL_BINS + 1))
-        low, high = min(z[0], -1e-6), max(z[-1], 1e-6)  # zero lies inside, even for prices that only rise
+        reach = self.TAIL_REACH * np.abs(body[[0, -1]]).max() or np.inf
+        low, high = np.clip(z[[0, -1]], -reach, reach)
+        low, high = min(low, -1e-6), max(high, 1e-6)  # zero lies inside, even for prices that only rise
         left = body[0] - _tail(body[0] - low, self.TAIL_BINS)[::-1]
         right = body[-1] + _tail(high - body[-1], self.TAIL_BINS)
         edges = np.concatenate((left, body, right))

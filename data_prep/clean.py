@@ -19,6 +19,7 @@ import pandas as pd
 
 from ..bars_tsf_llm import PRICES, check_bars
 from ..columns_tsf_llm import adjust
+from ..jumps_tsf_llm import DEVIATION, JUMP, LOOKBACK, like_a_split, taken_back, usual_deviation
 from .columns import COLUMNS
 from .sources import RAW_COLUMNS, raw_columns
 
@@ -27,12 +28,8 @@ EXAMPLES = 5  # rows named per rule and ticker
 ROUNDING = 1e-9  # relative; a high below the close by less is arithmetic, not a defect
 WIDEN_WITHIN = 0.05  # a high or low that is off by more is no rounding: one of the four prices is wrong
 STALE_BARS = 5
-JUMP = 0.4  # of the close
-SPIKE_BACK = 0.2  # a jump of which at most this share is left one bar later was no jump
-SPLIT_RATIOS = (1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50)
-SPLIT_NEAR = 0.05  # log distance from a common ratio
-SMALLEST_SPLIT = 1.1  # smaller coefficients move the price no more than a day does
-LOOKBACK = 20  # bars that say what is usual
+PROOF = np.log(200)  # how much likelier one reading of the splits must be than the other
+SMALLEST_USUAL = 1e-3  # move of a bar: the last digits of a price prove nothing
 SWITCH_JUMP = 0.05
 
 
@@ -88,9 +85,16 @@ RULES = (
     Rule("no_volume", "a zero or missing volume", "keep", "indices have none; a bar without trades is a bar"),
     Rule(
         "split",
-        "a `split_coefficient` whose jump is still in the prices",
+        "a `split_coefficient` whose jump is proven to be still in the prices, by all splits of the ticker",
         "repair",
         "earlier prices are divided by it and volumes multiplied: one constant per ticker, which features cancel",
+    ),
+    Rule(
+        "split_unproven",
+        "a `split_coefficient` of which nothing proves whether its jump is in the prices",
+        "keep",
+        "a small one moves a price no more than a day does; give an adjusted close, or drop the column if prices are "
+        "adjusted",
     ),
     Rule(
         "split_suspected",
@@ -308,28 +312,59 @@ def _mend_volume(rows: pd.DataFrame, found: Findings) -> None:
 
 
 def _adjust_splits(rows: pd.DataFrame, at: np.ndarray, found: Findings) -> None:
-    """Divides the prices before each split that is still in them by its coefficient, in place.
-
-    A coefficient s has its jump in the prices if the log return is nearer to -log(s) than to 0.
-    """
+    """Divides the prices before each split that is proven to be still in them by its coefficient, in place."""
     if len(at) < 2:
         return
     given = rows["split_coefficient"].to_numpy()
     usable = np.isfinite(given) & (given > 1e-3) & (given < 1e3)
     known = np.cumsum(np.where(usable, np.log(np.where(usable, given, 1.0)), 0.0))[at]
     coefficient = np.diff(known)  # log, between a bar and the one before; splits of missing bars included
-    move = np.diff(np.log(rows["close"].to_numpy()[at]))
-    unadjusted = (np.abs(coefficient) >= np.log(SMALLEST_SPLIT)) & (np.abs(move + coefficient) < np.abs(move))
-    if not unadjusted.any():
+    coefficient[np.abs(coefficient) < ROUNDING] = 0.0
+    if not coefficient.any():
         return
+    move = np.diff(np.log(rows["close"].to_numpy()[at]))
+    unadjusted, unproven = proven_splits(move, coefficient)
+    if np.isfinite(rows["adj_close"].to_numpy()).any():
+        unproven &= np.abs(coefficient) > np.log1p(JUMP)  # it accounts for what is too small to be proven
     later = np.cumsum(np.where(unadjusted, coefficient, 0.0)[::-1])[::-1]
     factor = np.exp(np.append(later, 0.0))
     prices, volume = rows[PRICES].to_numpy()[at] / factor[:, None], rows["volume"].to_numpy()[at] * factor
     if not (np.isfinite(prices) & (prices > 0)).all() or np.isinf(volume).any():
         return  # numbers at the edge of float64: they stay a jump
-    splits = rows.iloc[at[1:][unadjusted]]
-    found.add("split", splits, [f"coefficient {np.exp(one):g}" for one in coefficient[unadjusted]])
+    bars = rows.iloc[at[1:]]
+    for rule, which in (("split", unadjusted), ("split_unproven", unproven)):
+        details = zip(np.exp(coefficient[which]), np.expm1(np.minimum(move[which], 700)), strict=True)
+        found.add(rule, bars[which], [f"coefficient {one:g}, close moved by {moved:+.1%}" for one, moved in details])
     rows.loc[at, PRICES], rows.loc[at, "volume"] = prices, volume
+
+
+def proven_splits(move: np.ndarray, coefficient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which splits are still in the prices, and of which nothing proves whether they are, bool `[N-1]` each.
+
+    Prices are adjusted or they are not: the evidence of all coefficients of a ticker is added up, log Student t
+    (3 degrees of freedom, fat as the tails of returns) of the move without the split against that of the move as it
+    is. A large split is proof by itself. Where two of them disagree each goes its own way, and small ones stay.
+
+    >>> day = np.array([0.01, -0.01] * 20)
+    >>> halved, coefficient = day.copy(), np.zeros(40)
+    >>> halved[30], coefficient[30] = -0.69, np.log(2)
+    >>> [int(which.sum()) for which in proven_splits(halved, coefficient)]
+    [1, 0]
+    >>> halved[30] = -0.3  # no usual day either way
+    >>> [int(which.sum()) for which in proven_splits(halved, coefficient)]
+    [0, 1]
+    """
+    is_split = coefficient != 0
+    usual = usual_deviation(move)
+    usual = np.where(usual > 0, usual, DEVIATION * np.median(np.abs(move[~is_split])) if (~is_split).any() else 0.0)
+    usual = np.maximum(usual, SMALLEST_USUAL)
+    evidence = 2 * (np.log1p((move / usual) ** 2 / 3) - np.log1p(((move + coefficient) / usual) ** 2 / 3))
+    alone = np.where(is_split & (np.abs(evidence) > PROOF), np.sign(evidence), 0.0)
+    together = evidence[is_split].sum()
+    is_mixed = (alone > 0).any() and (alone < 0).any()
+    others = 0.0 if is_mixed or np.abs(together) <= PROOF else np.sign(together)
+    verdict = np.where(alone != 0, alone, others) * is_split
+    return verdict > 0, is_split & (verdict == 0)
 
 
 def _flag_levels(rows: pd.DataFrame, at: np.ndarray, as_traded: np.ndarray, found: Findings) -> None:
@@ -347,9 +382,8 @@ def _flag_levels(rows: pd.DataFrame, at: np.ndarray, as_traded: np.ndarray, foun
 
     jump = (move > np.log1p(JUMP)) | (move < np.log1p(-JUMP))
     flag("jump", jump)
-    back = np.append(np.abs(close[2:] - close[:-2]), np.inf)
-    flag("spike", jump & (back <= SPIKE_BACK * np.abs(move)))
-    flag("split_suspected", _like_a_split(move, gap, rows["volume"].to_numpy()[at]))
+    flag("spike", jump & taken_back(close, move))
+    flag("split_suspected", ~np.isnan(like_a_split(move, gap, rows["volume"].to_numpy()[at])))
     usual = pd.Series(np.abs(move)).rolling(3 * LOOKBACK, min_periods=LOOKBACK).median().shift().to_numpy()
     unusual = (np.abs(move) > SWITCH_JUMP) & ~(np.abs(move) < 9 * usual)  # 9 medians are 6 normal deviations
     changed = _decimals_change(as_traded[at])
@@ -357,21 +391,6 @@ def _flag_levels(rows: pd.DataFrame, at: np.ndarray, as_traded: np.ndarray, foun
         source = rows["source"].to_numpy()[at]
         changed |= source[1:] != source[:-1]
     flag("source_switch", unusual & changed)
-
-
-def _like_a_split(move: np.ndarray, gap: np.ndarray, volume: np.ndarray) -> np.ndarray:
-    """The open and the close both near a common ratio, and the money traded at most three times the usual: a crash
-    is loud. Shares traded need not rise by the ratio: on the day of a split they seldom do. An unknown volume fits.
-    """
-    ratios = np.log(SPLIT_RATIOS)
-    nearest = np.abs(np.abs(gap)[:, None] - ratios).argmin(axis=1)
-    ratio = -np.sign(gap) * ratios[nearest]  # log shares for one
-    near = (np.abs(gap + ratio) < SPLIT_NEAR) & (np.abs(move + ratio) < 2 * SPLIT_NEAR)
-    usual = pd.Series(volume).rolling(LOOKBACK, min_periods=LOOKBACK // 4).median().to_numpy()[:-1]
-    with np.errstate(all="ignore"):
-        more = np.log(volume[1:] / usual)
-        crash = np.isfinite(more) & (more + move > np.log(3))
-    return near & (ratio != 0) & ~crash
 
 
 def _decimals_change(prices: np.ndarray) -> np.ndarray:
