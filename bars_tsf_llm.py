@@ -6,16 +6,18 @@ Design choices:
 * A price changes by its log return; a value by its difference, so zeros, negatives and gaps are allowed.
 * Missing is NaN. A gap is a gap: nothing is filled. What has no honest reading is refused with its row and a remedy.
 * A column is read as a whole, in a frame as in a file: one rule for its times (`TimeFormat`), one for its numbers.
-* Times carry no zone, and a bare date as a fence includes that whole day.
+* Times carry no zone, and a bare date as a fence includes that whole day: `day_end` is the one reading of fences.
 * Covariates are further columns, of bars as of plain series. A past one counts for its own row. A known one (a price
   list, a holiday flag) is declared as known ahead, and alone may be read ahead of t.
 
 Shapes: N rows of one series, F features.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
@@ -432,16 +434,62 @@ def stripped(cells: pd.Series) -> pd.Series:
     return cells.astype(object).where(cells.notna(), "").astype(str).str.strip()
 
 
-def day_end(moment: Any) -> pd.Timestamp:
-    """The last instant that a fence or an as-of includes: a bare date stands for the whole day.
+# --- moments: fences, and what a forecast is made as of -------------------------------------------------------------
 
-    A date has no clock time: `"2020-06-30"` or a `datetime.date`. A `Timestamp` at midnight is an instant, else a
-    forecast as of an intraday bar at midnight would read the day that follows.
+# Year first, or a month by its name: which number is the day, and which the month, is then no question.
+MOMENT = re.compile(r"\d{4}([-/. ].*|q\d)?|\d{8}([t ].*)?|\d{12}|\d{14}|(?=.*\b\d{4}\b).*\b[a-z]{3,9}\b.*", re.I)
+
+
+def day_end(moment: Any, times: Any = None) -> pd.Timestamp:
+    """The last instant that a fence or an as-of includes: what names no clock time stands for its whole.
+
+    Type and precision decide. `"2020-06-30"` and a `datetime.date` are a whole day, `"2020-06"` a month, a `Period`
+    what it is; `"2020-06-30T16"` is an instant, and so is any `Timestamp`, else a forecast as of an intraday bar at
+    midnight would read the day that follows. An instant of a zone becomes UTC. Where the `times` that are fenced are
+    dates, a zone's midnight is its date, and any other instant the earlier of its own clock and UTC's.
+
+    Raises:
+        ValueError: no date or time; a number is none, since nothing tells what it counts.
     """
-    stamp = pd.Timestamp(moment)
-    if ":" not in str(moment):
-        return stamp + pd.Timedelta(days=1) - pd.Timedelta(1, "ns")
-    return stamp if stamp.tz is None else stamp.tz_convert("UTC").tz_localize(None)
+    return _span(moment, times)[1]
+
+
+def day_start(moment: Any, times: Any = None) -> pd.Timestamp:
+    """The first instant of what ends at `day_end`; they are the same if it is an instant."""
+    return _span(moment, times)[0]
+
+
+def _span(moment: Any, times: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
+    told = str(moment).strip() if isinstance(moment, str) else moment
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # pandas 2 would leave out a zone that it does not know
+            if (whole := _whole(told)) is not None:
+                first, after = whole.start_time.as_unit("ns"), (whole + 1).start_time.as_unit("ns")
+                return first, after - pd.Timedelta(1, "ns")
+            stamp = pd.Timestamp(told).as_unit("ns")
+    except (ValueError, TypeError, OverflowError, AttributeError, FutureWarning):
+        raise ValueError(f"{moment!r} is no date: write it as 2020-06-30, or as 2020-06-30T16:00") from None
+    if stamp.tz is not None:
+        utc, clock = stamp.tz_convert("UTC").tz_localize(None), stamp.tz_localize(None)
+        dated = times is not None and (pd.DatetimeIndex(times) == pd.DatetimeIndex(times).normalize()).all()
+        stamp = utc if not dated else clock if clock == clock.normalize() else min(utc, clock)
+    return stamp, stamp
+
+
+def _whole(moment: Any) -> pd.Period | None:
+    """The day, or longer, that a moment names; None for an instant. Raises ValueError for what is neither."""
+    if isinstance(moment, str) and MOMENT.fullmatch(moment):
+        period = pd.Period(moment)
+        return period if (period + 1).start_time - period.start_time >= pd.Timedelta(days=1) else None
+    if moment is pd.NaT or not isinstance(moment, (date, np.datetime64, pd.Period)) or pd.isna(moment):
+        raise ValueError
+    if isinstance(moment, pd.Period):
+        return moment
+    if isinstance(moment, np.datetime64):
+        unit = np.datetime_data(moment)[0]
+        return pd.Period(str(moment.astype("datetime64[D]")), freq=unit) if unit in "YMWD" else None
+    return None if isinstance(moment, datetime) else pd.Period(moment, freq="D")
 
 
 def bars_through(bars: Bars, through: Any, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> CheckedBars:
@@ -452,7 +500,8 @@ def bars_through(bars: Bars, through: Any, kind: Kind = OHLCV, covariates: Seque
     """
     frames = CheckedBars()
     for ticker, frame in split_tickers(bars, kind, covariates).items():
-        inside = frame if through is None else frame[frame["timestamp"] <= day_end(through)]
+        times = frame["timestamp"]
+        inside = frame if through is None else frame[times <= day_end(through, times)]
         if inside[kind.value].notna().sum() >= MIN_BARS:
             frames[ticker] = inside
     if not frames:

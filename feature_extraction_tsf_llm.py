@@ -38,6 +38,7 @@ from .bars_tsf_llm import (
     covariate_columns,
     covariate_features,
     day_end,
+    day_start,
     hide_after,
     named_covariates,
     split_tickers,
@@ -92,9 +93,9 @@ class EncodedSeries:
         """Rows in [start, end] from which a forecast can be made, and whose next `horizon` closes are known."""
         usable = self.observed & ~np.isnan(self.sigma)
         if start is not None:
-            usable &= self.timestamp >= pd.Timestamp(start).to_datetime64()
+            usable &= self.timestamp >= day_start(start, self.timestamp).to_datetime64()
         if end is not None:
-            usable &= self.timestamp <= day_end(end).to_datetime64()
+            usable &= self.timestamp <= day_end(end, self.timestamp).to_datetime64()
         rows = np.flatnonzero(usable)
         rows = rows[rows + horizon < len(self.close)]
         return rows[np.isfinite(self.ahead(rows, horizon)).all(axis=1)]
@@ -377,7 +378,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             "known_covariates": known,
             "seasons": self.given["seasons"],
             "bar_seconds": spacing,
-            "fitted_through": _stored_fence(day_end(last if through is None else through), spacing),
+            "fitted_through": _stored_fence(day_end(last if through is None else through, times[0]), spacing),
             "fitted_with_market": market is not None,
         }
         if self.series_kind is UNIVARIATE and self.seasons is None:
@@ -481,10 +482,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             bars = [self._with_unknown_covariates(frame) for frame in frames]
         tickers: Mapping[str, pd.DataFrame] = split_tickers(bars, self.series_kind, self.covariates)
         if as_of is not None:
-            tickers = {
-                ticker: hide_after(frame, int((frame["timestamp"] <= day_end(as_of)).sum()), self.known_covariates)
-                for ticker, frame in tickers.items()
-            }
+            ends = {t: frame["timestamp"] <= day_end(as_of, frame["timestamp"]) for t, frame in tickers.items()}
+            tickers = {t: hide_after(frame, int(ends[t].sum()), self.known_covariates) for t, frame in tickers.items()}
         self._check_lengths(tickers, as_of)
         if self.center is None:
             raise ValueError(NOT_FITTED)

@@ -111,8 +111,9 @@ class TsfLlmProcessor(ProcessorMixin):
             ValueError: as `fit` and `encode`.
         """
         encoded = self.feature_extractor.fit_encode(bars, through, market=market)
-        fence = day_end(pd.Timestamp.max if through is None else through).to_datetime64()
-        self._fit_bins([series.standard_return()[series.timestamp <= fence] for series in encoded])
+        last = pd.Timestamp.max if through is None else through
+        inside = [one.timestamp <= day_end(last, one.timestamp).to_datetime64() for one in encoded]
+        self._fit_bins([one.standard_return()[rows] for one, rows in zip(encoded, inside, strict=True)])
         return encoded
 
     def _fit_bins(self, standard_returns: Sequence[np.ndarray]) -> None:

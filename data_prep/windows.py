@@ -114,11 +114,11 @@ class WindowDataset(Dataset):
         rows = np.arange(len(stamps))
         allowed = np.ones(len(stamps), bool)
         if after is not None:
-            passed = (stamps > day_end(after).to_datetime64()).astype(int)
+            passed = (stamps > day_end(after, stamps).to_datetime64()).astype(int)
             bars_since = np.cumsum(passed) - (np.cumsum(passed) - passed)[self.start_of]
             allowed &= (passed > 0) & (bars_since > embargo)
         if through is not None:
-            allowed &= stamps <= day_end(through).to_datetime64()
+            allowed &= stamps <= day_end(through, stamps).to_datetime64()
         self.is_label = allowed
         last = rows + horizon  # the last label's row
         usable = self.observed & ~np.isnan(self.sigma) & (last < self.end_of)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..bars_tsf_llm import Kind, day_end
+from ..bars_tsf_llm import Kind
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .baselines import VOLATILITY_WINDOW, baseline_forecasts, naive_scale, seasonal_naive
@@ -139,7 +139,7 @@ def walk_forward(
     extractor = pipe.processor.feature_extractor
     kind, season = extractor.series_kind, next(iter(extractor.seasons or ()), None)
     history = max(VOLATILITY_WINDOW if season is None else season * -(-horizon // season) + VOLATILITY_WINDOW, horizon)
-    origins = pick_origins(series, start, day_end(end), horizon, stride or horizon, history)
+    origins = pick_origins(series, start, end, horizon, stride or horizon, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
     chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
     bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=not progress, leave=False)

@@ -136,7 +136,9 @@ def forecast(
     horizon: Horizon,
     out: Annotated[Path, typer.Option(help="CSV or parquet file to write.")],
     ticker: Ticker = None,
-    as_of: Annotated[str | None, typer.Option(help="Forecast as if nothing after this date were known.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="Forecast as if nothing after this were known: a date (a whole day), or a time.")
+    ] = None,
     samples: Samples = 256,
     seed: Seed = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,

@@ -3,6 +3,7 @@
 import doctest
 import warnings
 from collections.abc import Callable
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tsf_llm.bars_tsf_llm import (
     TimeFormat,
     check_bars,
     day_end,
+    day_start,
     difference_scale,
     named_columns,
     read_numbers,
@@ -102,6 +104,108 @@ def test_a_bare_date_is_the_whole_day_and_a_timestamp_is_an_instant(small, make_
     inside = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_groups=["returns"])).fit(hourly[: 20 * 24])
     assert fitted.feature_extractor.center == inside.feature_extractor.center
     assert fitted.tokenizer.bin_edges == inside.tokenizer.bin_edges
+
+
+INSTANT = pd.Timestamp("2024-02-10 16:00")
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "2024-02-10T16",
+        "2024-02-10 16",
+        "2024-02-10T1600",
+        "20240210T16",
+        "20240210 1600",
+        "202402101600",
+        "20240210160000",
+        "2024-02-10T16Z",
+        "2024-02-10T16:00Z",
+        "2024-02-11T01+09:00",
+        "2024-02-10T11-0500",
+        "2024-02-10 4pm",
+        " 2024-02-10 16:00 ",
+        "10 Feb 2024 16:00",
+        np.str_("2024-02-10T16"),
+        np.datetime64("2024-02-10T16"),
+        np.datetime64("2024-02-10T16:00"),
+        np.datetime64("2024-02-10T16:00", "ns"),
+        datetime(2024, 2, 10, 16),
+        datetime(2024, 2, 10, 18, tzinfo=timezone(timedelta(hours=2))),
+        pd.Timestamp("2024-02-10 17:00", tz="Europe/Berlin"),
+    ],
+)
+def test_a_moment_with_an_hour_is_an_instant(moment):
+    assert day_start(moment) == day_end(moment) == INSTANT
+    assert day_end(moment).tz is None
+
+
+@pytest.mark.parametrize(
+    ("moment", "first", "after"),
+    [
+        ("2024-02-10", "2024-02-10", "2024-02-11"),
+        ("20240210", "2024-02-10", "2024-02-11"),
+        ("2024/02/10", "2024-02-10", "2024-02-11"),
+        ("10 Feb 2024", "2024-02-10", "2024-02-11"),
+        (date(2024, 2, 10), "2024-02-10", "2024-02-11"),
+        (np.datetime64("2024-02-10"), "2024-02-10", "2024-02-11"),
+        ("2024-02", "2024-02-01", "2024-03-01"),
+        ("Feb 2024", "2024-02-01", "2024-03-01"),
+        (np.datetime64("2024-02"), "2024-02-01", "2024-03-01"),
+        (pd.Period("2024-02"), "2024-02-01", "2024-03-01"),
+        (pd.Period("2024-02-10 16", "h"), "2024-02-10 16:00", "2024-02-10 17:00"),
+        ("2024Q1", "2024-01-01", "2024-04-01"),
+        ("2024", "2024-01-01", "2025-01-01"),
+        (np.datetime64("2024"), "2024-01-01", "2025-01-01"),
+    ],
+)
+def test_a_moment_without_an_hour_is_its_whole(moment, first, after):
+    assert day_start(moment) == pd.Timestamp(first)
+    assert day_end(moment) == pd.Timestamp(after) - pd.Timedelta(1, "ns")
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *("now", "today", "yesterday", "soon", "", "may", "16:00", "T16", "10/02/2024", "13.02.2024", "24-02-10"),
+        *("2024-02-30", "2024-13-01", "2024-W06", "202402", "1707580800", "1600-01-01", "9999-12-31"),
+        *(20240210, np.int64(20240210), 1707580800.0, True, None, float("nan"), pd.NaT, pd.NA, [2024]),
+        *(np.datetime64("NaT"), "2024-02-10T16:00 Mars"),
+    ],
+    ids=str,
+)
+def test_what_is_no_date_is_no_fence(moment):
+    for read in (day_start, day_end):
+        with pytest.raises(ValueError, match=r"is no date: write it as 2020-06-30, or as 2020-06-30T16:00"):
+            read(moment)
+
+
+def test_an_as_of_with_an_hour_reads_no_later_bar(make_bars):
+    hourly = make_bars(600, freq="h", start="2024-01-20")
+    fitted = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_groups=["returns"])).fit(hourly, through="2024-02-10T16")
+    for moment in ("2024-02-10T16", "2024-02-10 16", np.datetime64("2024-02-10T16"), "2024-02-10T16Z"):
+        assert fitted(hourly, as_of=moment)["origin"] == [INSTANT]
+    assert fitted.fitted_through == "2024-02-10 16:00:00"
+    series = fitted.encode(hourly)[0]
+    hours = pd.date_range(INSTANT, periods=3, freq="h")
+    assert hours.equals(pd.DatetimeIndex(series.timestamp[series.origins("2024-02-10T16", "2024-02-10T18")]))
+    with pytest.raises(ValueError, match=r"^20240210 is no date: write it as"):
+        fitted(hourly, as_of=20240210)
+
+
+@pytest.mark.parametrize(
+    ("as_of", "origin"),
+    [
+        (pd.Timestamp("2024-02-14", tz="Asia/Tokyo"), "2024-02-14"),  # as yfinance stamps that day's bar
+        (pd.Timestamp("2024-02-14", tz="America/New_York"), "2024-02-14"),
+        ("2024-02-13T20:00-05:00", "2024-02-13"),  # past midnight in UTC: that day's bar is still to come
+        ("2024-02-14T05:00+09:00", "2024-02-13"),  # not yet midnight in UTC, if that is what the dates are of
+        ("2024-02-14T12:00Z", "2024-02-14"),
+    ],
+)
+def test_bars_of_dates_are_known_as_of_a_zone(small, make_bars, as_of, origin):
+    daily = make_bars(100, start="2023-11-01")
+    assert small(daily, as_of=as_of)["origin"] == [pd.Timestamp(origin)]
 
 
 def test_an_ungrouped_frame_a_list_and_shuffled_tickers_say_the_same(small, make_bars, assert_same_batch):
