@@ -16,6 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 
 from ..bars_tsf_llm import OHLCV, Kind
+from ..common.reading import shapes_of
 from ..common.tables import Columns, Row, Table, number, with_interval
 
 OURS, BEFORE, ORIGINAL = "model", "before", "original"  # names of rows
@@ -58,7 +59,8 @@ class Report:
             raise ValueError(f"{path} is no results.json of `tsf-llm evaluate`, nor a report.json: {error}") from error
         if not isinstance(content, dict) or not {"rows", "after"} & set(content):
             raise ValueError(f"{path} holds no scores: give a results.json of `tsf-llm evaluate`, or a report.json")
-        return cls.of(content)
+        with shapes_of(path, "give one that this package wrote"):
+            return cls.of(content)
 
 
 def _maker(content: Mapping[str, Any]) -> str:

@@ -1,9 +1,15 @@
-"""What must not become public: files of these kinds, and texts in which something looks like a secret."""
+"""What must not become public: files of these kinds, and texts in which something looks like a secret.
+
+Read are texts of any encoding and length, pictures too, and the words that weights
+and tables carry beside their numbers: metadata, names of tensors and columns."""
 
 import fnmatch
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib")
 FORBIDDEN = {
@@ -22,7 +28,7 @@ SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "a password": r"(?i)(?:api_?key|secret|password|passwd|access_?token)[\"']?\s*[:=]\s*[\"'][^\"'\s]{12,}[\"']",
 }
-TEXT_AT_MOST = 10_000_000  # bytes; larger files are data, not text
+HEADER_AT_MOST = 100_000_000  # bytes of a safetensors header, as the format has it
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
@@ -50,11 +56,7 @@ def refuse_secrets(files: dict[str, Path | bytes]) -> None:
     """
     reasons = []
     for name, content in files.items():
-        if isinstance(content, Path):
-            if content.stat().st_size > TEXT_AT_MOST:
-                continue
-            content = content.read_bytes()
-        text = content.decode("utf-8", "ignore") if b"\0" not in content else ""
+        text = words_of(content, Path(name).suffix)
         for kind, pattern in SECRETS.items():
             if match := re.search(pattern, text):
                 reasons.append(f"{name} line {text.count(chr(10), 0, match.start()) + 1} looks like {kind}")
@@ -62,3 +64,26 @@ def refuse_secrets(files: dict[str, Path | bytes]) -> None:
         raise ValueError(
             f"refused, nothing was uploaded: {', '.join(reasons)}; remove it, and revoke it if it is real"
         )
+
+
+def words_of(content: Path | bytes, suffix: str) -> str:
+    """The text of a file, or the words beside its numbers.
+
+    Raises ValueError if it is no file of that kind."""
+    if suffix == ".safetensors" and isinstance(content, Path):
+        with content.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            return file.read(min(size, HEADER_AT_MOST)).decode("utf-8", "ignore")
+    if suffix == ".parquet" and isinstance(content, Path):
+        try:
+            schema = pq.read_schema(content)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{content} is no parquet file ({error}): write it again") from error
+        fields = [schema.metadata, *(field.metadata for field in schema)]
+        words = [word for metadata in fields for pair in (metadata or {}).items() for word in pair]
+        return "\n".join([*schema.names, *(word.decode("utf-8", "ignore") for word in words)])
+    raw = content.read_bytes() if isinstance(content, Path) else content
+    if suffix == ".safetensors":
+        return ""
+    text = raw.decode("ascii", "replace")  # as secrets are
+    return text if "\0" not in text else text.replace("\0", " ") + "\n" + text.replace("\0", "")  # or in UTF-16

@@ -4,6 +4,7 @@ Design choices:
 - Uploaded is what is on a list, and nothing else: `safetensors`, JSON, code, the card and its plots. What is left out
   is named. Secrets, pickles and raw data beside a model stop everything before the first request: they show a folder
   that was not meant to be public.
+- Every file is a plain one of the folder itself (`plain_file`): its JSON cannot name others, and no link is followed.
 - One commit: nobody ever loads half a model. It also removes what an earlier push has put there and this one has not.
 - An adapter's base must be on the Hub before it: `base_model` always leads somewhere.
 - An interrupted push is started again as it was: the Hub keeps large files that it has received.
@@ -23,11 +24,11 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
+from transformers.dynamic_module_utils import custom_object_save, get_relative_imports
 
 from ..common.files import write_text
 from ..common.parser import option
-from ..common.reading import read_json, weight_files
+from ..common.reading import plain_file, read_json, shapes_of, weight_files
 from ..evaluation.report import Report
 from .cards import Facts, Scores, adapter_card, model_card, preferences_card, prepared_card, read_scores
 from .secrets import FORBIDDEN, FORBIDDEN_BESIDE_A_MODEL, matches, refuse_files
@@ -125,17 +126,18 @@ def plan_model(folder: Path, args: PushArguments) -> Upload:
         remedy = "give it as --dataset" if is_dataset(folder) else "name a folder that training wrote"
         raise ValueError(f"{folder} holds no model (no config.json): {remedy}")
     refuse_files([folder], FORBIDDEN_BESIDE_A_MODEL)
-    files, card, scores = (model_parts if is_model else adapter_parts)(folder, args)
+    with shapes_of(folder):
+        files, card, scores = (model_parts if is_model else adapter_parts)(folder, args)
     if scores is not None:
         files |= {scores.name: scores.file} if scores.file else {}
-        files |= {plot.name: plot for plot in scores.plots}
+        files |= {plot.name: plain_file(plot.parent, plot.name) for plot in scores.plots}
     files["README.md"] = card.encode()
     return Upload("model", files, left_out(folder, files), MODEL_REPO)
 
 
 def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | bytes], str, Scores | None]:
     """Files, card and scores of a model."""
-    config = read_json(folder / "config.json")
+    config = read_json(plain_file(folder, "config.json"))
     if config.get("model_type") != "tsf_llm":
         raise ValueError(
             f"{folder} holds a {config.get('model_type')!r} model, not a 'tsf_llm' one: push it otherwise"
@@ -163,7 +165,7 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
 
 def features_of(folder: Path) -> dict[str, Any]:
     """Settings of the feature extractor, as its fit completed them."""
-    settings = read_json(folder / PROCESSOR_FILES[0])["feature_extractor"]
+    settings = read_json(plain_file(folder, PROCESSOR_FILES[0]))["feature_extractor"]
     return {**settings, **(settings.get("fitted") or {})}
 
 
@@ -174,7 +176,7 @@ def report_of(folder: Path) -> Report | None:
     """
     if copy := report_of_copy(folder):
         return copy
-    paths = (folder / "report.json", folder / "base" / "report.json")
+    paths = (plain_file(folder, name) for name in ("report.json", "base/report.json"))
     reports = (Report.read(path) for path in paths if path.is_file())
     return next((report for report in reports if report.made_by != "lora"), None)
 
@@ -187,8 +189,7 @@ def report_of_copy(folder: Path) -> Report | None:
 
 def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | bytes], str, Scores | None]:
     """Files, card and scores of an adapter. Its two JSON files name the base on the Hub, not that of this machine."""
-    config = read_json(folder / "adapter_config.json")
-    about = read_json(folder / "adapter.json") if (folder / "adapter.json").is_file() else {}
+    config, about = adapter_json(folder)
     link = str(config.get("base_model_name_or_path"))
     base = args.base or link
     if args.base is None and (Path(link).exists() or link.count("/") != 1):
@@ -201,17 +202,22 @@ def adapter_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | b
     if about:
         files["adapter.json"] = as_json(about | {"base_model": base})
     if processor := existing(folder, PROCESSOR_FILES):
-        files |= processor | with_imports(folder, [folder / PROCESSOR_CODE])
+        files |= processor | with_imports(folder, [PROCESSOR_CODE])
     ticker, through = about.get("ticker"), about.get("trained_through")
     scores = scores_of(folder, args, trained_through=through, ticker=ticker)
     facts = adapter_facts(folder, args.repo_id, revision=args.tag, datasets=args.datasets)
     return files, adapter_card(facts, scores, base=base), scores
 
 
+def adapter_json(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`adapter_config.json` and, if it is there, `adapter.json`."""
+    config, about = (plain_file(folder, ADAPTER_FILES[i]) for i in (0, 2))
+    return read_json(config), read_json(about) if about.is_file() else {}
+
+
 def adapter_facts(folder: Path, repo_id: str, *, revision: str | None = None, datasets: Sequence[str] = ()) -> Facts:
     """What the files of an adapter say of it."""
-    config = read_json(folder / ADAPTER_FILES[0])
-    about = read_json(folder / ADAPTER_FILES[2]) if (folder / ADAPTER_FILES[2]).is_file() else {}
+    config, about = adapter_json(folder)
     head = "TsfLlmForCausalLM" if config.get("task_type") == "CAUSAL_LM" else "TsfLlmForPrediction"
     return Facts(
         repo_id=repo_id,
@@ -239,27 +245,44 @@ def plan_dataset(folder: Path, args: PushArguments) -> Upload:
             f"{folder} has neither dataset.json nor preferences.json: it is no dataset, or an unfinished one"
         )
     refuse_files([folder, *(folder / name for name in DATASET_FOLDERS if (folder / name).is_dir())], FORBIDDEN)
+    plain_file(folder, "README.md")  # the card of the upload is made of it
     if (folder / "dataset.json").is_file():
-        shards = [one["file"] for one in read_json(folder / "dataset.json")["tickers"].values()]
+        shards = shards_of(folder)
         rest = [f"processor/{name}" for name in existing(folder / "processor", (*PROCESSOR_FILES, "*_tsf_llm.py"))]
         wanted = [*shards, *rest, "dataset.json", "cleaning.json"]
-        card = prepared_card(folder, args.repo_id, source=args.source, licence=args.license)
+        with shapes_of(folder / "README.md"):
+            card = prepared_card(folder, args.repo_id, source=args.source, licence=args.license)
     else:
         lines = ["preferences.jsonl"] if (folder / "preferences.jsonl").is_file() else []
         wanted = ["preferences.parquet", "preferences.json", *lines]
-        info = read_json(folder / "preferences.json")
-        card = preferences_card(info, args.repo_id, source=args.source, licence=args.license)
+        info = read_json(plain_file(folder, "preferences.json"))
+        with shapes_of(folder / "preferences.json"):
+            card = preferences_card(info, args.repo_id, source=args.source, licence=args.license)
+    files: dict[str, Path | bytes] = {name: plain_file(folder, name) for name in wanted}
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}: write it again")
-    files: dict[str, Path | bytes] = {name: folder / name for name in wanted}
     files["README.md"] = card.encode()
     return Upload("dataset", files, left_out(folder, files), DATASET_REPO)
 
 
+def shards_of(folder: Path) -> list[str]:
+    """The files that a prepared folder's `dataset.json` names.
+
+    Raises ValueError if it names others than shards."""
+    with shapes_of(folder / "dataset.json", "prepare it again"):
+        names = [one["file"] for one in read_json(plain_file(folder, "dataset.json"))["tickers"].values()]
+        if foreign := [name for name in names if not matches(name, DATASET_REPO[:1])]:
+            raise ValueError(f"{folder / 'dataset.json'} names {foreign[0]!r}, no shard of data/: prepare it again")
+    return names
+
+
 def existing(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
-    """Files of the folder itself, by name."""
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and matches(path.name, patterns)}
+    """Files of the folder itself, by name.
+
+    Raises ValueError if one of them is no plain file."""
+    names = sorted(path.name for path in folder.iterdir() if matches(path.name, patterns))
+    return {name: path for name in names if (path := plain_file(folder, name)).is_file()}
 
 
 def left_out(folder: Path, files: dict[str, Path | bytes]) -> list[str]:
@@ -286,19 +309,28 @@ def code_files(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
     references = [*config.get("auto_map", {}).values()]
     references += [task["impl"] for task in config.get("custom_pipelines", {}).values()]
     named = [one for entry in references for one in (entry if isinstance(entry, list) else [entry])]
-    modules = sorted({name.split(".")[0] for name in named if name})
+    modules = sorted({name.rpartition(".")[0] for name in named if name})
     if not modules:
         raise ValueError(f"{folder / 'config.json'} names no code (auto_map): save the model with save_pretrained")
-    return with_imports(folder, [folder / f"{name}.py" for name in modules])
+    return with_imports(folder, [f"{name}.py" for name in modules])
 
 
-def with_imports(folder: Path, paths: Sequence[Path]) -> dict[str, Path]:
-    try:
-        files = {Path(one) for path in paths for one in [path, *get_relative_import_files(path)]}
-        return {path.name: path for path in sorted(files) if path.stat()}
-    except FileNotFoundError as error:
-        name = Path(str(error.filename)).name
-        raise ValueError(f"{folder} has no {name}, which loading needs: save the model with save_pretrained") from None
+def with_imports(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Modules of the folder and what they import of it, by name."""
+    files: dict[str, Path] = {}
+    left = list(names)
+    while left:
+        path = plain_file(folder, left.pop())
+        if path.name in files:
+            continue
+        if path.parent != folder or not path.is_file():
+            raise ValueError(f"{folder} has no {path.name}, which loading needs: save the model with save_pretrained")
+        files[path.name] = path
+        try:
+            left += [f"{name}.py" for name in get_relative_imports(path)]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8 ({error}): save the model with save_pretrained") from error
+    return dict(sorted(files.items()))
 
 
 def count_parameters(paths: Iterable[Path]) -> int:
@@ -326,7 +358,7 @@ def scores_of(
     """Those of `--results`, or else of the folder; or of the run that made the adapter or the copy."""
     if args.results is not None and not Path(args.results).is_file():
         raise ValueError(f"{args.results} does not exist: give a results.json of `tsf-llm evaluate`")
-    places = [folder / name for name in SCORE_FILES]
+    places = [plain_file(folder, name) for name in SCORE_FILES]
     if ticker is not None:
         places.append(folder.parent / "report.json")
     path = Path(args.results) if args.results else next((place for place in places if place.is_file()), None)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ..common.files import write_text
 from ..common.parser import parse_for, run
+from ..common.reading import plain_file
 from ..publishing.secrets import refuse_secrets
 from ..publishing.upload import PushArguments, Upload, one_line_from_the_hub, plan_dataset, plan_model, send
 
@@ -32,7 +33,7 @@ def main(args: PushArguments) -> str | None:
     refuse_secrets(upload.files)
     print_plan(upload, args)
     if args.dry_run:
-        check_card(folder / "card.md")
+        check_card(plain_file(folder, "card.md"))
         write_text(upload.card, folder / "card.md")
         print(f"Nothing was uploaded. The card is in {folder / 'card.md'}")
         return None

@@ -3,6 +3,7 @@
 The Hub is a stand-in on this machine; requests, files and commits are real ones of the client libraries.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -422,6 +423,55 @@ def test_refuses_before_the_first_request(hub, folder, capsys, name, content, wo
     assert hub.log == []
 
 
+def name_weights(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "/etc/passwd"}}')
+
+
+def name_code(folder, module):
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"]["AutoModel"] = f"{module}.TsfLlmModel"
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def name_import(folder):
+    path = folder / "modeling_tsf_llm.py"
+    path.write_text(f"from ./../outside import a\n{path.read_text()}")
+
+
+def link(folder, name):
+    path = folder.parent / f"outside{Path(name).suffix}"
+    path.write_bytes((folder / name).read_bytes() if (folder / name).exists() else b"")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(path)
+
+
+def pipe_instead(folder):
+    (folder / "report.json").unlink(missing_ok=True)
+    os.mkfifo(folder / "report.json")
+
+
+LINKED = ["config.json", "processor_config.json", "tokenizer_config.json", "model.safetensors", "modeling_tsf_llm.py"]
+LINKED += ["generation_config.json", "report.json", "results.json", "loss.png", "card.md"]
+OUTSIDE = {
+    "weight_map": (name_weights, "names '/etc/passwd'"),
+    "auto_map, absolute": (lambda folder: name_code(folder, folder.parent / "outside"), "which does not lie in it"),
+    "auto_map, upwards": (lambda folder: name_code(folder, "../outside"), r"names '\.\./outside\.py'"),
+    "import": (name_import, r"names '/\.\./outside\.py'"),
+    "pipe": (pipe_instead, "is a link or no plain file"),
+    **{f"link {name}": (functools.partial(link, name=name), f"{name} is a link") for name in LINKED},
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_nothing_outside_of_the_folder_is_published(folder, tmp_path, case):
+    spoil, words = OUTSIDE[case]
+    (tmp_path / "outside.py").write_text("a = 'private'")
+    spoil(folder)
+    with pytest.raises(ValueError, match=words):
+        publish(folder, dry_run=True)
+
+
 def test_leftovers_are_left_out_and_listed(hub, folder, capsys):
     for name in ("notes.txt", "events.log", "fan.png", "README.md", ".gitignore"):
         spoil(folder, name, "mine")
@@ -656,6 +706,42 @@ def test_an_adapter_takes_its_scores_from_the_run_that_made_it(hub, trained, tmp
     files = hub.repo("org/model").files
     assert b"| this adapter | 1.235 |" in files["README.md"]
     assert "report.json" not in files
+
+
+def spoil_dataset(folder, how):
+    info = json.loads((folder / "dataset.json").read_text())
+    shard = next(iter(info["tickers"].values()))
+    if how == "link":
+        (folder / "README.md").rename(folder.parent / "README.md")
+        (folder / "README.md").symlink_to(folder.parent / "README.md")
+    elif how == "folder":
+        (folder / "processor").rename(folder.parent / "processor")
+        (folder / "processor").symlink_to(folder.parent / "processor")
+    elif how == "shape":
+        info["tickers"] = [1]
+    else:
+        shard["file"] = how
+    (folder / "dataset.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("/etc/passwd", "names '/etc/passwd', no shard"),
+        ("data/../../outside.parquet", "which does not lie in it"),
+        ("cleaning.json", "no shard"),
+        ("link", r"README\.md is a link"),
+        ("folder", r"processor/processor_config\.json is a link|which does not lie|is a link"),
+        ("shape", r"dataset\.json holds something of another shape"),
+    ],
+)
+def test_nothing_outside_of_a_dataset_is_published(prices, tmp_path, how, words):
+    processor = TsfLlmProcessor(TsfLlmFeatureExtractor(context_length=16), TsfLlmTokenizer(n_bins=32))
+    prepare(prices, tmp_path / "prepared", processor=processor, horizon=2)
+    (tmp_path / "outside.parquet").write_bytes(b"")
+    spoil_dataset(tmp_path / "prepared", how)
+    with pytest.raises(ValueError, match=words):
+        publish(dataset=str(tmp_path / "prepared"), dry_run=True)
 
 
 def test_a_dataset_must_be_whole(hub, trained, prices, tmp_path, capsys):
