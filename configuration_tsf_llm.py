@@ -189,6 +189,13 @@ class TsfLlmConfig(PreTrainedConfig):
         self.head_dim = self.qk_rope_head_dim  # what transformers' rotary functions read
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """transformers' own. A `prediction_type` of the call asks for that head, whichever class was saved."""
+        if "prediction_type" in kwargs:
+            config_dict = {**config_dict, "architectures": None}
+        return super().from_dict(config_dict, **kwargs)
+
     def validate_sizes(self):
         """Every size is at least 1, every probability lies in [0, 1), no weight of a loss is negative."""
         for name, kind in TsfLlmConfig.__annotations__.items():

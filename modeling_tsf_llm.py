@@ -17,7 +17,7 @@ from .versions_tsf_llm import CACHE  # first: names below are missing where tran
 # isort: split
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +33,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
 from .front_end_tsf_llm import TsfLlmFrontEnd, init_front_end
+from .norms_tsf_llm import TsfLlmBatchNorm, TsfLlmDynamicTanh, block_norm, latent_norm
 from .original_modeling_tsf_llm import (
     NEVER_LOADED,
     ORIGINAL_ATTENTION,
@@ -47,10 +48,10 @@ from .original_modeling_tsf_llm import (
     rotate_pairs,
     wrap_positions,
 )
+from .pipeline_tsf_llm import TsfLlmPipeline  # noqa: F401 (registers its task; and so all code travels with a model)
 from .quantization_tsf_llm import use_int8_layers
 
-if TYPE_CHECKING:  # never run: saving and loading from the Hub take along what a module imports, so all code travels
-    from .pipeline_tsf_llm import TsfLlmPipeline  # noqa: F401
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -94,74 +95,6 @@ class TsfLlmCausalLMOutput(MoeCausalLMOutputWithPast):
     """transformers' own, and `llmps_loss`, the scalar loss of the front end where there is one."""
 
     llmps_loss: torch.Tensor | None = None
-
-
-class TsfLlmRMSNorm(nn.RMSNorm):
-    """x / rms(x) * weight, in float32 inside. Zhang and Sennrich 2019.
-
-    torch's own `forward` gives the same, but warns under autocast, where bfloat16 meets float32 weights."""
-
-    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-        normed = F.rms_norm(hidden_states.float(), self.weight.shape, self.weight.float(), self.eps)
-        return normed.to(hidden_states.dtype)
-
-
-class TsfLlmBatchNorm(nn.Module):
-    """Normalises each channel over batch and time. In training, positions that `token_mask` hides are left out.
-
-    `correction` is that of the running variance: 1 for the unbiased one, as in torch; 0 is the original's habit."""
-
-    def __init__(self, hidden_size: int, eps: float, momentum: float = 0.1, correction: int = 1):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.bias = nn.Parameter(torch.zeros(hidden_size))
-        self.running_mean = nn.Buffer(torch.zeros(hidden_size))
-        self.running_var = nn.Buffer(torch.ones(hidden_size))
-        self.eps, self.momentum, self.correction = eps, momentum, correction
-
-    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-        x_BSD = hidden_states.float()
-        mean, var = self.running_mean.float(), self.running_var.float()
-        if self.training:
-            keep_BS = torch.ones_like(x_BSD[..., 0]) if token_mask is None else token_mask
-            keep_BS1 = keep_BS[..., None].to(x_BSD.dtype)
-            count = keep_BS1.sum().clamp(min=1)
-            mean = (x_BSD * keep_BS1).sum(dim=(0, 1)) / count  # no einsum: autocast would sum in bf16
-            var = ((x_BSD - mean).square() * keep_BS1).sum(dim=(0, 1)) / count
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                corrected = var * count / (count - self.correction).clamp(min=1)
-                self.running_var.lerp_(corrected.to(self.running_var.dtype), self.momentum)
-        normed = (x_BSD - mean) * torch.rsqrt(var + self.eps) * self.weight.float() + self.bias.float()
-        return normed.to(hidden_states.dtype)
-
-
-class TsfLlmDynamicTanh(nn.Module):
-    """tanh(alpha * x) * weight + bias, a norm without statistics. Zhu et al. 2025."""
-
-    def __init__(self, hidden_size: int, eps: float):
-        super().__init__()
-        self.alpha = nn.Parameter(torch.full((1,), 0.5))
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.bias = nn.Parameter(torch.zeros(hidden_size))
-
-    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-        return torch.tanh(self.alpha * hidden_states) * self.weight + self.bias
-
-
-NORMS = {"rmsnorm": TsfLlmRMSNorm, "batch_norm": TsfLlmBatchNorm, "dynamic_tanh": TsfLlmDynamicTanh}
-
-
-def block_norm(config: TsfLlmConfig) -> nn.Module:
-    """The norm before each half of a layer and after the last layer."""
-    if config.original_arithmetic and config.norm_type == "batch_norm":
-        return TsfLlmBatchNorm(config.hidden_size, config.norm_eps, correction=0)
-    return NORMS[config.norm_type](config.hidden_size, config.norm_eps)
-
-
-def latent_norm(config: TsfLlmConfig, rank: int) -> nn.Module:
-    """The norm between the two factors of a low-rank projection."""
-    return nn.LayerNorm(rank) if config.original_arithmetic else TsfLlmRMSNorm(rank, config.norm_eps)
 
 
 def rope(config: TsfLlmConfig) -> dict[str, Any]:
@@ -501,6 +434,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
         "router_logits": [OutputRecorder(TsfLlmTopKRouter), OutputRecorder(TsfLlmRawLogitRouter)],
     }
 
+    dates_itself = False  # whoever trains this model has set `config.trained_through` to what it will have seen
     use_int8_layers = use_int8_layers  # its quantizer calls it before the weights of an int8 folder are loaded
 
     @torch.no_grad()
@@ -522,6 +456,42 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
                 init.ones_(module.running_var)
         else:
             init_front_end(module)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):  # type: ignore[override]
+        """transformers' own, without a random head behind a report in the log.
+
+        Raises:
+            ValueError: the folder holds no head of this class. A `prediction_type` in the call asks for a new one.
+        """
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        saved = model.config.architectures
+        if saved and cls.__name__ not in saved and any("head." in name for name in info["missing_keys"]):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a {saved[0]}, whose head is no {cls.__name__}'s: load it with "
+                "its own class" + cls.NEW_HEAD
+            )
+        return (model, info) if output_loading_info else model
+
+    NEW_HEAD = ""  # how to ask for one in `from_pretrained`
+
+    def forget_date(self, *_: Any) -> None:
+        """Weights that change may have seen any date: `trained_through` goes, unless `dates_itself`."""
+        if self.config.trained_through is not None and not self.dates_itself:
+            logger.warning(
+                f"the weights change: trained_through={self.config.trained_through} no longer holds and is cleared; "
+                "set model.config.trained_through to the last date of the labels after training"
+            )
+            self.config.trained_through = None
+
+    def train(self, mode: bool = True) -> "TsfLlmPreTrainedModel":
+        if mode:
+            self.forget_date()
+        return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self.forget_date()
+        return super().load_state_dict(*args, **kwargs)
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
         """transformers' own, with a config that names all code files: the folder, or the repo with `push_to_hub=True`,
@@ -675,6 +645,8 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         )
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
         hidden_states = inputs_embeds
+        if inputs_embeds.requires_grad and not torch.compiler.is_compiling():  # a loop that never calls `train()`
+            inputs_embeds.register_hook(self.forget_date)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -729,6 +701,7 @@ class TsfLlmForPrediction(TsfLlmHead):
     Labels are `[B,P]`: the cumulative return from the origin to each step in units of the origin's sigma
     (`regression`, `quantile`; NaN where unknown), or classes 0, 1, 2 = down, flat, up (-100 where unknown)."""
 
+    NEW_HEAD = ", or give prediction_type in the call for a new head, to be trained"
     accepts_loss_kwargs = False  # losses are means: Trainer must divide by the accumulation steps itself
 
     def __init__(self, config: TsfLlmConfig):
@@ -825,7 +798,10 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         self.model = TsfLlmModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-        self.generation_config.suppress_tokens = sorted((config.pad_token_id, config.bar_token_id))
+        defaults = {"do_sample": True, "top_k": 0, "max_new_tokens": config.prediction_length}  # whole distribution
+        self.generation_config.update(
+            **defaults, suppress_tokens=sorted((config.pad_token_id, config.bar_token_id)), allow_custom_entries=True
+        )
 
     @can_return_tuple
     def forward(
@@ -844,6 +820,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         **kwargs: Any,
     ) -> TsfLlmCausalLMOutput:
         loss_kwargs = {k: kwargs.pop(k) for k in ("num_items_in_batch", "shift_labels") if k in kwargs}
+        self.check_labels(labels)
         outputs, aux_loss = self.decode(
             input_ids=input_ids,
             past_values=past_values,
@@ -876,6 +853,35 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             **{CACHE: outputs.get(CACHE)},
         )
 
+    def check_labels(self, labels: torch.Tensor | None) -> None:
+        """Raises ValueError for labels that are no returns: `labels=input_ids` would teach to answer `<bar>`.
+
+        Leaving them out is no way: what counts the labels, as Trainer does, would count them."""
+        if labels is None or torch.compiler.is_compiling():
+            return
+        config = self.config
+        wrong = int(((labels == config.bar_token_id) | (labels == config.pad_token_id)).sum())
+        if wrong:
+            raise ValueError(
+                f"{wrong} labels are <bar> or <pad>, which are no returns: label a bar with its own return token, the "
+                "unknown with -100; processor.training_dataset does, with transformers' default_data_collator"
+            )
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own. `max_length` counts instead of the saved `max_new_tokens`, where it alone is given.
+
+        Raises:
+            ValueError: for a way of decoding that drops the bars or cuts the model.
+        """
+        chosen = kwargs.get("generation_config")
+        for name, usual in {"guidance_scale": 1, "assistant_early_exit": None}.items():
+            value = kwargs.get(name, getattr(chosen, name, None))
+            if value not in (None, usual):
+                raise ValueError(f"{name}={value}: this model cannot be decoded so; leave it out")
+        if chosen is None and kwargs.get("max_length") is not None:
+            kwargs.setdefault("max_new_tokens", None)
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
+
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         known = {key: value for key, value in model_kwargs.items() if key not in PROCESSOR_EXTRAS}
         super()._validate_model_kwargs(known)  # type: ignore[misc]
@@ -883,13 +889,13 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids, past_values=None, **kwargs
     ) -> dict[str, Any]:
-        """Hands over only the bars that the cache does not hold yet."""
+        """Hands over only the bars that the cache does not hold yet; of a prefill in chunks those of the chunk."""
         kwargs = {key: value for key, value in kwargs.items() if key not in PROCESSOR_EXTRAS}
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc]
         cache = inputs.get(CACHE)
         seen = cache.get_seq_length() if cache is not None else 0
         if past_values is not None and past_values.shape[1] > seen:
-            inputs["past_values"] = past_values[:, seen:]
+            inputs["past_values"] = past_values[:, seen : seen + inputs["input_ids"].shape[1]]
         return inputs
 
 

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForTimeSeriesPrediction
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.generation import LogitsProcessor, LogitsProcessorList
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 from transformers.utils import logging
 
@@ -27,6 +29,7 @@ from .processing_tsf_llm import FORECAST_QUANTILES, TsfLlmProcessor, quantile_co
 from .versions_tsf_llm import CACHE
 
 logger = logging.get_logger(__name__)
+TASK = "time-series-forecasting"
 ROWS_AT_ONCE = 2048  # paths decoded together: bounds memory, not results
 ALIASES = {"prediction_length": "horizon", "num_samples": "samples"}  # as Chronos and transformers call them -> ours
 COLUMN_NAMES = ("id_column", "timestamp_column", "target_column")
@@ -50,7 +53,8 @@ class TsfLlmPipeline(Pipeline):
             `timestamp` and `close` (`value`). The answer calls the first two by the same names.
         prediction_length, num_samples: other names of `horizon` and `samples`, see `ALIASES`.
 
-    All but the bars may be given to the constructor (`pipeline(..., horizon=5)`), for every call.
+    All but the bars may be given to the constructor (`pipeline(..., horizon=5)`), for every call. Frames of a list are
+    forecast one by one, whatever `batch_size` says: a frame with many tickers is the batch.
 
     Raises:
         ValueError: for bars that the processor refuses, or a horizon that the model cannot reach.
@@ -111,10 +115,18 @@ class TsfLlmPipeline(Pipeline):
             logger.warning_once(
                 f"Forecasts from {cutoff} or earlier are not out of sample: the model has seen prices up to then."
             )
-        return batch
+        return {"batch": batch}
 
-    def _forward(  # type: ignore[override]
-        self, batch: Any, horizon: int | None = None, samples: int = 256, seed: int = 0
+    def _forward(self, inputs: dict[str, Any], **settings: Any) -> dict[str, Any]:  # type: ignore[override]
+        """`batch_size` collects frames in a list. They differ in tickers and bars: together they would need padding,
+        which changes the last bits of an answer."""
+        batch = inputs["batch"]
+        if isinstance(batch, list):
+            return {"answer": [self._answer(one, **settings) for one in batch]}
+        return {"answer": self._answer(batch, **settings)}
+
+    def _answer(
+        self, batch: BatchFeature, horizon: int | None = None, samples: int = 256, seed: int = 0
     ) -> dict[str, Any]:
         horizon = horizon or self.reach
         if self.samples_paths:
@@ -149,7 +161,7 @@ class TsfLlmPipeline(Pipeline):
         timestamp_column: str = "timestamp",
         target_column: str | None = None,
     ) -> pd.DataFrame:
-        frame = self._frame(outputs, quantile_levels)
+        frame = self._frame(outputs["answer"], quantile_levels)
         return frame.rename(columns={"ticker": id_column, "timestamp": timestamp_column})
 
     def _frame(self, outputs: dict[str, Any], quantile_levels: Sequence[float]) -> pd.DataFrame:
@@ -219,6 +231,7 @@ class TsfLlmPipeline(Pipeline):
             attention_mask=torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1),
             max_new_tokens=horizon - 1,
             do_sample=False,
+            use_cache=True,  # whatever the config says: the bars lie in the cache alone
             logits_processor=LogitsProcessorList([sampler.after(T)]),
             **{CACHE: out[CACHE]},
         )
@@ -293,5 +306,10 @@ def path_uniforms(
     generators = [np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in names]
     return torch.from_numpy(np.concatenate([rng.random((horizon, samples)).T for rng in generators]))
 
+
+if TASK not in PIPELINE_REGISTRY.get_supported_tasks():  # then `pipeline` takes a model and a processor as objects too
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, TsfLlmPipeline, pt_model=(AutoModelForCausalLM, AutoModelForTimeSeriesPrediction)
+    )
 
 __all__ = ["TsfLlmPipeline"]

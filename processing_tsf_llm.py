@@ -27,6 +27,7 @@ from .calendars_tsf_llm import next_timestamps
 from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, standard_return
 from .original_features_tsf_llm import OriginalFeatureExtractor
 from .tokenization_tsf_llm import TsfLlmTokenizer
+from .training_examples_tsf_llm import HEADS, Head, dataset_of, examples
 
 FORECAST_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
@@ -127,6 +128,47 @@ class TsfLlmProcessor(ProcessorMixin):
     def windows(self, series: EncodedSeries, origins: np.ndarray) -> dict[str, np.ndarray]:
         """The `context_length` bars that end at each origin; see `EncodedSeries.windows`."""
         return series.windows(origins, self.feature_extractor.context_length)
+
+    def training_dataset(
+        self,
+        bars: Bars,
+        horizon: int,
+        after: Any = None,
+        through: Any = None,
+        market: Bars | None = None,
+        *,
+        head: Head = "causal_lm",
+        stride: int | None = None,
+    ) -> Any:
+        """Windows with labels as a plain `datasets.Dataset`, for `Trainer` as it comes and `default_data_collator`.
+
+        Labels lie in (after, through]; no bar after `through` is read. Bars before `after` are context alone.
+
+        Args:
+            head: `causal_lm`, or the `prediction_type` of a TsfLlmForPrediction, which decides the labels.
+            stride: bars between windows of a ticker; by default `horizon`. All windows lie in memory.
+
+        Raises:
+            ImportError: datasets is not installed.
+            ValueError: not fitted, an unknown head, dates in the wrong order, or no window fits.
+        """
+        stride = horizon if stride is None else stride
+        if min(horizon, stride) < 1 or head not in HEADS:
+            raise ValueError(f"horizon={horizon}, stride={stride}, head={head!r}: give 1 or more, and one of {HEADS}")
+        if self.feature_extractor.reach is not None:
+            raise ValueError("the original has a target of its own: train its weights on its .npz sequences")
+        if after is not None and through is not None and day_end(after) >= day_end(through):
+            raise ValueError(f"after={after} does not lie before through={through}: no label lies between them")
+        length = self.feature_extractor.context_length
+        options: dict[str, Any] = {"context_length": length, "horizon": horizon, "stride": stride, "head": head}
+        encoded = self.encode(bars, through, market=market)
+        parts = [examples(one, self.tokenizer, **options, after=after) for one in encoded]
+        if not (found := [part for part in parts if part is not None]):
+            raise ValueError(
+                f"no window of {horizon} step(s) has its labels in (after={after}, through={through}]: move the dates "
+                "or give more history"
+            )
+        return dataset_of(found)
 
     def __call__(
         self, bars: Bars, as_of: Any = None, return_tensors: str | None = "pt", *, market: Bars | None = None

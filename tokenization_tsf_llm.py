@@ -17,6 +17,8 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
     Args:
         n_bins: number of bins, tails included; even, so that zero can be an edge.
         bin_edges: fitted state, `n_bins + 1` increasing numbers; `fit` sets them.
+
+    No token ends a path. `eos_token` is `<pad>`, for trl wants one; models never generate it.
     """
 
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 (declared by the base class)
@@ -34,7 +36,8 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
         self.bin_edges = None if bin_edges is None else [float(edge) for edge in bin_edges]
         self._names = [f"r{i}" for i in range(n_bins)] + ["<pad>", "<bar>"]
         self._ids = {token: i for i, token in enumerate(self._names)}
-        kwargs = {"pad_token": "<pad>", "extra_special_tokens": ["<bar>"], "padding_side": "left", **kwargs}
+        special = {"pad_token": "<pad>", "eos_token": "<pad>", "extra_special_tokens": ["<bar>"]}
+        kwargs = {**special, "padding_side": "left", **kwargs}
         super().__init__(n_bins=n_bins, bin_edges=self.bin_edges, **kwargs)
 
     def fit(self, standard_returns: np.ndarray) -> "TsfLlmTokenizer":

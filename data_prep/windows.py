@@ -11,7 +11,7 @@ Shapes: B windows, T bars, F features, P steps ahead, N bars of all tickers toge
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,12 @@ from torch.utils.data import Dataset
 from ..bars_tsf_llm import day_end
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..processing_tsf_llm import TsfLlmProcessor
+from ..training_examples_tsf_llm import Head, head_labels, token_labels
 from . import augment as changes
 from .sampling_weights import parse_weights, recency, resample, volatility
 
-Objective = Literal["causal_lm", "regression", "quantile", "classification"]
+Objective = Head
 SHARES = (0.8, 0.1)  # of the bar times, for training and for validation
-FLAT_SIGMAS = 0.43  # |z| below this is "flat": about a third of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -223,24 +223,15 @@ class WindowDataset(Dataset):
         usable[:, 1:] &= intact[:, :-1]  # the bar before is the one that predicts
         usable[:, 0] = False
         bar_labels = np.where(usable, self.tokens[rows], -100)
-        future = self.tokenizer.encode_returns(self.log_return[ahead] / self.sigma[ahead[:, 0] - 1][:, None])
-        known = np.logical_and.accumulate(future >= 0, axis=1)  # a path ends at its first unknown return
-        pad, bar = self.tokenizer.pad_token_id, self.tokenizer.bar_token_id
-        return {
-            "input_ids": np.concatenate((np.full(rows.shape, bar), np.where(known, future, pad)), axis=1),
-            "attention_mask": np.concatenate((mask, known), axis=1).astype(np.int64),
-            "labels": np.concatenate((bar_labels, np.where(known, future, -100)), axis=1),
-        }
+        return token_labels(self.tokenizer, bar_labels, mask, self._returns(ahead))
 
     def _head_labels(self, mask: np.ndarray, ahead: np.ndarray) -> dict[str, np.ndarray]:
-        """Cumulative returns in units of the origin's sigma, NaN once a return is unknown; or their classes."""
-        cumulative = np.cumsum(self.log_return[ahead] / self.sigma[ahead[:, 0] - 1][:, None], axis=1)
-        labels = cumulative.astype(np.float32)
-        if self.objective == "classification":
-            threshold = FLAT_SIGMAS * np.sqrt(np.arange(1, self.horizon + 1))
-            classes = 1 + (cumulative > threshold).astype(np.int64) - (cumulative < -threshold)
-            labels = np.where(np.isnan(cumulative), -100, classes)
+        labels = head_labels(self._returns(ahead), self.objective)
         return {"attention_mask": mask.astype(np.int64), "labels": labels}
+
+    def _returns(self, ahead: np.ndarray) -> np.ndarray:
+        """Log returns ahead in units of the origin's sigma, `[B,P]`."""
+        return self.log_return[ahead] / self.sigma[ahead[:, 0] - 1][:, None]
 
 
 def identity(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Down, flat, up: what a report says of these classes on later dates.
 
 Design choices:
-* Classes are those of `data_prep/windows.py`: the return to a step against `FLAT_SIGMAS` of its volatility.
+* Classes are those of `training_examples_tsf_llm.py`: the return to a step against `FLAT_SIGMAS` of its volatility.
 * Beside the model stand "always the commonest class of training" for its decisions, and "always the training shares"
   for its probabilities. The verdicts are paired by origin, with block-bootstrap intervals over dates.
 

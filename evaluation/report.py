@@ -135,3 +135,5 @@ def print_evaluation(report: Report, kind: Kind = OHLCV) -> None:
         console.print(
             f"Not out of sample: the model has seen prices through {facts['trained_through']}.", style="bold red"
         )
+    elif facts["out_of_sample"] is None:
+        console.print("Whether this is out of sample is unknown: the model does not say which dates it has seen.")

@@ -120,7 +120,9 @@ def print_adapted(report: dict[str, Any], out: Path) -> None:
         note = "" if part == "validation" else " (not used for the choice)"
         console.print(f"{part:10} {of_part['after']['n']} forecasts, CRPS {crps[0]} without, {crps[1]} with{note}:")
         console.print(f"{'':10} {of_part['verdict']}")
-    if not report["out_of_sample"]:
+    if report["out_of_sample"] is None:
+        console.print("Whether this is out of sample is unknown: the base does not say which dates it has seen.")
+    elif not report["out_of_sample"]:
         seen = report["trained_through"]
         console.print(f"Not out of sample: the base has seen prices through {seen}.", style="bold red")
     if report["kept"]:

@@ -49,8 +49,8 @@ def load_with_adapter(name: str) -> tuple[Model, TsfLlmProcessor]:
             f"base_model_name_or_path in {ADAPTER_CONFIG}, or adapt again"
         )
     model = attach(base, name).merge_and_unload()
-    seen = [date for date in (base.config.trained_through, facts.get("trained_through")) if date]
-    model.config.trained_through = max(seen, key=day_end, default=None)
+    seen = base.config.trained_through, facts.get("trained_through")  # what either does not tell is unknown of both
+    model.config.trained_through = max(seen, key=day_end) if all(seen) else None
     own = cached_file(name, "processor_config.json", _raise_exceptions_for_missing_entries=False)
     return model, TsfLlmProcessor.from_pretrained(name if own else base_name)
 

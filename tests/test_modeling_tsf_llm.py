@@ -27,7 +27,6 @@ from tsf_llm.modeling_tsf_llm import (
     TsfLlmForCausalLM,
     TsfLlmForPrediction,
     TsfLlmModel,
-    TsfLlmRMSNorm,
     increasing,
     load_balancing_loss,
 )
@@ -466,7 +465,7 @@ def test_prediction_output_shapes(tiny_model, tiny_batch, close, kind):
 
 def test_router_logits_come_on_request_alone(tiny_model, tiny_batch):
     batch = tiny_batch()
-    assert tiny_model()(**batch, labels=batch["input_ids"]).router_logits is None
+    assert tiny_model()(**batch, labels=batch["input_ids"].clamp(max=17)).router_logits is None
     for out in (tiny_model()(**batch, output_router_logits=True), tiny_model(output_router_logits=True)(**batch)):
         assert [layer.shape for layer in out.router_logits] == [(2 * 9, 4)] * 2
 
@@ -578,7 +577,7 @@ def test_load_balancing_formula_without_padding():
 
 def test_load_balancing_gradient_reaches_every_router(tiny_model, tiny_batch):
     model, batch = tiny_model().train(), tiny_batch()
-    model(**batch, labels=batch["input_ids"]).aux_loss.backward()
+    model(**batch, labels=batch["input_ids"].clamp(max=17)).aux_loss.backward()
     for layer in model.model.layers:
         assert layer.mlp.gate.weight.grad.abs().sum() > 0
 
@@ -600,63 +599,9 @@ def test_increasing_is_strict_and_takes_any_start(close):
     assert (increasing(torch.linspace(-5, 5, 90).view(10, 9)).diff(dim=-1) > 0).all()
 
 
-def test_rms_norm_equals_torch(close):
-    ours, reference = TsfLlmRMSNorm(6, eps=1e-3), nn.RMSNorm(6, eps=1e-3)
-    nn.init.normal_(ours.weight)
-    reference.weight.data.copy_(ours.weight)
-    x = torch.randn(2, 3, 6)
-    close(ours(x), reference(x))
-    assert ours(x.bfloat16()).dtype == torch.bfloat16
-
-
-def test_dynamic_tanh_formula(close):
-    norm, x = TsfLlmDynamicTanh(6, eps=0), torch.randn(2, 3, 6)
-    nn.init.constant_(norm.alpha, 0.7)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    expected = np.tanh(0.7 * x.numpy()) * norm.weight.detach().numpy() + norm.bias.detach().numpy()
-    close(norm(x), torch.from_numpy(expected))
-
-
-def batch_norms():
-    """Ours and torch's, with the same weights."""
-    ours, reference = TsfLlmBatchNorm(6, eps=1e-3), nn.BatchNorm1d(6, eps=1e-3)
-    nn.init.normal_(ours.weight)
-    nn.init.normal_(ours.bias)
-    reference.load_state_dict(ours.state_dict(), strict=False)
-    return ours, reference
-
-
-@pytest.mark.parametrize("autocast", [False, True])
-def test_batch_norm_equals_torch_with_running_statistics(close, autocast):
-    ours, reference = batch_norms()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        for step in range(3):
-            x = 3 * torch.randn(4, 5, 6) + step
-            close(ours(x), reference(x.flatten(0, 1)).view_as(x))
-    close(ours.running_mean, reference.running_mean)
-    close(ours.running_var, reference.running_var)
-    x = torch.randn(4, 5, 6)
-    close(ours.eval()(x), reference.eval()(x.flatten(0, 1)).view_as(x))
-
-
-def test_batch_norm_leaves_padding_out(close):
-    ours, reference = batch_norms()
-    x, mask = torch.randn(3, 5, 6), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
-    x[mask == 0] = 1e3
-    x.requires_grad_()
-    out = ours(x, mask)[mask == 1]
-    close(out, reference(x[mask == 1]))
-    close(ours.running_mean, reference.running_mean)
-    close(ours.running_var, reference.running_var)
-    out.square().sum().backward()
-    assert (x.grad[mask == 0] == 0).all()
-    assert (x.grad[mask == 1] != 0).any()
-
-
 def test_padding_changes_nothing_in_batch_norm_training(tiny_model, tiny_batch, close):
     batch, results = tiny_batch(), []
-    labels = batch["input_ids"].clone()
+    labels = batch["input_ids"].clamp(max=17)
     labels[1, :3] = -100  # the third bar is the first observed one: no bar before it could name its return
     for garbage in (0.0, 100.0):
         model = tiny_model(norm_type="batch_norm").train()
@@ -701,7 +646,9 @@ def test_one_step_changes_every_parameter_of_the_prediction_model(tiny_model, ti
 
 def test_routers_learn_from_the_task_itself(tiny_model, tiny_batch):
     batch = tiny_batch(rows=8, bars=10)
-    assert_one_step_changes_everything(tiny_model(router_aux_loss_coef=0.0), **batch, labels=batch["input_ids"])
+    assert_one_step_changes_everything(
+        tiny_model(router_aux_loss_coef=0.0), **batch, labels=batch["input_ids"].clamp(max=17)
+    )
 
 
 @pytest.mark.parametrize("norm_type", NORM_TYPES)
@@ -739,12 +686,12 @@ def test_dropout_acts_in_training_alone(tiny_model, tiny_batch, attention, dropo
 def test_bf16_trains(tiny_model, tiny_batch, norm_type, mode):
     batch = tiny_batch(rows=4)
     model = tiny_model(norm_type=norm_type).train()
-    exact = model(**batch, labels=batch["input_ids"]).loss.item()
+    exact = model(**batch, labels=batch["input_ids"].clamp(max=17)).loss.item()
     if mode == "weights":
-        loss = model.bfloat16()(**batch, labels=batch["input_ids"]).loss
+        loss = model.bfloat16()(**batch, labels=batch["input_ids"].clamp(max=17)).loss
     else:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(**batch, labels=batch["input_ids"]).loss
+            loss = model(**batch, labels=batch["input_ids"].clamp(max=17)).loss
     loss.backward()
     assert loss.item() == pytest.approx(exact, rel=0.05)
     assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in model.parameters())

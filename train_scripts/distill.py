@@ -64,8 +64,8 @@ def main(
     teacher = load_model(name)
     data = TrainingData.read(data_args, name, teacher.config).with_fences_of(teacher.config)
     student = make_student(args, data, teacher, seed=seed)
-    seen = [date for date in (student.config.trained_through, teacher.config.trained_through) if date]
-    student.config.trained_through = max(seen, key=day_end)
+    seen = student.config.trained_through, teacher.config.trained_through
+    student.config.trained_through = max(seen, key=day_end) if all(seen) else None
     scores = {"before": score(data, student, training_args), "teacher": score(data, teacher, training_args)}
     models, folders = {"teacher": teacher, "student": student}, {"teacher": name, "student": folder}
     report: dict[str, Any] = {

@@ -65,7 +65,7 @@ def main(
     cost_bp = preference_args.cost_bp if held else None
     judge = Judge(data, pairs.valid if test is None else test, noise, cost_bp, training_args.seed)
     before = judge(model)
-    data.mark(model.config)
+    data.mark(model)
     report: dict[str, Any] = {
         **provenance("dpo"),
         "base_model": public_name(base),

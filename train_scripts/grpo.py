@@ -51,7 +51,7 @@ def main(
     judge = Judge(data, test, None, reward_args.cost_bp if held else None, training_args.seed)
     before = judge(model)
     origins = past_origins(data)
-    data.mark(model.config)
+    data.mark(model)
     report: dict[str, Any] = {
         **provenance("grpo"),
         "base_model": public_name(base),

@@ -239,7 +239,7 @@ def merged(model: PeftModel) -> Model:
 def marked(config: TsfLlmConfig, data: TrainingData) -> TsfLlmConfig:
     """A copy that says what base and adapters together have seen; the base stays the base."""
     config = copy.deepcopy(config)
-    data.mark(config)
+    data.mark_config(config)
     return config
 
 
@@ -382,6 +382,7 @@ def run_ticker(
         own = with_own_scalers(data, ticker) if data.args.per_ticker else data
         before = data.walk_forward(base, seed=seed) if scored else None
         about = facts(base, own, lora_args, training_args, ticker=ticker)
+        base.dates_itself = base.base_model.dates_itself = True  # it stays as it is; `about` dates the adapter
         if resumes(training_args) and same_run(folder, about):
             model, training = attach(base, folder), read_facts(folder)["training"]
         else:

@@ -85,6 +85,7 @@ def narrowed(model: Model, share: float) -> Model:
             weights[f"{name}.gate_proj.weight"], weights[f"{name}.up_proj.weight"] = gate[keep], up[keep]
             weights[f"{name}.down_proj.weight"] = down[:, keep]
     smaller = type(model)(config)
+    smaller.dates_itself = True  # fewer weights, but none that saw later dates
     smaller.load_state_dict(weights)
     if model.can_generate():
         smaller.generation_config = copy.deepcopy(model.generation_config)  # training leaves another in the config

@@ -144,10 +144,17 @@ class TrainingData:
         listed = ", ".join(tickers[:8]) + (f" and {len(tickers) - 8} more" if len(tickers) > 8 else "")
         return f"{Path(self.args.data).name}: {listed}, from {self.bars['timestamp'].min().date()}"
 
-    def mark(self, config: Any) -> None:
-        """Writes into a model's config what it is trained on. Weights forget no date: a later one there stays."""
+    def mark(self, model: Any) -> None:
+        """Writes into a model's config what it is trained on, before it is."""
+        self.mark_config(model.config)
+        model.dates_itself = model.base_model.dates_itself = True
+
+    def mark_config(self, config: Any) -> None:
+        """Weights forget no date: a later one there stays, and what an earlier training saw may be unknown."""
         before, now = config.trained_through, fence(self.split.valid_through)
-        config.trained_through = now if before is None or day_end(before) <= day_end(now) else before
+        unknown = before is None and config.name_or_path  # a model to go on from
+        if not unknown and (before is None or day_end(before) <= day_end(now)):
+            config.trained_through = now
         config.trained_on = self.describe()
 
     def provenance(self, config: Any) -> dict[str, Any]:
@@ -157,7 +164,7 @@ class TrainingData:
             "train_through": fence(self.split.train_through),
             "valid_through": fence(self.split.valid_through),
             "trained_through": config.trained_through,
-            "out_of_sample": config.trained_through == fence(self.split.valid_through),
+            "out_of_sample": config.trained_through and config.trained_through == fence(self.split.valid_through),
         }
 
 

@@ -168,7 +168,7 @@ def make_student(args: DistillArguments, data: TrainingData, teacher: Model, *, 
         student = load_or_make_model(
             data.args, ModelArguments(head=head_of(teacher), model_config=fields), data.processor
         )
-    data.mark(student.config)
+    data.mark(student)
     return student
 
 

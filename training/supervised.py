@@ -38,7 +38,7 @@ def train(data_args: DataArguments, model_args: ModelArguments, training_args: S
     data = TrainingData.read(data_args, model_args.start)
     model = load_or_make_model(data_args, model_args, data.processor)
     learned = model.config.trained_on
-    data.mark(model.config)
+    data.mark(model)
     old = None
     if model_args.continue_from is not None:
         old = OldWindows.read(data, data_args, model_args, model_args.head)

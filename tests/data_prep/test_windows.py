@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from tsf_llm.data_prep.windows import FLAT_SIGMAS, Split, WindowDataset
+from tsf_llm.data_prep.windows import Split, WindowDataset
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
+from tsf_llm.training_examples_tsf_llm import FLAT_SIGMAS
 
 HORIZON = 3
 FENCE = "2016-01-29"

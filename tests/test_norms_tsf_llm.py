@@ -1,0 +1,62 @@
+"""Each norm equals an independent formula, and padding has no part in the statistics of a batch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tsf_llm.norms_tsf_llm import TsfLlmBatchNorm, TsfLlmDynamicTanh, TsfLlmRMSNorm
+
+
+def test_rms_norm_equals_torch(close):
+    ours, reference = TsfLlmRMSNorm(6, eps=1e-3), nn.RMSNorm(6, eps=1e-3)
+    nn.init.normal_(ours.weight)
+    reference.weight.data.copy_(ours.weight)
+    x = torch.randn(2, 3, 6)
+    close(ours(x), reference(x))
+    assert ours(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_dynamic_tanh_formula(close):
+    norm, x = TsfLlmDynamicTanh(6, eps=0), torch.randn(2, 3, 6)
+    nn.init.constant_(norm.alpha, 0.7)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    expected = np.tanh(0.7 * x.numpy()) * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    close(norm(x), torch.from_numpy(expected))
+
+
+def batch_norms():
+    """Ours and torch's, with the same weights."""
+    ours, reference = TsfLlmBatchNorm(6, eps=1e-3), nn.BatchNorm1d(6, eps=1e-3)
+    nn.init.normal_(ours.weight)
+    nn.init.normal_(ours.bias)
+    reference.load_state_dict(ours.state_dict(), strict=False)
+    return ours, reference
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_batch_norm_equals_torch_with_running_statistics(close, autocast):
+    ours, reference = batch_norms()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        for step in range(3):
+            x = 3 * torch.randn(4, 5, 6) + step
+            close(ours(x), reference(x.flatten(0, 1)).view_as(x))
+    close(ours.running_mean, reference.running_mean)
+    close(ours.running_var, reference.running_var)
+    x = torch.randn(4, 5, 6)
+    close(ours.eval()(x), reference.eval()(x.flatten(0, 1)).view_as(x))
+
+
+def test_batch_norm_leaves_padding_out(close):
+    ours, reference = batch_norms()
+    x, mask = torch.randn(3, 5, 6), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
+    x[mask == 0] = 1e3
+    x.requires_grad_()
+    out = ours(x, mask)[mask == 1]
+    close(out, reference(x[mask == 1]))
+    close(ours.running_mean, reference.running_mean)
+    close(ours.running_var, reference.running_var)
+    out.square().sum().backward()
+    assert (x.grad[mask == 0] == 0).all()
+    assert (x.grad[mask == 1] != 0).any()

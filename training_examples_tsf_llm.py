@@ -1,0 +1,103 @@
+"""Training examples: windows of encoded bars with their labels, for any trainer.
+
+Design choices:
+* The label of a bar is its own return token, known at the bar before; then come the tokens of the future. A head's
+  labels are cumulative returns in units of the origin's sigma, or their classes.
+* A `datasets.Dataset` holds them ready: equal shapes, the names of the model's arguments, nothing to collate.
+
+Shapes: B windows, T bars, F features, P steps ahead.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from .bars_tsf_llm import day_end
+from .feature_extraction_tsf_llm import EncodedSeries
+from .tokenization_tsf_llm import TsfLlmTokenizer
+
+Head = Literal["causal_lm", "regression", "quantile", "classification"]
+HEADS = get_args(Head)
+FLAT_SIGMAS = 0.43  # |z| below this is "flat": about a third of a normal distribution
+
+
+def token_labels(
+    tokenizer: TsfLlmTokenizer, bar_labels: np.ndarray, mask: np.ndarray, ahead: np.ndarray
+) -> dict[str, np.ndarray]:
+    """`input_ids`, `attention_mask`, `labels` `[B,T+P]` from labels and mask of bars `[B,T]` and standardised returns
+    ahead `[B,P]`."""
+    future = tokenizer.encode_returns(ahead)
+    known = np.logical_and.accumulate(future >= 0, axis=1)  # a path ends at its first unknown return
+    places = np.full(mask.shape, tokenizer.bar_token_id)
+    return {
+        "input_ids": np.concatenate((places, np.where(known, future, tokenizer.pad_token_id)), axis=1),
+        "attention_mask": np.concatenate((mask, known), axis=1).astype(np.int64),
+        "labels": np.concatenate((bar_labels, np.where(known, future, -100)), axis=1),
+    }
+
+
+def head_labels(ahead: np.ndarray, head: Head) -> np.ndarray:
+    """Cumulative standardised returns `[B,P]`, NaN once a return is unknown; or their classes, -100 where unknown."""
+    cumulative = np.cumsum(ahead, axis=1)
+    if head != "classification":
+        return cumulative.astype(np.float32)
+    threshold = FLAT_SIGMAS * np.sqrt(np.arange(1, ahead.shape[1] + 1))
+    classes = 1 + (cumulative > threshold).astype(np.int64) - (cumulative < -threshold)
+    return np.where(np.isnan(cumulative), -100, classes)
+
+
+def examples(
+    series: EncodedSeries,
+    tokenizer: TsfLlmTokenizer,
+    *,
+    context_length: int,
+    horizon: int,
+    stride: int,
+    head: Head,
+    after: Any = None,
+) -> dict[str, np.ndarray] | None:
+    """All windows of one ticker whose labels lie behind `after`; None if there is none."""
+    is_label = np.ones(len(series.close), bool)
+    if after is not None:
+        is_label = series.timestamp > day_end(after).to_datetime64()
+    origins = series.origins()
+    origins = origins[origins + horizon < len(is_label)]
+    origins = origins[is_label[origins + 1]]
+    origins = origins[origins % stride == stride - 1]
+    if not len(origins):
+        return None
+    window = series.windows(origins, context_length)
+    rows = origins[:, None] + np.arange(1, horizon + 1)
+    ahead = series.log_return[rows] / series.sigma[origins][:, None]
+    if head != "causal_lm":
+        return {**window, "labels": head_labels(ahead, head)}
+    context = origins[:, None] - np.arange(context_length)[::-1]
+    usable = (window["attention_mask"] > 0) & is_label[np.maximum(context, 0)]
+    usable[:, 1:] &= window["attention_mask"][:, :-1] > 0  # the bar before is the one that predicts
+    usable[:, 0] = False
+    tokens = tokenizer.encode_returns(series.standard_return())[np.maximum(context, 0)]
+    labels = np.where(usable, tokens, -100)
+    return {**window, **token_labels(tokenizer, labels, window["attention_mask"], ahead)}
+
+
+def dataset_of(parts: Sequence[dict[str, np.ndarray]]) -> Any:
+    """A `datasets.Dataset` of examples, in torch's format.
+
+    Raises:
+        ImportError: datasets is not installed.
+    """
+    try:
+        from datasets import Array2D, Dataset, Features, Value
+        from datasets import Sequence as ListOf
+    except ImportError as error:
+        raise ImportError("training_dataset makes a datasets.Dataset: pip install datasets") from error
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    kinds = {
+        name: Array2D(array.shape[1:], "float32") if array.ndim == 3 else ListOf(Value(str(array.dtype)))
+        for name, array in arrays.items()
+    }
+    return Dataset.from_dict(arrays, features=Features(kinds)).with_format("torch")
+
+
+__all__ = ["examples"]
