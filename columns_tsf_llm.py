@@ -72,6 +72,7 @@ NO_VOLUMES = re.compile(
 TURNOVER = {"usd", "usdt", "usdc", "busd", "tusd", "fdusd", "dai", "eur", "gbp", "jpy", "krw", "cny", "inr", "try"}
 REPEATED = 0.1  # share of rows whose time another row has too, from which on a column is looked for that explains it
 SAME = 1e-12  # an adjusted close this near to the close is the close
+NO_NAMES = ("unnamed0", "index", "level0", "indexlevel0", "")  # of what was the index of a frame
 DATE = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?"
 PROBE = 1000  # rows by which a currency is told
 
@@ -163,9 +164,9 @@ def find_bars(
 
 def _unnamed_times(table: pd.DataFrame) -> dict[str, Any]:
     """The index of a frame that was written without its name, where it holds dates and no numbers of rows."""
-    for name in table.columns[:1]:
-        first = stripped(table[name].head(PROBE)) if plain_name(name) in ("unnamed", "unnamed0", "index", "") else None
-        if first is not None and len(first) and first.str.fullmatch(DATE).all():
+    for name in (name for name in table.columns if plain_name(name) in NO_NAMES):
+        first = stripped(table[name].head(PROBE))
+        if len(first) and first.str.fullmatch(DATE).all():
             return {"timestamp": name}
     return {}
 
@@ -260,7 +261,10 @@ def key_texts(cells: pd.Series) -> pd.Series:
     """Names of series as text, empty where missing: 10107 and 10107.0 are `10107`; of categories only the used."""
     if pd.api.types.is_float_dtype(cells) and (cells.dropna() % 1 == 0).all():
         cells = cells.astype("Int64")
-    return stripped(cells)
+    try:
+        return stripped(cells)
+    except NotImplementedError as error:  # of pyarrow, for a struct
+        raise ValueError(f"column '{cells.name}' holds more than texts; write one name per row.") from error
 
 
 # --- volume --------------------------------------------------------------------------------------------------------
@@ -280,11 +284,11 @@ def _volume(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path) -
     filled = [name for name in alike if (numbers[name] > 0).any()]
     if chosen := _of_the_base(filled, {**numbers, "close": _rough_numbers(table[column["close"]])}, table, column):
         return {"volume": chosen}
-    if filled or (by_name and numbers[by_name[0]].isna().all() and len(table)):
-        seen = ", ".join(repr(str(name)) for name in [*by_name, *filled])
-        logger.warning_once(
-            f"{where}: no volume is read, and is masked; of {seen} none is surely it: name one 'volume'"
-        )
+    if filled:
+        seen = ", ".join(repr(str(name)) for name in filled)
+        logger.warning_once(f"{where}: volume is masked, for none of {seen} is surely it; rename the one to 'volume'")
+    elif by_name and len(table) and numbers[by_name[0]].isna().all():
+        logger.warning_once(f"{where}: volume is masked, for column '{by_name[0]}' holds no number")
     return {"volume": by_name[0]} if by_name else {}
 
 

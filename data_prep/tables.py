@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..columns_tsf_llm import SERIES_ALIASES, find_columns, stacked, without_index
+from ..columns_tsf_llm import ALIASES, SERIES_ALIASES, find_columns, plain_name, stacked, without_index
 from .layouts import UNKNOWN_BYTES, Layout, begins_like_a_table, described, layout_of
 
 SAMPLE = "sample"
@@ -33,7 +33,7 @@ EXTENSIONS = (".csv", ".csv.gz", ".parquet")
 TEXTS = (".txt", ".tsv", ".txt.gz", ".tsv.gz")  # of vendors; in a folder only those that begin like a table
 HUB = "hf:"
 ROWS = 100_000
-MOST_ENTRIES = 200_000  # files and folders that are looked at below a folder
+MOST_ENTRIES = 100_000  # files and folders that are looked at below a folder
 
 
 def list_files(source: str | Path | list) -> list[Path]:
@@ -211,10 +211,30 @@ def _hub_name(path: Path) -> tuple[str, str]:
 def _iter_parquet(path: Path, rows: int) -> Iterator[pd.DataFrame]:
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=rows):
-                yield _in_rows(pa.Table.from_batches([batch]).to_pandas())
+            columns = _flat_columns(path, file.schema_arrow)
+            for batch in file.iter_batches(batch_size=rows, columns=columns):
+                yield _in_rows(_to_pandas(pa.Table.from_batches([batch])))
     except (OSError, ValueError) as error:  # pyarrow's errors are among these
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path} cannot be read ({_first_line(error)}); download or export it again.") from error
+
+
+def _flat_columns(path: Path, schema: pa.Schema) -> list[str] | None:
+    """All of them, or those without lists and structs in their cells, which nothing here reads."""
+    nested = [field for field in schema if pa.types.is_nested(field.type)]
+    for field in nested:
+        if any(plain_name(field.name) in names for names in (ALIASES | SERIES_ALIASES).values()):
+            raise ValueError(f"{path}: column '{field.name}' holds {field.type} in a cell; write one number or text.")
+    return [field.name for field in schema if field not in nested] if nested else None
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    """By pandas' own description of the table; where that is broken, or not true, its columns as they are."""
+    try:
+        return table.to_pandas()
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return table.replace_schema_metadata(None).to_pandas()
 
 
 # --- CSV -----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..common.files import write_csv, write_json
+from ..common.files import check_folder, write_csv, write_json
 from .tables import EXTENSIONS
 
 # No weeks or months: Yahoo adjusts these badly, and they are better made from days.
@@ -71,6 +71,7 @@ def download(
     if not rate > 0 or not timeout > 0 or retries < 0:
         raise ValueError(f"rate {rate} and timeout {timeout} must be above 0, retries {retries} not below")
     out = Path(out).expanduser()
+    check_folder(out)
     asked = {"source": "yahoo", "interval": interval, "start": str(first), "end": str(last)}
     manifest = _read_manifest(out)
     for name in names:

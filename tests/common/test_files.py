@@ -7,7 +7,18 @@ import pandas as pd
 import pytest
 
 from tsf_llm.common.errors import one_line_errors
-from tsf_llm.common.files import adopt, check_apart, check_ours, claim, remove, replace_folder, written
+from tsf_llm.common.files import (
+    adopt,
+    check_apart,
+    check_folder,
+    check_ours,
+    check_output,
+    claim,
+    remove,
+    replace_folder,
+    write_table,
+    written,
+)
 from tsf_llm.serving import cli
 from tsf_llm.train_scripts import ablate, sentiment, sft
 from tsf_llm.training import checkpoints
@@ -212,3 +223,27 @@ def test_a_training_without_manifest_is_known_by_its_report(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"version": "1", "commit": None, "head": "causal_lm"}))
     checkpoints.check_folder(tmp_path)
     assert written(tmp_path)["model*.safetensors"] == "training"
+
+
+def test_an_output_is_checked_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.csv").mkdir()
+    for name, says in {
+        "folder.csv": r"folder.csv is a folder, .* name one, as .*folder.csv/name.csv",
+        "a.xlsx": r"a.xlsx must end in .csv or .parquet",
+        "file/a.csv": r"file is a file, and a folder is to be written",
+        "file/more/a.csv": r"file is a file, and a folder is to be written",
+    }.items():
+        with pytest.raises(ValueError, match=says):
+            check_output(tmp_path / name, ".csv", ".parquet")
+    check_output(tmp_path / "new" / "a.PARQUET", ".csv", ".parquet")
+    with pytest.raises(ValueError, match="file is a file, and a folder"):
+        check_folder(tmp_path / "file")
+
+
+def test_a_table_is_written_as_its_name_says(tmp_path):
+    frame = pd.DataFrame({"a": [1.5, 2.5]})
+    write_table(frame, tmp_path / "a.csv")
+    write_table(frame, tmp_path / "a.Parquet")
+    assert (tmp_path / "a.csv").read_text() == "a\n1.5\n2.5\n"
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.Parquet"), frame)

@@ -40,6 +40,32 @@ def test_adjusted_close_under_its_common_names(write, name):
 # Vendors, each as it writes its files
 
 VENDORS = {
+    "yfinance": (
+        "prices.csv",
+        "Price,Close,High,Low,Open,Volume\nTicker,AAPL,AAPL,AAPL,AAPL,AAPL\nDate,,,,,\n2024-01-31,10,12,8,10,100\n",
+    ),
+    "metatrader": (
+        "AAPL.csv",
+        "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>\n"
+        "2024.01.31\t00:00:00\t10\t12\t8\t10\t100\t0\t5\n",
+    ),
+    "cryptodatadownload": (
+        "prices.csv",
+        "https://www.CryptoDataDownload.com\nunix,date,symbol,open,high,low,close,Volume BTC,Volume USDT\n"
+        "1706659200000,2024-01-31,AAPL,10,12,8,10,100,1000\n",
+    ),
+    "cryptocompare": ("AAPL.csv", "time,high,low,open,volumefrom,volumeto,close\n2024-01-31,12,8,10,100,1000,10\n"),
+    "nasdaq": ("AAPL.csv", "Date,Close/Last,Volume,Open,High,Low\n2024-01-31,10,100,10,12,8\n"),
+    "investing": ("AAPL.csv", '"Date","Price","Open","High","Low","Vol.","Change %"\n2024-01-31,10,10,12,8,100,1%\n'),
+    "bloomberg": ("AAPL.csv", "Date,PX_OPEN,PX_HIGH,PX_LOW,PX_LAST,PX_VOLUME\n2024-01-31,10,12,8,10,100\n"),
+    "crsp": ("a.csv", "PERMNO,date,BIDLO,ASKHI,PRC,VOL,OPENPRC,TICKER\n10107,2024-01-31,8,12,10,100,10,AAPL\n"),
+    "compustat": ("a.csv", "gvkey,datadate,tic,prcod,prchd,prcld,prccd,cshtrd\n1690,2024-01-31,AAPL,10,12,8,10,100\n"),
+    "tushare": ("a.csv", "ts_code,trade_date,open,high,low,close,vol,amount\nAAPL,20240131,10,12,8,10,100,5\n"),
+    "akshare": ("a.csv", "日期,股票代码,开盘,收盘,最高,最低,成交量,成交额\n2024-01-31,AAPL,10,10,12,8,100,1000\n"),
+    "finam": (
+        "a.txt",
+        "<TICKER>;<PER>;<DATE>;<TIME>;<OPEN>;<HIGH>;<LOW>;<CLOSE>;<VOL>\nAAPL;D;20240131;000000;10;12;8;10;100\n",
+    ),
     "yahoo": ("AAPL.csv", "Date,Open,High,Low,Close,Adj Close,Volume\n2024-01-31,20,24,16,20,10,50\n"),
     "alphavantage": (
         "AAPL.csv",

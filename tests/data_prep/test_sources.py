@@ -430,3 +430,14 @@ def test_prices_are_told_from_series(write_frame, make_bars):
         read_data(prices, columns=Columns(value="close"), kind=OHLCV)
     with pytest.raises(ValueError, match="no column for"):
         read_data(write_frame(make_bars(5).drop(columns="high"), "half.csv"))
+
+
+def test_an_unknown_ticker_is_told_from_near_ones(make_bars, tmp_path):
+    many = pd.concat([make_bars(3, ticker=f"T{number:04d}") for number in range(60)])
+    many.to_csv(tmp_path / "a.csv", index=False)
+    for read in (read_bars, read_raw):
+        with pytest.raises(ValueError, match=r"T0019 and 40 more\. Did you mean T0042\?$") as told:
+            read(tmp_path / "a.csv", ["t0042"])
+        assert len(str(told.value)) < 400
+    with pytest.raises(ValueError, match=r"MSFT\. Did you mean AAPL\?"):
+        read_bars(SAMPLE, ["APPL"])

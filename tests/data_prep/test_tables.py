@@ -8,10 +8,13 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import datasets
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.data_prep.sources import read_bars, read_raw
 from tsf_llm.data_prep.tables import SAMPLE
 
 # Datasets
@@ -216,3 +219,133 @@ def test_folder_without_price_files(tmp_path, write):
 def test_empty_list():
     with pytest.raises(ValueError, match="list of price files is empty"):
         read_bars([])
+
+
+def test_the_same_ticker_in_two_files(write, tmp_path):
+    """Two vendors of one time are refused; pieces that follow one another join."""
+    days = [f"2024-01-{day:02d},1,2,1,2,3\n" for day in range(1, 21)]
+    first = write("Date,Open,High,Low,Close,Volume\n" + "".join(days[:12]), "yahoo/AAPL.csv")
+    second = write("Date,Open,High,Low,Close,Volume\n" + "".join(days[10:]), "stooq/AAPL.csv")
+    for read in (read_bars, read_raw):
+        with pytest.raises(
+            ValueError, match=r"AAPL is in .*AAPL.csv and in .*AAPL.csv, and both have rows from"
+        ) as told:
+            read([first, second])
+        assert str(first) in str(told.value)
+        assert str(second) in str(told.value)
+    second.write_text("Date,Open,High,Low,Close,Volume\n" + "".join(days[12:]))
+    assert len(read_bars([first, second])) == len(read_raw([first, second])) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("prices.zip", "is an archive; unpack it and name the .csv"),
+        ("prices.xlsx", "is a spreadsheet; save its sheet as CSV"),
+        ("prices.json", "has an extension that is not read here; convert it"),
+    ],
+)
+def test_other_kinds_of_files(write, name, says):
+    with pytest.raises(ValueError, match=says):
+        read_bars(write("x", name))
+
+
+def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path, write):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty.csv").mkdir()
+    (tmp_path / "gone.csv").symlink_to("nowhere")
+    for name, says in {
+        "pipe": "is a pipe, a socket or a device",
+        "empty.csv": "holds no price files",
+        "gone.csv": "gone.csv is a link to nowhere, which does not exist",
+        ".": "gone.csv is a link to nowhere",
+        "~nosuchuser/prices": "no such user on this machine",
+    }.items():
+        with pytest.raises((ValueError, FileNotFoundError), match=says):
+            read_bars(name if name.startswith("~") else tmp_path / name)
+    with pytest.raises(ValueError, match="is a pipe, a socket or a device"):
+        read_bars("/dev/zero")
+    (tmp_path / "gone.csv").unlink()
+    os.mkfifo(tmp_path / "AAPL.csv")
+    with pytest.raises(ValueError, match=r"AAPL.csv is a pipe"):
+        read_bars(tmp_path)
+
+
+def test_the_search_of_a_folder_has_an_end(write, tmp_path, monkeypatch):
+    monkeypatch.setattr("tsf_llm.data_prep.tables.MOST_ENTRIES", 20)
+    write(BARE, "0/AAPL.csv")
+    for number in range(25):
+        write("x", f"files/{number}.log")
+    with pytest.raises(ValueError, match=r"holds more than 20 files and folders, . of them price files so far"):
+        read_bars(tmp_path)
+
+
+# Odd parquet
+
+
+def odd(bars, **columns):
+    table = pa.Table.from_pandas(bars, preserve_index=False)
+    for name, values in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.append_column(name, values) if at < 0 else table.set_column(at, name, values)
+    return table
+
+
+def of(kind):
+    return lambda bars: odd(bars, close=pa.array(bars["close"]).cast(kind))
+
+
+def described(text):
+    return lambda bars: odd(bars).replace_schema_metadata({"pandas": text})
+
+
+ODD = {
+    "decimal": of(pa.decimal128(20, 6)),
+    "half": of(pa.float16()),
+    "text": of(pa.string()),
+    "unused categories": lambda bars: odd(
+        bars, ticker=pa.DictionaryArray.from_arrays(pa.array([1] * len(bars), pa.int32()), pa.array(["Z", "AAA", "Q"]))
+    ),
+    "lists beside": lambda bars: odd(bars, tags=pa.array([["x"]] * len(bars))),
+    "structs beside": lambda bars: odd(bars, name=pa.array([{"a": 1}] * len(bars))),
+    "no JSON": described("{not json"),
+    "no text": described(b"\xff\xfe"),
+    "a list": described("[]"),
+    "no keys": described("{}"),
+    "an index that is not there": described('{"index_columns": ["no"], "columns": [], "column_indexes": []}'),
+    "numbers for lists": described('{"index_columns": 3, "columns": 7, "column_indexes": {}}'),
+    "two of a name that nobody reads": lambda bars: pa.Table.from_arrays(
+        [*odd(bars).columns, odd(bars)["open"], odd(bars)["open"]], names=[*bars.columns, "x", "x"]
+    ),
+}
+
+
+@pytest.mark.parametrize("build", ODD.values(), ids=ODD)
+def test_odd_parquet_is_read(tmp_path, make_bars, build):
+    bars = make_bars(30)
+    pq.write_table(build(bars), tmp_path / "AAA.parquet")
+    read = read_bars(tmp_path / "AAA.parquet")
+    assert read["ticker"].unique().tolist() == ["AAA"]
+    np.testing.assert_allclose(read["close"], bars["close"], rtol=1e-3)
+    assert len(read_raw(tmp_path / "AAA.parquet")) == 30
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "says"),
+    [
+        ("close", [{"a": 1.0}], "column 'close' holds struct<a: double> in a cell; write one number"),
+        ("ticker", [["A"]], r"column 'ticker' holds list<.*> in a cell"),
+        ("Close", [1.0], "columns 'close', 'Close' for close; keep one of each"),
+    ],
+)
+def test_parquet_that_cannot_be_told(tmp_path, make_bars, column, values, says):
+    pq.write_table(odd(make_bars(30), **{column: pa.array(values * 30)}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=says):
+        read_bars(tmp_path / "a.parquet")
+
+
+def test_parquet_without_row_groups(tmp_path, make_bars):
+    with pq.ParquetWriter(tmp_path / "a.parquet", odd(make_bars(3)).schema):
+        pass
+    with pytest.raises(ValueError, match="has no rows"):
+        read_bars(tmp_path / "a.parquet")

@@ -206,3 +206,34 @@ def test_the_commands_take_a_plain_series(run, train, loads, tmp_path):
     assert (code, "--value" in error) == (2, True)
     code, _, error = run("forecast", *chosen[:2], "--data", "sample", "--horizon", 2, "--out", out)
     assert (code, len(error.strip().splitlines())) == (2, 1)
+
+
+def test_forecast_writes_parquet_where_the_name_says_so(run, model, tmp_path):
+    options = ["--model", model, "--data", "sample", "--ticker", "AAPL", "--horizon", 2, "--samples", 8]
+    assert run("forecast", *options, "--out", tmp_path / "a.parquet")[0] == 0
+    assert run("forecast", *options, "--out", tmp_path / "a.csv")[0] == 0
+    parquet, csv = pd.read_parquet(tmp_path / "a.parquet"), pd.read_csv(tmp_path / "a.csv", parse_dates=["timestamp"])
+    np.testing.assert_allclose(parquet["mean"], csv["mean"])
+    for words, says in {
+        ("--out", tmp_path): "is a folder, and a file is to be written",
+        ("--out", tmp_path / "a.xlsx"): "must end in .csv or .parquet",
+        ("--out", tmp_path / "b.csv", "--plot", tmp_path / "b.jpg"): "must end in .png",
+    }.items():
+        code, _, error = run("forecast", *options, *words)
+        assert (code, error.count("\n")) == (2, 1)
+        assert says in error
+
+
+def test_a_key_of_an_unknown_name_is_named_and_taken(run, model, make_bars, tmp_path):
+    bars = pd.concat([make_bars(400, ticker=name, seed=ord(name)) for name in "XY"]).rename(columns={"ticker": "leg"})
+    bars.to_csv(tmp_path / "prices.csv", index=False)
+    options = ["--model", model, "--data", tmp_path / "prices.csv", "--horizon", 2, "--samples", 8]
+    code, _, error = run("forecast", *options, "--out", tmp_path / "a.csv")
+    assert code == 2
+    assert "column 'leg' (X, Y, ...)" in error
+    assert run("forecast", *options, "--out", tmp_path / "a.csv", "--id", "leg")[0] == 0
+    assert pd.read_csv(tmp_path / "a.csv")["ticker"].unique().tolist() == ["X", "Y"]
+    clean = ["clean", "--data", tmp_path / "prices.csv", "--out", tmp_path / "clean.parquet"]
+    assert run(*clean)[0] == 2
+    assert run(*clean, "--id", "leg")[0] == 0
+    assert pd.read_parquet(tmp_path / "clean.parquet")["ticker"].unique().tolist() == ["X", "Y"]
