@@ -262,6 +262,92 @@ def test_a_halted_price_has_the_floor_for_volatility():
     assert not log_return[1:].any()
 
 
+def jumped(bars, row=-3, factor=0.1):
+    bars = bars.assign(volume=1e6)
+    bars.loc[bars.index[row:], PRICES] *= factor
+    return bars
+
+
+def law_of(series, sigma, rng):
+    """Five-step sums `[B,K,P]` of the series' own standard returns, in units of these sigmas: a forecast by hand."""
+    z = series.standard_return()
+    z = z[np.isfinite(z) & (np.abs(z) < 20)]
+    steps = rng.choice(z - z.mean(), (len(sigma), 2000, 5))
+    return np.cumsum(steps, axis=-1) * sigma[:, None, None]
+
+
+@pytest.mark.parametrize("cap", [6.0, None])  # None: a folder of before the cap
+@pytest.mark.parametrize("later", [0, 5])
+def test_after_forty_jumps_the_band_is_narrower_than_the_price(small, make_bars, cap, later):
+    rng = np.random.default_rng(0)
+    processor = TsfLlmProcessor(
+        type(small.feature_extractor)(**{**small.feature_extractor.to_dict(), "sigma_cap": cap}), small.tokenizer
+    )
+    factors = [0.5, 0.1, 0.05, 0.25, 1 / 3, 10.0, 100.0, 0.01] * 5
+    for seed, factor in enumerate(factors):
+        bars = jumped(make_bars(200, seed=seed), -1 - later, factor)
+        [series] = processor.encode(bars)
+        batch = processor(bars, return_tensors=None)
+        [prices] = np.exp(law_of(series, np.asarray(batch["scale"]), rng))[:, :, -1]
+        low, high = np.quantile(prices, [0.05, 0.95])
+        assert high - low < 0.4
+        assert abs(prices.mean() - 1) < 0.03
+        if cap is None:  # its features and labels stay what its weights know
+            np.testing.assert_allclose(
+                series.sigma, TsfLlmFeatureExtractor(sigma_cap=None).volatility(series.close)[1], rtol=0
+            )
+            assert series.sigma[-1] > 2 * batch["scale"][0]
+
+
+def test_the_cap_is_a_setting_and_folders_without_it_keep_their_arithmetic(small, make_bars, tmp_path):
+    small.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert saved["feature_extractor"].pop("sigma_cap") == feature_extraction_tsf_llm.SIGMA_CAP
+    (tmp_path / "processor_config.json").write_text(json.dumps(saved))
+    before = TsfLlmProcessor.from_pretrained(tmp_path).feature_extractor
+    assert before.sigma_cap is None
+    assert type(before).from_dict(before.to_dict()).sigma_cap is None
+    bars = make_bars(300, seed=5)
+    bars.loc[200:, PRICES] *= 0.9  # a bad day, no jump
+    [series], log_return = before.encode(bars), np.diff(np.log(bars["close"]), prepend=np.nan)
+    squares = pd.Series(log_return**2).ewm(alpha=1 - 0.94, ignore_na=True, min_periods=MIN_BARS - 1).mean()
+    assert series.sigma.tobytes() == np.maximum(np.sqrt(squares.to_numpy()), 1e-4).tobytes()
+    assert series.calm.tobytes() == series.sigma.tobytes()
+    with pytest.raises(ValueError, match=r"sigma_cap=0: must be above 0"):
+        TsfLlmFeatureExtractor(sigma_cap=0)
+
+
+@pytest.mark.parametrize("cut", [180, 4096, 5000])
+def test_after_a_jump_too_a_row_is_computed_once_to_the_bit(small, make_bars, cut):
+    """The blocks of `encode` begin anew at fixed rows; the volatility is of all rows and has none."""
+    bars = jumped(jumped(make_bars(5200), 170, 0.1), 4500, 100.0)
+    [whole] = small.encode(bars)
+    [before] = small.encode(bars[:cut])
+    assert_same_rows(before, whole, cut)
+    [onward] = small.feature_extractor.encode(bars, known={"AAA": before})
+    assert_same_rows(onward, whole, len(bars))
+    [window] = small.feature_extractor.encode(bars, last_window=True)
+    assert window.sigma.tobytes() == whole.sigma.tobytes()
+
+
+def test_a_jump_is_said_once_per_ticker(small, make_bars, monkeypatch):
+    said = []
+    monkeypatch.setattr(feature_extraction_tsf_llm.logger, "warning", said.append)
+    bars = [make_bars(300, ticker="CALM"), jumped(make_bars(300, ticker="ACME", seed=3)), make_bars(300, ticker="B")]
+    small(bars)
+    [message] = said
+    assert message.startswith("ACME: close moved by -")
+    assert f"on {bars[1]['timestamp'].iloc[-3].date()}, near a 10:1 split: adjust the prices" in message
+    small(bars, as_of=bars[1]["timestamp"].iloc[-4])
+    assert len(said) == 1  # not known yet
+    small.encode(bars)
+    assert len(said) == 2
+    many = [jumped(make_bars(60, ticker=f"T{i}", seed=i)) for i in range(30)]
+    small(many)
+    assert len(said) == 2 + 20 + 1
+    assert "10 more series have such jumps" in said[-1]
+
+
 # What a fit finds, and once is enough
 
 

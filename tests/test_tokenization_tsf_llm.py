@@ -94,6 +94,16 @@ def test_body_bins_share_the_data_and_tails_hold_the_rest():
     assert (np.diff(widths[:8]) < 0).all()
 
 
+@pytest.mark.parametrize("jump", [-150.0, 6000.0])
+def test_a_jump_falls_into_the_outer_bin_and_does_not_widen_it(jump):
+    values = heavy_tails(4, 50_000).clip(-20, 20)
+    usual, jumped = (TsfLlmTokenizer().fit(each).fitted_edges for each in (values, np.append(values, [jump] * 3)))
+    np.testing.assert_allclose(usual[[0, -1]], [values.min(), values.max()], rtol=1e-6)  # what was seen is the bound
+    assert np.abs(jumped[[0, -1]]).max() <= 10 * np.abs(usual[[8, -9]]).max() * 1.01
+    np.testing.assert_allclose(jumped[8:-8], usual[8:-8], atol=0.05)
+    assert TsfLlmTokenizer().fit(np.append(values, jump)).encode_returns(np.array([jump]))[0] in (0, 255)
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [

@@ -141,6 +141,86 @@ def test_a_split_across_a_missing_bar_is_found(make_bars):
     assert frame["close"].pct_change(fill_method=None).abs().max() < 0.1
 
 
+def with_splits(bars, coefficients, *, adjusted):
+    """The bars beside a column of splits; as traded, or as a vendor adjusts them."""
+    raw = bars.copy()
+    for row, coefficient in coefficients.items():
+        raw = raw if adjusted else split(raw, row, coefficient)
+    raw["Stock Splits"] = pd.Series(coefficients).reindex(raw.index, fill_value=0.0)
+    return raw
+
+
+@pytest.mark.parametrize(
+    "coefficients",
+    [
+        {150: 2.0},
+        {40: 10.0},
+        {299: 1.5},
+        {200: 0.1},
+        {50: 2.0, 120: 1.05, 250: 1.1},
+        dict.fromkeys(range(20, 300, 20), 1.05),
+    ],
+    ids=["2:1", "10:1", "last bar", "reverse", "one proves the small ones", "small ones together"],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_whole_series_proves_whether_splits_are_in_the_prices(make_bars, coefficients, seed):
+    bars = make_bars(300, seed=seed)
+    usual = np.diff(np.log(bars["close"]))
+    adjusted, report = clean(with_splits(bars, coefficients, adjusted=True))
+    assert counts(report) == {}
+    pd.testing.assert_frame_equal(adjusted[PRICES], bars[PRICES])
+    frame, report = clean(with_splits(bars, coefficients, adjusted=False))
+    assert counts(report)["split"] == len(coefficients)
+    np.testing.assert_allclose(np.diff(np.log(frame["close"])), usual, atol=1e-12)
+
+
+def test_one_unusual_day_proves_no_split(make_bars):
+    """A share dividend of 10 % in adjusted prices, on a day that fell by 5.5 % of its own."""
+    bars = make_bars(300, start="2023-01-02")
+    bars.loc[200:, PRICES] *= np.exp(-0.055) * bars["close"][199] / bars["close"][200]
+    frame, report = clean(with_splits(bars, {200: 1.1}, adjusted=True))
+    assert counts(report) == {"split_unproven": 1}
+    assert report["rules"]["split_unproven"]["policy"] == "keep"
+    [example] = report["tickers"]["AAA"]["rules"]["split_unproven"]["examples"]
+    assert example["detail"] == "coefficient 1.1, close moved by -5.4%"
+    np.testing.assert_allclose(np.log(frame["close"][200] / frame["close"][199]), -0.055)
+    pd.testing.assert_frame_equal(frame[PRICES], bars[PRICES])
+    assert counts(clean(bars.assign(split_coefficient=1.0))[1]) == {}
+    assert counts(clean(bars.assign(split_coefficient=np.nan))[1]) == {}
+
+
+def test_splits_that_disagree_go_their_own_way_and_small_ones_stay(make_bars):
+    """A file that was adjusted up to some day, and goes on as traded."""
+    bars = make_bars(300)
+    raw = split(bars, 200, 4).assign(split_coefficient=1.0)
+    raw.loc[[60, 120, 200], "split_coefficient"] = 2.0, 1.02, 4.0
+    frame, report = clean(raw)
+    assert counts(report) == {"split": 1, "split_unproven": 1}
+    np.testing.assert_allclose(np.diff(np.log(frame["close"])), np.diff(np.log(bars["close"])), atol=1e-12)
+
+
+def test_a_factor_that_moved_without_its_split_is_reported(make_bars):
+    """True errors of a vendor: the adjusted close jumps by a split that the close never made."""
+    bars = make_bars(300)
+    raw = bars.assign(split_coefficient=1.0, adj_close=bars["close"])
+    raw.loc[150, "split_coefficient"] = 1.5
+    raw.loc[:149, "adj_close"] /= 1.5
+    frame, report = clean(raw)
+    assert counts(report) == {"jump": 1, "split_suspected": 1, "split_unproven": 1}
+    np.testing.assert_allclose(frame["close"], raw["adj_close"])
+    unmoved = bars.assign(split_coefficient=raw["split_coefficient"], adj_close=split(bars, 150, 1.5)["close"])
+    unmoved[PRICES] = split(bars, 150, 1.5)[PRICES]  # adjusted for dividends alone: the jump is in both
+    assert counts(clean(unmoved)[1]) == {"split": 1}
+
+
+def test_each_ticker_proves_its_own_splits(make_bars):
+    raw = [with_splits(make_bars(200, ticker=name), {80: 3.0}, adjusted=name == "A") for name in "AB"]
+    frame, report = clean(pd.concat(raw))
+    assert {name: list(one["rules"]) for name, one in report["tickers"].items()} == {"A": [], "B": ["split"]}
+    a, b = (np.diff(np.log(frame["close"][frame["ticker"] == name])) for name in "AB")
+    np.testing.assert_allclose(a, b, atol=1e-12)
+
+
 def test_a_split_nobody_wrote_down_is_reported_only(make_bars):
     raw = split(make_bars(60).assign(volume=1e6), 30, 2)
     raw.loc[30, "open"] = raw.loc[29, "close"] / 2
