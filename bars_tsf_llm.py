@@ -5,7 +5,8 @@ Design choices:
   evaluation ask the kind and are the same code for both.
 * A price changes by its log return; a value by its difference, so zeros, negatives and gaps are allowed.
 * Missing is NaN. A gap is a gap: nothing is filled. What has no honest reading is refused with its row and a remedy.
-* A column is read as a whole, in a frame as in a file: one rule for its times (`TimeFormat`), one for its numbers.
+* A column is read as a whole, in a frame as in a file, by the rules of `cells_tsf_llm`.
+* Strictly descending times are newest first, and turned round; any other disorder is refused.
 * Times carry no zone, and a bare date as a fence includes that whole day: `day_end` is the one reading of fences.
 * Covariates are further columns, of bars as of plain series. A past one counts for its own row. A known one (a price
   list, a holiday flag) is declared as known ahead, and alone may be read ahead of t.
@@ -23,13 +24,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from pandas.tseries.api import guess_datetime_format
 
+from .cells_tsf_llm import NumberFormat, TimeFormat, Unclear, read_numbers, read_times, repeated_hour, why_no_time
 from .jumps_tsf_llm import believed
 
 PRICES = ["open", "high", "low", "close"]
 COLUMNS = ["timestamp", *PRICES, "volume"]
 MIN_BARS = 21  # observed bars before the first volatility is known
+FIRST_DATE = 16780101  # of numbers that are dates, as 20240131
+TWICE = (
+    "the clock goes back there as daylight saving ends, so that an hour comes twice: give times in UTC or with their "
+    "offset"
+)
 LEADS = (1, 2, 3, 4, 5, 6, 7)  # rows ahead at which a known covariate is read
 
 
@@ -116,6 +122,11 @@ OHLCV = Kind(
     sigma_decay=0.94,
     sigma_floor=1e-4,
     refusals=(
+        (
+            lambda bars: (bars["open"] == 0) & (bars[["high", "low", "close"]] > 0).all(axis=1),
+            "open is 0, as vendors write one that they do not know",
+            "start later, or mask these bars with NaN, as tsf-llm clean does",
+        ),
         (lambda bars: (bars[PRICES] <= 0).any(axis=1), "price <= 0", "mask it with NaN, or correct it"),
         (lambda bars: bars["volume"] < 0, "negative volume", "mask it with NaN, or correct it"),
         (lambda bars: bars["high"] < bars["low"] * (1 - 1e-9), "high is below low", "swap or correct them"),
@@ -243,19 +254,48 @@ def split_tickers(bars: Bars, kind: Kind = OHLCV, covariates: Sequence[str] = ()
             parts: Iterable = ((str(name), part) for name, part in frame.groupby(kind.id, sort=False, dropna=False))
         else:
             parts = [("series" if len(frames) == 1 else f"series_{number}", frame)]
+        formats = None
         for name, part in parts:
             if name in tickers:
                 raise ValueError(f"{name}: given in more than one frame; join its bars into one")
-            tickers[name] = check_bars(part, name, kind, covariates)
+            formats = formats or frame_formats(frame, kind, covariates, name)
+            tickers[name] = check_bars(part, name, kind, covariates, formats)
     if not tickers:
         raise ValueError("the frame has no rows: load some bars first")
     return tickers
 
 
-def check_bars(bars: pd.DataFrame, ticker: str, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> pd.DataFrame:
+def frame_formats(
+    frame: pd.DataFrame, kind: Kind = OHLCV, covariates: Sequence[str] = (), ticker: str = "series"
+) -> tuple[TimeFormat | None, NumberFormat]:
+    """How a frame writes its times and numbers, told by all of its rows."""
+    try:
+        columns = [frame[name] for name in (*kind.columns, *covariates) if name in frame]
+        numbers = NumberFormat.of(cells for cells in columns if isinstance(cells, pd.Series))
+    except Unclear as error:
+        raise ValueError(
+            f"{ticker}: {error}; pass numbers, as pandas.to_numeric of the column without marks"
+        ) from error
+    cells = frame.get("timestamp")
+    if not isinstance(cells, pd.Series):
+        return None, numbers
+    try:
+        return TimeFormat.of(cells, series=frame.get(kind.id)), numbers
+    except Unclear as error:
+        raise ValueError(f"{ticker}: {error}; pass datetimes, as pandas.to_datetime(column, dayfirst=True)") from error
+
+
+def check_bars(
+    bars: pd.DataFrame,
+    ticker: str,
+    kind: Kind = OHLCV,
+    covariates: Sequence[str] = (),
+    formats: tuple[TimeFormat | None, NumberFormat] | None = None,
+) -> pd.DataFrame:
     """One ticker's bars as a new frame with clean types and a fresh index, or a `ValueError`.
 
-    A row whose prices (or value) are missing stays, as a missing bar; its covariates may be known.
+    A row whose prices (or value) are missing stays, as a missing bar; its covariates may be known. `formats` are those
+    of the frame that the bars are a part of.
     """
     numeric = [*kind.columns, *covariates]
     missing = [c for c in ("timestamp", *numeric) if c not in bars]
@@ -265,25 +305,32 @@ def check_bars(bars: pd.DataFrame, ticker: str, kind: Kind = OHLCV, covariates: 
     if not bars.columns.is_unique:
         twice = sorted(bars.columns[bars.columns.duplicated()])
         raise ValueError(f"{ticker}: column(s) {twice} appear more than once: keep one of each")
-    bars["timestamp"] = _timestamps(bars["timestamp"], ticker)
+    times, format = formats or frame_formats(bars, kind, covariates, ticker)
+    bars["timestamp"] = _timestamps(bars["timestamp"], ticker, times or TimeFormat.of(bars["timestamp"]))
     for column in numeric:
-        numbers, bad = read_numbers(bars[column])
+        numbers, bad = read_numbers(bars[column], format, **may_hold(column, kind))
         if bad.size:
             given = f"{ticker}, row {bad[0]}: {column} is {bars[column].iloc[bad[0]]!r}"
             raise ValueError(f"{given}, not a number; correct it or leave it empty")
         bars[column] = numbers
 
+    step = bars["timestamp"].diff()
+    if is_newest_first := len(step) > 1 and bool((step[1:] < pd.Timedelta(0)).all()):
+        bars = bars[::-1].reset_index(drop=True)
+        step = bars["timestamp"].diff()
+
     def refuse(rows: pd.Series, what: str, remedy: str) -> None:
         if rows.any():
             row = int(rows.to_numpy().argmax())
             day = bars["timestamp"].iloc[row]
+            row = len(bars) - 1 - row if is_newest_first else row
             count = f" (and {rows.sum() - 1} more)" if rows.sum() > 1 else ""
             raise ValueError(f"{ticker}, row {row}, {day}{count}: {what}; {remedy}")
 
-    step = bars["timestamp"].diff()
     refuse(bars["timestamp"].isna(), "timestamp is empty", "drop the row or give its date")
-    refuse(step < pd.Timedelta(0), "timestamp goes backwards", "sort the bars by timestamp")
-    refuse(step == pd.Timedelta(0), "timestamp is repeated", "keep one bar per timestamp")
+    again = None if repeated_hour(bars["timestamp"]) is None else TWICE
+    refuse(step < pd.Timedelta(0), "timestamp goes backwards", again or "sort the bars by timestamp")
+    refuse(step == pd.Timedelta(0), "timestamp is repeated", again or "keep one bar per timestamp")
     refuse(np.isinf(bars[numeric]).any(axis=1), "infinite value", "replace it by NaN or the true number")
     for wrong, what, remedy in kind.refusals:
         refuse(wrong(bars), what, remedy)
@@ -292,146 +339,22 @@ def check_bars(bars: pd.DataFrame, ticker: str, kind: Kind = OHLCV, covariates: 
     return bars
 
 
-def _timestamps(values: pd.Series, ticker: str) -> pd.Series:
-    if pd.api.types.is_numeric_dtype(values):
-        given = f" ({values.iloc[0]})" if len(values) else ""
+def _timestamps(values: pd.Series, ticker: str, format: TimeFormat) -> pd.Series:
+    is_number = pd.api.types.is_numeric_dtype(values)
+    if is_number and len(values) and format.name == "ISO8601" and not values.min() >= FIRST_DATE:
+        given = f" ({values.iloc[0]})"
         raise ValueError(f"{ticker}: timestamp is a number{given}: convert it with pandas.to_datetime(..., unit=)")
-    stamps, unread = read_times(values)
+    stamps, unread = read_times(values, format)
     if bad := [row for row in unread if pd.notna(values.iloc[row])]:
-        raise ValueError(f"{ticker}, row {bad[0]}: timestamp {values.iloc[bad[0]]!r} is no date; use ISO 8601")
+        cell = values.iloc[bad[0]]
+        raise ValueError(f"{ticker}, row {bad[0]}: timestamp '{cell}' {why_no_time(cell, format)}")
     return stamps.astype("datetime64[ns]")
 
 
-# --- cells of a column: of a frame as of a file --------------------------------------------------------------------
-
-# Digits of a time since 1970 -> its unit. Ten digits could be seconds or 2024013115: not read.
-EPOCHS = {13: "ms", 16: "us", 19: "ns"}
-NO_TIMES = {"", "now", "today", "nat", "nan", "na", "none", "null"}  # which tell nothing of a column's format
-MISSING_NUMBERS = {"", "-", "na", "n/a", "nan", "none", "null", "#n/a", "<na>"}
-OFFSET = r":\d\d(?:\.\d+)?\s*([+-]\d\d(?::?\d\d)?)$"  # hours, and minutes, from UTC behind a time of day
-
-
-@dataclass(frozen=True)
-class TimeFormat:
-    """How a column writes its times.
-
-    Args:
-        name: `typed`, `epoch`, `ISO8601`, `mixed` or what `strptime` takes.
-        dates: all are midnights, each of its own zone. Such times are dates, and stay so; other zoned ones become UTC.
-    """
-
-    name: str
-    dates: bool = False
-
-    @classmethod
-    def of(cls, cells: pd.Series) -> "TimeFormat":
-        """Told by all cells; of a file that is read in pieces, by those of the first."""
-        name = _format_name(cells)
-        return cls(name, _are_dates(cells.head(20), name) and _are_dates(cells, name))
-
-
-def read_times(cells: pd.Series, format: TimeFormat | None = None) -> tuple[pd.Series, np.ndarray]:
-    """Times without zone, NaT for what is none, and the positions of these.
-
-    >>> read_times(pd.Series(["2024-01-31T00:00:00+09:00", "2024-02-01T00:00:00+09:00"]))[0].dt.day.tolist()
-    [31, 1]
-    """
-    format = format or TimeFormat.of(cells)
-    times = utc_times(cells, format.name)
-    if format.dates:
-        times = wall_clock(cells, times)
-        times = times.where(times == times.dt.normalize())
-    return times, np.flatnonzero(times.isna())
-
-
-def utc_times(cells: pd.Series, format: str | None = None) -> pd.Series:
-    """Times in UTC without zone, NaT for what is none."""
-    format = format or _format_name(cells)
-    if format == "typed":
-        return pd.to_datetime(cells, utc=True).dt.tz_localize(None)
-    text = cells.astype(str)
-    if format == "epoch":  # a bare number would be read as nanoseconds
-        return _from_epoch(text)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        told = text.mask(text.isin(("now", "today")))  # pandas would read the time of reading
-        return pd.to_datetime(told, errors="coerce", utc=True, format=format).dt.tz_localize(None)
-
-
-def wall_clock(cells: pd.Series, utc: pd.Series) -> pd.Series:
-    """The `utc_times` of cells as the clocks of their own zones show them."""
-    if pd.api.types.is_datetime64_any_dtype(cells):
-        return cells.dt.tz_localize(None)
-    zones = _zones(cells)
-    minutes = zones.map({zone: _minutes(zone) for zone in zones.dropna().unique()}).astype(float).fillna(0)
-    return (utc + pd.to_timedelta(minutes, unit="min")).astype(utc.dtype)
-
-
-def _minutes(zone: str) -> int:
-    """From UTC, of `+09:00`, `-0330` or `+09`."""
-    minutes = 60 * int(zone[1:3]) + int(zone[3:].lstrip(":") or 0)
-    return -minutes if zone[0] == "-" else minutes
-
-
-def _zones(cells: pd.Series) -> pd.Series:
-    return cells.astype(str).str.strip().str.extract(OFFSET)[0]
-
-
-def _are_dates(cells: pd.Series, format: str) -> bool:
-    is_zoned = isinstance(cells.dtype, pd.DatetimeTZDtype)
-    if not is_zoned and (format in ("typed", "epoch") or _zones(cells).isna().all()):
-        return False
-    local = wall_clock(cells, utc_times(cells, format)).dropna()
-    return bool((local == local.dt.normalize()).all())
-
-
-def _format_name(cells: pd.Series) -> str:
-    """ISO unless the first cell is not; then what pandas guesses from the first time, month or day first, or ISO:
-    whichever reads most of the cells, the first of these among equals.
-    """
-    if pd.api.types.is_datetime64_any_dtype(cells):
-        return "typed"
-    text = cells.astype(str)
-    if text.str.len().where(text.str.isdecimal(), 0).isin(EPOCHS).any():
-        return "epoch"
-
-    def read(values: pd.Series, format: str) -> int:
-        return int(utc_times(values, format).notna().sum())
-
-    if not len(text) or read(text.iloc[:1], "ISO8601"):
-        return "ISO8601"
-    first = next((str(one) for one in text if str(one).lower() not in NO_TIMES), "")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # no format fits the first row: then its row is reported
-        guesses = [guess_datetime_format(first, dayfirst=dayfirst) or "mixed" for dayfirst in (False, True)]
-    return max(dict.fromkeys([*guesses, "ISO8601"]), key=lambda format: read(text, format))
-
-
-def _from_epoch(text: pd.Series) -> pd.Series:
-    """Times since 1970, told by their number of digits; NaT for other cells."""
-    digits = text.str.len().where(text.str.isdecimal(), 0)
-    times = pd.Series(pd.NaT, index=text.index, name=text.name, dtype="datetime64[us]")
-    for length, unit in EPOCHS.items():
-        of_unit = (digits == length).to_numpy()
-        times[of_unit] = pd.to_datetime(text[of_unit].astype("int64"), unit=unit).to_numpy()
-    return times
-
-
-def read_numbers(cells: pd.Series) -> tuple[pd.Series, np.ndarray]:
-    """float64, NaN where missing or no number, and the positions of the latter."""
-    if pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_complex_dtype(cells):
-        return cells.astype("float64"), np.array([], dtype=int)
-    text = stripped(cells)
-    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    known = numbers.notna()
-    # To the last bit, which pandas 2 misses in one of eight.
-    numbers[known.to_numpy()] = text[known].to_numpy(object).astype("float64")
-    return numbers, np.flatnonzero(~known & ~text.str.lower().isin(MISSING_NUMBERS))
-
-
-def stripped(cells: pd.Series) -> pd.Series:
-    """As text without blanks around it, empty where missing."""
-    return cells.astype(object).where(cells.notna(), "").astype(str).str.strip()
+def may_hold(column: str, kind: Kind) -> dict[str, bool]:
+    """What `read_numbers` reads in a column: no price has a short form, and no price or volume is a percentage."""
+    is_price, is_volume = column in (*PRICES, "adj_close"), column == "volume"
+    return {"scales": kind is not OHLCV or not is_price, "percent": kind is not OHLCV or not (is_price or is_volume)}
 
 
 # --- moments: fences, and what a forecast is made as of -------------------------------------------------------------

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from .bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Bars, CheckedBars, Kind, kind_of, read_numbers, stripped
+from .bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Bars, CheckedBars, Kind, kind_of, may_hold
+from .cells_tsf_llm import NumberFormat, read_numbers, stripped
 
 logger = logging.get_logger(__name__)
 ALIASES = {
@@ -503,8 +504,13 @@ def _adjusted(frame: pd.DataFrame) -> pd.DataFrame:
     if "adj_close" not in frame or not frame.columns.is_unique:
         return frame
     numbers = {}
-    for name in [*PRICES, "volume", "adj_close"]:
-        numbers[name], bad = read_numbers(frame[name])
+    columns = [*PRICES, "volume", "adj_close"]
+    try:
+        format = NumberFormat.of(frame[name] for name in columns)
+    except ValueError:
+        return frame  # `check_bars` says it of all numbers
+    for name in columns:
+        numbers[name], bad = read_numbers(frame[name], format, **may_hold(name, OHLCV))
         if bad.size and name != "adj_close":
             return frame  # `check_bars` names the cell
         if bad.size:

@@ -1,12 +1,13 @@
 """Which column of a file is what a caller names, beside the usual names (`columns_tsf_llm`)."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from ..bars_tsf_llm import OHLCV, UNIVARIATE, named_columns
+from ..cells_tsf_llm import NumberFormat, read_numbers
 from ..columns_tsf_llm import SERIES_ALIASES, check_columns, find_columns, find_key, listed
 
 COLUMNS = ["timestamp", OHLCV.id, *OHLCV.columns]
@@ -14,11 +15,21 @@ COLUMNS = ["timestamp", OHLCV.id, *OHLCV.columns]
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table, where their names are not among the usual; a value is of plain series alone."""
+    """The columns of a table, where their names are not among the usual; a value is of plain series alone.
+
+    And how cells are written, where these do not tell: dates as `dmy`, `mdy` or `ymd`, and decimals with a `point` or
+    a `comma`.
+    """
 
     value: str | None = None
     id: str | None = None
     time: str | None = None
+    dates: str | None = None
+    decimal: str | None = None
+
+    def of_bars(self) -> dict[str, str | None]:
+        """Those that readers of bars take."""
+        return {name: given for name, given in asdict(self).items() if name != "value"}
 
 
 USUAL = Columns()
@@ -74,4 +85,8 @@ def choose_covariates(
 
 def _is_numeric(cells: pd.Series) -> bool:
     first = cells[cells.notna() & (cells.astype(str).str.strip() != "")].head(20)
-    return len(first) > 0 and bool(pd.to_numeric(first, errors="coerce").notna().all())
+    for decimal in ("point", "comma"):
+        numbers, bad = read_numbers(first, NumberFormat(decimal, proven=True), scales=True, percent=True)
+        if not bad.size and numbers.notna().any():
+            return True
+    return False

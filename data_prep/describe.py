@@ -49,7 +49,7 @@ def describe(
     out = Path(out)
     check_apart(out, source)
     check_free(out, FILES, by="describe", told_by=("describe.json", "rows_in", "coverage", "returns"))
-    bars, cleaning = clean_bars(read_raw(source, tickers, id=columns.id, time=columns.time))
+    bars, cleaning = clean_bars(read_raw(source, tickers, **columns.of_bars()))
     observed = bars.dropna(subset="close")
     returns = _returns(observed)
     coverage = _coverage(observed)

@@ -10,9 +10,11 @@ Design choices:
 - Plain series come in two shapes. Long: one row per time and series, with a column of names. Wide: one row per time,
   several columns of numbers, of which one is chosen and is the name of the series.
 - A file is of prices where it has two of open, high, low and close, and no value was named.
+- Newest first is turned round: a series whose times strictly descend comes in ascending order.
 - A row number in a message counts data rows from 1; the header is not counted.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -23,7 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, TimeFormat, read_numbers, read_times
+from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, may_hold
+from ..cells_tsf_llm import NumberFormat, TimeFormat, Unclear, read_numbers, read_times, why_no_time
 from ..columns_tsf_llm import ALIASES, RAW_ALIASES, adjust, count_prices, find_bars, join_time_of_day, key_texts
 from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series
 from .tables import ROWS, iter_tables, list_files, named_files, open_table
@@ -34,11 +37,10 @@ RAW_COLUMNS = ["timestamp", "ticker", *RAW_NUMBERS, "source", "file", "row", "no
 OURS = ["row", "note", "file"]  # of a file's own columns of these names nothing is known
 LARGEST_NOTE = 80  # characters kept of what a bad cell held
 LISTED = 20  # names in a message
-REMEDIES = {
-    "timestamp": "is not a date; write every date in one format, such as 2024-01-31 or 2024-01-31 15:30.",
-    "number": "is not a number; write plain numbers without currency signs or thousands separators, and leave missing "
-    "cells empty.",
-}
+ISOLATED = 5  # cells that cannot be read, of however few
+LARGE = 0.05  # share of cells that cannot be read, from which on cleaning would hide that a file is misread
+NO_NUMBER = "is not a number; write plain numbers, and leave missing cells empty."
+Formats = tuple[TimeFormat, NumberFormat]
 Told = Callable[[str, pd.Series, np.ndarray], None]  # our name of a column, its cells, and where they cannot be read
 
 
@@ -53,6 +55,8 @@ def read_bars(
     missing_ok: bool = False,
     id: str | None = None,
     time: str | None = None,
+    dates: str | None = None,
+    decimal: str | None = None,
 ) -> pd.DataFrame:
     """Read bars with split- and dividend-adjusted prices.
 
@@ -68,7 +72,8 @@ def read_bars(
     nothing into them. A ticker without any adjusted close keeps its prices as they are. A ticker with some gets NaN
     where its own is missing: raw prices between adjusted ones would look like jumps.
 
-    `id` and `time` name the columns of tickers and times, where their names are not among the usual.
+    `id` and `time` name the columns of tickers and times, where their names are not among the usual. `dates` (`dmy`,
+    `mdy`, `ymd`) and `decimal` (`point`, `comma`) say how cells are written, where these do not prove it themselves.
 
     `covariates` are further columns of numbers to keep, by their names in the file or by patterns as `text_*`. They
     are taken as they are: nothing is adjusted for a split. A file without one of them is refused or, with
@@ -76,8 +81,8 @@ def read_bars(
 
     Returns `timestamp` (datetime64 without zone; zoned times are converted to UTC, unless all are midnights of their
     zone: these are dates), `ticker` (str), `open, high, low, close, volume` (float64; volume is NaN where the file has
-    none) and the covariates (float64). Rows keep the order of the file within each ticker, tickers the order of their
-    first row.
+    none) and the covariates (float64). Rows keep the order of the file within each ticker, unless this is newest
+    first; tickers keep the order of their first row.
 
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
@@ -87,7 +92,8 @@ def read_bars(
         table = join_time_of_day(open_table(path))
         column = find_bars(table, path, id=id, time=time)
         chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=COLUMNS, missing_ok=missing_ok)
-        bars = _read_columns(table, column, chosen, path, partial(_refuse, path))
+        formats = _formats(table, column, chosen, path, dates, decimal)
+        bars = _read_columns(table, column, chosen, path, partial(_refuse, path, formats), formats)
         bars = _completed(bars, ["volume", "adj_close"], name)
         adjust(bars)
         periods.add(path, bars)
@@ -102,6 +108,8 @@ def read_series(
     value: str | None = None,
     id: str | None = None,
     time: str | None = None,
+    dates: str | None = None,
+    decimal: str | None = None,
     covariates: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read `timestamp, series_id, value` and the columns named as `covariates`.
@@ -120,7 +128,8 @@ def read_series(
         column = find_series(table, path, Columns(value=value, id=id, time=time), covariates)
         ours = ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
         chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=ours)
-        frame = _read_columns(table, column, chosen, path, partial(_refuse, path))
+        formats = _formats(table, column, chosen, path, dates, decimal)
+        frame = _read_columns(table, column, chosen, path, partial(_refuse, path, formats), formats)
         if UNIVARIATE.id not in frame:
             frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
         periods.add(path, frame)
@@ -152,7 +161,7 @@ def read_data(
         raise ValueError(
             f"this model reads market bars, which have no column '{columns.value}' to choose; leave --value out"
         )
-    return read_bars(source, names, covariates=covariates, missing_ok=missing_ok, id=columns.id, time=columns.time)
+    return read_bars(source, names, covariates=covariates, missing_ok=missing_ok, **columns.of_bars())
 
 
 def has_prices(source: str | Path | list) -> bool:
@@ -177,6 +186,8 @@ def read_raw(
     covariates: Sequence[str] = (),
     id: str | None = None,
     time: str | None = None,
+    dates: str | None = None,
+    decimal: str | None = None,
 ) -> pd.DataFrame:
     """What is in the files of `source`, for `clean_bars`: defects and all, nothing adjusted.
 
@@ -185,7 +196,7 @@ def read_raw(
 
     Raises FileNotFoundError for a path that does not exist and ValueError for what is no table of prices.
     """
-    pieces = iter_raw(source, tickers, covariates=covariates, id=id, time=time)
+    pieces = iter_raw(source, tickers, covariates=covariates, id=id, time=time, dates=dates, decimal=decimal)
     return _chosen(pd.concat(pieces, ignore_index=True), OHLCV.id)
 
 
@@ -197,28 +208,33 @@ def iter_raw(
     covariates: Sequence[str] = (),
     id: str | None = None,
     time: str | None = None,
+    dates: str | None = None,
+    decimal: str | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The rows of `read_raw` in the order of the files, at most `rows` at a time.
 
-    How a file writes its times is told by its first piece."""
+    How a file writes its times and numbers is told by its first piece, or by all where this does not prove it."""
     wanted, seen, periods = _listed(tickers), dict[str, None](), Periods()
     for path, name in named_files(source):
-        done, format, column = 0, None, None
+        done, formats, column, unread = 0, None, None, _Unread(path)
         for table in iter_tables(path, rows, crooked=True):
             if table.empty:
                 continue
             table = join_time_of_day(table.reset_index(drop=True)).drop(columns=OURS, errors="ignore")
             whole = partial(_whole, path, rows) if len(table) == rows else None
             column = column or find_bars(table, path, ALIASES | RAW_ALIASES, id=id, time=time, whole=whole)
-            format = format or TimeFormat.of(table[column["timestamp"]])
+            if formats is None:
+                chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=RAW_COLUMNS)
+                formats = _formats(table, column, chosen, path, dates, decimal, whole)
             table["row"] = np.arange(done + 1, done + len(table) + 1)
             done += len(table)
-            raw = raw_columns(table, path, name, format, covariates, column).assign(file=path.name)
+            raw = raw_columns(table, path, name, formats, covariates, column, unread).assign(file=path.name)
             periods.add(path, raw)
             seen |= dict.fromkeys(raw["ticker"].unique())
             yield raw if wanted is None else raw[raw["ticker"].isin(wanted)]
         if not done:
             raise ValueError(f"{path} has no rows; download or export it again.")
+        unread.check()
     _check_known(wanted, seen, OHLCV.id)
 
 
@@ -232,15 +248,20 @@ def raw_columns(
     table: pd.DataFrame,
     where: str | Path = "the frame",
     ticker: str = "series",
-    format: TimeFormat | None = None,
+    formats: Formats | None = None,
     covariates: Sequence[str] = (),
     column: Mapping[str, str] | None = None,
+    unread: "_Unread | None" = None,
 ) -> pd.DataFrame:
     """Any table of prices in the columns that `clean_bars` works on; a second time changes nothing.
 
     `timestamp` (NaT where unreadable), `ticker` ("" where empty), `open, high, low, close, volume, adj_close,
     split_coefficient` and the covariates, by their own names (float64, NaN where missing or unreadable), `source` (if
-    there is one), `row` (from 1) and `note`: what the unreadable cells of the row held, as in `close='#REF!'`.
+    there is one), `row` (from 1) and `note`: what the unreadable cells of the row held, as in `close='#REF!'`. Of a
+    table in pieces, `formats` and `unread` are those of all.
+
+    Raises:
+        ValueError: it is no table of prices, or a large share of its times or prices cannot be read.
     """
     if column is None and {*RAW_COLUMNS} - {"source", "file"} <= {*table.columns}:
         column = {name: name for name in RAW_COLUMNS if name in table and name not in OURS}
@@ -248,17 +269,55 @@ def raw_columns(
     chosen = choose_covariates(table, where, covariates, taken=column.values(), ours=RAW_COLUMNS)
     notes = table["note"].astype(str).to_numpy(object) if "note" in table else np.full(len(table), "", dtype=object)
 
+    total = unread or _Unread(where)
+
     def note(name: str, cells: pd.Series, bad: np.ndarray) -> None:
+        total.add(name, cells, bad)
         for row, value in zip(bad, cells.iloc[bad].astype(object), strict=True):
             if held := _held(value)[:LARGEST_NOTE].replace("NaT", ""):
                 notes[row] += f"{'; ' if notes[row] else ''}{name}='{held}'"
 
-    frame = _read_columns(table, column, chosen, where, note, format)
-    frame = _completed(frame, RAW_NUMBERS, ticker)
+    formats = formats or _formats(table, column, chosen, where)
+    frame = _completed(_read_columns(table, column, chosen, where, note, formats), RAW_NUMBERS, ticker)
+    total.count(frame)
+    if unread is None:
+        total.check()
     if "file" in table:
         frame["file"] = table["file"].to_numpy()
     frame["row"] = table["row"].to_numpy() if "row" in table else np.arange(1, len(table) + 1)
     return frame.assign(note=notes)
+
+
+class _Unread:
+    """Cells of times and prices that cannot be read, of those that are not empty."""
+
+    def __init__(self, where: str | Path):
+        self.where = where
+        self.first: dict[str, tuple[Any, Any]] = {}  # our name -> the column, and what the first such cell holds
+        self.unread, self.known = Counter[str](), Counter[str]()
+
+    def add(self, name: str, cells: pd.Series, bad: np.ndarray) -> None:
+        """`bad` are the positions of the unreadable among a piece's cells."""
+        held = cells.iloc[bad][[_held(cell) != "" for cell in cells.iloc[bad]]]
+        if name in ("timestamp", *PRICES, "adj_close") and len(held):
+            self.first.setdefault(name, (cells.name, held.iloc[0]))
+            self.unread[name] += len(held)
+
+    def count(self, frame: pd.DataFrame) -> None:
+        for name in ("timestamp", *PRICES, "adj_close"):
+            self.known[name] += int(frame[name].notna().sum())
+
+    def check(self) -> None:
+        """Raises ValueError where it is a large share of a column, and more than isolated cells."""
+        for name, count in self.unread.items():
+            share = count / (count + self.known[name])
+            if share > LARGE and count > ISOLATED:
+                column, held = self.first[name]
+                what = "dates in one format, such as 2024-01-31" if name == "timestamp" else "plain numbers"
+                raise ValueError(
+                    f"{self.where}: {share:.0%} of column '{column}' cannot be read, such as '{_held(held)}'; "
+                    f"cleaning is not for that: write {what}."
+                )
 
 
 # --- both ----------------------------------------------------------------------------------------------------------
@@ -270,34 +329,92 @@ def _read_columns(
     covariates: Sequence[str],
     where: str | Path,
     told: Told,
-    format: TimeFormat | None = None,
+    formats: Formats,
 ) -> pd.DataFrame:
     """Each column by its own rule: times, names, or else numbers; `told` hears of the cells that cannot be read."""
-    frame = {}
+    frame, kind = {}, _kind(column)
     for ours, theirs in {**column, **{name: name for name in covariates}}.items():
         cells = table[theirs]
         if not isinstance(cells, pd.Series):
             raise ValueError(f"{where} has more than one column '{theirs}'; keep one of each.")
         if ours == "timestamp":
-            values, bad = read_times(cells, format)
+            values, bad = read_times(cells, formats[0])
             values = values.astype("datetime64[us]")
         elif ours in NAMES and ours not in covariates:
             values = key_texts(cells)
             bad = np.flatnonzero(values == "")
         else:
-            values, bad = read_numbers(cells)
+            values, bad = read_numbers(cells, formats[1], **may_hold(ours, kind))
         if bad.size:
             told(ours, cells, bad)
         frame[ours] = values.to_numpy()
     return pd.DataFrame(frame)
 
 
-def _refuse(path: Path, name: str, cells: pd.Series, bad: np.ndarray) -> None:
+def _kind(column: Mapping[str, str]) -> Kind:
+    return UNIVARIATE if UNIVARIATE.value in column else OHLCV
+
+
+def _formats(
+    table: pd.DataFrame,
+    column: Mapping[str, str],
+    covariates: Sequence[str],
+    where: str | Path,
+    dates: str | None = None,
+    decimal: str | None = None,
+    whole: Callable[[list[str]], pd.DataFrame] | None = None,
+) -> Formats:
+    """How a table writes its times and its numbers; `whole` gives columns of all rows, where these are the first.
+
+    Raises:
+        ValueError: nothing tells; it says how to.
+    """
+    names = [theirs for ours, theirs in column.items() if ours not in ("timestamp", *NAMES)]
+    names = [name for name in dict.fromkeys([*names, *covariates]) if isinstance(table[name], pd.Series)]
+    keys = [column[name] for name in ("timestamp", _kind(column).id) if name in column]
+    if not isinstance(table[keys[0]], pd.Series):
+        raise ValueError(f"{where} has more than one column '{keys[0]}'; keep one of each.")
+
+    def times(rows: pd.DataFrame) -> TimeFormat:
+        return TimeFormat.of(rows[keys[0]], dates, rows[keys[1]] if len(keys) > 1 else None)
+
+    def numbers(rows: pd.DataFrame) -> NumberFormat:
+        return NumberFormat.of([rows[name] for name in names], decimal)
+
+    try:
+        try:
+            of_times = times(table)
+        except Unclear:
+            if whole is None:
+                raise
+            of_times = times(whole(keys))
+    except Unclear as error:
+        raise ValueError(f"{where}: {error}; say it with --dates (in Python dates=).") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}.") from error
+    try:
+        try:
+            of_numbers = numbers(table)
+        except Unclear:
+            if whole is None:
+                raise
+            of_numbers = NumberFormat()
+        if whole is not None and not of_numbers.proven:
+            of_numbers = numbers(whole(names))
+    except Unclear as error:
+        raise ValueError(f"{where}: {error}; say it with --decimal point or comma (in Python decimal=).") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}.") from error
+    return of_times, of_numbers
+
+
+def _refuse(path: Path, formats: Formats, name: str, cells: pd.Series, bad: np.ndarray) -> None:
     place = f"{path}, row {bad[0] + 1}: column '{cells.name}'"
     held = _held(cells.iloc[bad[0]])
     if name in NAMES and not held:
         raise ValueError(f"{place} is empty; give every row its ticker.")
-    raise ValueError(f"{place} holds '{held}', which {REMEDIES.get(name, REMEDIES['number'])}")
+    what = f"{why_no_time(cells.iloc[bad[0]], formats[0])}." if name == "timestamp" else NO_NUMBER
+    raise ValueError(f"{place} holds '{held}', which {what}")
 
 
 def _held(cell: Any) -> str:
@@ -337,8 +454,14 @@ def _chosen(frame: pd.DataFrame, id: str, names: Sequence[str] | None = None) ->
     if (wanted := _listed(names)) is not None:
         _check_known(wanted, frame[id].unique(), id)
         frame = frame[frame[id].isin(wanted)]
-    by_first_row = np.argsort(pd.factorize(frame[id])[0], kind="stable")
-    return frame.iloc[by_first_row].reset_index(drop=True)
+    codes = pd.factorize(frame[id])[0]
+    times = frame["timestamp"].to_numpy()
+    order = np.argsort(codes, kind="stable")
+    steps, inside = np.diff(times[order]).astype(float), np.diff(codes[order]) == 0
+    up = np.bincount(codes[order][1:], inside & ~(steps < 0), minlength=codes.max(initial=0) + 1)
+    rows = np.arange(len(codes))
+    newest_first = (up == 0)[codes]
+    return frame.iloc[np.lexsort((np.where(newest_first, -rows, rows), codes))].reset_index(drop=True)
 
 
 def _listed(names: Sequence[str] | None) -> list[str] | None:

@@ -36,7 +36,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers, stripped, utc_times, wall_clock
+from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers
+from ..cells_tsf_llm import clocks, stripped
 from ..columns_tsf_llm import ALIASES, find_columns, listed
 from ..common.errors import one_line_errors
 from ..common.files import check_apart, has_keys, write_json, write_parquet
@@ -121,8 +122,7 @@ def publication_times(column: pd.Series) -> pd.Series:
     >>> publication_times(pd.Series(["2024-01-31T00:00:00+09:00", "2024-01-31T09:30:00+09:00"])).astype(str).tolist()
     ['2024-01-31 00:00:00', '2024-01-31 00:30:00']
     """
-    utc = utc_times(column)
-    local = wall_clock(column, utc)
+    local, utc = clocks(column)
     stamps = utc.where(local != local.dt.normalize(), local)
     return stamps.astype("datetime64[ns]")
 

@@ -64,7 +64,7 @@ def collect_bars(
     found = Collected(folder / "bars", moments=MarketMoments() if universe else None)
     reports = {}
     with Spill(folder / "raw", "ticker") as spill:
-        for raw in iter_raw(source, tickers, covariates=covariates, id=columns.id, time=columns.time):
+        for raw in iter_raw(source, tickers, covariates=covariates, **columns.of_bars()):
             spill.add(raw if "source" in raw else raw.assign(source=""))
         for name in spill.names():
             bars, reports[name] = clean_ticker(spill.take(name), name)

@@ -37,7 +37,7 @@ def clean(
     check_apart(report_file, source)
     if report_file.exists() and not has_keys(report_file, ("rows_in", "rules", "tickers")):
         raise ValueError(f"{report_file} is no report of cleaning and stands where one goes: write to another folder")
-    raw = read_raw(source, tickers, covariates=covariates, id=columns.id, time=columns.time)
+    raw = read_raw(source, tickers, covariates=covariates, **columns.of_bars())
     frame, report = clean_bars(raw, covariates)
     write_parquet(frame, out)
     write_json(report, report_file)

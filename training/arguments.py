@@ -31,6 +31,8 @@ class DataArguments:
     value_column: str | None = option(None, "plain series: column to forecast; by default value, y or the only one")
     id_column: str | None = option(None, "column that names the tickers or the plain series, if it has no usual name")
     time_column: str | None = option(None, "column of times, if it has no usual name")
+    dates: str | None = option(None, "order of numeric dates, where they do not tell: dmy, mdy or ymd")
+    decimal: str | None = option(None, "decimal mark, where numbers do not tell: point or comma")
     past_covariates: list[str] = option([], "further columns, each known up to its row: names, or patterns as text_*")
     known_covariates: list[str] = option([], "further columns that are known in advance: names, or patterns")
     train_through: str | None = option(None, "last training date; by default after 80 percent of all bar times")
@@ -66,7 +68,7 @@ class DataArguments:
 
     @property
     def columns(self) -> Columns:
-        return Columns(value=self.value_column, id=self.id_column, time=self.time_column)
+        return Columns(self.value_column, self.id_column, self.time_column, self.dates, self.decimal)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import Trainer
 
-from ..bars_tsf_llm import stripped
+from ..cells_tsf_llm import stripped
 from ..columns_tsf_llm import find_columns, listed
 from ..common.parser import option
 from ..data_prep.tables import open_table
