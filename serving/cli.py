@@ -46,6 +46,10 @@ Ticker = Annotated[str | None, typer.Option(help="Only this ticker, or several w
 Market = Annotated[
     str | None, typer.Option(help="Price file of an index or a universe, for a model whose features read one.")
 ]
+Calendar = Annotated[
+    str | None,
+    typer.Option(help="Exchange whose sessions date the steps, as XNYS, XBOM or 24/7; by default the model's own."),
+]
 Value = Annotated[
     str | None, typer.Option(help="Plain series: column to forecast; by default value, y or the only one of numbers.")
 ]
@@ -141,6 +145,7 @@ def forecast(
     seed: Seed = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
     market: Market = None,
+    calendar: Calendar = None,
     value: Value = None,
     id: Id = None,
     time: Time = None,
@@ -150,6 +155,7 @@ def forecast(
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
     from ..bars_tsf_llm import day_end
+    from ..calendars_tsf_llm import check_calendar
     from ..common.files import check_apart, write_csv
     from ..data_prep.columns import Columns
     from ..evaluation.plots import fan_chart
@@ -160,11 +166,13 @@ def forecast(
         check_apart(path, data, market, model)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
+    check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
     bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
-    frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, as_of=as_of, market=_market(market))
+    options = {"as_of": as_of, "market": _market(market), "calendar": calendar}
+    frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, **options)
     write_csv(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
@@ -186,6 +194,7 @@ def evaluate(
     samples: Samples = 256,
     seed: Seed = 0,
     market: Market = None,
+    calendar: Calendar = None,
     value: Value = None,
     id: Id = None,
     time: Time = None,
@@ -196,6 +205,7 @@ def evaluate(
     --out evaluation
     """
     from ..bars_tsf_llm import day_end
+    from ..calendars_tsf_llm import check_calendar
     from ..common.files import check_apart
     from ..data_prep.columns import Columns
     from ..evaluation.evaluate import evaluate_model
@@ -206,6 +216,7 @@ def evaluate(
     check_apart(out, data, market)
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
+    check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
     bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
     report = evaluate_model(
@@ -219,6 +230,7 @@ def evaluate(
         seed=seed,
         out=out,
         market=_market(market),
+        calendar=calendar,
     )
     print_evaluation(report, pipe.processor.feature_extractor.series_kind)
     typer.echo(f"results.json, scores.png and pit.png written to {out}")
