@@ -13,7 +13,7 @@ from .versions_tsf_llm import NEEDED  # noqa: F401 (first: a processor that open
 
 # isort: split
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -220,12 +220,15 @@ class TsfLlmProcessor(ProcessorMixin):
 
     # --- the proof
 
-    def audit(self, bars: Bars, seed: int = 0, *, market: Bars | None = None) -> dict[str, Any]:
+    def audit(
+        self, bars: Bars, seed: int = 0, *, market: Bars | None = None, cuts: int | Literal["all"] | None = None
+    ) -> dict[str, Any]:
         """Prefix invariance of every feature of this processor, and two canaries; see `audit_features`."""
         extractor = self.feature_extractor
         return audit_features(
             bars,
             seed=seed,
+            cuts=cuts,
             compute=extractor.raw_features,
             market=bars if market is None and extractor.reads_market else market,
             kind=self.kind,

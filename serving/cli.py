@@ -416,9 +416,16 @@ def audit(
         str | None, typer.Option(help="Audit the features of this model instead of the whole table.")
     ] = None,
     features: Annotated[
-        Path | None, typer.Option(help="Python file that defines your own features with @feature; it is run.")
+        Path | None,
+        typer.Option(
+            help="Python file that defines your own features with @feature. Its code is run: trust it first."
+        ),
     ] = None,
     ticker: Ticker = None,
+    cuts: Annotated[
+        str | None,
+        typer.Option(metavar="N|all", help="Bars of each ticker to cut at; by default at least 6, and 90 in all."),
+    ] = None,
     seed: Seed = 0,
     market: Market = None,
     value: Value = None,
@@ -431,25 +438,28 @@ def audit(
 
     Example: tsf-llm audit --data prices.csv --features my_features.py
     """
-    from ..audit_tsf_llm import audit_features
+    from ..audit_tsf_llm import audit_features, bound_in_words
     from ..data_prep.columns import Columns
     from ..data_prep.sources import read_data
     from ..processing_tsf_llm import TsfLlmProcessor
     from ..training.data import read_for
     from ..training.models import find_model
 
+    count = _cuts(cuts)
     if features is not None:
         _run_feature_file(features)
     columns = Columns(value=value, id=id, time=time)
     if model is None:
         past, known = _names(past_covariates) or [], _names(known_covariates) or []
         bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known])
-        report = audit_features(bars, seed=seed, past_covariates=past, known_covariates=known, market=_market(market))
+        covariates = {"past_covariates": past, "known_covariates": known}
+        report = audit_features(bars, seed=seed, cuts=count, market=_market(market), **covariates)
     else:
         processor = TsfLlmProcessor.from_pretrained(find_model(model))
         bars = read_for(processor, data, _names(ticker), columns)
-        report = processor.audit(bars, seed=seed, market=_market(market))
+        report = processor.audit(bars, seed=seed, cuts=count, market=_market(market))
     typer.echo(json.dumps(report, indent=2))
+    typer.echo(f"tsf-llm: {bound_in_words(report)}", err=True)
     if not report["passed"]:
         leaks = ", ".join(leak["feature"] for leak in report["prefix_invariance"]["leaks"]) or "a canary sings"
         typer.echo(f"tsf-llm: the audit failed: {leaks}", err=True)
@@ -524,6 +534,15 @@ def _market(market: str | None) -> Any:
     return None if market is None else read_bars(market)
 
 
+def _cuts(given: str | None) -> Any:
+    """Raises ValueError for what is neither a number of cuts nor `all`."""
+    if given is None or given == "all":
+        return given
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"--cuts {given}: give a number of bars of each ticker, 1 or more, or all")
+    return int(given)
+
+
 def _run_feature_file(path: Path) -> None:
     """Imports a user's Python file; its `@feature` functions join the table."""
     if path.suffix != ".py" or not path.is_file():
@@ -531,7 +550,10 @@ def _run_feature_file(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's code stumbles over
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
 
 
 def main() -> None:
