@@ -1,12 +1,17 @@
 """The proof that nothing looks ahead: prefix invariance of every feature, and canaries that no feature may excite.
 
+Design choices:
+* A cut of the history shows what its last rows read ahead, and nothing of other rows. A leak on few rows is found if a
+  cut falls behind one of them, so cuts are many and at random places, and the report says which leaks they would show.
+* The user's own features, of which nothing is known, are computed alone, which is cheap, and cut at every bar.
+
 Shapes: N bars of one ticker, F features.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,19 +28,25 @@ from .bars_tsf_llm import (
     hide_after,
     kind_of,
     named_covariates,
+    naming,
     split_tickers,
 )
 from .columns_tsf_llm import given_bars
 from .feature_extraction_tsf_llm import TsfLlmFeatureExtractor, center_and_scale
-from .indicators_tsf_llm import FEATURES, reads_market
+from .indicators_tsf_llm import FEATURES, compute_features, reads_market
 from .market_tsf_llm import market_state
+
+CUTS = 90  # of all tickers together: what leaks on a row in twenty is missed once in a hundred times
+LEAST_CUTS = 6  # of each ticker, and those at which the future is replaced as well
+OWN_CUTS = 4000  # of all tickers together, for the user's own features
+SURE = 0.99
 
 
 def audit_features(
     bars: Bars,
     names: Sequence[str] | None = None,
     seed: int = 0,
-    cuts: int = 6,
+    cuts: int | Literal["all"] | None = None,
     compute: Callable[..., pd.DataFrame] | None = None,
     kind: Kind | None = None,
     past_covariates: Sequence[str] = (),
@@ -44,8 +55,10 @@ def audit_features(
 ) -> dict[str, Any]:
     """Tests features for knowledge of the future: those named, all of the table, or what `compute` makes of bars.
 
-    * Prefix invariance: history is cut at several bars, and once more its future is replaced by noise. No value up to
-      the cut may change by a single bit. Some cuts lie within the first bars, where values filled from later show.
+    * Prefix invariance: history is cut at random bars, `cuts` of each ticker (`"all"`: every bar; by default 6, and
+      90 in all), and at some its future is replaced by noise. No value up to the cut may change by a single bit.
+      Some cuts lie within the first bars, where values filled from later show. Features that the user added to the
+      table are cut at every bar, or at 4,000 of all tickers.
     * Random-walk canary: on bars that no one can predict, a ridge regression on the features must not find direction.
     * Shuffled-label canary: on the given bars with shuffled next returns it must not either. (This one watches the
       canary itself: a test harness that leaks would sing here.)
@@ -58,8 +71,15 @@ def audit_features(
     replaced as well, and the longest ticker's features must not change. `compute` takes its state as `market`.
 
     Returns:
-        `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON.
+        `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON. In the second,
+        `found_from_share` is the share of rows from which on a leak is found with probability 0.99: one that changes a
+        row when all that lies behind it is cut off. It is 0 where every bar was cut; see `bound_in_words`.
+
+    Raises:
+        ValueError: a feature raises; names it, the ticker and the error.
     """
+    if not (cuts is None or cuts == "all" or (isinstance(cuts, int) and cuts > 0)):
+        raise ValueError(f"cuts={cuts!r}: give a number of cuts per ticker, 1 or more, or 'all'")
     bars = given_bars(bars, kind, [*past_covariates, *known_covariates])
     kind = kind or kind_of(bars)
     past_covariates, known_covariates = named_covariates(bars, past_covariates, known_covariates, kind)
@@ -71,14 +91,27 @@ def audit_features(
         if market is None and kind is OHLCV and reads_market(list(FEATURES) if names is None else names):
             market = bars
     rng = np.random.default_rng(seed)
-    longest = max(tickers.values(), key=len)
-    proof, leaks = _Proof(compute, kind, known_covariates, rng, cuts), []
+    name, longest = max(tickers.items(), key=lambda item: len(item[1]))
+    proof, leaks, state = _Proof(compute, kind, known_covariates, rng), [], None
     if market is not None:
         others = split_tickers(given_bars(market, OHLCV))
-        leaks += proof.market_leaks(longest, list(others.values()))
-        proof.compute = functools.partial(compute, market=market_state(others.values()))
+        with naming(name):
+            leaks += proof.market_leaks(longest, list(others.values()))
+        state = market_state(others.values())
+        proof.compute = functools.partial(compute, market=state)
+    count = max(LEAST_CUTS, -(-CUTS // len(tickers))) if cuts is None else cuts
+    places = {ticker: proof.places(len(frame), count) for ticker, frame in tickers.items()}
     for ticker, frame in tickers.items():
-        leaks += proof.prefix_leaks(ticker, frame)
+        leaks += proof.prefix_leaks(ticker, frame, places[ticker])
+    columns = list(proof.compute(longest.head(MIN_BARS)).columns)
+    prefix = {"cuts_per_ticker": count, "found_from_share": _found_from(tickers, places)}
+    if own := [name for name in columns if kind is OHLCV and _is_own(name)]:
+        suspects = [name for name in own if name not in {leak["feature"] for leak in leaks}]
+        alone = _Proof(functools.partial(compute_features, names=suspects, market=state), kind, (), rng)
+        places = {t: alone.places(len(frame), max(1, OWN_CUTS // len(tickers))) for t, frame in tickers.items()}
+        for ticker, frame in tickers.items() if suspects else ():
+            leaks += alone.cut_leaks(ticker, frame, places[ticker])
+        prefix["own_features"] = {"names": own, "found_from_share": _found_from(tickers, places)}
     for ticker, frame in tickers.items() if past_covariates else ():
         leaks += [{**leak, "ticker": ticker} for leak in peeking_covariates(frame, past_covariates, kind)]
     walk_bars = random_walk_bars(rng) if kind is OHLCV else random_walk_series(rng)
@@ -86,13 +119,39 @@ def audit_features(
     walk, shuffled = proof.canary(walk_bars, shuffle=False), proof.canary(longest, shuffle=True)
     return {
         "passed": not leaks and walk["passed"] and shuffled["passed"],
-        "features": proof.compute(longest.head(MIN_BARS)).shape[1],
+        "features": len(columns),
         "tickers": len(tickers),
         "bars": sum(len(frame) for frame in tickers.values()),
-        "prefix_invariance": {"passed": not leaks, "cuts_per_ticker": cuts, "leaks": leaks},
+        "prefix_invariance": {"passed": not leaks, **prefix, "leaks": leaks},
         "random_walk": walk,
         "shuffled_labels": shuffled,
     }
+
+
+def bound_in_words(report: dict[str, Any]) -> str:
+    """Which leaks an audit would have found."""
+    prefix = report["prefix_invariance"]
+    told = [_in_words("a leak", prefix)]
+    if "own_features" in prefix:
+        told.append(_in_words(f"one in {', '.join(prefix['own_features']['names'])}", prefix["own_features"]))
+    return f"would have been found with probability {SURE:.0%}: {'; '.join(told)}"
+
+
+def _in_words(leak: str, part: dict[str, Any]) -> str:
+    share = part["found_from_share"]
+    return f"{leak} on at least {share:.2%} of rows" if share else f"{leak} on any row, being cut at every bar"
+
+
+def _found_from(tickers: CheckedBars, places: dict[str, np.ndarray]) -> float:
+    """The least share of rows of which one at least lies before one of these cuts, `SURE` in a hundred times."""
+    if all(len(places[ticker]) == len(frame) - 1 for ticker, frame in tickers.items()):
+        return 0.0
+    return float(np.ceil(1e6 * (1 - (1 - SURE) ** (1 / sum(map(len, places.values()))))) / 1e6)
+
+
+def _is_own(name: str) -> bool:
+    """Whether a feature of the table was added to it by someone else."""
+    return name in FEATURES and getattr(FEATURES[name].compute, "__module__", None) != reads_market.__module__
 
 
 def _table_of(
@@ -113,13 +172,19 @@ class _Proof:
     kind: Kind
     known_covariates: Sequence[str]
     rng: np.random.Generator
-    cuts: int
+
+    def places(self, length: int, cuts: int | Literal["all"]) -> np.ndarray:
+        """One random cut in each of so many stretches of equal length, or all there are."""
+        if cuts == "all" or cuts >= length - 1:
+            return np.arange(1, length)
+        edges = np.linspace(1, length, cuts + 1).astype(int)
+        return self.rng.integers(edges[:-1], edges[1:])
 
     def market_leaks(self, bars: pd.DataFrame, market: Sequence[pd.DataFrame]) -> list[dict]:
         """One entry per feature of these bars that the market's future changes."""
         table = self.compute(bars, market=market_state(market))
         leaks: dict[str, dict] = {}
-        for cut in np.unique(np.linspace(1, len(bars) - 1, self.cuts + 1, dtype=int)[:-1]):
+        for cut in np.unique(np.linspace(1, len(bars) - 1, LEAST_CUTS + 1, dtype=int)[:-1]):
             now = bars["timestamp"].iloc[cut]
             ended = [frame[frame["timestamp"] <= now] for frame in market]
             noise = []
@@ -133,21 +198,29 @@ class _Proof:
                     leaks.setdefault(leak["feature"], leak)
         return list(leaks.values())
 
-    def prefix_leaks(self, ticker: str, bars: pd.DataFrame) -> list[dict]:
+    def prefix_leaks(self, ticker: str, bars: pd.DataFrame, places: np.ndarray) -> list[dict]:
         """One entry per leaking feature, with the first bar that its future changed."""
-        table = self.compute(bars)
-        leaks: dict[str, dict] = {}
         unknown = [name for name in bars.columns if name not in ("timestamp", *self.known_covariates)]
-        even = np.unique(np.linspace(1, len(bars) - 1, self.cuts + 1, dtype=int)[1:])
+        even = np.unique(np.linspace(1, len(bars) - 1, min(len(places), LEAST_CUTS) + 1, dtype=int)[1:])
         first = [cut for cut in (1, 2, 5, 15, 40) if cut < even[0]]
-        for cut in [*first, *even]:
-            others = [hide_after(bars, cut, self.known_covariates)]
-            if cut in even:
+        leaks = {leak["feature"]: leak for leak in self.cut_leaks(ticker, bars, np.unique([*first, *even, *places]))}
+        with naming(ticker):
+            table = self.compute(bars)
+            for cut in even:
                 noise = bars.copy()
                 noise.loc[cut:, unknown] = self.kind.noise(noise.loc[cut:, unknown], self.rng)
-                others.append(noise)
-            for other in others:
-                for leak in _changes(ticker, bars, table, self.compute(other), int(cut)):
+                for leak in _changes(ticker, bars, table, self.compute(noise), int(cut)):
+                    leaks.setdefault(leak["feature"], leak)
+        return list(leaks.values())
+
+    def cut_leaks(self, ticker: str, bars: pd.DataFrame, places: np.ndarray) -> list[dict]:
+        """The same, of features that change if all behind one of these places is cut off."""
+        leaks: dict[str, dict] = {}
+        with naming(ticker):
+            table = self.compute(bars)
+            for cut in places:
+                part = self.compute(hide_after(bars, int(cut), self.known_covariates))
+                for leak in _changes(ticker, bars, table, part, int(cut)):
                     leaks.setdefault(leak["feature"], leak)
         return list(leaks.values())
 
@@ -245,4 +318,4 @@ def _correlation(left: pd.Series, right: pd.Series) -> float:
     return abs(float(np.corrcoef(left[both], right[both])[0, 1]))
 
 
-__all__ = ["audit_features"]
+__all__ = ["audit_features", "bound_in_words"]

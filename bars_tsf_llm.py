@@ -16,7 +16,8 @@ Shapes: N rows of one series, F features.
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from fnmatch import fnmatchcase
@@ -212,6 +213,19 @@ def hide_after(frame: pd.DataFrame, cut: int, known: Sequence[str]) -> pd.DataFr
     hidden = frame.copy()
     hidden.iloc[cut:, [i for i, name in enumerate(frame.columns) if name not in kept]] = np.nan
     return hidden
+
+
+class FeatureError(ValueError):
+    """A feature cannot be computed of some bars; of which ticker they are is told by `naming`."""
+
+
+@contextmanager
+def naming(ticker: str) -> Iterator[None]:
+    """Says of which ticker a feature could not be computed."""
+    try:
+        yield
+    except FeatureError as error:
+        raise ValueError(f"{ticker}: {error}") from error
 
 
 class CheckedBars(dict[str, pd.DataFrame]):

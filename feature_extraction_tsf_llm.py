@@ -41,6 +41,7 @@ from .bars_tsf_llm import (
     day_start,
     hide_after,
     named_covariates,
+    naming,
     split_tickers,
 )
 from .calendars_tsf_llm import bar_spacing, check_calendar
@@ -388,7 +389,10 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self.feature_size = len(self.names)
         state = self._market_state(market)
         read = tickers if whole else frames
-        raw = {ticker: self.raw_features(frame, state).to_numpy() for ticker, frame in read.items()}
+        raw = {}
+        for ticker, frame in read.items():
+            with naming(ticker):
+                raw[ticker] = self.raw_features(frame, state).to_numpy()
         center, scale = self._fit_scalers({t: self._known_by(frame, raw[t]) for t, frame in frames.items()})
         self.fitted |= {"center": center, "scale": scale, **self._fit_targets(frames)}
         return raw
@@ -521,7 +525,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             origin = np.flatnonzero(observed & ~np.isnan(sigma))[-1:].sum()
             known = np.zeros((max(0, origin + 1 - self.context_length), len(self.names)), np.float32)
         if raw is None:
-            raw = self.raw_features(bars, market, 0 if known is None else len(known)).to_numpy()
+            with naming(ticker):
+                raw = self.raw_features(bars, market, 0 if known is None else len(known)).to_numpy()
         limit = np.inf if self.clip is None else self.clip
         features = np.nan_to_num(np.clip((raw - center) / scale, -limit, limit)).astype(np.float32)
         return EncodedSeries(

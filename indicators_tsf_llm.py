@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .bars_tsf_llm import PRICES, FeatureError
 from .market_tsf_llm import MARKET_COLUMNS, as_of
 
 try:
@@ -38,8 +39,6 @@ try:
 except ImportError:
     ta = None
 
-
-PRICES = ["open", "high", "low", "close"]
 FIBONACCI_LEVELS = np.array([0.0, 0.236, 0.382, 0.5, 0.618, 0.786, 1.0])
 FLAT = 1e-9  # a window whose range is below this share of its price is rounding error, not movement
 PIVOT = 5  # bars on either side that a pivot must undercut; the later ones confirm it
@@ -886,7 +885,7 @@ def compute_features(
     on, with the same bits; of the bars before them only the last few thousand are read.
 
     Raises:
-        ValueError: no such feature, or one that does not return a value per bar.
+        ValueError: no such feature, or one that raises or does not return a value per bar.
         ImportError: a feature needs pandas-ta-classic, which is not installed.
     """
     unknown = [name for name in names if name not in FEATURES]
@@ -937,8 +936,13 @@ def _evaluate(row: Feature, frame: IndicatorFrame) -> np.ndarray:
     """One column, NaN for the first `lookback` bars: values before a window is full depend on where history starts."""
     if len(frame) <= row.lookback:
         return np.full(len(frame), np.nan)
-    values = np.array(row.compute(frame), dtype=float)
+    try:
+        values = np.array(row.compute(frame), dtype=float)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a user's function stumbles over
+        raise FeatureError(f"feature {row.name!r} raised {type(error).__name__}: {error}") from error
     if values.shape != (len(frame),):
-        raise ValueError(f"feature {row.name!r} returned shape {values.shape}, not one value per bar: {(len(frame),)}")
+        raise FeatureError(f"feature {row.name!r} returned shape {values.shape}, not one value per bar: {len(frame)}")
     values[: row.lookback] = np.nan
     return values

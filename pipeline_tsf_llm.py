@@ -24,6 +24,7 @@ from transformers.pipelines.base import Pipeline
 from transformers.utils import logging
 
 from .bars_tsf_llm import day_end
+from .calendars_tsf_llm import check_calendar
 from .columns_tsf_llm import as_frame
 from .processing_tsf_llm import FORECAST_QUANTILES, TsfLlmProcessor, quantile_column
 from .versions_tsf_llm import CACHE
@@ -47,6 +48,7 @@ class TsfLlmPipeline(Pipeline):
         seed: of the paths.
         as_of: forecast as if nothing after this date were known; by default from the last bar.
         market: bars of an index or of a universe, for a model whose features read them; without it they are masked.
+        calendar: exchange whose sessions date the steps, as "XNYS" or "24/7"; by default the processor's own.
         quantile_levels: which quantiles, between 0 and 1; by default 0.05, 0.1, 0.25, 0.5, 0.75, 0.9 and 0.95, in
             columns `q05` to `q95`.
         id_column, timestamp_column, target_column: what the bars call `ticker` (of a plain series `series_id`),
@@ -90,13 +92,14 @@ class TsfLlmPipeline(Pipeline):
                 if name in kwargs:
                     raise ValueError(f"{name} and {alias} are two names of one thing: give one of them")
                 kwargs[name] = kwargs.pop(alias)
-        steps = [{"as_of", "market"}, {"horizon", "samples", "seed"}, {"quantile_levels"}]
+        steps = [{"as_of", "market"}, {"horizon", "samples", "seed"}, {"quantile_levels", "calendar"}]
         if unknown := sorted(kwargs.keys() - set().union(*steps) - {*COLUMN_NAMES}):
             known = sorted(set().union(*steps) | {*COLUMN_NAMES})
             raise ValueError(f"unknown argument(s) {unknown}: use {', '.join(known)}")
         for name in ("horizon", "samples"):
             if kwargs.get(name) is not None and kwargs[name] < 1:
                 raise ValueError(f"{name}={kwargs[name]}: must be 1 or more")
+        check_calendar(kwargs.get("calendar"), needed=True)
         levels = kwargs.get("quantile_levels", FORECAST_QUANTILES)
         if not len(levels) or not all(0 < level < 1 for level in levels) or len({*levels}) < len(levels):
             raise ValueError(
@@ -160,16 +163,17 @@ class TsfLlmPipeline(Pipeline):
         id_column: str = "ticker",
         timestamp_column: str = "timestamp",
         target_column: str | None = None,
+        calendar: str | None = None,
     ) -> pd.DataFrame:
-        frame = self._frame(outputs["answer"], quantile_levels)
+        frame = self._frame(outputs["answer"], quantile_levels, calendar)
         return frame.rename(columns={"ticker": id_column, "timestamp": timestamp_column})
 
-    def _frame(self, outputs: dict[str, Any], quantile_levels: Sequence[float]) -> pd.DataFrame:
+    def _frame(self, outputs: dict[str, Any], quantile_levels: Sequence[float], calendar: str | None) -> pd.DataFrame:
         if "paths" in outputs:
-            return self.processor.decode(outputs["paths"], outputs["batch"], quantile_levels)
+            return self.processor.decode(outputs["paths"], outputs["batch"], quantile_levels, calendar)
         prediction = outputs["prediction"]
         paths = prediction[:, None] if prediction.ndim == 2 else np.zeros((len(prediction), 1, prediction.shape[1]))
-        frame = self.processor.decode(paths, outputs["batch"], quantile_levels)
+        frame = self.processor.decode(paths, outputs["batch"], quantile_levels, calendar)
         frame[[quantile_column(level) for level in quantile_levels]] = np.nan  # one number is no distribution
         if prediction.ndim == 2:
             frame["p_up"] = np.nan

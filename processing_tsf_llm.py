@@ -13,7 +13,7 @@ from .versions_tsf_llm import NEEDED  # noqa: F401 (first: a processor that open
 
 # isort: split
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -209,7 +209,7 @@ class TsfLlmProcessor(ProcessorMixin):
         batch = BatchFeature(arrays, tensor_type=return_tensors)
         batch["ticker"] = [series.ticker for series, origins in requests for _ in origins]
         batch["origin"] = [pd.Timestamp(stamp) for series, origins in requests for stamp in series.timestamp[origins]]
-        batch["bar_times"] = [series.timestamp[: row + 1][-256:] for series, origins in requests for row in origins]
+        batch["bar_times"] = [series.timestamp[: row + 1] for series, origins in requests for row in origins]
         return batch
 
     # --- prices out
@@ -230,16 +230,21 @@ class TsfLlmProcessor(ProcessorMixin):
         return self.kind.level(last_close, log_returns)
 
     def decode(
-        self, cumulative: np.ndarray, batch: BatchFeature, quantile_levels: Sequence[float] = FORECAST_QUANTILES
+        self,
+        cumulative: np.ndarray,
+        batch: BatchFeature,
+        quantile_levels: Sequence[float] = FORECAST_QUANTILES,
+        calendar: str | None = None,
     ) -> pd.DataFrame:
         """Sampled cumulative log returns (differences) `[B,K,P]` -> one row per origin and step, in price units.
 
         Columns: ticker, origin, step, timestamp, mean, q05, q10, q25, q50, q75, q90, q95 (or those of the given
-        levels), p_up, where `p_up` is the share of paths above the last close, ties counted half.
+        levels), p_up, where `p_up` is the share of paths above the last close, ties counted half. The `calendar`, by
+        default the processor's own, dates the steps; see `next_timestamps`.
         """
         last_close = np.asarray(batch["last_close"], dtype=float)[:, None, None]
         prices_BKP = self.kind.level(last_close, cumulative)
-        frame = self._empty_forecast(batch, cumulative.shape[-1])
+        frame = self._empty_forecast(batch, cumulative.shape[-1], calendar or self.feature_extractor.calendar)
         frame["mean"] = prices_BKP.mean(axis=1).ravel()
         quantiles_QBP = np.quantile(prices_BKP, quantile_levels, axis=1, method="weibull")  # unbiased coverage
         for level, values in zip(quantile_levels, quantiles_QBP, strict=True):
@@ -247,9 +252,8 @@ class TsfLlmProcessor(ProcessorMixin):
         frame["p_up"] = ((cumulative > 0).mean(axis=1) + 0.5 * (cumulative == 0).mean(axis=1)).ravel()
         return frame
 
-    def _empty_forecast(self, batch: BatchFeature, horizon: int) -> pd.DataFrame:
+    def _empty_forecast(self, batch: BatchFeature, horizon: int, calendar: str | None) -> pd.DataFrame:
         B = len(batch["ticker"])
-        calendar = self.feature_extractor.calendar
         stamps = [next_timestamps(times, horizon, calendar) for times in batch["bar_times"]]
         frame = pd.DataFrame({"ticker": np.repeat(batch["ticker"], horizon)})
         frame["origin"] = pd.DatetimeIndex(batch["origin"]).repeat(horizon)
@@ -259,12 +263,15 @@ class TsfLlmProcessor(ProcessorMixin):
 
     # --- the proof
 
-    def audit(self, bars: Bars, seed: int = 0, *, market: Bars | None = None) -> dict[str, Any]:
+    def audit(
+        self, bars: Bars, seed: int = 0, *, market: Bars | None = None, cuts: int | Literal["all"] | None = None
+    ) -> dict[str, Any]:
         """Prefix invariance of every feature of this processor, and two canaries; see `audit_features`."""
         extractor = self.feature_extractor
         return audit_features(
             bars,
             seed=seed,
+            cuts=cuts,
             compute=extractor.raw_features,
             market=bars if market is None and extractor.reads_market else market,
             kind=self.kind,

@@ -131,6 +131,8 @@ def print_evaluation(report: Report, kind: Kind = OHLCV) -> None:
     )
     for words in report.verdicts.values():
         console.print(f"model: {words}", highlight=False)
+    if facts.get("on_calendar", 1) < 1:
+        console.print(f"{1 - facts['on_calendar']:.1%} of the scored steps came when {facts['calendar']} has none.")
     if facts["out_of_sample"] is False:
         console.print(
             f"Not out of sample: the model has seen prices through {facts['trained_through']}.", style="bold red"

@@ -46,6 +46,10 @@ Ticker = Annotated[str | None, typer.Option(help="Only this ticker, or several w
 Market = Annotated[
     str | None, typer.Option(help="Price file of an index or a universe, for a model whose features read one.")
 ]
+Calendar = Annotated[
+    str | None,
+    typer.Option(help="Exchange whose sessions date the steps, as XNYS, XBOM or 24/7; by default the model's own."),
+]
 Value = Annotated[
     str | None, typer.Option(help="Plain series: column to forecast; by default value, y or the only one of numbers.")
 ]
@@ -143,6 +147,7 @@ def forecast(
     seed: Seed = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
     market: Market = None,
+    calendar: Calendar = None,
     value: Value = None,
     id: Id = None,
     time: Time = None,
@@ -152,6 +157,7 @@ def forecast(
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
     from ..bars_tsf_llm import day_end
+    from ..calendars_tsf_llm import check_calendar
     from ..common.files import check_apart, check_output, write_table
     from ..data_prep.columns import Columns
     from ..evaluation.plots import fan_chart
@@ -165,11 +171,13 @@ def forecast(
         check_apart(path, data, market, model)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
+    check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
     bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
-    frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, as_of=as_of, market=_market(market))
+    options = {"as_of": as_of, "market": _market(market), "calendar": calendar}
+    frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, **options)
     write_table(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
@@ -191,6 +199,7 @@ def evaluate(
     samples: Samples = 256,
     seed: Seed = 0,
     market: Market = None,
+    calendar: Calendar = None,
     value: Value = None,
     id: Id = None,
     time: Time = None,
@@ -201,6 +210,7 @@ def evaluate(
     --out evaluation
     """
     from ..bars_tsf_llm import day_end
+    from ..calendars_tsf_llm import check_calendar
     from ..common.files import check_apart
     from ..data_prep.columns import Columns
     from ..evaluation.evaluate import evaluate_model
@@ -211,6 +221,7 @@ def evaluate(
     check_apart(out, data, market)
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
+    check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
     bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
     report = evaluate_model(
@@ -224,6 +235,7 @@ def evaluate(
         seed=seed,
         out=out,
         market=_market(market),
+        calendar=calendar,
     )
     print_evaluation(report, pipe.processor.feature_extractor.series_kind)
     typer.echo(f"results.json, scores.png and pit.png written to {out}")
@@ -416,9 +428,16 @@ def audit(
         str | None, typer.Option(help="Audit the features of this model instead of the whole table.")
     ] = None,
     features: Annotated[
-        Path | None, typer.Option(help="Python file that defines your own features with @feature; it is run.")
+        Path | None,
+        typer.Option(
+            help="Python file that defines your own features with @feature. Its code is run: trust it first."
+        ),
     ] = None,
     ticker: Ticker = None,
+    cuts: Annotated[
+        str | None,
+        typer.Option(metavar="N|all", help="Bars of each ticker to cut at; by default at least 6, and 90 in all."),
+    ] = None,
     seed: Seed = 0,
     market: Market = None,
     value: Value = None,
@@ -431,25 +450,28 @@ def audit(
 
     Example: tsf-llm audit --data prices.csv --features my_features.py
     """
-    from ..audit_tsf_llm import audit_features
+    from ..audit_tsf_llm import audit_features, bound_in_words
     from ..data_prep.columns import Columns
     from ..data_prep.sources import read_data
     from ..processing_tsf_llm import TsfLlmProcessor
     from ..training.data import read_for
     from ..training.models import find_model
 
+    count = _cuts(cuts)
     if features is not None:
         _run_feature_file(features)
     columns = Columns(value=value, id=id, time=time)
     if model is None:
         past, known = _names(past_covariates) or [], _names(known_covariates) or []
         bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known])
-        report = audit_features(bars, seed=seed, past_covariates=past, known_covariates=known, market=_market(market))
+        covariates = {"past_covariates": past, "known_covariates": known}
+        report = audit_features(bars, seed=seed, cuts=count, market=_market(market), **covariates)
     else:
         processor = TsfLlmProcessor.from_pretrained(find_model(model))
         bars = read_for(processor, data, _names(ticker), columns)
-        report = processor.audit(bars, seed=seed, market=_market(market))
+        report = processor.audit(bars, seed=seed, cuts=count, market=_market(market))
     typer.echo(json.dumps(report, indent=2))
+    typer.echo(f"tsf-llm: {bound_in_words(report)}", err=True)
     if not report["passed"]:
         leaks = ", ".join(leak["feature"] for leak in report["prefix_invariance"]["leaks"]) or "a canary sings"
         typer.echo(f"tsf-llm: the audit failed: {leaks}", err=True)
@@ -524,6 +546,15 @@ def _market(market: str | None) -> Any:
     return None if market is None else read_bars(market)
 
 
+def _cuts(given: str | None) -> Any:
+    """Raises ValueError for what is neither a number of cuts nor `all`."""
+    if given is None or given == "all":
+        return given
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"--cuts {given}: give a number of bars of each ticker, 1 or more, or all")
+    return int(given)
+
+
 def _run_feature_file(path: Path) -> None:
     """Imports a user's Python file; its `@feature` functions join the table."""
     if path.suffix != ".py" or not path.is_file():
@@ -531,7 +562,10 @@ def _run_feature_file(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's code stumbles over
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import transformers
 from rich.console import Console
 
-from ..audit_tsf_llm import audit_features
+from ..audit_tsf_llm import audit_features, bound_in_words
 from ..bars_tsf_llm import kind_of
 from ..common.files import check_apart, check_free, claim, write_csv, write_json
 from ..common.parser import Parser
@@ -80,7 +80,8 @@ def run(
     if not report["passed"]:
         raise ValueError(f"the leak audit failed, see {out / 'audit.json'}: remove the features it names")
     console.print(
-        f"passed: {report['features']} features, unchanged to the bit when their future is cut off or replaced"
+        f"passed: {report['features']} features, unchanged to the bit when their future is cut off or replaced;\n"
+        f"{bound_in_words(report)}"
     )
 
     console.rule("3. Training")

@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 
 from tsf_llm import audit_tsf_llm as audit
-from tsf_llm.audit_tsf_llm import audit_features
+from tsf_llm.audit_tsf_llm import audit_features, bound_in_words
+from tsf_llm.bars_tsf_llm import OHLCV
 from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURES, feature
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 
 NUMBERS = ["open", "high", "low", "close", "volume"]
 
@@ -26,7 +29,11 @@ def table():
 def test_the_audit_passes_on_the_sample(processor):
     report = processor.audit(read_bars("sample", ["MSFT", "FB"]))
     assert report["passed"]
-    assert report["prefix_invariance"] == {"passed": True, "cuts_per_ticker": 6, "leaks": []}
+    bound = report["prefix_invariance"].pop("found_from_share")
+    assert 1 - 0.01 ** (1 / 90) <= bound < 0.05
+    assert report["prefix_invariance"] == {"passed": True, "cuts_per_ticker": 45, "leaks": []}
+    report["prefix_invariance"]["found_from_share"] = bound
+    assert bound_in_words(report) == "would have been found with probability 99%: a leak on at least 4.99% of rows"
     assert (report["features"], report["tickers"]) == (64, 2)
     for canary in ("random_walk", "shuffled_labels"):
         assert report[canary]["passed"]
@@ -71,8 +78,8 @@ def test_the_random_walk_canary_sings_for_a_leak_alone(table, make_bars):
 def test_the_audit_covers_the_market(beside_market, make_bars, monkeypatch):
     bars = [make_bars(500, ticker="AAA", seed=1), make_bars(480, ticker="BBB", seed=2)]
     names = ["market_return_1", "market_dispersion_5", "reversal_up_score"]
-    assert audit_features(bars, names)["passed"]
-    assert beside_market.audit(bars, market=bars[1])["passed"]
+    assert audit_features(bars, names, cuts=6)["passed"]
+    assert beside_market.audit(bars, market=bars[1], cuts=6)["passed"]
 
     honest = audit.market_state
 
@@ -81,7 +88,7 @@ def test_the_audit_covers_the_market(beside_market, make_bars, monkeypatch):
         return table.assign(dispersion_5=table["dispersion"].rolling(5, center=True).mean())
 
     monkeypatch.setattr(audit, "market_state", centred)
-    report = audit_features(bars, names)
+    report = audit_features(bars, names, cuts=6)
     assert not report["passed"]
     assert {leak["feature"] for leak in report["prefix_invariance"]["leaks"]} == {"market_dispersion_5"}
 
@@ -97,3 +104,107 @@ def test_a_short_history_skips_the_canary(make_bars):
     report = audit_features(make_bars(60), ["body"])
     assert report["passed"]
     assert "too few" in report["shuffled_labels"]["note"]
+
+
+def sparse(every: int, first: int, ahead: int = 1):
+    """The return of some bars to come on some of the rows, else zero."""
+
+    def leak(bars):
+        on = np.arange(len(bars)) % every == first % every
+        return np.where(on, np.log(bars.close.shift(-ahead) / bars.close).fillna(0.0), 0.0)
+
+    return leak
+
+
+@pytest.mark.parametrize(("every", "first"), [(20, 0), (20, 13), (997, 500), (997, 996)])
+def test_a_leak_on_few_rows_of_an_own_feature_is_found(table, make_bars, every, first):
+    feature(group="mine", lookback=0, name="sparse")(sparse(every, first))
+    report = audit_features(make_bars(1200), ["sparse"])
+    (leak,) = report["prefix_invariance"]["leaks"]
+    assert leak["feature"] == "sparse"
+    assert leak["reads_up_to_bars_ahead"] == 1
+    assert report["prefix_invariance"]["own_features"] == {"names": ["sparse"], "found_from_share": 0.0}
+
+
+def test_a_leak_on_few_rows_of_any_table_is_found(make_bars):
+    def computes(every):
+        return lambda bars: pd.DataFrame({"sparse": sparse(every, 13)(bars)})
+
+    bars = make_bars(1200)
+    assert not audit_features(bars, compute=computes(20))["prefix_invariance"]["passed"]
+    assert audit_features(bars, compute=computes(997))["prefix_invariance"]["passed"]  # below the bound that it states
+    report = audit_features(bars, compute=computes(997), cuts="all")
+    assert not report["prefix_invariance"]["passed"]
+    assert report["prefix_invariance"]["found_from_share"] == 0.0
+    assert "a leak on any row, being cut at every bar" in bound_in_words(report)
+    honest = audit_features(bars, compute=lambda bars: pd.DataFrame({"body": bars.close / bars.open}), cuts="all")
+    assert honest["passed"]
+
+
+@pytest.mark.parametrize("cuts", [0, -1, 2.5, "most"])
+def test_cuts_are_a_number_or_all(make_bars, cuts):
+    with pytest.raises(ValueError, match=r"cuts=.*: give a number of cuts per ticker, 1 or more, or 'all'"):
+        audit_features(make_bars(100), ["body"], cuts=cuts)
+
+
+@pytest.mark.parametrize("pattern", ["random", "every so many"])
+def test_the_bound_that_is_stated_is_kept(make_bars, pattern):
+    """Leaks on a share of rows are missed once in a hundred audits at the bound, often far below it."""
+    bars, cuts, audits, rng = make_bars(600).drop(columns="ticker"), 30, 400, np.random.default_rng(0)
+    tomorrow = bars["close"].shift(-1).to_numpy()
+    bound = audit._found_from({"A": bars}, {"A": np.arange(cuts)})
+    assert bound == pytest.approx(1 - 0.01 ** (1 / cuts), abs=1e-6)
+
+    def missed(share: float) -> float:
+        count = 0
+        for _ in range(audits):
+            if pattern == "random":
+                leaks = rng.random(len(bars)) < share
+            else:
+                leaks = np.arange(len(bars)) % round(1 / share) == rng.integers(round(1 / share))
+
+            def compute(part, leaks=leaks):
+                values = np.where(leaks, tomorrow, 0.0)[: len(part)]
+                values[-1:] = 0.0  # of the last bar it cannot tell tomorrow's
+                return pd.DataFrame({"leak": values})
+
+            proof = audit._Proof(compute, OHLCV, (), rng)
+            count += not proof.cut_leaks("A", bars, proof.places(len(bars), cuts))
+        return count / audits
+
+    assert missed(bound) <= 0.025  # four of 400 are expected
+    assert missed(bound / 5) > 0.2
+
+
+def test_cuts_lie_in_every_stretch_or_at_every_bar():
+    proof = audit._Proof(pd.DataFrame, OHLCV, (), np.random.default_rng(0))
+    for cuts in (1, 7, 90):
+        places = proof.places(1000, cuts)
+        assert len(places) == cuts
+        assert (np.diff(places) > 0).all()
+        assert places.min() >= 1
+        assert places.max() <= 999
+    assert proof.places(50, "all").tolist() == proof.places(50, 90).tolist() == list(range(1, 50))
+
+
+def test_a_feature_that_raises_names_itself(table, make_bars):
+    feature(group="mine", lookback=0, name="broken")(lambda bars: bars["vwap"])
+    feature(group="mine", lookback=0, name="words")(lambda bars: ["x"] * len(bars))
+    feature(group="mine", lookback=0, name="short")(lambda bars: bars.close.iloc[1:])
+    bars = make_bars(300, ticker="ACME")
+    told = {
+        "broken": r"^ACME: feature 'broken' raised KeyError: 'vwap'$",
+        "words": r"^ACME: feature 'words' raised ValueError: could not convert string to float",
+        "short": r"^ACME: feature 'short' returned shape \(299,\), not one value per bar: 300$",
+    }
+    for name, message in told.items():
+        extractor = TsfLlmFeatureExtractor(names=["body", name])
+        for run in (extractor.fit, extractor.fit_encode):
+            with pytest.raises(ValueError, match=message):
+                run(bars)
+        with pytest.raises(ValueError, match=message):
+            audit_features(bars, ["body", name])
+    fitted = TsfLlmProcessor(TsfLlmFeatureExtractor(names=["body"])).fit(bars)
+    fitted.feature_extractor.fitted["names"] = ["broken"]
+    with pytest.raises(ValueError, match=told["broken"]):
+        fitted(bars)

@@ -406,7 +406,7 @@ def test_quantile_levels(pipe, head, bars):
         ({"target_column": "open"}, "the bars have open and close too: drop or rename one of them"),
         ({"horizon": 0}, "horizon=0: must be 1 or more"),
         ({"samples": 0}, "samples=0: must be 1 or more"),
-        ({"steps": 3, "epochs": 2}, r"unknown argument\(s\) \['epochs', 'steps'\]: use as_of, horizon"),
+        ({"steps": 3, "epochs": 2}, r"unknown argument\(s\) \['epochs', 'steps'\]: use as_of, calendar, horizon"),
         ({"as_of": "2001-01-01"}, "AAA: 0 observed bars"),
     ],
 )
@@ -418,6 +418,18 @@ def test_wrong_arguments_are_refused(pipe, bars, arguments, words):
 def test_bad_bars_are_refused(pipe, bars):
     with pytest.raises(ValueError, match=r"AAA, row 0.*price <= 0"):
         pipe(bars.assign(close=-1.0))
+
+
+def test_a_calendar_of_the_call_goes_over_that_of_the_processor(pipe, processor, make_bars, monkeypatch):
+    bars = make_bars(400, start="2022-07-15")  # to Thursday, 25 January 2024
+    options = {"horizon": 1, "samples": 4}
+    assert pipe(bars, **options)["timestamp"].tolist() == [pd.Timestamp("2024-01-26")]
+    assert pipe(bars, **options, calendar="XBOM")["timestamp"].tolist() == [pd.Timestamp("2024-01-29")]
+    monkeypatch.setattr(processor.feature_extractor, "calendar", "XBOM")
+    assert pipe(bars, **options)["timestamp"].tolist() == [pd.Timestamp("2024-01-29")]
+    assert pipe(bars, **options, calendar="XNYS")["timestamp"].tolist() == [pd.Timestamp("2024-01-26")]
+    with pytest.raises(ValueError, match="calendar='Mumbai': no such calendar"):
+        pipe(bars, **options, calendar="Mumbai")
 
 
 def test_forecasts_within_the_training_period_warn_once(processor, tiny_model, make_bars, caplog):

@@ -42,6 +42,33 @@ def test_evaluate_writes_rows_and_plots(run, model, tmp_path):
     assert "random_walk" in text
 
 
+def test_a_calendar_dates_forecasts_and_checks_evaluations(run, model, tmp_path):
+    out = tmp_path / "forecast.csv"
+    chosen = ["--model", model, "--data", "sample", "--ticker", "AAPL", "--samples", 16]
+    dates = {
+        "XHKG": ["2012-07-03", "2012-07-04"],
+        "XPHS": ["2012-07-02", "2012-07-03"],
+        "24/7": ["2012-06-30", "2012-07-01"],
+    }
+    for name, expected in dates.items():  # Hong Kong closed on 2 July
+        code, _, error = run(
+            "forecast", *chosen, "--horizon", 2, "--as-of", "2012-06-29", "--calendar", name, "--out", out
+        )
+        assert code == 0, error
+        assert pd.read_csv(out)["timestamp"].tolist() == expected
+    period = ["--start", "2012-06-01", "--end", "2012-12-31", "--horizon", 5, "--out", tmp_path / "scores"]
+    for name, share in {"XNYS": 1.0, "XLON": 0.9}.items():
+        code, text, _ = run("evaluate", *chosen, *period, "--calendar", name)
+        results = json.loads((tmp_path / "scores" / "results.json").read_text())
+        assert results["calendar"] == name
+        assert share - 0.3 <= results["on_calendar"] <= share
+        assert ("came when XLON has none" in text) == (name == "XLON")
+    for command in (["forecast", "--horizon", 2, "--out", out], ["evaluate", *period]):
+        code, _, error = run(*command, *chosen, "--calendar", "xbom")
+        assert code == 2
+        assert "calendar='xbom': no such calendar; take XBOM" in error
+
+
 def test_evaluate_says_when_the_model_has_seen_the_period(run, model, tmp_path):
     period = ["--start", "2009-06-01", "--end", "2009-12-31", "--horizon", 5, "--samples", 16]
     code, text, _ = run("evaluate", "--model", model, "--data", "sample", *period, "--out", tmp_path)
