@@ -459,14 +459,15 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):  # type: ignore[override]
-        """transformers' own, without a random head behind a report in the log.
+        """transformers' own, without a random head in the place of another one, behind a report in the log.
 
         Raises:
-            ValueError: the folder holds no head of this class. A `prediction_type` in the call asks for a new one.
+            ValueError: the folder holds a head of another class. A `prediction_type` in the call asks for a new one.
         """
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         saved = model.config.architectures
-        if saved and cls.__name__ not in saved and any("head." in name for name in info["missing_keys"]):
+        other = saved and {cls.__name__, "TsfLlmModel"}.isdisjoint(saved)  # a base model has no head to be taken for
+        if other and any("head." in name for name in info["missing_keys"]):
             raise ValueError(
                 f"{pretrained_model_name_or_path} holds a {saved[0]}, whose head is no {cls.__name__}'s: load it with "
                 "its own class" + cls.NEW_HEAD

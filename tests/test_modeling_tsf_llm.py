@@ -1,6 +1,7 @@
 """A forecast depends on its own past alone, by whichever route it is computed: cached or not, padded or not, eager or
 fused, fp32 or bf16. Losses and norms equal independent formulas, and everything that can learn does."""
 
+import copy
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import (
     AttentionMaskInterface,
     DeepseekV3Config,
     DynamicCache,
+    GenerationConfig,
     Trainer,
     TrainingArguments,
 )
@@ -518,7 +520,7 @@ def test_causal_loss_is_cross_entropy_shifted_by_one(tiny_model, tiny_batch):
 def test_aux_loss_is_charged_in_training_alone(tiny_model, tiny_batch, close, cls):
     model = tiny_model(cls, router_aux_loss_coef=0.5)
     batch = tiny_batch() if cls is TsfLlmForCausalLM else bars_of(tiny_batch())
-    labels = batch["input_ids"] if cls is TsfLlmForCausalLM else labels_for(model, rows=2)
+    labels = batch["input_ids"].clamp(max=17) if cls is TsfLlmForCausalLM else labels_for(model, rows=2)
     evaluated, trained = model.eval()(**batch, labels=labels), model.train()(**batch, labels=labels)
     close(trained.aux_loss, evaluated.aux_loss)
     close(trained.loss, evaluated.loss + 0.5 * evaluated.aux_loss)
@@ -663,7 +665,7 @@ def test_activation_checkpointing_changes_nothing(
         if checkpointing:
             checkpoint_activations(model)
             assert all(layer.gradient_checkpointing for layer in model.model.layers)
-        labels = batch["input_ids"] if cls is TsfLlmForCausalLM else labels_for(model, rows=2)
+        labels = batch["input_ids"].clamp(max=17) if cls is TsfLlmForCausalLM else labels_for(model, rows=2)
         out = model(**batch, labels=labels)
         out.loss.backward()
         gradients = {name: p.grad for name, p in model.named_parameters()}
@@ -861,7 +863,7 @@ def test_heads_exchange_their_decoder(tiny_model, tiny_batch, tmp_path):
     language_model, batch = tiny_model(), bars_of(tiny_batch())
     language_model.save_pretrained(tmp_path)
     for cls in (TsfLlmModel, TsfLlmForPrediction):
-        loaded = cls.from_pretrained(tmp_path)
+        loaded = cls.from_pretrained(tmp_path, prediction_type="regression")
         assert torch.equal(loaded(**batch).last_hidden_state, language_model.model(**batch).last_hidden_state)
 
 
@@ -872,6 +874,111 @@ def test_norms_that_the_weights_lack_start_afresh(tiny_model, tiny_batch, tmp_pa
     fresh = (TsfLlmBatchNorm if norm_type == "batch_norm" else TsfLlmDynamicTanh)(32, loaded.config.norm_eps)
     for norm in (loaded.model.norm, loaded.model.layers[1].input_layernorm):
         torch.testing.assert_close(dict(norm.state_dict()), dict(fresh.state_dict()), atol=0, rtol=0)
+
+
+# --- what a first user does ----------------------------------------------------------------------------------------
+
+
+def test_generate_samples_the_usual_steps_of_a_saved_folder(tiny_model, tiny_batch, tmp_path):
+    """Of the whole distribution: transformers keeps the 50 likeliest tokens by default, which cuts the tails."""
+    tiny_model().save_pretrained(tmp_path)
+    model, batch = TsfLlmForCausalLM.from_pretrained(tmp_path), tiny_batch(tokens=0)
+    assert (model.generation_config.do_sample, model.generation_config.top_k) == (True, 0)
+    drawn = model.generate(**batch, num_return_sequences=50)[:, 6:]
+    assert drawn.shape == (100, 3)
+    assert drawn.max() < 18
+    assert len(drawn.unique()) > 5
+    assert model.generate(**batch, max_new_tokens=2).shape == (2, 8)
+    assert model.generate(**batch, max_length=11).shape == (2, 11)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 6, 100])
+def test_chunked_prefill_changes_nothing(tiny_model, tiny_batch, size, attention):
+    model, batch = tiny_model(**attention), tiny_batch(tokens=2)
+    wanted = model.generate(**batch, max_new_tokens=4, do_sample=False)
+    assert torch.equal(model.generate(**batch, max_new_tokens=4, do_sample=False, prefill_chunk_size=size), wanted)
+
+
+def test_other_ways_of_decoding(tiny_model, tiny_batch):
+    model, batch = tiny_model(), tiny_batch(tokens=0, rows=1)
+    greedy = model.generate(**batch, max_new_tokens=4, do_sample=False)
+    helper = {"assistant_model": tiny_model(seed=1)}
+    for options in (helper, {"prompt_lookup_num_tokens": 2}, {"use_cache": False}):
+        assert torch.equal(model.generate(**batch, max_new_tokens=4, do_sample=False, **options), greedy)
+    beams = model.generate(**batch, max_new_tokens=4, num_beams=3, do_sample=False)
+    assert beams.shape == greedy.shape
+    assert beams[:, 6:].max() < 18
+    for name, value in {"guidance_scale": 2.0, "assistant_early_exit": 1}.items():
+        with pytest.raises(ValueError, match=f"{name}={value}: this model cannot"):
+            model.generate(**batch, max_new_tokens=4, **{name: value})
+        with pytest.raises(ValueError, match=f"{name}={value}: this model cannot"):
+            model.generate(**batch, generation_config=GenerationConfig(max_new_tokens=4, **{name: value}))
+
+
+@pytest.mark.parametrize("special", [18, 19], ids=["pad", "bar"])
+def test_labels_that_are_no_returns_are_refused(tiny_model, tiny_batch, special):
+    model, batch = tiny_model(), tiny_batch()
+    labels = batch["input_ids"].clamp(max=17)
+    assert model(**batch, labels=labels).loss > 0
+    labels[0, 1] = special
+    with pytest.raises(ValueError, match="1 labels are <bar> or <pad>"):
+        model(**batch, labels=labels)
+
+
+def test_a_head_in_the_place_of_another_is_refused(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "lm")
+    tiny_model(TsfLlmForPrediction).save_pretrained(tmp_path / "head")
+    with pytest.raises(ValueError, match=r"lm holds a TsfLlmForCausalLM, .* or give prediction_type in the call"):
+        TsfLlmForPrediction.from_pretrained(tmp_path / "lm")
+    with pytest.raises(ValueError, match=r"head holds a TsfLlmForPrediction, .* its own class$"):
+        TsfLlmForCausalLM.from_pretrained(tmp_path / "head")
+    new = TsfLlmForPrediction.from_pretrained(tmp_path / "lm", prediction_type="quantile")
+    assert new.config.prediction_type == "quantile"
+    new.save_pretrained(tmp_path / "new")
+    assert TsfLlmForPrediction.from_pretrained(tmp_path / "new").head.out_features == new.head.out_features
+    assert TsfLlmForCausalLM.from_pretrained(tmp_path / "lm", output_loading_info=True)[1]["missing_keys"] == set()
+
+
+def step_in_eval_mode(model, batch):
+    model.eval()(**batch, labels=batch["input_ids"].clamp(max=17)).loss.backward()
+
+
+def step_compiled(model, batch):
+    compiled = torch.compile(model, backend="eager").train()
+    compiled(**batch, labels=batch["input_ids"].clamp(max=17)).loss.backward()
+
+
+CHANGES = {
+    "train": lambda model, batch: model.train(),
+    "base model": lambda model, batch: model.model.train(),
+    "eval mode": step_in_eval_mode,
+    "compiled": step_compiled,
+    "state": lambda model, batch: model.load_state_dict(model.state_dict()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_weights_that_change_lose_their_date(tiny_model, tiny_batch, tmp_path, change):
+    tiny_model(trained_through="2020-06-30").save_pretrained(tmp_path / "before")
+    model = TsfLlmForCausalLM.from_pretrained(tmp_path / "before")
+    change(model, tiny_batch())
+    model.save_pretrained(tmp_path / "after")
+    assert TsfLlmForCausalLM.from_pretrained(tmp_path / "after").config.trained_through is None
+
+
+KEPT = {
+    "as it is": lambda model, batch: model,
+    "half": lambda model, batch: model.half(),
+    "forward": lambda model, batch: model(**batch, labels=batch["input_ids"].clamp(max=17)) and model,
+    "copied": lambda model, batch: copy.deepcopy(model),
+}
+
+
+@pytest.mark.parametrize("use", KEPT.values(), ids=KEPT.keys())
+def test_weights_that_do_not_change_keep_their_date(tiny_model, tiny_batch, tmp_path, use):
+    model = use(tiny_model(trained_through="2020-06-30"), tiny_batch())
+    model.save_pretrained(tmp_path)
+    assert TsfLlmForCausalLM.from_pretrained(tmp_path).config.trained_through == "2020-06-30"
 
 
 # --- adapters ------------------------------------------------------------------------------------------------------

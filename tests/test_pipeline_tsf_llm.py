@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import pipeline
 from transformers.generation import LogitsProcessorList
 
 from tsf_llm import pipeline_tsf_llm
@@ -448,3 +449,51 @@ def test_forecasts_within_the_training_period_warn_once(processor, tiny_model, m
         (message,) = warned("2015-05-03 23:00")  # a bar of the last day that the model has seen
         assert "2015-05-03" in message
         assert warned("2015-05-03 23:00") == warned("2015-05-02") == []
+
+
+# --- as any pipeline of transformers -------------------------------------------------------------------------------
+
+
+class Frames(torch.utils.data.Dataset):
+    def __init__(self, frames):
+        self.frames = frames
+
+    def __len__(self):
+        return len(self.frames)
+
+    def __getitem__(self, index):
+        return self.frames[index]
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 8])
+@pytest.mark.parametrize(
+    "given", [list, Frames, lambda frames: (frame for frame in frames)], ids=["list", "set", "gen"]
+)
+@pytest.mark.parametrize("prediction_type", [None, "quantile", "classification"])
+def test_batches_give_what_one_by_one_gives(pipe, head, make_bars, prediction_type, given, batch_size):
+    """To the bit: frames of other lengths and with other tickers do not matter."""
+    some = pipe if prediction_type is None else head(prediction_type)
+    two = pd.concat([make_bars(120, ticker="X", seed=5), make_bars(90, ticker="Y", seed=6)])
+    frames = [make_bars(200, ticker="AAA", seed=3), two, make_bars(60, ticker="CCC", seed=4)]
+    alone = [some(frame, horizon=2) for frame in frames]
+    together = list(some(given(frames), horizon=2, batch_size=batch_size))
+    for one, other in zip(alone, together, strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    pd.testing.assert_frame_equal(some(frames[0], horizon=2, batch_size=2), alone[0], check_exact=True)
+
+
+@pytest.mark.parametrize("prediction_type", [None, "quantile"])
+def test_transformers_pipeline_takes_objects(pipe, head, bars, prediction_type):
+    some = pipe if prediction_type is None else head(prediction_type)
+    theirs = pipeline("time-series-forecasting", model=some.model, processor=some.processor, horizon=2)
+    assert type(theirs) is TsfLlmPipeline
+    pd.testing.assert_frame_equal(theirs(bars), some(bars, horizon=2))
+
+
+def test_a_config_without_a_cache_forecasts_the_same(processor, tiny_model, bars):
+    models = [tiny_model(TsfLlmForCausalLM, **SIZES, use_cache=use) for use in (True, False)]
+    one, other = (TsfLlmPipeline(model=model, processor=processor)(bars, horizon=5, samples=8) for model in models)
+    pd.testing.assert_frame_equal(one, other)
+    assert (
+        models[1].generate(**processor(bars), max_new_tokens=5).shape[1] == processor(bars)["input_ids"].shape[1] + 5
+    )

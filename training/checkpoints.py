@@ -31,6 +31,7 @@ from ..common.files import WRITTEN, adopt, check_apart, check_free, claim, has_k
 logger = logging.get_logger(__name__)
 UNFINISHED, EARLIER = ".unfinished", "earlier"
 UNCOMPARED = {"transformers_version", "architectures", "auto_map", "custom_pipelines", "use_cache", "dtype"}
+UNCOMPARED |= {"eos_token", "eos_token_id"}  # trl wants one, nothing uses it; earlier versions had none
 BY = "training"
 OUTPUTS = (  # what a training may write, replace or remove in its folder
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
