@@ -31,6 +31,9 @@ CLASS_LABELS = {0: "down", 1: "flat", 2: "up"}
 REMOVED = {"attention_scale_factor": 1.0, "routed_scaling_factor": 1.0, "router_score_function": "softmax"}
 
 # Whole numbers that need not be 1 or more: they have rules of their own. All others are sizes.
+LARGEST = {"num_hidden_layers": 1_000, "t2t_num_layers": 1_000, "mscnn_blocks": 12, "max_position_embeddings": 10**9}
+LARGEST_SIZE = 10_000_000  # of the others; what they come to together is bounded too
+MOST_WEIGHTS = 10**12
 NO_SIZES = {"q_lora_rank", "qk_rope_head_dim", "t2t_patch_overlap", "vocab_size", "pad_token_id", "bar_token_id"}
 
 
@@ -196,11 +199,24 @@ class TsfLlmConfig(PreTrainedConfig):
             config_dict = {**config_dict, "architectures": None}
         return super().from_dict(config_dict, **kwargs)
 
+    def least_weights(self) -> int:
+        """How many numbers the model has at least, without building it."""
+        D, H, R = self.hidden_size, self.num_attention_heads, self.kv_lora_rank
+        heads = H * (self.qk_nope_head_dim + self.v_head_dim)
+        attention = R * (D + heads) + H * self.v_head_dim * D if self.attention_type == "mla" else 0
+        experts = 3 * D * (self.n_routed_experts * self.moe_intermediate_size + self.shared_expert_intermediate_size)
+        patches = 4 * self.t2t_num_layers * self.t2t_hidden_size**2 if self.use_t2t and not self.t2t_backbone else 0
+        return self.num_hidden_layers * (attention + experts) + D * (self.vocab_size + self.num_features) + patches
+
     def validate_sizes(self):
         """Every size is at least 1, every probability lies in [0, 1), no weight of a loss is negative."""
         for name, kind in TsfLlmConfig.__annotations__.items():
             if kind in (int, int | None) and name not in NO_SIZES and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+            if kind in (int, int | None) and (getattr(self, name) or 0) > (most := LARGEST.get(name, LARGEST_SIZE)):
+                raise ValueError(f"{name}={getattr(self, name)}: at most {most:,}; lower it")
+        if (weights := self.least_weights()) > MOST_WEIGHTS:
+            raise ValueError(f"a model of {weights:,} weights wants {weights * 4 / 1e9:,.0f} GB: lower its sizes")
         shares = {"attention_dropout": "probability", "hidden_dropout": "probability", "t2t_mask_ratio": "share"}
         for name, what in shares.items():
             if not 0 <= getattr(self, name) < 1:

@@ -63,6 +63,7 @@ MOST_WARNINGS = 20  # of jumps, one per series
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes
 LEARNED = ("center", "scale", "bar_seconds", "fitted_through", "fitted_with_market", "target_center", "target_scale")
+LONGEST_CONTEXT = 1_000_000  # bars of a window
 ORIGINALS = {"feature_set", "seed_horizon", "expose_leak"}  # settings of earlier versions, for the original alone
 
 
@@ -120,6 +121,47 @@ class EncodedSeries:
 def _completed(name: str) -> Any:
     """A property that reads a setting as the fit completed it, before the fit as it was given."""
     return property(lambda extractor: (extractor.fitted or extractor.given)[name])
+
+
+def _check_window(context_length: Any, clip: Any) -> None:
+    """Raises ValueError for settings that no window and no scale can have."""
+    if not isinstance(context_length, int) or not 1 <= context_length <= LONGEST_CONTEXT:
+        raise ValueError(f"context_length={context_length!r}: give 1 to {LONGEST_CONTEXT:,} bars")
+    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
+        raise ValueError(f"clip={clip!r}: give a number above 0, or None to cut nothing")
+
+
+def _check_fitted(fitted: Any) -> None:
+    """Raises ValueError for a fitted state that no fit wrote: with it, features would be silently wrong."""
+    broken = "fitted: {}; copy the processor again, or fit it anew"
+    if not isinstance(fitted, dict):
+        raise ValueError(broken.format("it is no JSON object"))
+    for name in ("names", "past_covariates", "known_covariates"):
+        if not _are_texts(fitted.get(name)):
+            raise ValueError(broken.format(f"{name} is no list of names"))
+    if not isinstance(fitted.get("seasons"), list | tuple | None) or any(
+        not isinstance(rows, int) or rows < 1 for rows in fitted.get("seasons") or ()
+    ):
+        raise ValueError(broken.format(f"seasons={fitted.get('seasons')!r} are no rows per cycle"))
+    if not (isinstance(fitted.get("bar_seconds"), int | float) and 0 < fitted["bar_seconds"] < float("inf")):
+        raise ValueError(broken.format(f"bar_seconds={fitted.get('bar_seconds')!r} is no number above 0"))
+    for name in ("center", "scale"):
+        state = fitted.get(name)
+        if not isinstance(state, dict) or "*" not in state:
+            raise ValueError(broken.format(f"{name} has no part '*'"))
+        for ticker, numbers in state.items():
+            if not _are_numbers(numbers, len(fitted["names"])) or (name == "scale" and min(numbers, default=1) <= 0):
+                raise ValueError(broken.format(f"{name} of {ticker!r} is not one sound number per feature"))
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    if not isinstance(values, list | tuple) or len(values) != count:
+        return False
+    return all(isinstance(value, int | float) for value in values) and bool(np.isfinite(values).all())
 
 
 def learned(name: str) -> Any:
@@ -199,6 +241,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         given = dict(zip(COMPLETED, (names, seasons, past_covariates, known_covariates), strict=True))
         self.given: dict[str, Any] = {name: None if value is None else list(value) for name, value in given.items()}
         self.fitted = fitted
+        _check_window(context_length, clip)
+        if fitted is not None:
+            _check_fitted(fitted)
         fixed = {"feature_size": len(self.names), "sampling_rate": 1, "padding_value": 0.0, "padding_side": "left"}
         super().__init__(**{**kwargs, **fixed})
 

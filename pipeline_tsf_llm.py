@@ -9,6 +9,7 @@ Design choices:
 Shapes: B origins, K sampled paths, P steps, Q quantiles, V vocabulary.
 """
 
+import os
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from .versions_tsf_llm import CACHE
 logger = logging.get_logger(__name__)
 TASK = "time-series-forecasting"
 ROWS_AT_ONCE = 2048  # paths decoded together: bounds memory, not results
+MOST_STEPS = 100_000  # ahead
 ALIASES = {"prediction_length": "horizon", "num_samples": "samples"}  # as Chronos and transformers call them -> ours
 COLUMN_NAMES = ("id_column", "timestamp_column", "target_column")
 
@@ -133,8 +135,25 @@ class TsfLlmPipeline(Pipeline):
     ) -> dict[str, Any]:
         horizon = horizon or self.reach
         if self.samples_paths:
+            self.check_size(len(batch["ticker"]), batch["past_values"].shape[1], horizon=horizon, samples=samples)
             return {"batch": batch, "paths": self.sample(batch, horizon=horizon, samples=samples, seed=seed)}
         return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
+
+    def check_size(self, rows: int, bars: int, *, horizon: int, samples: int) -> None:
+        """Raises ValueError, before anything is computed, for paths that this machine cannot hold.
+
+        Paths take a token, a uniform number and a return per step; those decoded together, a cache and logits too."""
+        if horizon > MOST_STEPS:
+            raise ValueError(f"horizon={horizon:,}: more than {MOST_STEPS:,} steps ahead; ask for fewer")
+        c, together = self.model.config, max(ROWS_AT_ONCE, samples) if self.model.can_generate() else 0
+        numbers = {"mla": c.kv_lora_rank + c.qk_rope_head_dim, "mha": 2 * c.num_attention_heads * c.v_head_dim}
+        cache = numbers.get(c.attention_type, 2 * c.num_key_value_heads * c.v_head_dim) * c.num_hidden_layers
+        wanted = 24 * rows * samples * horizon + 4 * together * (cache * (bars + horizon) + 4 * c.vocab_size)
+        if wanted > (there := memory_of_this_machine()):
+            raise ValueError(
+                f"{samples:,} samples x {horizon:,} steps x {rows:,} series want {wanted / 1e9:,.0f} GB, this machine "
+                f"has {there / 1e9:,.0f}: lower --samples or --horizon, or forecast fewer series at once"
+            )
 
     def _renamed(self, bars: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
         """The bars with our names of their columns.
@@ -274,6 +293,14 @@ class TsfLlmPipeline(Pipeline):
         weight = (wanted - levels[left]) / (levels[right] - levels[left])
         spread_BPK = quantiles_BPQ[..., left] * (1 - weight) + quantiles_BPQ[..., right] * weight
         return spread_BPK.transpose(0, 2, 1)
+
+
+def memory_of_this_machine() -> float:
+    """Bytes; where the system does not tell, no bound."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 class InverseCdfSampler(LogitsProcessor):

@@ -26,12 +26,13 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
     TAIL_SHARE = 0.005  # of the data, beyond which bins are as wide as the tail needs
     TAIL_BINS = 8  # on each side
     TAIL_REACH = 10  # times as far as the body at most: the farthest of 300,000 returns; a split lies beyond it
+    MOST_BINS = 1_000_000
 
     def __init__(self, n_bins: int = 256, bin_edges: Sequence[float] | None = None, **kwargs: Any):
-        if n_bins < 4 * self.TAIL_BINS or n_bins % 2:
-            raise ValueError(f"n_bins={n_bins}: use an even number of at least {4 * self.TAIL_BINS}")
-        if bin_edges is not None and (len(bin_edges) != n_bins + 1 or (np.diff(bin_edges) <= 0).any()):
-            raise ValueError(f"bin_edges must be {n_bins + 1} increasing numbers, got {len(bin_edges)}: fit it again")
+        if not isinstance(n_bins, int) or not 4 * self.TAIL_BINS <= n_bins <= self.MOST_BINS or n_bins % 2:
+            raise ValueError(f"n_bins={n_bins!r}: use an even number from {4 * self.TAIL_BINS} to {self.MOST_BINS:,}")
+        if bin_edges is not None and not _are_increasing(bin_edges, n_bins + 1):
+            raise ValueError(f"bin_edges must be {n_bins + 1} increasing numbers: fit it again")
         self.n_bins = n_bins
         self.bin_edges = None if bin_edges is None else [float(edge) for edge in bin_edges]
         self._names = [f"r{i}" for i in range(n_bins)] + ["<pad>", "<bar>"]
@@ -110,6 +111,13 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         return ()  # the edges are part of tokenizer_config.json
+
+
+def _are_increasing(edges: Any, count: int) -> bool:
+    if not isinstance(edges, list | tuple | np.ndarray) or len(edges) != count:
+        return False
+    numbers = all(isinstance(edge, int | float | np.number) for edge in edges)
+    return numbers and bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all())
 
 
 def _tail(width: float, bins: int) -> np.ndarray:

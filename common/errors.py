@@ -45,16 +45,21 @@ def from_folder(model_class: type[Any], name: str) -> Any:
     """`from_pretrained` whose errors name the folder; those of torch and safetensors do not.
 
     Raises:
-        ValueError: the weights are cut off, or are not those of the config beside them.
+        ValueError: the weights are cut off, missing, no numbers, or not those of the config beside them.
     """
     try:
-        return model_class.from_pretrained(name)
+        model, found = model_class.from_pretrained(name, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"{name}: its weights are not whole ({error}); copy or train it again") from error
     except RuntimeError as error:
         if "size mismatch" not in str(error) and "mismatched" not in str(error):
             raise
         raise ValueError(f"{name}: its weights have other shapes than its config.json says; copy it again") from error
+    if lost := sorted(found["missing_keys"]):
+        raise ValueError(f"{name}: {len(lost)} weights are missing, as {lost[0]}; copy or train it again")
+    if broken := next((one for one, weight in model.named_parameters() if not weight.isfinite().all()), None):
+        raise ValueError(f"{name}: {broken} holds NaN or infinite numbers; copy or train it again")
+    return model
 
 
 def _told(error: BaseException) -> str:
@@ -69,8 +74,13 @@ def _told(error: BaseException) -> str:
     return str(error)
 
 
+def printable(text: str) -> str:
+    """Without control characters, with which a name in a file could steer the terminal: each as its escape."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def _end(line: str, code: int) -> None:
-    print(" ".join(line.split()), file=sys.stderr)
+    print(printable(" ".join(line.split())), file=sys.stderr)
     sys.exit(code)
 
 

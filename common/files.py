@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what OWASP names
 WRITTEN = ".tsf_llm.json"  # the manifest: which files of its folder are ours, and what wrote them
 
 
@@ -190,8 +191,16 @@ def write_text(text: str, path: str | Path) -> None:
 
 
 def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
-    """CSV without the index."""
-    replace_file(path, lambda unfinished: frame.to_csv(unfinished, index=False))
+    """CSV without the index.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front, as it would be typed there."""
+    texts = {name: frame[name].map(_no_formula) for name in frame.columns if frame[name].map(type).eq(str).any()}
+    safe = frame.assign(**texts).rename(columns=_no_formula)
+    replace_file(path, lambda unfinished: safe.to_csv(unfinished, index=False))
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:
@@ -214,6 +223,10 @@ def replace_file(path: str | Path, write: Callable[[Path], Any]) -> None:
     try:
         write(unfinished)
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full or failing disk does not say which file
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ Design choices:
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -59,9 +60,18 @@ def plain_file(folder: Path, name: Any) -> Path:
     if not is_inside(name):
         raise ValueError(f"{folder} names {name!r}, which does not lie in it: name a file of the folder")
     path = folder / name
-    if path.resolve() != folder.resolve() / name or (path.exists() and not path.is_file()):
+    if Path(os.path.realpath(path)) != folder.resolve() / name or (path.exists() and not path.is_file()):
         raise ValueError(f"{path} is a link or no plain file: put the file itself there (cp -L)")
     return path
+
+
+def refuse_pipes(folder: Path) -> None:
+    """Raises ValueError if something in a folder is neither a file nor a folder: to open a pipe waits for ever.
+
+    Links are followed, since the Hub's cache is made of them."""
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is no plain file: remove it")
 
 
 def shard_names(index: Path) -> list[str]:

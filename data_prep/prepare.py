@@ -50,6 +50,7 @@ from ..common.files import (
     write_text,
     written,
 )
+from ..common.reading import read_json, refuse_pipes, shapes_of
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from ..market_tsf_llm import market_state
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -119,10 +120,12 @@ def load_prepared(folder: str | Path) -> Prepared:
     folder = Path(folder)
     if not is_prepared(folder):
         raise ValueError(f"{folder} has no dataset.json: it is no prepared dataset, or an unfinished one")
-    info = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    _refuse_pipes(folder)
+    info = read_json(folder / "dataset.json")
     if info.get("format") != FORMAT:
         raise ValueError(f"{folder} has format {info.get('format')}, this version reads {FORMAT}: prepare it again")
-    return Prepared(folder, info, TsfLlmProcessor.from_pretrained(folder / "processor"))
+    with shapes_of(folder, "prepare it again"):
+        return Prepared(folder, info, TsfLlmProcessor.from_pretrained(folder / "processor"))
 
 
 def prepare(
@@ -236,10 +239,17 @@ def _check_folder(out: Path) -> None:
     """Raises ValueError, before anything is read, if a file of somebody else stands where the dataset will.
 
     All of `data/` and `processor/` is the dataset's: whoever loads it reads every file there."""
+    _refuse_pipes(out)
     if not (out / WRITTEN).is_file():
         _adopt(out)
     check_free(out, [*BESIDE, FENCES, WORK, "data/**/*"], by=BY)
     check_ours(out / "processor", by=BY)
+
+
+def _refuse_pipes(folder: Path) -> None:
+    for place in (folder, folder / "processor", folder / "data"):
+        if place.is_dir():
+            refuse_pipes(place)
 
 
 def _adopt(out: Path) -> None:
@@ -280,14 +290,15 @@ def _collect(
 def _earlier(out: Path) -> dict[str, Any]:
     """What a finished folder says of itself, or the dates of one that is being renewed; else nothing."""
     path = next((out / name for name in ("dataset.json", FENCES) if (out / name).is_file()), None)
-    return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    return {} if path is None else read_json(path)
 
 
 def _split(times: np.ndarray, out: Path, kept: dict[str, str], **given: Any) -> Split:
     """Each date as given, or as the folder has it, or by share."""
     given = {name: date for name, date in given.items() if date}
     try:
-        return Split.of(pd.DataFrame({"timestamp": times}), **{**kept, **given})
+        with shapes_of(out, "--refit chooses its dates anew"):
+            return Split.of(pd.DataFrame({"timestamp": times}), **{**kept, **given})
     except ValueError as error:
         if len(given) == 2 or not kept:
             raise

@@ -3,17 +3,26 @@
 This package's own classes load it: no code that the folder holds is run. An adapter is merged into its base, which
 then forecasts as fast as ever, and warns of dates that either of them has seen."""
 
-import json
 from pathlib import Path
 
 from peft import PeftConfig
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from ..bars_tsf_llm import day_end
+from ..common.reading import read_json, shapes_of
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.adapters import attach
-from ..training.models import ADAPTER_CONFIG, ADAPTER_FACTS, Model, digest, find_model, is_hub_name, load_model
+from ..training.models import (
+    ADAPTER_CONFIG,
+    ADAPTER_FACTS,
+    Model,
+    digest,
+    find_model,
+    is_hub_name,
+    load_model,
+    load_processor,
+)
 
 
 def load_pipeline(model: str | Path) -> TsfLlmPipeline:
@@ -26,9 +35,10 @@ def load_pipeline(model: str | Path) -> TsfLlmPipeline:
     name = find_model(model)
     logging.disable_progress_bar()  # of loading, which takes no time; forecasts and training show their own
     if is_adapter(name):
-        loaded, processor = load_with_adapter(name)
+        with shapes_of(name):
+            loaded, processor = load_with_adapter(name)
     else:
-        loaded, processor = load_model(name), TsfLlmProcessor.from_pretrained(name)
+        loaded, processor = load_model(name), load_processor(name)
     return TsfLlmPipeline(model=loaded, processor=processor, task="time-series-forecasting")
 
 
@@ -42,7 +52,7 @@ def load_with_adapter(name: str) -> tuple[Model, TsfLlmProcessor]:
     base_name = find_base(name)
     base = load_model(base_name)
     file = cached_file(name, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False)
-    facts = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    facts = read_json(Path(file)) if file else {}
     if facts and facts["base_digest"] != digest(base):
         raise ValueError(
             f"{name} was trained on other weights than those of {base_name}: restore its base, name it as "

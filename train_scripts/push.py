@@ -17,6 +17,7 @@ A branch; the adapter of a ticker; a dataset of `tsf-llm prepare` or of `build_p
 from functools import partial
 from pathlib import Path
 
+from ..common.errors import printable
 from ..common.files import write_text
 from ..common.parser import parse_for, run
 from ..common.reading import plain_file
@@ -58,7 +59,7 @@ def print_plan(upload: Upload, args: PushArguments) -> None:
     for name, size in sorted(sizes.items()):
         print(f"  {size:>13,}  {name}")
     for name in upload.left_out:
-        print(f"  left out: {name}")
+        print(f"  left out: {printable(name)}")
 
 
 parse = partial(parse_for, main)

@@ -15,7 +15,6 @@ Design choices:
 
 import copy
 import dataclasses
-import json
 import re
 import shutil
 import warnings
@@ -35,6 +34,7 @@ from ..bars_tsf_llm import kind_of
 from ..common.files import WRITTEN, adopt, check_ours, has_keys, replace_folder, write_json, write_text
 from ..common.parser import option
 from ..common.provenance import provenance
+from ..common.reading import read_json
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.prepare import is_prepared
 from ..data_prep.sources import read_data
@@ -263,7 +263,7 @@ def facts(
 def read_facts(folder: Path) -> dict[str, Any]:
     """Of the adapter in a folder; empty if there are none."""
     path = folder / ADAPTER_FACTS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def same_run(folder: Path, about: dict[str, Any]) -> bool:

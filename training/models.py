@@ -1,19 +1,20 @@
 """Models by name: a folder or a Hub name, checked before anything is loaded, and opened with their own class."""
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..common.errors import from_folder
+from ..common.reading import read_json, refuse_pipes, shapes_of, shard_names
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
 
+FLAGS = ("output_hidden_states", "output_attentions", "output_scores", "output_logits", "use_cache")  # of generation
 ADAPTER_CONFIG, ADAPTER_FACTS = "adapter_config.json", "adapter.json"
 
 Model = TsfLlmForCausalLM | TsfLlmForPrediction
@@ -28,6 +29,7 @@ def find_model(model: str | Path) -> str:
     """
     path = Path(model)
     if path.is_dir() and any((path / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG)):
+        refuse_pipes(path)
         _check_config(path / CONFIG_NAME)
         return str(model)
     if path.exists():
@@ -50,12 +52,7 @@ def is_hub_name(name: str) -> bool:
 def _check_config(path: Path) -> None:
     if not path.is_file():
         return
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON ({error}): copy or train the model again") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds no config: copy or train the model again")
+    fields = read_json(path)
     if (kind := fields.get("model_type")) != TsfLlmConfig.model_type:
         raise ValueError(f"{path.parent} holds a {kind!r} model, not a {TsfLlmConfig.model_type!r} one")
 
@@ -71,11 +68,42 @@ def load_model(model: str | Path) -> Model:
     folder = Path(name)
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{name} is an adapter: name the model that it belongs to")
+    with shapes_of(name):
+        return _opened(name, folder)
+
+
+def _opened(name: str, folder: Path) -> Model:
     fields, _ = TsfLlmConfig.get_config_dict(name)
     if fields.get("model_type") != TsfLlmConfig.model_type:
         raise ValueError(f"{name} holds a {fields.get('model_type')!r} model, not a {TsfLlmConfig.model_type!r} one")
     is_head = fields.get("architectures") == [TsfLlmForPrediction.__name__]
-    return from_folder(TsfLlmForPrediction if is_head else TsfLlmForCausalLM, name)
+    if folder.is_dir():
+        _check_weights(folder, TsfLlmConfig.from_pretrained(name))
+    model = from_folder(TsfLlmForPrediction if is_head else TsfLlmForCausalLM, name)
+    settings = model.generation_config.to_dict() if model.can_generate() else {}
+    if broken := [one for one in FLAGS if not isinstance(settings.get(one), bool | None)]:
+        raise ValueError(
+            f"{name}: {broken[0]}={settings[broken[0]]!r} in its generation_config.json: give true or false"
+        )
+    return model
+
+
+def _check_weights(folder: Path, config: TsfLlmConfig) -> None:
+    """Raises ValueError if the weights are not there, or too few for the config: else it would be built all the same.
+
+    Each takes a byte at least. Links are followed here: the Hub's cache is made of them."""
+    single, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
+    files = [single] if single.is_file() else [folder / name for name in shard_names(index)] if index.is_file() else []
+    if not files or not all(path.is_file() for path in files):
+        raise ValueError(
+            f"{folder} lacks weights ({SAFE_WEIGHTS_NAME}); pickles as .bin or .pt are never opened: copy it again"
+        )
+    size = sum(path.stat().st_size for path in files)
+    if (weights := config.least_weights()) > size:
+        raise ValueError(
+            f"{folder}: {CONFIG_NAME} wants {weights:,} weights or more, but the files beside it hold {size:,} bytes: "
+            "copy it again"
+        )
 
 
 def head_of(model: Model) -> str:
@@ -104,7 +132,8 @@ def load_processor(model: str | Path) -> TsfLlmProcessor:
         raise ValueError(
             f"{model} holds no processor (no {PROCESSOR_NAME}): copy it whole from the folder of its training"
         )
-    return TsfLlmProcessor.from_pretrained(model)
+    with shapes_of(model):
+        return TsfLlmProcessor.from_pretrained(model)
 
 
 def digest(model: nn.Module) -> str:

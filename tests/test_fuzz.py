@@ -1,0 +1,379 @@
+"""Seeded inputs of the kinds that people bring, and that somebody hostile would: files, folders, options, YAML.
+
+Whatever it is, a command answers within seconds, or ends in one line with exit code 1 or 2: no traceback, no hang. Of
+a price file every row is kept or reported, every ticker answered or named, and dates and closes that were read are
+those that were written; else the file is refused.
+
+`FUZZ_N=5000 FUZZ_SEED=7 pytest tests/test_fuzz.py` tries more of them. A failure names the seed and the case, which
+`FUZZ_ONLY=123` runs alone. `KINDS` is the table of all kinds: a new one is a row there.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from tsf_llm.common.errors import one_line_errors
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.serving import cli
+from tsf_llm.train_scripts import push, sft
+
+SAVED = Path(__file__).parent / "fixtures" / "saved"
+SEED, COUNT = int(os.environ.get("FUZZ_SEED", "0")), int(os.environ.get("FUZZ_N", "500"))
+ONLY = os.environ.get("FUZZ_ONLY")
+SECONDS = 20  # of one case, on a busy machine
+
+
+class Hang(BaseException):
+    """A case took too long."""
+
+
+@dataclass
+class Case:
+    """One input: where it lies, and the words of the command that reads it."""
+
+    rng: np.random.Generator
+    folder: Path
+    source: Path  # the folders to break, read only
+    said: str = ""  # what was done to the input
+
+    def pick(self, *choices: Any) -> Any:
+        return choices[int(self.rng.integers(len(choices)))]
+
+
+@dataclass
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+def ask(call: Callable[[], Any]) -> Answer:
+    """Runs a command in this process.
+
+    Raises AssertionError if it ends otherwise than commands do."""
+    out, err = io.StringIO(), io.StringIO()
+    code, broken = 0, ""
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), alarm(SECONDS):
+        try:
+            call()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        except Hang:
+            broken = f"hangs: more than {SECONDS} seconds"
+        except Exception:  # that is what is looked for
+            broken = traceback.format_exc(limit=-4)
+    assert not broken, broken
+    assert code in (0, 1, 2), code
+    assert "Traceback" not in err.getvalue(), err.getvalue()
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    def ring(number: int, frame: Any) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def tsf_llm(*words: Any) -> Answer:
+    def call() -> None:
+        before, sys.argv = sys.argv, ["tsf-llm", *map(str, words)]
+        try:
+            cli.main()
+        finally:
+            sys.argv = before
+
+    return ask(call)
+
+
+def script(module: Any, *words: Any, only_parse: bool = False) -> Answer:
+    def call() -> None:
+        with one_line_errors("script"):
+            arguments = module.parse([str(word) for word in words])
+            if not only_parse:
+                module.main(*arguments)
+
+    return ask(call)
+
+
+# --- folders: a small one, spoiled ----------------------------------------------------------------------------------
+
+VALUES = [None, True, False, 0, 1, -1, 3.5, 1e30, -1e300, float("nan"), float("inf"), 10**9, 10**18, 10**30]
+VALUES += [
+    "",
+    "x",
+    "../../etc/passwd",
+    "\x1b[31m",
+    "é" * 300,
+    [],
+    [None],
+    [[]],
+    [1, 2],
+    ["x"],
+    {},
+    {"a": 1},
+    {"a": {}},
+]
+
+
+def places(content: Any, at: tuple = ()) -> Iterator[tuple]:
+    """The paths of all values of a JSON, but for few of a long list."""
+    pairs = (
+        content.items() if isinstance(content, dict) else enumerate(content[:3]) if isinstance(content, list) else ()
+    )
+    for key, value in pairs:
+        yield (*at, key)
+        yield from places(value, (*at, key))
+
+
+def set_at(content: Any, place: tuple, value: Any) -> None:
+    for key in place[:-1]:
+        content = content[key]
+    content[place[-1]] = value
+
+
+def drop_at(content: Any, place: tuple) -> None:
+    for key in place[:-1]:
+        content = content[key]
+    del content[place[-1]]
+
+
+def spoil_value(case: Case, path: Path) -> str:
+    """One value of a JSON file becomes another, or is gone."""
+    content = json.loads(path.read_text())
+    known = list(places(content))
+    top = [place for place in known if len(place) == 1]
+    for _ in range(case.pick(1, 1, 2)):
+        place = (top if case.rng.random() < 0.5 else known)[0:]
+        place = place[int(case.rng.integers(len(place)))]
+        value = VALUES[int(case.rng.integers(len(VALUES)))]
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            if case.rng.random() < 0.25:
+                drop_at(content, place)
+                case.said += f" {path.name} without {place};"
+            else:
+                set_at(content, place, value)
+                case.said += f" {path.name} {place} = {str(value)[:40]!r};"
+    path.write_text(json.dumps(content))
+    return case.said
+
+
+TEXTS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda raw: b"",
+    "cut": lambda raw: raw[: len(raw) // 2],
+    "list": lambda raw: b"[1, 2]",
+    "text": lambda raw: b'"text"',
+    "number": lambda raw: b"12",
+    "null": lambda raw: b"null",
+    "empty object": lambda raw: b"{}",
+    "nested list": lambda raw: b"[" * 50_000,
+    "nested object": lambda raw: b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
+    "NaN": lambda raw: b"NaN",
+    "utf-16": lambda raw: raw.decode("latin-1").encode("utf-16"),
+    "bom": lambda raw: b"\xef\xbb\xbf" + raw,
+    "bytes": lambda raw: bytes(range(256)),
+    "twice": lambda raw: raw.replace(b"{", b'{"model_type": "x", "model_type": 3,', 1),
+    "huge": lambda raw: b'{"a": "' + b"x" * 3_000_000 + b'"}',
+    "digits": lambda raw: b'{"format": ' + b"9" * 5000 + b"}",
+    "listed": lambda raw: b"[" + raw + b"]",
+}
+
+
+def spoil_text(case: Case, path: Path) -> None:
+    how = case.pick(*TEXTS)
+    path.write_bytes(TEXTS[how](path.read_bytes()))
+    case.said += f" {path.name} {how};"
+
+
+def spoil_file(case: Case, path: Path) -> None:
+    """Another thing in its place, or nothing."""
+    how = case.pick("gone", "folder", "link to itself", "pickle", "pipe")
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    elif how == "link to itself":
+        path.symlink_to(path.name)
+    elif how == "pickle":
+        torch.save({"a": torch.zeros(2)}, path.with_suffix(".bin"))
+    elif how == "pipe":
+        os.mkfifo(path)
+    case.said += f" {path.name} {how};"
+
+
+def spoil_weights(case: Case, path: Path) -> None:
+    raw, how = (
+        path.read_bytes(),
+        case.pick("cut", "header", "shape", "missing", "dtype", "nan", "more", "long", "index"),
+    )
+    case.said += f" {path.name} {how};"
+    if how == "cut":
+        return void(path.write_bytes(raw[: int(case.rng.integers(len(raw)))]))
+    if how == "long":
+        return void(path.write_bytes((2**60).to_bytes(8, "little") + raw[8:]))
+    if how == "header":
+        return void(path.write_bytes(raw[:8] + b"\xff{" + raw[10:]))
+    if how == "index":
+        names = case.pick({}, [], None, {"a": "/etc/passwd"}, {"a": "../x.safetensors"}, {"a": 3}, {"a": path.name})
+        path.with_name(f"{path.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+        return void(path.unlink() if names != {"a": path.name} else None)
+    tensors = load_file(path)
+    name = case.pick(*sorted(tensors))
+    if how == "shape":
+        tensors[name] = np.zeros(case.pick((0,), (1,), (3, 3, 3, 3), (10_000,)), np.float32)
+    elif how == "missing":
+        del tensors[name]
+    elif how == "dtype":
+        tensors[name] = tensors[name].astype(case.pick(np.int64, np.float16, np.uint8, np.float64))
+    elif how == "nan":
+        tensors[name] = np.full_like(tensors[name], np.nan if tensors[name].dtype.kind == "f" else 0)
+    else:
+        tensors["another"] = np.zeros(5, np.float32)
+    save_file(tensors, path, metadata={"format": "pt"})
+    return None
+
+
+def void(_: Any) -> None:
+    """So that a branch can end in one line."""
+
+
+def spoiled(case: Case, kind: str) -> Path:
+    """A copy of one of the small folders with one or two things wrong."""
+    folder = case.folder / kind
+    shutil.copytree(case.source / kind, folder)
+    files = sorted(
+        path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".parquet", ".jsonl")
+    )
+    for _ in range(case.pick(1, 1, 1, 2)):
+        path = case.pick(*files)
+        if not path.is_file():
+            continue
+        if path.suffix == ".json":
+            case.pick(spoil_value, spoil_value, spoil_value, spoil_text, spoil_file)(case, path)
+        elif path.suffix == ".safetensors":
+            case.pick(spoil_weights, spoil_weights, spoil_text, spoil_file)(case, path)
+        else:
+            case.pick(spoil_text, spoil_file)(case, path)
+    return folder
+
+
+def try_model(case: Case) -> None:
+    folder = spoiled(case, case.pick("causal", "causal", "adapter", "int8", "head"))
+    command = case.pick("forecast", "forecast", "forecast", "evaluate", "adapt", "push", "sft")
+    case.said += f" {command}"
+    data, out = case.source / "bars.csv", case.folder / "out"
+    use_model(command, folder, data, out)
+
+
+def use_model(command: str, folder: Path, data: Path, out: Path) -> None:
+    if command == "forecast":
+        answer = tsf_llm("forecast", "--model", folder, "--data", data, "--horizon", 2, "--out", out, "--samples", 4)
+        assert (answer.code == 0) == out.exists(), answer.err
+    elif command == "evaluate":
+        period = ("--start", "2016-06-01", "--end", "2016-06-30", "--samples", 4)
+        tsf_llm("evaluate", "--model", folder, "--data", data, "--horizon", 2, "--out", out, *period)
+    elif command == "adapt":  # refused for its rank, but only after the model was opened
+        options = ("--ticker", "AAA", "--rank", -1)
+        tsf_llm("adapt", "--model", folder, "--data", data, "--out", out, *options)
+    elif command == "push":
+        script(push, "--model", folder, "--repo_id", "org/name", "--base", "org/base", "--dry_run")
+    else:
+        script(
+            sft,
+            "--model_name_or_path",
+            folder,
+            "--data",
+            data,
+            "--output_dir",
+            out,
+            "--horizon",
+            2,
+            "--max_steps",
+            0,
+            "--report_samples",
+            0,
+            only_parse=True,
+        )
+
+
+def try_dataset(case: Case) -> None:
+    folder = spoiled(case, "prepared")
+    if case.rng.random() < 0.5:
+        case.said += " push"
+        script(push, "--dataset", folder, "--repo_id", "org/name", "--dry_run")
+    else:
+        case.said += " prepare"
+        tsf_llm("prepare", "--data", case.source / "bars.csv", "--out", folder, "--horizon", 2)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small folder of each kind, and bars."""
+    target = tmp_path_factory.mktemp("source")
+    build_source(target)
+    return target
+
+
+def build_source(target: Path) -> None:
+    shutil.copy(SAVED / "bars.csv", target / "bars.csv")
+    processor = TsfLlmProcessor.from_pretrained(SAVED / "causal")
+    causal = TsfLlmForCausalLM.from_pretrained(SAVED / "causal")
+    head = TsfLlmForPrediction(causal.config.__class__(**{**causal.config.to_dict(), "prediction_type": "quantile"}))
+    for name, model in {"causal": causal, "head": head}.items():
+        model.save_pretrained(target / name)
+        processor.save_pretrained(target / name)
+    for name in ("adapter", "int8"):
+        shutil.copytree(SAVED / name, target / name)
+    adapter = target / "adapter" / "adapter_config.json"
+    fields = json.loads(adapter.read_text()) | {"base_model_name_or_path": str(target / "causal")}
+    adapter.write_text(json.dumps(fields))
+    for path in target.rglob("outputs.safetensors"):
+        path.unlink()
+    with contextlib.redirect_stdout(io.StringIO()):
+        prepared = ("--data", target / "bars.csv", "--out", target / "prepared", "--horizon", 2, "--bins", 32)
+        answer = tsf_llm("prepare", *prepared, "--groups", "returns", "--context-length", 16)
+    assert answer.code == 0, answer.err
+
+
+KINDS: dict[str, tuple[Callable[[Case], None], float]] = {  # what tries them, and their share
+    "model folders": (try_model, 0.35),
+    "datasets": (try_dataset, 0.1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_input_is_answered_or_refused_in_one_line(source: Path, tmp_path: Path, kind: str) -> None:
+    attempt, share = KINDS[kind]
+    failures, started = [], time.monotonic()
+    for i in [int(ONLY)] if ONLY else range(round(share * COUNT)):
+        case = Case(np.random.default_rng([SEED, sorted(KINDS).index(kind), i]), tmp_path / str(i), source)
+        case.folder.mkdir()
+        try:
+            attempt(case)
+        except AssertionError as error:
+            failures.append(f"{kind}, seed {SEED}, case {i}:{case.said}\n{error}")
+        shutil.rmtree(case.folder)
+    spent = time.monotonic() - started
+    assert not failures, f"{len(failures)} of {i + 1} in {spent:.0f} s:\n" + "\n".join(failures[:20])
