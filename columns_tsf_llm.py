@@ -184,6 +184,8 @@ def find_key(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path, 
     if not all(isinstance(table[name], pd.Series) for name in column.values()):
         return {}  # two of one name: whoever reads them refuses
     times = _codes(table[column["timestamp"]])
+    if id in column and times[times >= 0].is_unique:
+        return {}
     rows = table[times.to_numpy() >= 0].reset_index(drop=True)
     times = times[times >= 0].reset_index(drop=True)
     if id in column:
@@ -204,7 +206,9 @@ def _codes(cells: pd.Series) -> pd.Series:
         codes, cell_of = pd.factorize(cells)
     except TypeError:  # a list, or the like, in a cell
         codes, cell_of = pd.factorize(stripped(cells))
-    empty = np.array([str(cell).strip() == "" for cell in cell_of], dtype=bool)
+    if pd.api.types.is_numeric_dtype(cell_of) or pd.api.types.is_datetime64_any_dtype(cell_of):
+        return pd.Series(codes)
+    empty = np.array([isinstance(cell, str) and not cell.strip() for cell in cell_of], dtype=bool)
     return pd.Series(np.where((codes < 0) | np.append(empty, True)[codes], -1, codes))
 
 
@@ -282,6 +286,8 @@ def _volume(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path) -
     places = {plain_name(name): name for name in reversed(table.columns)}
     by_name = [places[alias] for alias in ALIASES["volume"] if alias in places]
     alike = [name for plain, name in reversed(places.items()) if _is_like_volume(plain) and name not in by_name]
+    if by_name and (_rough_numbers(table[by_name[0]].head(PROBE)) > 0).any(axis=None):
+        return {"volume": by_name[0]}  # without reading all of it
     numbers = {name: _rough_numbers(table[name]) for name in [*by_name, *alike]}
     if traded := [name for name in by_name if (numbers[name] > 0).any()]:
         return {"volume": traded[0]}
