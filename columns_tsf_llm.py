@@ -12,7 +12,7 @@ Shapes: N rows of a table.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ REPEATED = 0.1  # share of rows whose time another row has too, from which on a 
 SAME = 1e-12  # an adjusted close this near to the close is the close
 NO_NAMES = ("unnamed0", "index", "level0", "indexlevel0", "")  # of what was the index of a frame
 DATE = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?"
+FRAME = "the frame"  # where a caller gave one
 PROBE = 1000  # rows by which a currency is told
 
 
@@ -184,6 +185,8 @@ def find_key(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path, 
     if not all(isinstance(table[name], pd.Series) for name in column.values()):
         return {}  # two of one name: whoever reads them refuses
     times = _codes(table[column["timestamp"]])
+    if id in column and times[times >= 0].is_unique:
+        return {}
     rows = table[times.to_numpy() >= 0].reset_index(drop=True)
     times = times[times >= 0].reset_index(drop=True)
     if id in column:
@@ -204,7 +207,9 @@ def _codes(cells: pd.Series) -> pd.Series:
         codes, cell_of = pd.factorize(cells)
     except TypeError:  # a list, or the like, in a cell
         codes, cell_of = pd.factorize(stripped(cells))
-    empty = np.array([str(cell).strip() == "" for cell in cell_of], dtype=bool)
+    if pd.api.types.is_numeric_dtype(cell_of) or pd.api.types.is_datetime64_any_dtype(cell_of):
+        return pd.Series(codes)
+    empty = np.array([isinstance(cell, str) and not cell.strip() for cell in cell_of], dtype=bool)
     return pd.Series(np.where((codes < 0) | np.append(empty, True)[codes], -1, codes))
 
 
@@ -239,9 +244,12 @@ def _refuse_unknown_key(
         is_text = not pd.to_numeric(stripped(cells.head(PROBE)), errors="coerce").notna().any()
         if 2 <= distinct <= max(len(rows) // 2, most * is_text) and not taken.assign(key=keys).duplicated().any():
             seen = ", ".join(map(str, cells.drop_duplicates().head(3)))
+            remedy = f"Name it with --id '{name}' (in Python id=), or rename it to {id}."
+            if where == FRAME:
+                remedy = f"Rename it to {id}, or give the pipeline id_column='{name}'."
             raise ValueError(
                 f"{where}: times repeat, and column '{name}' ({seen}, ...) tells their rows apart: it seems to name "
-                f"{distinct} series. Name it with --id '{name}' (in Python id=), or rename it to {id}."
+                f"{distinct} series. {remedy}"
             )
 
 
@@ -279,6 +287,8 @@ def _volume(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path) -
     places = {plain_name(name): name for name in reversed(table.columns)}
     by_name = [places[alias] for alias in ALIASES["volume"] if alias in places]
     alike = [name for plain, name in reversed(places.items()) if _is_like_volume(plain) and name not in by_name]
+    if by_name and (_rough_numbers(table[by_name[0]].head(PROBE)) > 0).any(axis=None):
+        return {"volume": by_name[0]}  # without reading all of it
     numbers = {name: _rough_numbers(table[name]) for name in [*by_name, *alike]}
     if traded := [name for name in by_name if (numbers[name] > 0).any()]:
         return {"volume": traded[0]}
@@ -432,9 +442,10 @@ def given_bars(bars: Any, kind: Kind | None = None, covariates: Sequence[str] = 
     """
     if isinstance(bars, CheckedBars):
         return bars
-    if isinstance(bars, list | tuple):
+    if isinstance(bars, list | tuple | Iterator):
         return [as_bars(frame, kind, covariates) for frame in bars]
-    return as_bars(bars, kind, covariates)
+    frame = as_bars(bars, kind, covariates)
+    return frame if isinstance(frame, pd.DataFrame) else [frame]
 
 
 def as_bars(frame: Any, kind: Kind | None = None, covariates: Sequence[str] = ()) -> Any:
@@ -479,13 +490,18 @@ def _ours(frame: pd.DataFrame, kind: Kind, covariates: Sequence[str]) -> dict[st
     covariates = [name for name in covariates if name in frame.columns]
     own = {name: name for name in known if name in frame.columns}
     rest = frame.loc[:, [name not in {*own, *covariates} for name in frame.columns]]
-    found = find_columns(rest, {name: aliases for name, aliases in known.items() if name not in own}, "the frame")
+    found = find_columns(rest, {name: aliases for name, aliases in known.items() if name not in own}, FRAME)
     column = own | found
     if kind is OHLCV and "volume" not in own and "close" in column:
         column.pop("volume", None)
-        column |= _volume(rest.assign(close=frame[column["close"]]), {"close": "close"}, "the frame")
+        column |= _volume(rest.assign(close=frame[column["close"]]), {"close": "close"}, FRAME)
+    if kind is UNIVARIATE and "value" not in column:
+        taken = {*column.values(), *covariates}
+        free = [name for name in frame.columns if name not in taken and isinstance(frame[name], pd.Series)]
+        numeric = [name for name in free if pd.api.types.is_numeric_dtype(frame[name])]
+        column |= {"value": numeric[0]} if len(numeric) == 1 else {}
     if "timestamp" in column:
-        column |= find_key(frame, column | dict(zip(covariates, covariates, strict=True)), "the frame", kind.id)
+        column |= find_key(frame, column | dict(zip(covariates, covariates, strict=True)), FRAME, kind.id)
     return column
 
 

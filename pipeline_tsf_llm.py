@@ -42,8 +42,9 @@ class TsfLlmPipeline(Pipeline):
     """`pipe(bars, horizon=5)` -> one row per ticker and step, in price units.
 
     Args of a call:
-        bars: DataFrame `timestamp, [ticker,] open, high, low, close, volume`, and the covariates that the model was
-            trained on; or a list of them for a list of answers.
+        bars: DataFrame or `datasets.Dataset`: `timestamp, [ticker,] open, high, low, close, volume`, under these or
+            other usual names (`columns_tsf_llm`), and the covariates that the model was trained on; or a list of them
+            for a list of answers.
         horizon: steps ahead; by default the model's `prediction_length`. The original's weights know one horizon, two
             bars as published; steps before it lie on the straight line to it.
         samples: paths per ticker.

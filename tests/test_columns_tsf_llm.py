@@ -193,6 +193,10 @@ def test_series_by_an_unknown_name(tmp_path):
     with pytest.raises(ValueError, match="column 'store'"):
         as_bars(wide)
     assert told_kind(wide) is UNIVARIATE
+    load = wide[wide["store"] == "S1"].rename(columns={"y": "OT"})
+    assert as_bars(load, UNIVARIATE)["value"].tolist() == load["OT"].tolist()  # the only column of numbers
+    assert "value" not in as_bars(load.assign(HUFL=1.0), UNIVARIATE)
+    assert "value" in as_bars(load.assign(HUFL=1.0), UNIVARIATE, ["HUFL"])
     given = as_bars(wide.rename(columns={"store": "item"}))
     assert list(given) == ["timestamp", "value", "series_id"]
 
@@ -310,8 +314,11 @@ def test_text_beside_an_adjusted_close_is_named(make_bars, small):
         small(raw)
 
 
-def test_what_is_no_table_is_left_to_the_check(make_bars):
+def test_what_is_no_table_is_left_to_the_check(make_bars, small):
     assert given_bars([3, None]) == [3, None]
+    assert given_bars(None) == [None]
+    with pytest.raises(ValueError, match="bars must be DataFrames, got dict"):
+        small({"train": make_bars(60)})
     with pytest.raises(ValueError, match="2 levels of column names"):
         as_bars(pd.DataFrame(np.zeros((2, 2)), columns=pd.MultiIndex.from_tuples([("a", "x"), ("b", "x")])))
 
