@@ -58,7 +58,7 @@ from .series_tsf_llm import (
 )
 
 logger = logging.get_logger(__name__)
-SIGMA_CAP = 6.0  # nowhere worse than none, and better on stocks and sales: CRPS of one-step forecasts
+SIGMA_CAP = 6.0  # against none: better one-step CRPS on stocks and sales, within 0.05 % on indices, crypto and load
 MOST_WARNINGS = 20  # of jumps, one per series
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 FIRST = 20  # known changes before the first volatility
-QUARTER, SOON = 63, 5  # known changes that say what is usual; these last ones too, if all moved
+QUARTER, SOON = 63, 5  # known changes that say what is usual; and the last ones, if all but one moved by more
 YEAR = 252  # rows in which features and volatility remember a jump
 DEVIATION = 1.4826  # of a normal law, over its median distance from zero
 JUMP = 0.4  # of a price
@@ -44,7 +44,8 @@ def usual_deviation(changes: np.ndarray) -> np.ndarray:
         return usual
     size = pd.Series(np.abs(changes[known]))
     size = size.where(size > 0)
-    quarter, soon = (size.rolling(rows, min_periods=SOON).median().to_numpy() for rows in (QUARTER, SOON))
+    quarter = size.rolling(QUARTER, min_periods=SOON).median().to_numpy()
+    soon = size.rolling(SOON).quantile(0.25, interpolation="lower").to_numpy()  # four of five moved by as much
     now = np.fmax(quarter, soon)
     usual[known] = DEVIATION * np.concatenate((np.repeat(quarter[FIRST - 1], FIRST), now[FIRST - 1 : -1]))
     return usual
