@@ -53,6 +53,12 @@ Id = Annotated[
     str | None, typer.Option("--id", help="Column that names the tickers or series, if its name is unusual.")
 ]
 Time = Annotated[str | None, typer.Option(help="Column of times, if its name is unusual.")]
+Dates = Annotated[
+    str | None, typer.Option(metavar="dmy|mdy|ymd", help="Order of numeric dates, where they do not tell themselves.")
+]
+Decimal = Annotated[
+    str | None, typer.Option(metavar="point|comma", help="Decimal mark, where the numbers do not tell themselves.")
+]
 PastCovariates = Annotated[
     str | None,
     typer.Option(help="Further columns, each known up to its row: names or patterns as text_*; commas between."),
@@ -72,6 +78,8 @@ def quickstart(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
     horizon: Annotated[int | None, typer.Option(min=1, help="Bars ahead; by default 5.")] = None,
@@ -93,7 +101,7 @@ def quickstart(
         ticker=ticker,
         out=out,
         dataset=dataset,
-        columns=Columns(value=value, id=id, time=time),
+        columns=Columns(value, id, time, dates, decimal),
         past_covariates=_names(past_covariates) or [],
         known_covariates=_names(known_covariates) or [],
         horizon=horizon,
@@ -144,6 +152,8 @@ def forecast(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
 
@@ -161,10 +171,12 @@ def forecast(
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value, id, time, dates, decimal))
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
-    frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, as_of=as_of, market=_market(market))
+    frame = pipe(
+        bars, horizon=horizon, samples=samples, seed=seed, as_of=as_of, market=_market(market, dates, decimal)
+    )
     write_csv(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
@@ -189,6 +201,8 @@ def evaluate(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Score past forecasts beside random walk, drift and historical volatility, with intervals and a verdict.
 
@@ -207,7 +221,7 @@ def evaluate(
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value, id, time, dates, decimal))
     report = evaluate_model(
         pipe,
         bars,
@@ -218,7 +232,7 @@ def evaluate(
         samples=samples,
         seed=seed,
         out=out,
-        market=_market(market),
+        market=_market(market, dates, decimal),
     )
     print_evaluation(report, pipe.processor.feature_extractor.series_kind)
     typer.echo(f"results.json, scores.png and pit.png written to {out}")
@@ -255,6 +269,8 @@ def adapt(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Fit a model to one ticker by an adapter; it is kept only if it forecasts better on the validation dates.
 
@@ -281,6 +297,8 @@ def adapt(
         "value_column": value,
         "id_column": id,
         "time_column": time,
+        "dates": dates,
+        "decimal": decimal,
     }
     print_adapted(*adapt_model(model, ticker=ticker, out=out, config=config, options=options))
 
@@ -295,6 +313,8 @@ def clean(
     ] = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Repair, mask, drop or keep what is wrong with price files, by the rules of docs/data.md, and report each case.
 
@@ -304,7 +324,7 @@ def clean(
     from .preparation import clean as clean_file
     from .preparation import print_cleaning
 
-    columns = Columns(id=id, time=time)
+    columns = Columns(id=id, time=time, dates=dates, decimal=decimal)
     print_cleaning(clean_file(data, out, _names(ticker), _names(covariates) or (), columns=columns))
     typer.echo(f"written to {out}, every case to {out.with_name('cleaning.json')}")
 
@@ -324,6 +344,8 @@ def prepare(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
     train_through: Annotated[
@@ -365,6 +387,8 @@ def prepare(
         "value_column": value,
         "id_column": id,
         "time_column": time,
+        "dates": dates,
+        "decimal": decimal,
         "past_covariates": _names(past_covariates),
         "known_covariates": _names(known_covariates),
         "train_through": train_through,
@@ -388,6 +412,8 @@ def describe(
     ticker: Ticker = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Show what is in price files: coverage, gaps, defects by rule and the distribution of returns.
 
@@ -396,7 +422,7 @@ def describe(
     from ..data_prep.columns import Columns
     from ..data_prep.describe import describe as describe_data
 
-    summary = describe_data(data, out, _names(ticker), columns=Columns(id=id, time=time))
+    summary = describe_data(data, out, _names(ticker), columns=Columns(id=id, time=time, dates=dates, decimal=decimal))
     typer.echo(
         f"{summary['bars']:,} bars of {len(summary['tickers'])} tickers, {summary['first']} to {summary['last']}; "
         f"found: {', '.join(summary['defects']) or 'no defect'}"
@@ -419,6 +445,8 @@ def audit(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
 ) -> None:
@@ -435,15 +463,17 @@ def audit(
 
     if features is not None:
         _run_feature_file(features)
-    columns = Columns(value=value, id=id, time=time)
+    columns = Columns(value, id, time, dates, decimal)
     if model is None:
         past, known = _names(past_covariates) or [], _names(known_covariates) or []
         bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known])
-        report = audit_features(bars, seed=seed, past_covariates=past, known_covariates=known, market=_market(market))
+        report = audit_features(
+            bars, seed=seed, past_covariates=past, known_covariates=known, market=_market(market, dates, decimal)
+        )
     else:
         processor = TsfLlmProcessor.from_pretrained(find_model(model))
         bars = read_for(processor, data, _names(ticker), columns)
-        report = processor.audit(bars, seed=seed, market=_market(market))
+        report = processor.audit(bars, seed=seed, market=_market(market, dates, decimal))
     typer.echo(json.dumps(report, indent=2))
     if not report["passed"]:
         leaks = ", ".join(leak["feature"] for leak in report["prefix_invariance"]["leaks"]) or "a canary sings"
@@ -512,11 +542,11 @@ def _names(ticker: str | None) -> list[str] | None:
     return None if ticker is None else [name.strip() for name in ticker.split(",") if name.strip()]
 
 
-def _market(market: str | None) -> Any:
+def _market(market: str | None, dates: str | None, decimal: str | None) -> Any:
     """Its bars, if there is one."""
     from ..data_prep.sources import read_bars
 
-    return None if market is None else read_bars(market)
+    return None if market is None else read_bars(market, dates=dates, decimal=decimal)
 
 
 def _run_feature_file(path: Path) -> None:

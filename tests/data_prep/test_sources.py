@@ -182,9 +182,14 @@ def test_rows_keep_file_order_and_tickers_their_first_appearance(write):
         ("p.csv", b"\xff\xfe\x00\x01", "p.csv has no rows"),
         ("p.csv", HEADER + ROWS + "2024-13-45,A,1,2,1,2,3\n", "row 3: column 'date' holds '2024-13-45'"),
         ("p.csv", HEADER + ROWS + ",A,1,2,1,2,3\n", "row 3: column 'date' holds ''"),
-        ("p.csv", HEADER + "1704412800,A,1,2,1,2,3\n", "row 1: column 'date' holds '1704412800'"),
+        (
+            "p.csv",
+            HEADER + "170441280,A,1,2,1,2,3\n2024-01-04,A,1,2,1,2,3\n",
+            "row 1: column 'date' holds '170441280'",
+        ),
         ("p.csv", HEADER + ROWS + "2024-01-04,A,1,2,1,abc,3\n", "row 3: column 'close' holds 'abc'"),
-        ("p.csv", HEADER + '2024-01-04,A,1,2,1,2,"1,000"\n', "row 1: column 'volume' holds '1,000'"),
+        ("p.csv", HEADER + '2024-01-04,A,1,2,1,2,"1,000"\n', "'1,000' is 1000 or 1.000, .* --decimal point"),
+        ("p.csv", HEADER + "02/01/2024,A,1,2,1,2,3\n", r"'02/01/2024' is 2024-01-02 \(dmy\) or .* --dates"),
         ("p.csv", HEADER + ROWS + "2024-01-04,,1,2,1,2,3\n", "row 3: column 'ticker' is empty"),
         ("p.csv.gz", b"not gzip", "p.csv.gz cannot be read"),
         ("p.csv.gz", gzip.compress((HEADER + ROWS * 50).encode(), mtime=0)[:-20], "p.csv.gz cannot be read"),
@@ -219,10 +224,10 @@ def test_text_in_a_parquet_price_column(tmp_path):
 
 def test_raw_reading_keeps_bad_cells_and_notes_what_they_held(tmp_path):
     (tmp_path / "a.csv").write_text(
-        HEADER + '2024-01-02,A,1,2,1,2,"1,000"\nError: rate limit\n2024-01-04,A,1,2,1,$2,3\n'
+        HEADER + '2024-01-02,A,1,2,1,2.25,"1,00a"\nError: rate limit\n2024-01-04,A,1,2,1,n.d.,3\n'
     )
     raw = read_raw(tmp_path / "a.csv")
-    assert raw["note"].tolist() == ["volume='1,000'", "close='$2'", "timestamp='Error: rate limit'"]
+    assert raw["note"].tolist() == ["volume='1,00a'", "close='n.d.'", "timestamp='Error: rate limit'"]
     assert raw["row"].tolist() == [1, 3, 2]
     assert raw["ticker"].tolist() == ["A", "A", ""]
     assert raw["file"].unique().tolist() == ["a.csv"]
