@@ -163,7 +163,7 @@ def _format_name(text: pd.Series) -> tuple[str, "_Parts | None"]:
     if _are_seconds(known):
         return "seconds", None
     parts = _parts(text)
-    read = (~np.isnat([_days(parts[0], order) for order in ORDERS])).any(axis=0)[parts[1]]
+    read = np.any([~np.isnat(_days(parts[0], order)) for order in ORDERS], axis=0)[parts[1]]
     read &= ~np.isnat(_time_of_day(parts[2])[0])
     return ("text", parts) if read.sum() > iso else ("ISO8601", None)
 
@@ -192,7 +192,7 @@ def _from_epoch(text: pd.Series, seconds: bool) -> pd.Series:
     digits = text.str.len().where(text.str.isdecimal(), 0)
     units = {"s": text.str.fullmatch(r"-?\d{1,10}")} if seconds else {u: digits == n for n, u in EPOCHS.items()}
     for unit, of_unit in units.items():
-        times[of_unit] = pd.to_datetime(text[of_unit].astype("int64"), unit=unit).to_numpy()  # type: ignore[call-overload]
+        times[of_unit] = pd.to_datetime(text[of_unit].astype("int64"), unit=unit).to_numpy()
     return times
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, check_bars
+from tsf_llm.bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, check_bars
 from tsf_llm.data_prep.clean import clean_bars
 from tsf_llm.data_prep.columns import COLUMNS, Columns
 from tsf_llm.data_prep.sources import iter_raw, raw_columns, read_bars, read_data, read_raw, read_series
@@ -435,3 +435,84 @@ def test_prices_are_told_from_series(write_frame, make_bars):
         read_data(prices, columns=Columns(value="close"), kind=OHLCV)
     with pytest.raises(ValueError, match="no column for"):
         read_data(write_frame(make_bars(5).drop(columns="high"), "half.csv"))
+
+
+# Cells of whole files
+
+
+def written(tmp_path, frame, dates="%Y-%m-%d", **options):
+    frame.assign(timestamp=frame["timestamp"].dt.strftime(dates)).to_csv(tmp_path / "AAA.csv", index=False, **options)
+    return tmp_path / "AAA.csv"
+
+
+def test_day_first_is_read_whole_and_cleaned_whole(tmp_path, make_bars):
+    bars = make_bars(300)
+    path = written(tmp_path, bars, "%d/%m/%Y")
+    for frame in (read_bars(path), clean_bars(read_raw(path))[0]):
+        assert (frame["timestamp"] == bars["timestamp"]).all()
+        np.testing.assert_array_equal(frame["close"], bars["close"])
+    with pytest.raises(ValueError, match="not written as mdy"):
+        read_bars(path, dates="mdy")
+
+
+def test_an_order_that_the_first_piece_does_not_tell_is_told_by_the_file(tmp_path, make_bars):
+    bars = make_bars(60).assign(timestamp=pd.date_range("2023-02-01", periods=60))
+    pieces = pd.concat(iter_raw(written(tmp_path, bars, "%d/%m/%Y"), rows=10), ignore_index=True)
+    assert (pieces["timestamp"] == bars["timestamp"]).all()
+    path = written(tmp_path, bars[:10], "%d/%m/%Y")
+    with pytest.raises(ValueError, match=r"AAA.csv: in column 'timestamp', .* tells which; say it with --dates"):
+        read_raw(path)
+    assert (read_raw(path, dates="dmy")["timestamp"] == bars["timestamp"][:10]).all()
+    assert (read_bars(path, dates="mdy")["timestamp"].dt.day == 2).all()
+
+
+@pytest.mark.parametrize("rows", [10, 1000])
+def test_marks_of_thousands_that_come_late_lose_no_bar(tmp_path, make_bars, rows):
+    scaled = make_bars(60)
+    scaled[PRICES] = (scaled[PRICES] * np.linspace(9, 11, 60)[:, None]).round()
+    text = scaled.assign(**{name: scaled[name].map("{:,.2f}".format) for name in PRICES})
+    raw = pd.concat(iter_raw(written(tmp_path, text), rows=rows), ignore_index=True)
+    np.testing.assert_array_equal(raw[PRICES], scaled[PRICES])
+    np.testing.assert_array_equal(read_bars(tmp_path / "AAA.csv")[PRICES], scaled[PRICES])
+
+
+def test_a_large_share_that_cannot_be_read_is_not_cleaned(tmp_path, make_bars):
+    bars = make_bars(100)
+    bars["close"] = bars["close"].astype(object)
+    bars.loc[::10, "close"] = "closed"
+    with pytest.raises(ValueError, match=r"10% of column 'close' cannot be read, such as 'closed'; cleaning is not"):
+        read_raw(written(tmp_path, bars))
+    with pytest.raises(ValueError, match="10% of column 'close'"):
+        clean_bars(bars)
+    bars.loc[20:, "close"] = 1.0
+    assert clean_bars(bars)[1]["rules"]["text"]["rows"] == 2  # isolated cells
+
+
+def test_newest_first_is_turned_round(tmp_path, make_bars, small, assert_same_batch):
+    bars = pd.concat([make_bars(60), make_bars(50, ticker="BBB", seed=1)], ignore_index=True)
+    path = written(tmp_path, bars[::-1])
+    read = read_bars(path)
+    assert read["ticker"].unique().tolist() == ["BBB", "AAA"]
+    for name in ("AAA", "BBB"):
+        mine = bars[bars["ticker"] == name].reset_index(drop=True)
+        assert (read[read["ticker"] == name]["timestamp"].to_numpy() == mine["timestamp"]).all()
+    assert_same_batch(small(bars[::-1]), small(read))
+    assert clean_bars(bars[::-1])[1]["rules"]["unordered"]["rows"] == 0
+
+
+def test_an_hour_that_comes_twice_is_neither_read_nor_cleaned(make_bars, small):
+    utc = pd.date_range("2023-11-04", periods=60, freq="h", tz="UTC")
+    bars = make_bars(60).assign(timestamp=utc.tz_convert("America/New_York").tz_localize(None))
+    for use in (small, clean_bars):
+        with pytest.raises(
+            ValueError, match="AAA, row .*daylight saving ends.*: give times in UTC or with their offset"
+        ):
+            use(bars)
+
+
+def test_an_open_of_zero_is_refused_with_the_way_out(make_bars, small):
+    bars = make_bars(60)
+    bars.loc[:9, "open"] = 0.0
+    with pytest.raises(ValueError, match=r"AAA, row 0, .* \(and 9 more\): open is 0, .*; start later, or mask"):
+        small(bars)
+    assert clean_bars(bars)[1]["missing_bars"] == 10
