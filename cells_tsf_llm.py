@@ -39,7 +39,7 @@ _DATE = rf"\d{{8}}|\d{{4}}-?q[1-4]|{_DAY}{_PART}\.?[-/., ]\s*{_PART}(?:[-/. ]|,\
 CELL = rf"^(?:({_DATE})(?:[t ,_:]\s*|(?<=\d{{8}}))(\d.*)|({_DATE}|{_PART}[-/. ]\d{{4}}))$"
 PARTS = rf"^{_DAY}({_PART})\.?[-/., ]\s*(?:({_PART})(?:[-/. ]|,\s*)\s*)?(\d{{4}}|\d{{1,2}})\.?$"
 CLOCK = (
-    r"^(\d{1,2}):?(\d\d)?(?::?(\d\d)([.,]\d{1,9})?)?\s*([ap]\.?m\.?)?\s*"
+    r"^(\d{1,2}):?(\d\d)?(?::?(\d\d)([.,]\d{1,9})?)?\s*([ap]\.?m\.?(?![a-z]))?\s*"
     r"(z|(?:utc|gmt)?[+-]\d{1,2}(?::?\d\d)?|[a-z][\w/+-]*)?(?:\s*[\[(].*[\])])?$"
 )
 OFFSET = r":\d\d(?:\.\d+)?\s*([+-]\d\d(?::?\d\d)?)$"  # hours, and minutes, from UTC behind a time of day
@@ -163,7 +163,7 @@ def _format_name(text: pd.Series) -> tuple[str, "_Parts | None"]:
     if _are_seconds(known):
         return "seconds", None
     parts = _parts(text)
-    read = (~np.isnat([_days(parts[0], order) for order in ORDERS])).any(axis=0)[parts[1]]
+    read = np.any([~np.isnat(_days(parts[0], order)) for order in ORDERS], axis=0)[parts[1]]
     read &= ~np.isnat(_time_of_day(parts[2])[0])
     return ("text", parts) if read.sum() > iso else ("ISO8601", None)
 
@@ -192,7 +192,7 @@ def _from_epoch(text: pd.Series, seconds: bool) -> pd.Series:
     digits = text.str.len().where(text.str.isdecimal(), 0)
     units = {"s": text.str.fullmatch(r"-?\d{1,10}")} if seconds else {u: digits == n for n, u in EPOCHS.items()}
     for unit, of_unit in units.items():
-        times[of_unit] = pd.to_datetime(text[of_unit].astype("int64"), unit=unit).to_numpy()  # type: ignore[call-overload]
+        times[of_unit] = pd.to_datetime(text[of_unit].astype("int64"), unit=unit).to_numpy()
     return times
 
 
@@ -392,7 +392,7 @@ def repeated_hour(times: pd.Series) -> int | None:
     day = times.dt.day
     month = times.dt.month
     ends = ((month == 10) & (day >= 25)) | (month.isin((4, 11)) & (day <= 7))
-    back &= ends & (times.dt.dayofweek == 6) & (times.dt.hour < 4)
+    back &= ends & (times.dt.day_of_week == 6) & (times.dt.hour < 4)
     return int(back.to_numpy().argmax()) if back.any() else None
 
 
@@ -444,8 +444,8 @@ class NumberFormat:
         best, least = sorted(PROOFS, key=lambda mark: -votes[mark])
         marked = [text[text.str.contains(",", regex=False)] for text in texts]
         first = next((text for text in marked if len(text)), None)
-        if votes[best] and votes[least] <= FEW * votes[best]:
-            return cls(best, proven=True)
+        if 10 * votes[least] < votes[best]:
+            return cls(best, proven=True)  # and cells of the other kind are slips
         if first is None:
             return cls()
         one = first.iloc[0]

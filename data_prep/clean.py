@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import PRICES, check_bars
+from ..bars_tsf_llm import PRICES, TWICE, check_bars
+from ..cells_tsf_llm import repeated_hour
 from ..columns_tsf_llm import adjust
 from ..jumps_tsf_llm import DEVIATION, JUMP, LOOKBACK, like_a_split, taken_back, usual_deviation
 from .columns import COLUMNS
@@ -252,10 +253,18 @@ def _covariates(raw: pd.DataFrame) -> list[str]:
 
 
 def _in_order(raw: pd.DataFrame, found: Findings) -> pd.DataFrame:
-    """Rows with a time that nanoseconds can hold, sorted by it; the file's order decides among equals."""
+    """Rows with a time that nanoseconds can hold, sorted by it; the file's order decides among equals.
+
+    Raises:
+        ValueError: an hour of local times comes twice, so that no order is right.
+    """
     dated = raw["timestamp"].between(pd.Timestamp.min.ceil("us"), pd.Timestamp.max.floor("us"))
     found.add("no_timestamp", raw[~dated])
     rows = raw[dated]
+    if (again := repeated_hour(rows["timestamp"])) is not None:
+        raise ValueError(f"{rows['ticker'].iloc[0]}, row {rows['row'].iloc[again]}: {TWICE}")
+    if (rows["timestamp"].diff().iloc[1:] < pd.Timedelta(0)).all():
+        rows = rows[::-1]  # newest first
     found.add("unordered", rows[rows["timestamp"] < rows["timestamp"].cummax()])
     return rows.sort_values("timestamp", kind="stable")
 

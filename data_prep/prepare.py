@@ -174,7 +174,7 @@ def prepare(
         earlier = _earlier(out)
         kept = {} if refit else earlier.get("split", {})
         split = _split(data.times, out, kept, train_through=train_through, valid_through=valid_through)
-        state = _market(data, market)
+        state = _market(data, market, columns)
         fitted_on = _tickers_to_fit(data, split, seed)
         to_fit = pd.concat([pd.read_parquet(data.files[name]) for name in fitted_on], ignore_index=True)
         to_fit = to_fit[to_fit["timestamp"] <= split.train_through]
@@ -309,10 +309,11 @@ def _dates(split: Split) -> dict[str, str]:
     return {"train_through": str(split.train_through), "valid_through": str(split.valid_through)}
 
 
-def _market(data: Collected, market: str | Path | list | None) -> pd.DataFrame | None:
+def _market(data: Collected, market: str | Path | list | None, columns: Columns) -> pd.DataFrame | None:
     """The state of the market's files, or of the universe, or None."""
     if market is not None:
-        return market_state(split_tickers(read_bars(market)).values())
+        bars = read_bars(market, dates=columns.dates, decimal=columns.decimal)
+        return market_state(split_tickers(bars).values())
     return None if data.moments is None else data.moments.state()
 
 

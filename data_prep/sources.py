@@ -384,10 +384,12 @@ def _formats(
     try:
         try:
             of_times = times(table)
+            is_told = not read_times(table[keys[0]], of_times)[1].size
         except Unclear:
             if whole is None:
                 raise
-            of_times = times(whole(keys))
+            is_told = False
+        of_times = of_times if is_told or whole is None else times(whole(keys))
     except Unclear as error:
         raise ValueError(f"{where}: {error}; say it with --dates (in Python dates=).") from error
     except ValueError as error:

@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from ..bars_tsf_llm import OHLCV, day_end, kind_of, split_tickers
-from ..cells_tsf_llm import clocks, stripped
+from ..cells_tsf_llm import Unclear, clocks, stripped
 from ..columns_tsf_llm import ALIASES, find_columns, listed
 from ..common.errors import one_line_errors
 from ..common.files import check_apart, has_keys, write_json, write_parquet
@@ -105,7 +105,10 @@ def read_texts(path: str | Path) -> pd.DataFrame:
     column = find_columns(raw, NAMES)
     if missing := [name for name in NAMES if name not in column]:
         raise ValueError(f"{path} has no column for {', '.join(missing)}; found: {listed(raw)}. Rename its columns.")
-    texts = pd.DataFrame({"timestamp": publication_times(raw[column["timestamp"]])})
+    try:
+        texts = pd.DataFrame({"timestamp": publication_times(raw[column["timestamp"]])})
+    except Unclear as error:
+        raise ValueError(f"{path}: {error}; write dates as 2024-01-31.") from error
     for name in ("ticker", "text"):
         texts[name] = stripped(raw[column[name]])
     for name, remedy in REMEDIES.items():

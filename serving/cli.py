@@ -57,6 +57,12 @@ Id = Annotated[
     str | None, typer.Option("--id", help="Column that names the tickers or series, if its name is unusual.")
 ]
 Time = Annotated[str | None, typer.Option(help="Column of times, if its name is unusual.")]
+Dates = Annotated[
+    str | None, typer.Option(metavar="dmy|mdy|ymd", help="Order of numeric dates, where they do not tell themselves.")
+]
+Decimal = Annotated[
+    str | None, typer.Option(metavar="point|comma", help="Decimal mark, where the numbers do not tell themselves.")
+]
 PastCovariates = Annotated[
     str | None,
     typer.Option(help="Further columns, each known up to its row: names or patterns as text_*; commas between."),
@@ -76,6 +82,8 @@ def quickstart(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
     horizon: Annotated[int | None, typer.Option(min=1, help="Bars ahead; by default 5.")] = None,
@@ -97,7 +105,7 @@ def quickstart(
         ticker=ticker,
         out=out,
         dataset=dataset,
-        columns=Columns(value=value, id=id, time=time),
+        columns=Columns(value, id, time, dates, decimal),
         past_covariates=_names(past_covariates) or [],
         known_covariates=_names(known_covariates) or [],
         horizon=horizon,
@@ -151,6 +159,8 @@ def forecast(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
 
@@ -173,10 +183,10 @@ def forecast(
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value, id, time, dates, decimal))
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
-    options = {"as_of": as_of, "market": _market(market), "calendar": calendar}
+    options = {"as_of": as_of, "market": _market(market, dates, decimal), "calendar": calendar}
     frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, **options)
     write_table(frame, out)
     if plot is not None:
@@ -203,6 +213,8 @@ def evaluate(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Score past forecasts beside random walk, drift and historical volatility, with intervals and a verdict.
 
@@ -223,7 +235,7 @@ def evaluate(
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value, id, time, dates, decimal))
     report = evaluate_model(
         pipe,
         bars,
@@ -234,7 +246,7 @@ def evaluate(
         samples=samples,
         seed=seed,
         out=out,
-        market=_market(market),
+        market=_market(market, dates, decimal),
         calendar=calendar,
     )
     print_evaluation(report, pipe.processor.feature_extractor.series_kind)
@@ -272,6 +284,8 @@ def adapt(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Fit a model to one ticker by an adapter; it is kept only if it forecasts better on the validation dates.
 
@@ -298,6 +312,8 @@ def adapt(
         "value_column": value,
         "id_column": id,
         "time_column": time,
+        "dates": dates,
+        "decimal": decimal,
     }
     print_adapted(*adapt_model(model, ticker=ticker, out=out, config=config, options=options))
 
@@ -312,6 +328,8 @@ def clean(
     ] = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Repair, mask, drop or keep what is wrong with price files, by the rules of docs/data.md, and report each case.
 
@@ -321,7 +339,7 @@ def clean(
     from .preparation import clean as clean_file
     from .preparation import print_cleaning
 
-    columns = Columns(id=id, time=time)
+    columns = Columns(id=id, time=time, dates=dates, decimal=decimal)
     print_cleaning(clean_file(data, out, _names(ticker), _names(covariates) or (), columns=columns))
     typer.echo(f"written to {out}, every case to {out.with_name('cleaning.json')}")
 
@@ -341,6 +359,8 @@ def prepare(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
     train_through: Annotated[
@@ -382,6 +402,8 @@ def prepare(
         "value_column": value,
         "id_column": id,
         "time_column": time,
+        "dates": dates,
+        "decimal": decimal,
         "past_covariates": _names(past_covariates),
         "known_covariates": _names(known_covariates),
         "train_through": train_through,
@@ -405,6 +427,8 @@ def describe(
     ticker: Ticker = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Show what is in price files: coverage, gaps, defects by rule and the distribution of returns.
 
@@ -413,7 +437,7 @@ def describe(
     from ..data_prep.columns import Columns
     from ..data_prep.describe import describe as describe_data
 
-    summary = describe_data(data, out, _names(ticker), columns=Columns(id=id, time=time))
+    summary = describe_data(data, out, _names(ticker), columns=Columns(id=id, time=time, dates=dates, decimal=decimal))
     typer.echo(
         f"{summary['bars']:,} bars of {len(summary['tickers'])} tickers, {summary['first']} to {summary['last']}; "
         f"found: {', '.join(summary['defects']) or 'no defect'}"
@@ -443,6 +467,8 @@ def audit(
     value: Value = None,
     id: Id = None,
     time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
 ) -> None:
@@ -460,16 +486,16 @@ def audit(
     count = _cuts(cuts)
     if features is not None:
         _run_feature_file(features)
-    columns = Columns(value=value, id=id, time=time)
+    columns = Columns(value, id, time, dates, decimal)
     if model is None:
         past, known = _names(past_covariates) or [], _names(known_covariates) or []
         bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known])
         covariates = {"past_covariates": past, "known_covariates": known}
-        report = audit_features(bars, seed=seed, cuts=count, market=_market(market), **covariates)
+        report = audit_features(bars, seed=seed, cuts=count, market=_market(market, dates, decimal), **covariates)
     else:
         processor = TsfLlmProcessor.from_pretrained(find_model(model))
         bars = read_for(processor, data, _names(ticker), columns)
-        report = processor.audit(bars, seed=seed, cuts=count, market=_market(market))
+        report = processor.audit(bars, seed=seed, cuts=count, market=_market(market, dates, decimal))
     typer.echo(json.dumps(report, indent=2))
     typer.echo(f"tsf-llm: {bound_in_words(report)}", err=True)
     if not report["passed"]:
@@ -539,11 +565,11 @@ def _names(ticker: str | None) -> list[str] | None:
     return None if ticker is None else [name.strip() for name in ticker.split(",") if name.strip()]
 
 
-def _market(market: str | None) -> Any:
+def _market(market: str | None, dates: str | None, decimal: str | None) -> Any:
     """Its bars, if there is one."""
     from ..data_prep.sources import read_bars
 
-    return None if market is None else read_bars(market)
+    return None if market is None else read_bars(market, dates=dates, decimal=decimal)
 
 
 def _cuts(given: str | None) -> Any:

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -85,7 +84,8 @@ def run(
     )
 
     console.rule("3. Training")
-    options = {f"{name}_column": column for name, column in asdict(columns).items()}
+    options = {f"{name}_column": getattr(columns, name) for name in ("value", "id", "time")}
+    options |= {"dates": columns.dates, "decimal": columns.decimal}
     options |= {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
     options |= {"data": dataset, "output_dir": out / "model", "horizon": horizon, "head": head}
     parser = Parser((DataArguments, ModelArguments, SftArguments))

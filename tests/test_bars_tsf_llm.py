@@ -12,17 +12,7 @@ import pytest
 import torch
 
 import tsf_llm.bars_tsf_llm as module
-from tsf_llm.bars_tsf_llm import (
-    OHLCV,
-    TimeFormat,
-    check_bars,
-    day_end,
-    day_start,
-    difference_scale,
-    named_columns,
-    read_numbers,
-    read_times,
-)
+from tsf_llm.bars_tsf_llm import OHLCV, check_bars, day_end, day_start, difference_scale, named_columns
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -52,34 +42,6 @@ def test_a_frame_of_text_is_read_as_its_file(tmp_path, column, cells):
     file, bars = read_bars(tmp_path / "A.csv"), check_bars(frame, "A")
     for name in ("timestamp", "close", "volume"):
         pd.testing.assert_series_equal(file[name], bars[name], check_dtype=False)
-
-
-def test_a_day_that_is_no_month_tells_the_format_of_the_whole_column():
-    days = pd.Series(pd.date_range("2023-01-02", periods=300))
-    assert (read_times(days.dt.strftime("%d/%m/%Y"))[0] == days).all()
-    assert (read_times(days.dt.strftime("%m/%d/%Y"))[0] == days).all()
-    assert read_times(days.dt.strftime("%m/%d/%Y")[:3])[0].dt.month.tolist() == [1, 1, 1]  # both are read: month first
-
-
-def test_a_format_of_dates_reads_no_time_of_day():
-    format = TimeFormat.of(pd.Series(["2024-01-02 00:00+09:00"]))
-    times, bad = read_times(pd.Series(["2024-01-03 00:00+09:00", "2024-01-04 10:00+09:00"]), format)
-    assert times[0] == pd.Timestamp("2024-01-03")
-    assert bad.tolist() == [1]
-
-
-def test_offsets_are_written_in_several_ways():
-    days = [f"2024-07-31T00:00{end}" for end in (":00+00:00", ":00.0+0100", "-03", " -03:30")]
-    assert (read_times(pd.Series(days))[0] == pd.Timestamp("2024-07-31")).all()
-
-
-def test_the_time_of_reading_is_no_time():
-    assert read_times(pd.Series(["2024-01-02", "now", "today"]))[1].tolist() == [1, 2]
-
-
-def test_numbers_are_read_to_the_last_bit():
-    exact = np.random.default_rng(0).normal(size=2000)
-    assert (read_numbers(pd.Series([repr(float(one)) for one in exact]))[0] == exact).all()
 
 
 def stamps(start: str, periods: int, freq: str) -> np.ndarray:
@@ -271,7 +233,7 @@ BAD_INPUT = {
     "negative volume": (spoiled(12, "volume", -1.0), "AAA, row 12, .*negative volume; mask"),
     "several": (lambda b: b.assign(volume=-1.0), r"AAA, row 0, .*\(and 59 more\): negative volume"),
     "no time": (spoiled(13, "timestamp", pd.NaT), "AAA, row 13, .*timestamp is empty; drop"),
-    "text time": (spoiled(14, "timestamp", "yesterday"), "AAA, row 14: timestamp 'yesterday' is no date; use"),
+    "text time": (spoiled(14, "timestamp", "yesterday"), "AAA, row 14: timestamp 'yesterday' is not a date; write"),
     "numeric time": (lambda b: b.assign(timestamp=range(60)), r"AAA: timestamp is a number \(0\): convert it"),
     "too few": (lambda b: b.iloc[:20], "AAA: 20 observed bars, at least 21 are needed: give more history"),
     "too few observed": (lambda b: b.assign(close=[np.nan] * 40 + [5.0] * 20, low=1.0), "AAA: 20 observed bars"),

@@ -239,7 +239,7 @@ def test_wrong_input_is_refused(processor):
         (frame.drop(columns="wind"), r"column\(s\) \['wind'\] missing"),
         (frame.assign(value=np.inf), "infinite value"),
         (frame.assign(value=3.0), "never changed"),
-        (frame.iloc[::-1], "timestamp goes backwards"),
+        (frame.iloc[[*range(5), 6, 5, *range(7, len(frame))]], "timestamp goes backwards"),
     ):
         with pytest.raises(ValueError, match=says):
             processor(wrong)

@@ -42,6 +42,8 @@ class FileArguments:
     value_column: str | None = option(None, "plain series: column to forecast")
     id_column: str | None = option(None, "column that names the tickers or the plain series, if it has no usual name")
     time_column: str | None = option(None, "column of times, if it has no usual name")
+    dates: str | None = option(None, "order of numeric dates, where they do not tell: dmy, mdy or ymd")
+    decimal: str | None = option(None, "decimal mark, where numbers do not tell: point or comma")
 
 
 def main(files: FileArguments, pairs: PairArguments) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def main(files: FileArguments, pairs: PairArguments) -> dict[str, Any]:
     model = load_causal_lm(files.model, "preference pairs need")
     pipe = TsfLlmPipeline(model=model, processor=load_processor(files.model), task="time-series-forecasting")
     bars = read(files, pipe.processor)
-    market = None if files.market is None else read_bars(files.market)
+    market = None if files.market is None else read_bars(files.market, dates=files.dates, decimal=files.decimal)
     info = build_preferences(pipe, bars, files.out, pairs, market=market, jsonl=files.jsonl)
     counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in info["counts"].items())
     print(f"{counts}; written to {files.out}")
@@ -65,7 +67,7 @@ def read(files: FileArguments, processor: TsfLlmProcessor) -> pd.DataFrame:
         if unknown := sorted(set(files.tickers or ()) - set(bars["ticker"])):
             raise ValueError(f"unknown ticker {', '.join(unknown)}: {files.data} does not hold it")
         return bars if files.tickers is None else bars[bars["ticker"].isin(files.tickers)]
-    columns = Columns(value=files.value_column, id=files.id_column, time=files.time_column)
+    columns = Columns(files.value_column, files.id_column, files.time_column, files.dates, files.decimal)
     return read_for(processor, files.data, files.tickers, columns)
 
 

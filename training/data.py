@@ -228,6 +228,6 @@ def new_processor(args: DataArguments, kind: Kind) -> TsfLlmProcessor:
 def _market_bars(args: DataArguments, features: TsfLlmFeatureExtractor, universe: pd.DataFrame) -> pd.DataFrame | None:
     """The prices of `market`; or, where the group of that name was chosen, the whole universe of the data."""
     if args.market is not None:
-        return read_bars(args.market)
+        return read_bars(args.market, dates=args.dates, decimal=args.decimal)
     chosen = "market" in (features.feature_groups or ()) or features.fitted_with_market
     return universe if chosen and features.reads_market else None

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, check_bars
+from tsf_llm.bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, check_bars
 from tsf_llm.data_prep.clean import clean_bars
 from tsf_llm.data_prep.columns import COLUMNS, Columns
 from tsf_llm.data_prep.sources import iter_raw, raw_columns, read_bars, read_data, read_raw, read_series
@@ -182,9 +182,14 @@ def test_rows_keep_file_order_and_tickers_their_first_appearance(write):
         ("p.csv", b"\xff\xfe\x00\x01", "p.csv has no rows"),
         ("p.csv", HEADER + ROWS + "2024-13-45,A,1,2,1,2,3\n", "row 3: column 'date' holds '2024-13-45'"),
         ("p.csv", HEADER + ROWS + ",A,1,2,1,2,3\n", "row 3: column 'date' holds ''"),
-        ("p.csv", HEADER + "1704412800,A,1,2,1,2,3\n", "row 1: column 'date' holds '1704412800'"),
+        (
+            "p.csv",
+            HEADER + "170441280,A,1,2,1,2,3\n2024-01-04,A,1,2,1,2,3\n",
+            "row 1: column 'date' holds '170441280'",
+        ),
         ("p.csv", HEADER + ROWS + "2024-01-04,A,1,2,1,abc,3\n", "row 3: column 'close' holds 'abc'"),
-        ("p.csv", HEADER + '2024-01-04,A,1,2,1,2,"1,000"\n', "row 1: column 'volume' holds '1,000'"),
+        ("p.csv", HEADER + '2024-01-04,A,1,2,1,2,"1,000"\n', "'1,000' is 1000 or 1.000, .* --decimal point"),
+        ("p.csv", HEADER + "02/01/2024,A,1,2,1,2,3\n", r"'02/01/2024' is 2024-01-02 \(dmy\) or .* --dates"),
         ("p.csv", HEADER + ROWS + "2024-01-04,,1,2,1,2,3\n", "row 3: column 'ticker' is empty"),
         ("p.csv.gz", b"not gzip", "p.csv.gz cannot be read"),
         ("p.csv.gz", gzip.compress((HEADER + ROWS * 50).encode(), mtime=0)[:-20], "p.csv.gz cannot be read"),
@@ -219,10 +224,10 @@ def test_text_in_a_parquet_price_column(tmp_path):
 
 def test_raw_reading_keeps_bad_cells_and_notes_what_they_held(tmp_path):
     (tmp_path / "a.csv").write_text(
-        HEADER + '2024-01-02,A,1,2,1,2,"1,000"\nError: rate limit\n2024-01-04,A,1,2,1,$2,3\n'
+        HEADER + '2024-01-02,A,1,2,1,2.25,"1,00a"\nError: rate limit\n2024-01-04,A,1,2,1,n.d.,3\n'
     )
     raw = read_raw(tmp_path / "a.csv")
-    assert raw["note"].tolist() == ["volume='1,000'", "close='$2'", "timestamp='Error: rate limit'"]
+    assert raw["note"].tolist() == ["volume='1,00a'", "close='n.d.'", "timestamp='Error: rate limit'"]
     assert raw["row"].tolist() == [1, 3, 2]
     assert raw["ticker"].tolist() == ["A", "A", ""]
     assert raw["file"].unique().tolist() == ["a.csv"]
@@ -441,3 +446,84 @@ def test_an_unknown_ticker_is_told_from_near_ones(make_bars, tmp_path):
         assert len(str(told.value)) < 400
     with pytest.raises(ValueError, match=r"MSFT\. Did you mean AAPL\?"):
         read_bars(SAMPLE, ["APPL"])
+
+
+# Cells of whole files
+
+
+def written(tmp_path, frame, dates="%Y-%m-%d", **options):
+    frame.assign(timestamp=frame["timestamp"].dt.strftime(dates)).to_csv(tmp_path / "AAA.csv", index=False, **options)
+    return tmp_path / "AAA.csv"
+
+
+def test_day_first_is_read_whole_and_cleaned_whole(tmp_path, make_bars):
+    bars = make_bars(300)
+    path = written(tmp_path, bars, "%d/%m/%Y")
+    for frame in (read_bars(path), clean_bars(read_raw(path))[0]):
+        assert (frame["timestamp"] == bars["timestamp"]).all()
+        np.testing.assert_array_equal(frame["close"], bars["close"])
+    with pytest.raises(ValueError, match="not written as mdy"):
+        read_bars(path, dates="mdy")
+
+
+def test_an_order_that_the_first_piece_does_not_tell_is_told_by_the_file(tmp_path, make_bars):
+    bars = make_bars(60).assign(timestamp=pd.date_range("2023-02-01", periods=60))
+    pieces = pd.concat(iter_raw(written(tmp_path, bars, "%d/%m/%Y"), rows=10), ignore_index=True)
+    assert (pieces["timestamp"] == bars["timestamp"]).all()
+    path = written(tmp_path, bars[:10], "%d/%m/%Y")
+    with pytest.raises(ValueError, match=r"AAA.csv: in column 'timestamp', .* tells which; say it with --dates"):
+        read_raw(path)
+    assert (read_raw(path, dates="dmy")["timestamp"] == bars["timestamp"][:10]).all()
+    assert (read_bars(path, dates="mdy")["timestamp"].dt.day == 2).all()
+
+
+@pytest.mark.parametrize("rows", [10, 1000])
+def test_marks_of_thousands_that_come_late_lose_no_bar(tmp_path, make_bars, rows):
+    scaled = make_bars(60)
+    scaled[PRICES] = (scaled[PRICES] * np.linspace(9, 11, 60)[:, None]).round()
+    text = scaled.assign(**{name: scaled[name].map("{:,.2f}".format) for name in PRICES})
+    raw = pd.concat(iter_raw(written(tmp_path, text), rows=rows), ignore_index=True)
+    np.testing.assert_array_equal(raw[PRICES], scaled[PRICES])
+    np.testing.assert_array_equal(read_bars(tmp_path / "AAA.csv")[PRICES], scaled[PRICES])
+
+
+def test_a_large_share_that_cannot_be_read_is_not_cleaned(tmp_path, make_bars):
+    bars = make_bars(100)
+    bars["close"] = bars["close"].astype(object)
+    bars.loc[::10, "close"] = "closed"
+    with pytest.raises(ValueError, match=r"10% of column 'close' cannot be read, such as 'closed'; cleaning is not"):
+        read_raw(written(tmp_path, bars))
+    with pytest.raises(ValueError, match="10% of column 'close'"):
+        clean_bars(bars)
+    bars.loc[20:, "close"] = 1.0
+    assert clean_bars(bars)[1]["rules"]["text"]["rows"] == 2  # isolated cells
+
+
+def test_newest_first_is_turned_round(tmp_path, make_bars, small, assert_same_batch):
+    bars = pd.concat([make_bars(60), make_bars(50, ticker="BBB", seed=1)], ignore_index=True)
+    path = written(tmp_path, bars[::-1])
+    read = read_bars(path)
+    assert read["ticker"].unique().tolist() == ["BBB", "AAA"]
+    for name in ("AAA", "BBB"):
+        mine = bars[bars["ticker"] == name].reset_index(drop=True)
+        assert (read[read["ticker"] == name]["timestamp"].to_numpy() == mine["timestamp"]).all()
+    assert_same_batch(small(bars[::-1]), small(read))
+    assert clean_bars(bars[::-1])[1]["rules"]["unordered"]["rows"] == 0
+
+
+def test_an_hour_that_comes_twice_is_neither_read_nor_cleaned(make_bars, small):
+    utc = pd.date_range("2023-11-04", periods=60, freq="h", tz="UTC")
+    bars = make_bars(60).assign(timestamp=utc.tz_convert("America/New_York").tz_localize(None))
+    for use in (small, clean_bars):
+        with pytest.raises(
+            ValueError, match="AAA, row .*daylight saving ends.*: give times in UTC or with their offset"
+        ):
+            use(bars)
+
+
+def test_an_open_of_zero_is_refused_with_the_way_out(make_bars, small):
+    bars = make_bars(60)
+    bars.loc[:9, "open"] = 0.0
+    with pytest.raises(ValueError, match=r"AAA, row 0, .* \(and 9 more\): open is 0, .*; start later, or mask"):
+        small(bars)
+    assert clean_bars(bars)[1]["missing_bars"] == 10
