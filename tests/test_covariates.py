@@ -203,10 +203,10 @@ def test_columns_that_are_not_given_are_masked_with_a_warning(wide, processor, w
 
 def test_the_audit_covers_them(wide, processor):
     bars = pd.concat([wide(), wide(ticker="BBB", seed=1)])
-    report = processor.audit(bars)
+    report = processor.audit(bars, cuts=6)
     assert report["passed"], report
     assert report["features"] == len(processor.feature_extractor.names) > 10
-    table = audit_features(bars, ["log_return_1", "past:mood_0"], past_covariates=["mood_0"])
+    table = audit_features(bars, ["log_return_1", "past:mood_0"], past_covariates=["mood_0"], cuts=6)
     assert (table["passed"], table["features"]) == (True, 2)
     whole = audit_features(wide(200), cuts=1, past_covariates=["mood_*"], known_covariates=["meeting"])
     assert whole["passed"], whole

@@ -273,10 +273,10 @@ def test_a_head_predicts_72_steps_at_once(pipe):
 
 
 def test_audit_passes_with_known_covariates(processor):
-    report = processor.audit(series())
+    report = processor.audit(series(), cuts=6)
     assert report["passed"], report
     assert report["features"] == processor.feature_extractor.feature_size
-    table = audit_features(series(), past_covariates=["wind"], known_covariates=["promo"])
+    table = audit_features(series(), cuts=6, past_covariates=["wind"], known_covariates=["promo"])
     assert table["passed"], table
 
 
