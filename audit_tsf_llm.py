@@ -25,7 +25,7 @@ from .bars_tsf_llm import (
     named_covariates,
     split_tickers,
 )
-from .feature_extraction_tsf_llm import TsfLlmFeatureExtractor, center_and_scale
+from .feature_extraction_tsf_llm import TsfLlmFeatureExtractor, center_and_scale, with_progress
 from .indicators_tsf_llm import FEATURES, reads_market
 from .market_tsf_llm import market_state
 
@@ -40,6 +40,7 @@ def audit_features(
     past_covariates: Sequence[str] = (),
     known_covariates: Sequence[str] = (),
     market: Bars | None = None,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Tests features for knowledge of the future: those named, all of the table, or what `compute` makes of bars.
 
@@ -56,18 +57,26 @@ def audit_features(
     Features of the market see one in all of this, by default made of the given bars. Then its future is cut off and
     replaced as well, and the longest ticker's features must not change. `compute` takes its state as `market`.
 
+    Tickers without an honest reading, or with fewer bars than a forecast needs, are skipped unless `strict`, and named
+    under `skipped`; a market has them all the same.
+
     Returns:
-        `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON.
+        `{"passed", "features", "skipped", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON.
     """
     kind = kind or kind_of(bars)
     past_covariates, known_covariates = named_covariates(bars, past_covariates, known_covariates, kind)
     covariates = [*past_covariates, *known_covariates]
-    tickers = split_tickers(bars, kind, covariates)
+    universe = split_tickers(bars, kind, covariates, strict=strict)
+    tickers = universe.like(universe)
+    for ticker, frame in universe.items():
+        if (observed := frame[kind.value].notna().sum()) < MIN_BARS:
+            tickers.skip(ticker, f"{ticker}: {observed} observed bars, at least {MIN_BARS} are needed to audit it")
+    tickers.settle()
     if compute is None:
         options = {"past_covariates": past_covariates, "known_covariates": known_covariates}
         compute = _table_of(tickers, names, kind, options)
         if market is None and kind is OHLCV and reads_market(list(FEATURES) if names is None else names):
-            market = bars
+            market = universe
     rng = np.random.default_rng(seed)
     longest = max(tickers.values(), key=len)
     proof, leaks = _Proof(compute, kind, known_covariates, rng, cuts), []
@@ -75,7 +84,7 @@ def audit_features(
         others = split_tickers(market)
         leaks += proof.market_leaks(longest, list(others.values()))
         proof.compute = functools.partial(compute, market=market_state(others.values()))
-    for ticker, frame in tickers.items():
+    for ticker, frame in with_progress(list(tickers.items()), "audit"):
         leaks += proof.prefix_leaks(ticker, frame)
     for ticker, frame in tickers.items() if past_covariates else ():
         leaks += [{**leak, "ticker": ticker} for leak in peeking_covariates(frame, past_covariates, kind)]
@@ -86,6 +95,7 @@ def audit_features(
         "passed": not leaks and walk["passed"] and shuffled["passed"],
         "features": proof.compute(longest.head(MIN_BARS)).shape[1],
         "tickers": len(tickers),
+        "skipped": tickers.skipped,
         "bars": sum(len(frame) for frame in tickers.values()),
         "prefix_invariance": {"passed": not leaks, "cuts_per_ticker": cuts, "leaks": leaks},
         "random_walk": walk,
