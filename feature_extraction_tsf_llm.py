@@ -335,9 +335,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
 
     # --- fit
 
-    def fit(
-        self, bars: Bars, through: Any = None, *, market: Bars | None = None, strict: bool = False
-    ) -> Self:
+    def fit(self, bars: Bars, through: Any = None, *, market: Bars | None = None, strict: bool = False) -> Self:
         """Learns scalers and bar spacing from the bars up to and including `through`; all of them by default.
 
         Tickers of another frequency than most are skipped."""
@@ -489,7 +487,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         tickers = self.check_known(bars, strict=strict)
         if as_of is not None:
             cuts = {ticker: int((frame["timestamp"] <= day_end(as_of)).sum()) for ticker, frame in tickers.items()}
-            hidden = {ticker: hide_after(frame, cuts[ticker], self.known_covariates) for ticker, frame in tickers.items()}
+            hidden = {
+                ticker: hide_after(frame, cuts[ticker], self.known_covariates) for ticker, frame in tickers.items()
+            }
             tickers = tickers.like(hidden)
         self._skip_short(tickers, as_of)
         if self.center is None:

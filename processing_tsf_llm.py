@@ -239,9 +239,7 @@ class TsfLlmProcessor(ProcessorMixin):
 
     # --- the proof
 
-    def audit(
-        self, bars: Bars, seed: int = 0, *, market: Bars | None = None, strict: bool = False
-    ) -> dict[str, Any]:
+    def audit(self, bars: Bars, seed: int = 0, *, market: Bars | None = None, strict: bool = False) -> dict[str, Any]:
         """Prefix invariance of every feature of this processor, and two canaries; see `audit_features`."""
         extractor = self.feature_extractor
         return audit_features(

@@ -4,7 +4,7 @@ Design choices:
 - One reader. `tables` opens files, `columns` finds which column is which, and times and numbers are read by the rules
   that a frame in memory meets in the processor (`read_times`, `read_numbers`). Only what happens to a cell that cannot
   be read differs: `read_bars` and `read_series` refuse it with its row, `read_raw` leaves it empty and notes what it
-  held.
+  held. One bad ticker, or one file of several, does not stop the others: it is skipped, with file, row and reason.
 - Reading is not cleaning: nothing is sorted, filled, dropped or repaired, so that a defect stays visible to the
   cleaning report (`clean.clean_bars` on `read_raw`) and to the processor, which names the row.
 - Plain series come in two shapes. Long: one row per time and series, with a column of names. Wide: one row per time,
@@ -14,7 +14,8 @@ Design choices:
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, TimeFormat, read_numbers, read_times, stripped
+from ..bars_tsf_llm import (
+    OHLCV,
+    PRICES,
+    UNIVARIATE,
+    Kind,
+    TimeFormat,
+    read_numbers,
+    read_times,
+    refuse_if_none_left,
+    stripped,
+    tell_skipped,
+)
 from .columns import (
     ALIASES,
     COLUMNS,
@@ -60,6 +72,7 @@ def read_bars(
     *,
     covariates: Sequence[str] = (),
     missing_ok: bool = False,
+    strict: bool = False,
 ) -> pd.DataFrame:
     """Read bars with split- and dividend-adjusted prices.
 
@@ -84,19 +97,27 @@ def read_bars(
     none) and the covariates (float64). Rows keep the order of the file within each ticker, tickers the order of their
     first row.
 
+    Of several tickers or files, one that cannot be read is skipped: a warning says why, and so does `skipped` in the
+    frame's `attrs`. With `strict` it is refused.
+
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
+    refusals = Refusals(strict=strict)
     frames = []
-    for path, name in named_files(source):
-        table = join_time_of_day(open_table(path))
-        column = find_bars(table, path)
-        chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=COLUMNS, missing_ok=missing_ok)
-        bars = _read_columns(table, column, chosen, path, partial(_refuse, path))
-        bars = _completed(bars, ["volume", "adj_close"], name)
-        adjust(bars)
-        frames.append(bars[[*COLUMNS, *chosen]])
-    return _chosen(pd.concat(frames, ignore_index=True), OHLCV.id, tickers)
+    for path, name in (files := named_files(source)):
+        with refusals.of_file(name, alone=len(files) == 1):
+            table = join_time_of_day(open_table(path))
+            column = find_bars(table, path)
+            chosen = choose_covariates(
+                table, path, covariates, taken=column.values(), ours=COLUMNS, missing_ok=missing_ok
+            )
+            told = refusals.by_ticker(path, table, column.get(OHLCV.id))
+            bars = _read_columns(table, column, chosen, path, told)
+            bars = _completed(bars, ["volume", "adj_close"], name)
+            adjust(bars)
+            frames.append(bars[[*COLUMNS, *chosen]])
+    return _readable(frames, OHLCV.id, tickers, refusals.skipped)
 
 
 def read_series(
@@ -107,28 +128,32 @@ def read_series(
     id: str | None = None,
     time: str | None = None,
     covariates: Sequence[str] = (),
+    strict: bool = False,
 ) -> pd.DataFrame:
     """Read `timestamp, series_id, value` and the columns named as `covariates`.
 
     `value`, `id` and `time` name columns of the file. By default the time is in `timestamp`, `date`, `datetime`,
     `time` or `ds`; the name is in `series_id`, `unique_id`, `item_id`, `id`, `ticker` or the like; the value is in
     `value`, `y`, `target` or the only column of numbers left. Without a column of names, a series is called as its
-    `value` column or its file. `names` selects series. Covariates may be patterns, as `text_*`.
+    `value` column or its file. `names` selects series. Covariates may be patterns, as `text_*`. What cannot be read is
+    skipped as by `read_bars`.
 
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
-    frames, files = [], named_files(source)
+    frames, files, refusals = [], named_files(source), Refusals(strict=strict)
     for path, name in files:
-        table = open_table(path)
-        column = find_series(table, path, Columns(value=value, id=id, time=time), covariates)
-        ours = ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
-        chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=ours)
-        frame = _read_columns(table, column, chosen, path, partial(_refuse, path))
-        if UNIVARIATE.id not in frame:
-            frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
-        frames.append(frame[[*ours, *chosen]])
-    return _chosen(pd.concat(frames, ignore_index=True), UNIVARIATE.id, names)
+        with refusals.of_file(name, alone=len(files) == 1):
+            table = open_table(path)
+            column = find_series(table, path, Columns(value=value, id=id, time=time), covariates)
+            ours = ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
+            chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=ours)
+            told = refusals.by_ticker(path, table, column.get(UNIVARIATE.id))
+            frame = _read_columns(table, column, chosen, path, told)
+            if UNIVARIATE.id not in frame:
+                frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
+            frames.append(frame[[*ours, *chosen]])
+    return _readable(frames, UNIVARIATE.id, names, refusals.skipped)
 
 
 def read_data(
@@ -138,6 +163,7 @@ def read_data(
     kind: Kind | None = None,
     columns: Columns = USUAL,
     covariates: Sequence[str] = (),
+    strict: bool = False,
 ) -> pd.DataFrame:
     """Bars (`read_bars`) from files of prices, a plain series (`read_series`) from others or where a value is named.
 
@@ -150,24 +176,82 @@ def read_data(
     if kind is None:
         kind = OHLCV if columns.value is None and has_prices(source) else UNIVARIATE
     if kind is UNIVARIATE:
-        return read_series(source, names, covariates=covariates, **asdict(columns))
+        return read_series(source, names, covariates=covariates, strict=strict, **asdict(columns))
     if columns.value is not None:
         raise ValueError(
             f"this model reads market bars, which have no column '{columns.value}' to choose; leave --value out"
         )
-    return read_bars(source, names, covariates=covariates, missing_ok=missing_ok)
+    return read_bars(source, names, covariates=covariates, missing_ok=missing_ok, strict=strict)
 
 
 def has_prices(source: str | Path | list) -> bool:
-    """Whether the first file holds bars: two of the four prices at least, as `c` or `close` alone can be any series.
+    """Whether one of the first files holds bars: two of the four prices at least, as `c` or `close` alone can be any
+    series.
 
-    A file that cannot be read counts as bars: their reader says why."""
-    first = list_files(source)[0]
+    Files that cannot be read count as bars: their reader says why."""
+    told = [_has_prices(file) for file in list_files(source)[:LISTED]]
+    return True in told or set(told) == {None}
+
+
+def _has_prices(file: Path) -> bool | None:
     try:
-        table = next(iter_tables(first, rows=1), pd.DataFrame())
+        table = next(iter_tables(file, rows=1), pd.DataFrame())
     except (OSError, ValueError):
-        return True
+        return None
     return len(find_columns(table, {name: ALIASES[name] for name in PRICES})) >= 2
+
+
+@dataclass
+class Refusals:
+    """What strict reading refuses, by ticker, or by file where this is all of it."""
+
+    strict: bool = False
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def of_file(self, name: str, *, alone: bool) -> Iterator[None]:
+        """Within, an error is of this file, one of several."""
+        try:
+            yield
+        except ValueError as error:
+            if self.strict or alone:
+                raise
+            self.skipped.setdefault(name, str(error))
+
+    def by_ticker(self, path: Path, table: pd.DataFrame, id: str | None) -> Told:
+        """Refuses cells: of one ticker alone, where a column names them."""
+        if self.strict or id is None:
+            return partial(_refuse, path)
+
+        def told(name: str, cells: pd.Series, bad: np.ndarray) -> None:
+            if name in NAMES:  # nobody knows whose row it is
+                _refuse(path, name, cells, bad)
+            names = pd.Series(stripped(table[id]).to_numpy()[bad])
+            for place, ticker in names.drop_duplicates().items():
+                with self.of_file(str(ticker), alone=False):
+                    _refuse(path, name, cells, bad[place:])
+
+        return told
+
+
+def _readable(
+    frames: Sequence[pd.DataFrame], id: str, names: Sequence[str] | None, skipped: dict[str, str]
+) -> pd.DataFrame:
+    """The rows of the named series but those `skipped`, which a warning names.
+
+    A ticker of which one file cannot be read is skipped as a whole: the rest of it would have a hole."""
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({id: []})
+    frame = frame[~frame[id].isin(skipped)]
+    wanted = _listed(names)
+    if wanted is not None:
+        if not {*wanted} - {*frame[id]} - {*skipped}:
+            skipped = {name: reason for name, reason in skipped.items() if name in wanted}
+        wanted = [name for name in wanted if name not in skipped]
+    refuse_if_none_left(frame if wanted is None else wanted, skipped)
+    tell_skipped([*skipped.values()])
+    frame = _chosen(frame, id, wanted)
+    frame.attrs["skipped"] = skipped
+    return frame
 
 
 # --- leniently -----------------------------------------------------------------------------------------------------

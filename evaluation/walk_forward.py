@@ -101,7 +101,7 @@ def pick_origins(
         ValueError: if there is none, with the dates that the data offers.
     """
     found = [one.origins(start, end, horizon=horizon) for one in series]
-    found = [rows[rows >= history] for rows in found]
+    found = [rows[_is_ready(one, rows, history, horizon)] for one, rows in zip(series, found, strict=True)]
     times = np.unique(np.concatenate([one.timestamp[rows] for one, rows in zip(series, found, strict=True)]))
     if not len(times):
         first, last = min(one.timestamp[0] for one in series), max(one.timestamp[-1] for one in series)
@@ -110,6 +110,12 @@ def pick_origins(
             f"{pd.Timestamp(first)} to {pd.Timestamp(last)} and the outcomes must be among them"
         )
     return [rows[np.isin(one.timestamp[rows], times[::stride])] for one, rows in zip(series, found, strict=True)]
+
+
+def _is_ready(one: EncodedSeries, rows: np.ndarray, history: int, horizon: int) -> np.ndarray:
+    """Where enough bars lie before an origin, and enough of them are known for the baselines."""
+    first, known = int(one.observed.argmax()), np.cumsum(one.observed)
+    return (rows - first >= history) & (known[rows] > max(VOLATILITY_WINDOW, horizon))
 
 
 def walk_forward(
@@ -142,7 +148,7 @@ def walk_forward(
     origins = pick_origins(series, start, day_end(end), horizon, stride or horizon, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
     chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
-    bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=not progress, leave=False)
+    bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=None if progress else True, leave=False)
     paths = np.concatenate([_forecast(pipe, chunk, horizon, samples, seed) for chunk in bar])  # [n,K,P]
 
     def joined(function) -> np.ndarray:

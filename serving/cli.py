@@ -43,6 +43,9 @@ Horizon = Annotated[int, typer.Option(min=1, help="Bars ahead.")]
 Samples = Annotated[int, typer.Option(min=2, help="Sampled paths per forecast.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampled paths.")]
 Ticker = Annotated[str | None, typer.Option(help="Only this ticker, or several with commas between.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse data of which one ticker cannot be used; by default it is skipped.")
+]
 Market = Annotated[
     str | None, typer.Option(help="Price file of an index or a universe, for a model whose features read one.")
 ]
@@ -138,12 +141,15 @@ def forecast(
     samples: Samples = 256,
     seed: Seed = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    strict: Strict = False,
     market: Market = None,
     value: Value = None,
     id: Id = None,
     time: Time = None,
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
+
+    Tickers that cannot be forecast are skipped and named, with the reason; exit code 2 if none is left.
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
@@ -159,16 +165,18 @@ def forecast(
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time), strict=strict)
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
-    frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, as_of=as_of, market=_market(market))
+    asked = {"horizon": horizon, "samples": samples, "seed": seed, "as_of": as_of, "strict": strict}
+    frame = pipe(bars, market=_market(market), **asked)
     write_csv(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
         ahead = bars[~past].head(horizon)
         fan_chart(bars[past], frame, plot, realised=ahead if len(ahead) else None)
-    typer.echo(f"{len(frame)} rows written to {out}")
+    skipped = f", {len(frame.attrs['skipped'])} skipped" if frame.attrs["skipped"] else ""
+    typer.echo(f"{len(frame)} rows written to {out}{skipped}")
 
 
 @app.command()
@@ -183,12 +191,15 @@ def evaluate(
     stride: Annotated[int | None, typer.Option(min=1, help="Bars between forecasts; by default the horizon.")] = None,
     samples: Samples = 256,
     seed: Seed = 0,
+    strict: Strict = False,
     market: Market = None,
     value: Value = None,
     id: Id = None,
     time: Time = None,
 ) -> None:
     """Score past forecasts beside random walk, drift and historical volatility, with intervals and a verdict.
+
+    Tickers that cannot be scored are skipped: `skipped` in results.json says why.
 
     Example: tsf-llm evaluate --model quickstart/model --data sample --start 2012-01-01 --end 2013-03-01 --horizon 5
     --out evaluation
@@ -205,7 +216,7 @@ def evaluate(
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time))
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value=value, id=id, time=time), strict=strict)
     report = evaluate_model(
         pipe,
         bars,
@@ -217,6 +228,7 @@ def evaluate(
         seed=seed,
         out=out,
         market=_market(market),
+        strict=strict,
     )
     print_evaluation(report, pipe.processor.feature_extractor.series_kind)
     typer.echo(f"results.json, scores.png and pit.png written to {out}")
@@ -249,6 +261,7 @@ def adapt(
     ] = None,
     samples: Samples = 256,
     seed: Seed = 0,
+    strict: Strict = False,
     market: Market = None,
     value: Value = None,
     id: Id = None,
@@ -275,6 +288,7 @@ def adapt(
         "per_ticker": True if per_ticker else None,
         "report_samples": samples,
         "seed": seed,
+        "strict": strict,
         "market": market,
         "value_column": value,
         "id_column": id,
@@ -406,6 +420,7 @@ def audit(
     ] = None,
     ticker: Ticker = None,
     seed: Seed = 0,
+    strict: Strict = False,
     market: Market = None,
     value: Value = None,
     id: Id = None,
@@ -429,12 +444,13 @@ def audit(
     columns = Columns(value=value, id=id, time=time)
     if model is None:
         past, known = _names(past_covariates) or [], _names(known_covariates) or []
-        bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known])
-        report = audit_features(bars, seed=seed, past_covariates=past, known_covariates=known, market=_market(market))
+        bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known], strict=strict)
+        options = {"past_covariates": past, "known_covariates": known, "strict": strict}
+        report = audit_features(bars, seed=seed, market=_market(market), **options)
     else:
         processor = TsfLlmProcessor.from_pretrained(find_model(model))
-        bars = read_for(processor, data, _names(ticker), columns)
-        report = processor.audit(bars, seed=seed, market=_market(market))
+        bars = read_for(processor, data, _names(ticker), columns, strict=strict)
+        report = processor.audit(bars, seed=seed, market=_market(market), strict=strict)
     typer.echo(json.dumps(report, indent=2))
     if not report["passed"]:
         leaks = ", ".join(leak["feature"] for leak in report["prefix_invariance"]["leaks"]) or "a canary sings"
