@@ -276,26 +276,34 @@ def iter_raw(
     rows: int = ROWS,
     *,
     covariates: Sequence[str] = (),
+    refusals: "Refusals | None" = None,
 ) -> Iterator[pd.DataFrame]:
     """The rows of `read_raw` in the order of the files, at most `rows` at a time.
 
-    How a file writes its times is told by its first piece."""
-    wanted, seen = _listed(tickers), dict[str, None]()
-    for path, name in named_files(source):
-        done, format = 0, None
-        for table in iter_tables(path, rows, crooked=True):
-            if table.empty:
-                continue
-            table = join_time_of_day(table.reset_index(drop=True)).drop(columns=OURS, errors="ignore")
-            format = format or TimeFormat.of(table[find_bars(table, path)["timestamp"]])
-            table["row"] = np.arange(done + 1, done + len(table) + 1)
-            done += len(table)
-            raw = raw_columns(table, path, name, format, covariates).assign(file=path.name)
-            seen |= dict.fromkeys(raw["ticker"].unique())
-            yield raw if wanted is None else raw[raw["ticker"].isin(wanted)]
-        if not done:
-            raise ValueError(f"{path} has no rows; download or export it again.")
+    How a file writes its times is told by its first piece. With `refusals`, one of several files that is no table of
+    prices is skipped, as far as it cannot be read."""
+    wanted, seen, files = _listed(tickers), dict[str, None](), named_files(source)
+    refusals = refusals or Refusals(strict=True)
+    for path, name in files:
+        with refusals.of_file(name, alone=len(files) == 1):
+            for raw in _raw_pieces(path, name, rows, covariates):
+                seen |= dict.fromkeys(raw["ticker"].unique())
+                yield raw if wanted is None else raw[raw["ticker"].isin(wanted)]
     _check_known(wanted, seen, OHLCV.id)
+
+
+def _raw_pieces(path: Path, name: str, rows: int, covariates: Sequence[str]) -> Iterator[pd.DataFrame]:
+    done, format = 0, None
+    for table in iter_tables(path, rows, crooked=True):
+        if table.empty:
+            continue
+        table = join_time_of_day(table.reset_index(drop=True)).drop(columns=OURS, errors="ignore")
+        format = format or TimeFormat.of(table[find_bars(table, path)["timestamp"]])
+        table["row"] = np.arange(done + 1, done + len(table) + 1)
+        done += len(table)
+        yield raw_columns(table, path, name, format, covariates).assign(file=path.name)
+    if not done:
+        raise ValueError(f"{path} has no rows; download or export it again.")
 
 
 def raw_columns(

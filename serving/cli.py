@@ -358,6 +358,7 @@ def prepare(
         str | None, typer.Option(help="Ray cluster that sees --out; by default one of --num-proc workers is started.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of which tickers are fitted on, if there are many.")] = 0,
+    strict: Strict = False,
 ) -> None:
     """Clean, fit and encode price files, or plain series, into a parquet dataset that training and `datasets` read.
 
@@ -384,6 +385,7 @@ def prepare(
         "n_bins": bins,
     }
     run = {"num_proc": num_proc, "refit": refit, "engine": engine, "ray_address": ray_address, "seed": seed}
+    run["strict"] = strict
     info = prepare_folder(data, out, given, **run)
     print_prepared(info)
     typer.echo(f"{len(info['tickers'])} tickers, {len(info['features'])} features written to {out}")

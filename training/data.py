@@ -182,9 +182,11 @@ def read_for(
     )
 
 
-def _read_and_split(args: DataArguments, spacing: float | None = None) -> tuple[pd.DataFrame, Split, pd.DataFrame]:
-    """Bars of the tickers that can be used, fences, and the bars of all: a market that left out those which are short
-    today would know how long a ticker is going to live."""
+def _read_and_split(
+    args: DataArguments, spacing: float | None = None
+) -> tuple[pd.DataFrame, Split, pd.DataFrame, CheckedBars]:
+    """Bars of the tickers that can be used, fences, the bars of all, and those that can be used, checked. A market
+    that left out those which are short today would know how long a ticker is going to live."""
     covariates = [*args.past_covariates, *args.known_covariates]
     universe = read_data(args.data, args.tickers, columns=args.columns, covariates=covariates, strict=args.strict)
     panel = _usable(universe, MIN_BARS + args.horizon, spacing, strict=args.strict)
@@ -193,8 +195,8 @@ def _read_and_split(args: DataArguments, spacing: float | None = None) -> tuple[
 
 
 def _usable(bars: pd.DataFrame, needed: int, spacing: float | None = None, *, strict: bool = False) -> CheckedBars:
-    """The bars, checked, without the tickers that have no honest reading, are too short for a single window, or are of another frequency
-    than `spacing` (by default that of most), which a warning names: the fences are shares of the bars of the others.
+    """The bars, checked, of all but the tickers that are too short for a single window or of another frequency than
+    `spacing` (by default that of most): the fences are shares of the bars of the others.
 
     Raises ValueError if none is left."""
     kind = kind_of(bars)
@@ -202,10 +204,8 @@ def _usable(bars: pd.DataFrame, needed: int, spacing: float | None = None, *, st
     panel = split_tickers(bars, kind, covariates, strict=strict)
     for name, frame in list(panel.items()):
         if (count := int(frame[kind.value].notna().sum())) < needed:
-            panel.skip(name, f"{name} ({count}): a ticker needs {needed} bars")
-    if not panel:
-        listed = ", ".join(reason.partition(":")[0] for reason in panel.skipped.values())
-        raise ValueError(f"too few bars: {listed or 'none'}; a ticker needs {needed}: give more history")
+            panel.skip(name, f"{name}: {count} bars, and a ticker needs {needed} of them: give more history")
+    panel.settle()
     seconds = {name: bar_spacing(frame["timestamp"].to_numpy()) for name, frame in panel.items()}
     usual = spacing or usual_spacing([*seconds.values()])
     for name, own in seconds.items():
@@ -219,7 +219,7 @@ def _usable(bars: pd.DataFrame, needed: int, spacing: float | None = None, *, st
 
 
 def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame, pd.DataFrame]:
-    """Bars, fences and market of a prepared folder. Others would need another fit, so they are refused."""
+    """Bars, fences, market and bars to check of a prepared folder. Others would need a new fit: they are refused."""
     fixed = ["tickers", "train_through", "valid_through", "market"]
     if given := [name for name in fixed if getattr(args, name)]:
         raise ValueError(f"{prepared.folder} is prepared, so {', '.join(given)} cannot be chosen: prepare it again")
