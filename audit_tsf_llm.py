@@ -32,7 +32,7 @@ from .bars_tsf_llm import (
     split_tickers,
 )
 from .columns_tsf_llm import given_bars
-from .feature_extraction_tsf_llm import TsfLlmFeatureExtractor, center_and_scale
+from .feature_extraction_tsf_llm import TsfLlmFeatureExtractor, center_and_scale, with_progress
 from .indicators_tsf_llm import FEATURES, compute_features, reads_market
 from .market_tsf_llm import market_state
 
@@ -52,6 +52,7 @@ def audit_features(
     past_covariates: Sequence[str] = (),
     known_covariates: Sequence[str] = (),
     market: Bars | None = None,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Tests features for knowledge of the future: those named, all of the table, or what `compute` makes of bars.
 
@@ -70,10 +71,14 @@ def audit_features(
     Features of the market see one in all of this, by default made of the given bars. Then its future is cut off and
     replaced as well, and the longest ticker's features must not change. `compute` takes its state as `market`.
 
+    Tickers without an honest reading, or with fewer bars than a forecast needs, are skipped unless `strict`, and named
+    under `skipped`; a market has them all the same.
+
     Returns:
-        `{"passed", "features", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON. In the second,
-        `found_from_share` is the share of rows from which on a leak is found with probability 0.99: one that changes a
-        row when all that lies behind it is cut off. It is 0 where every bar was cut; see `bound_in_words`.
+        `{"passed", "features", "skipped", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON. In
+        the fourth, `found_from_share` is the share of rows from which on a leak is found with probability 0.99: one
+        that changes a row when all that lies behind it is cut off. It is 0 where every bar was cut; see
+        `bound_in_words`.
 
     Raises:
         ValueError: a feature raises; names it, the ticker and the error.
@@ -84,12 +89,17 @@ def audit_features(
     kind = kind or kind_of(bars)
     past_covariates, known_covariates = named_covariates(bars, past_covariates, known_covariates, kind)
     covariates = [*past_covariates, *known_covariates]
-    tickers = split_tickers(bars, kind, covariates)
+    universe = split_tickers(bars, kind, covariates, strict=strict)
+    tickers = universe.like(universe)
+    for ticker, frame in universe.items():
+        if (observed := frame[kind.value].notna().sum()) < MIN_BARS:
+            tickers.skip(ticker, f"{ticker}: {observed} observed bars, at least {MIN_BARS} are needed to audit it")
+    tickers.settle()
     if compute is None:
         options = {"past_covariates": past_covariates, "known_covariates": known_covariates}
         compute = _table_of(tickers, names, kind, options)
         if market is None and kind is OHLCV and reads_market(list(FEATURES) if names is None else names):
-            market = bars
+            market = universe
     rng = np.random.default_rng(seed)
     name, longest = max(tickers.items(), key=lambda item: len(item[1]))
     proof, leaks, state = _Proof(compute, kind, known_covariates, rng), [], None
@@ -101,7 +111,7 @@ def audit_features(
         proof.compute = functools.partial(compute, market=state)
     count = max(LEAST_CUTS, -(-CUTS // len(tickers))) if cuts is None else cuts
     places = {ticker: proof.places(len(frame), count) for ticker, frame in tickers.items()}
-    for ticker, frame in tickers.items():
+    for ticker, frame in with_progress(list(tickers.items()), "audit"):
         leaks += proof.prefix_leaks(ticker, frame, places[ticker])
     columns = list(proof.compute(longest.head(MIN_BARS)).columns)
     prefix = {"cuts_per_ticker": count, "found_from_share": _found_from(tickers, places)}
@@ -121,6 +131,7 @@ def audit_features(
         "passed": not leaks and walk["passed"] and shuffled["passed"],
         "features": len(columns),
         "tickers": len(tickers),
+        "skipped": tickers.skipped,
         "bars": sum(len(frame) for frame in tickers.values()),
         "prefix_invariance": {"passed": not leaks, **prefix, "leaks": leaks},
         "random_walk": walk,

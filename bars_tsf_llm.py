@@ -8,6 +8,7 @@ Design choices:
 * A column is read as a whole, in a frame as in a file, by the rules of `cells_tsf_llm`.
 * Strictly descending times are newest first, and turned round; any other disorder is refused.
 * Times carry no zone, and a bare date as a fence includes that whole day: `day_end` is the one reading of fences.
+* One bad series does not stop a panel: `CheckedBars` goes on with the others and records what it skipped, and why.
 * Covariates are further columns, of bars as of plain series. A past one counts for its own row. A known one (a price
   list, a holiday flag) is declared as known ahead, and alone may be read ahead of t.
 
@@ -16,7 +17,7 @@ Shapes: N rows of one series, F features.
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -25,10 +26,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from transformers.utils import logging
 
 from .cells_tsf_llm import NumberFormat, TimeFormat, Unclear, read_numbers, read_times, repeated_hour, why_no_time
 from .jumps_tsf_llm import believed
 
+logger = logging.get_logger(__name__)
 PRICES = ["open", "high", "low", "close"]
 COLUMNS = ["timestamp", *PRICES, "volume"]
 MIN_BARS = 21  # observed bars before the first volatility is known
@@ -38,6 +41,7 @@ TWICE = (
     "offset"
 )
 LEADS = (1, 2, 3, 4, 5, 6, 7)  # rows ahead at which a known covariate is read
+LISTED = 20  # skipped series that a warning names
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,70 @@ def naming(ticker: str) -> Iterator[None]:
 
 
 class CheckedBars(dict[str, pd.DataFrame]):
-    """What `split_tickers` made of bars, one frame per ticker; it takes them as they are: each bar is checked once."""
+    """What `split_tickers` made of bars, one frame per ticker; it takes them as they are: each bar is checked once.
+
+    Later stages (too few bars, another frequency, no known volatility) skip tickers by the same record. A frame
+    carries its own as `frame.attrs["skipped"]`: that of a file reader is taken over, a forecast's is this one.
+
+    Args:
+        skipped: name -> why it was left out, in order.
+        strict: what would be skipped raises a `ValueError` instead.
+    """
+
+    def __init__(self, frames: Mapping[str, pd.DataFrame] | None = None, *, strict: bool = False):
+        super().__init__(frames or {})
+        self.skipped: dict[str, str] = {}
+        self.strict, self._told = strict, set[str]()
+
+    def like(self, frames: Mapping[str, pd.DataFrame]) -> "CheckedBars":
+        """Other frames with this record, which both go on to write."""
+        other = CheckedBars(frames, strict=self.strict)
+        other.skipped, other._told = self.skipped, self._told
+        return other
+
+    def take_over(self, skipped: Mapping[str, str]) -> None:
+        """What was skipped, and told, before these bars came here."""
+        self.skipped |= skipped
+        self._told |= skipped.keys()
+
+    def skip(self, name: str, reason: str) -> None:
+        """Leaves a series out.
+
+        Raises:
+            ValueError: with this reason, if strict.
+        """
+        if self.strict:
+            raise ValueError(reason)
+        self.pop(name, None)
+        self.skipped.setdefault(name, reason)
+
+    def settle(self) -> "CheckedBars":
+        """A warning names what was skipped since the last one.
+
+        Raises:
+            ValueError: if nothing is left, with the first reasons.
+        """
+        refuse_if_none_left(self, self.skipped)
+        tell_skipped([reason for name, reason in self.skipped.items() if name not in self._told])
+        self._told.update(self.skipped)
+        return self
+
+
+def refuse_if_none_left(left: Collection, skipped: Mapping[str, str]) -> None:
+    """Raises ValueError with the first reasons if all was skipped."""
+    if skipped and not len(left):
+        reasons = list(skipped.values())
+        more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
+        raise ValueError("; ".join(reasons[:3]) + more)
+
+
+def tell_skipped(reasons: Sequence[str]) -> None:
+    """One warning, a line per reason; of many, the first and how many more."""
+    lines = [f"skipped {' '.join(reason.split())}" for reason in reasons[:LISTED]]
+    if len(reasons) > LISTED:
+        lines.append(f"skipped {len(reasons) - LISTED} more")
+    if lines:
+        logger.warning("\n".join(lines))
 
 
 Bars: TypeAlias = pd.DataFrame | Sequence[pd.DataFrame] | CheckedBars
@@ -246,37 +313,47 @@ def named_covariates(
     return named_columns(past, columns, {*taken, *known}), known
 
 
-def split_tickers(bars: Bars, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> CheckedBars:
+def split_tickers(
+    bars: Bars, kind: Kind = OHLCV, covariates: Sequence[str] = (), *, strict: bool = False
+) -> CheckedBars:
     """Bars of any number of tickers -> one checked frame per ticker, in order of appearance.
 
-    Of a plain series the names are in `series_id`, and rows are its values. Covariates are further columns to keep.
+    Of a plain series the names are in `series_id`, and rows are its values. Covariates are further columns to keep. A
+    ticker with a bar that has no honest reading is skipped, and a warning names it with the row and the remedy.
 
     Raises:
-        ValueError: names the ticker, the row and the remedy for every kind of bar that has no honest reading.
+        ValueError: for what is no panel of bars; with the first reasons if no ticker is left, or, if `strict`, for
+            the first ticker that would be skipped.
     """
     if isinstance(bars, CheckedBars):
         return bars
     frames = [bars] if isinstance(bars, pd.DataFrame) else list(bars)
     if not frames:
         raise ValueError("no bars were given: pass a DataFrame or a list of them")
-    tickers = CheckedBars()
+    tickers = CheckedBars(strict=strict)
     for number, frame in enumerate(frames):
         if not isinstance(frame, pd.DataFrame):
             columns = ["timestamp", *kind.columns]
             raise ValueError(f"bars must be DataFrames, got {type(frame).__name__}: build one with columns {columns}")
+        tickers.take_over(frame.attrs.get("skipped", {}))
         if kind.id in frame:
-            parts: Iterable = ((str(name), part) for name, part in frame.groupby(kind.id, sort=False, dropna=False))
+            parts: Iterable = (
+                (str(name), part) for name, part in frame.groupby(kind.id, sort=False, dropna=False, observed=True)
+            )
         else:
             parts = [("series" if len(frames) == 1 else f"series_{number}", frame)]
         formats = None
         for name, part in parts:
             if name in tickers:
                 raise ValueError(f"{name}: given in more than one frame; join its bars into one")
-            formats = formats or frame_formats(frame, kind, covariates, name)
-            tickers[name] = check_bars(part, name, kind, covariates, formats)
-    if not tickers:
+            try:
+                formats = formats or frame_formats(frame, kind, covariates, name)
+                tickers[name] = check_bars(part, name, kind, covariates, formats)
+            except ValueError as error:
+                tickers.skip(name, str(error))
+    if not tickers and not tickers.skipped:
         raise ValueError("the frame has no rows: load some bars first")
-    return tickers
+    return tickers.settle()
 
 
 def frame_formats(
@@ -432,15 +509,18 @@ def _whole(moment: Any) -> pd.Period | None:
 def bars_through(bars: Bars, through: Any, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> CheckedBars:
     """Bars up to the fence, of the tickers that have enough of them by then.
 
+    The others stay in the bars: they may be encoded, though nothing is fitted on them.
+
     Raises:
         ValueError: if no ticker has.
     """
-    frames = CheckedBars()
-    for ticker, frame in split_tickers(bars, kind, covariates).items():
+    frames = {}
+    tickers = split_tickers(bars, kind, covariates)
+    for ticker, frame in tickers.items():
         times = frame["timestamp"]
         inside = frame if through is None else frame[times <= day_end(through, times)]
         if inside[kind.value].notna().sum() >= MIN_BARS:
             frames[ticker] = inside
     if not frames:
         raise ValueError(f"no ticker has {MIN_BARS} bars up to {through}: give more history or a later fence")
-    return frames
+    return tickers.like(frames)

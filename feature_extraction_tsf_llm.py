@@ -60,6 +60,7 @@ from .series_tsf_llm import (
 logger = logging.get_logger(__name__)
 SIGMA_CAP = 6.0  # against none: better one-step CRPS on stocks and sales, within 0.05 % on indices, crypto and load
 MOST_WARNINGS = 20  # of jumps, one per series
+PATIENCE = 2.0  # seconds before a progress bar
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes
 LEARNED = ("center", "scale", "bar_seconds", "fitted_through", "fitted_with_market", "target_center", "target_scale")
@@ -308,15 +309,26 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
 
     # --- bars and market, checked
 
-    def check(self, bars: Bars) -> CheckedBars:
-        """The bars of every ticker with the covariates' columns, checked; `fit` and `encode` take them as they are.
+    def check(self, bars: Bars, *, strict: bool = False) -> CheckedBars:
+        """The bars of every ticker with the covariates' columns, checked; `fit` takes them as they are.
+
+        `fit` and `encode` leave further tickers out of it, and write why into its `skipped`.
 
         Raises:
-            ValueError: for bars without an honest reading.
+            ValueError: for bars without an honest reading: of all tickers or, if `strict`, of one.
         """
         bars = self._given(bars)
         past, known = self._covariates_of(bars)
-        return split_tickers(bars, self.series_kind, [*past, *known])
+        return split_tickers(bars, self.series_kind, [*past, *known], strict=strict)
+
+    def check_known(self, bars: Bars, *, strict: bool = False) -> CheckedBars:
+        """`check` for `encode`: the covariates are those of the fit, and unknown where market bars bring none."""
+        if isinstance(bars, CheckedBars):
+            return bars
+        given = self._given(bars)
+        frames = [given] if isinstance(given, pd.DataFrame) else list(given)
+        frames = [self._with_unknown_covariates(frame) for frame in frames]
+        return split_tickers(frames, self.series_kind, self.covariates, strict=strict)
 
     def _given(self, bars: Bars) -> Bars:
         """With our names of columns, see `given_bars`; a covariate keeps its own."""
@@ -342,31 +354,47 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if isinstance(market, pd.DataFrame) and set(MARKET_COLUMNS) <= set(market.columns):
             return market
         tickers = split_tickers(given_bars(market, OHLCV))
-        for ticker, frame in tickers.items():
-            self.check_market_spacing(f", {ticker}", frame["timestamp"].to_numpy())
-        return market_state(tickers.values())
+        tickers = tickers.like(tickers)
+        for ticker, frame in list(tickers.items()):
+            try:
+                self.check_market_spacing(f", {ticker}", frame["timestamp"].to_numpy())
+            except ValueError as error:
+                tickers.skip(ticker, str(error))
+        return market_state(tickers.settle().values())
 
     def check_market_spacing(self, name: str, timestamps: np.ndarray) -> None:
         """Raises ValueError for market bars of another frequency; few of them tell none."""
         if len(timestamps) >= MIN_BARS:
             self._check_spacing(f"market{name}", timestamps)
 
-    def _check_spacing(self, name: str, timestamps: np.ndarray) -> None:
-        spacing = bar_spacing(timestamps)
-        if self.bar_seconds is None or not 0.5 < spacing / self.bar_seconds < 2:
+    def _check_spacing(self, name: str, timestamps: np.ndarray, fitted: float | None = None) -> None:
+        spacing, fitted = bar_spacing(timestamps), fitted or self.bar_seconds
+        if fitted is None or not 0.5 < spacing / fitted < 2:
             raise ValueError(
                 f"{name}: a bar every {pd.Timedelta(seconds=spacing)}, the processor was fitted on "
-                f"{pd.Timedelta(seconds=self.bar_seconds)}: resample the bars or fit a processor on these"
+                f"{pd.Timedelta(seconds=fitted)}: resample the bars or fit a processor on these"
             )
 
-    def _check_lengths(self, tickers: Mapping[str, pd.DataFrame], as_of: Any = None) -> None:
-        for ticker, frame in tickers.items():
+    def _skip_short(self, tickers: CheckedBars, as_of: Any = None) -> None:
+        """Leaves out the tickers that have too few bars."""
+        for ticker, frame in list(tickers.items()):
             if (observed := frame[self.series_kind.value].notna().sum()) < MIN_BARS:
                 upto = "" if as_of is None else f" up to {as_of}"
-                raise ValueError(
+                tickers.skip(
+                    ticker,
                     f"{ticker}: {observed} observed bars{upto}, at least {MIN_BARS} are needed: "
-                    "give more history or leave the ticker out"
+                    "give more history or leave the ticker out",
                 )
+        tickers.settle()
+
+    def _skip_other_spacings(self, tickers: CheckedBars, spacing: float | None = None) -> None:
+        """Leaves out the tickers whose bars are of another frequency."""
+        for ticker, frame in list(tickers.items()):
+            try:
+                self._check_spacing(ticker, frame["timestamp"].to_numpy(), spacing)
+            except ValueError as error:
+                tickers.skip(ticker, str(error))
+        tickers.settle()
 
     def _warn_of_jumps(self, tickers: Mapping[str, pd.DataFrame], last_window: bool = False) -> None:
         """One warning per ticker with a jump that its forecast remembers; of a whole history, that is likely wrong."""
@@ -383,15 +411,19 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
 
     # --- fit
 
-    def fit(self, bars: Bars, through: Any = None, *, market: Bars | None = None) -> Self:
-        """Learns scalers and bar spacing from the bars up to and including `through`; all of them by default."""
-        self._learn(self.check(bars), through, market)
+    def fit(self, bars: Bars, through: Any = None, *, market: Bars | None = None, strict: bool = False) -> Self:
+        """Learns scalers and bar spacing from the bars up to and including `through`; all of them by default.
+
+        Tickers of another frequency than most are skipped."""
+        self._learn(self.check(bars, strict=strict), through, market)
         return self
 
-    def fit_encode(self, bars: Bars, through: Any = None, *, market: Bars | None = None) -> list[EncodedSeries]:
+    def fit_encode(
+        self, bars: Bars, through: Any = None, *, market: Bars | None = None, strict: bool = False
+    ) -> list[EncodedSeries]:
         """`fit`, then `encode` of the same bars, to the same bits: each is checked, each feature computed, once."""
-        tickers = self.check(bars)
-        self._check_lengths(tickers)
+        tickers = self.check(bars, strict=strict)
+        self._skip_short(tickers)
         self._warn_of_jumps(tickers)
         raw = self._learn(tickers, through, market, whole=True)
         return [self._encode(ticker, frame, raw=raw.pop(ticker)) for ticker, frame in tickers.items()]
@@ -416,8 +448,12 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         unknown = [name for name in (*past, *known) if all(frame[name].isna().all() for frame in frames.values())]
         if unknown:
             raise ValueError(f"column(s) {unknown} are empty up to {through}: leave them out or move the fence")
+        spacing = usual_spacing([bar_spacing(frame["timestamp"].to_numpy()) for frame in frames.values()])
+        self._skip_other_spacings(tickers if whole else frames, spacing)
+        for other in tickers.skipped:
+            tickers.pop(other, None)
+            frames.pop(other, None)
         times = [frame["timestamp"].to_numpy() for frame in frames.values()]
-        spacing = float(np.median([bar_spacing(stamps) for stamps in times]))
         last = pd.Timestamp(max(stamps[-1] for stamps in times))
         self.fitted = {
             "past_covariates": past,
@@ -509,6 +545,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         market: Bars | None = None,
         known: Mapping[str, EncodedSeries] | None = None,
         last_window: bool = False,
+        strict: bool = False,
     ) -> list[EncodedSeries]:
         """Every bar of every ticker, up to and including `as_of`, once. Windows are slices of the result.
 
@@ -522,20 +559,23 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         With `last_window`, features are those of the window that ends at the last origin, and zero before it: to
         forecast from there needs no others, however long the history is.
 
+        A ticker that `check_bars` refuses, that has too few bars or another frequency is skipped: a warning says so,
+        and its answer is missing. `check_known` makes bars that keep the record.
+
         Raises:
-            ValueError: if not fitted, or for bars that `check_bars` refuses, too few or of another frequency.
+            ValueError: if not fitted, for such bars of all tickers or, if `strict`, of one.
         """
-        bars = self._given(bars)
-        if not isinstance(bars, CheckedBars):
-            frames = [bars] if isinstance(bars, pd.DataFrame) else list(bars)
-            bars = [self._with_unknown_covariates(frame) for frame in frames]
-        tickers: Mapping[str, pd.DataFrame] = split_tickers(bars, self.series_kind, self.covariates)
+        tickers = self.check_known(bars, strict=strict)
         if as_of is not None:
             ends = {t: frame["timestamp"] <= day_end(as_of, frame["timestamp"]) for t, frame in tickers.items()}
-            tickers = {t: hide_after(frame, int(ends[t].sum()), self.known_covariates) for t, frame in tickers.items()}
-        self._check_lengths(tickers, as_of)
+            known_then = {
+                t: hide_after(frame, int(ends[t].sum()), self.known_covariates) for t, frame in tickers.items()
+            }
+            tickers = tickers.like(known_then)
+        self._skip_short(tickers, as_of)
         if self.center is None:
             raise ValueError(NOT_FITTED)
+        self._skip_other_spacings(tickers)
         state = self._market_state(market)
         if market is not None and not self.fitted_with_market:
             raise ValueError("market=: the processor was fitted without one; give it to processor.fit(...) as well")
@@ -544,7 +584,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self._warn_of_jumps(tickers, last_window)
         earlier = {ticker: series.features for ticker, series in (known or {}).items()}
         return [
-            self._encode(ticker, frame, state, earlier.get(ticker), last_window) for ticker, frame in tickers.items()
+            self._encode(ticker, frame, state, earlier.get(ticker), last_window)
+            for ticker, frame in with_progress(list(tickers.items()), "features")
         ]
 
     def _encode(
@@ -562,7 +603,6 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         assert self.scale is not None
         observed = bars[self.series_kind.value].notna().to_numpy()
         timestamp = bars["timestamp"].to_numpy()
-        self._check_spacing(ticker, timestamp)
         center, scale = (np.array(state.get(ticker, state["*"])) for state in (self.center, self.scale))
         close = bars[self.series_kind.value].to_numpy()
         log_return, sigma = self.volatility(close)
@@ -594,6 +634,24 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             return sigma
         capped = self.series_kind.volatility(log_return, self.sigma_decay, self.sigma_floor, SIGMA_CAP)
         return np.where(lately(jumped), np.fmin(sigma, capped), sigma)
+
+
+def usual_spacing(seconds: Sequence[float]) -> float:
+    """The median of the bar spacings within a factor of two of most; one of another frequency does not count.
+
+    >>> usual_spacing([86400.0, 3600.0, 86400.0, 60.0])
+    86400.0
+    """
+    values, counts = np.unique(seconds, return_counts=True)
+    ratio = values / values[:, None]
+    votes = ((ratio > 0.5) & (ratio < 2)) @ counts
+    usual = values[int(np.argmax(votes))]
+    return float(np.median([one for one in seconds if 0.5 < one / usual < 2]))
+
+
+def with_progress(items: Sequence[Any], what: str, unit: str = "ticker") -> Any:
+    """The items, with a bar on a terminal where they take more than `PATIENCE` seconds."""
+    return logging.tqdm(items, desc=what, unit=unit, disable=None, delay=PATIENCE, leave=False)
 
 
 def _stored_fence(fence: pd.Timestamp, spacing: float) -> str:

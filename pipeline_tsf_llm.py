@@ -27,6 +27,7 @@ from transformers.utils import logging
 from .bars_tsf_llm import day_end
 from .calendars_tsf_llm import check_calendar
 from .columns_tsf_llm import as_frame
+from .feature_extraction_tsf_llm import with_progress
 from .processing_tsf_llm import FORECAST_QUANTILES, TsfLlmProcessor, quantile_column
 from .versions_tsf_llm import CACHE
 
@@ -48,6 +49,8 @@ class TsfLlmPipeline(Pipeline):
         horizon: steps ahead; by default the model's `prediction_length`. The original's weights know one horizon, two
             bars as published; steps before it lie on the straight line to it.
         samples: paths per ticker.
+        strict: refuse bars of which one ticker cannot be forecast. By default it is skipped: a warning says why, and
+            so does `skipped` in the `attrs` of the answer.
         seed: of the paths.
         as_of: forecast as if nothing after this date were known; by default from the last bar.
         market: bars of an index or of a universe, for a model whose features read them; without it they are masked.
@@ -95,7 +98,7 @@ class TsfLlmPipeline(Pipeline):
                 if name in kwargs:
                     raise ValueError(f"{name} and {alias} are two names of one thing: give one of them")
                 kwargs[name] = kwargs.pop(alias)
-        steps = [{"as_of", "market"}, {"horizon", "samples", "seed"}, {"quantile_levels", "calendar"}]
+        steps = [{"as_of", "market", "strict"}, {"horizon", "samples", "seed"}, {"quantile_levels", "calendar"}]
         if unknown := sorted(kwargs.keys() - set().union(*steps) - {*COLUMN_NAMES}):
             known = sorted(set().union(*steps) | {*COLUMN_NAMES})
             raise ValueError(f"unknown argument(s) {unknown}: use {', '.join(known)}")
@@ -113,9 +116,9 @@ class TsfLlmPipeline(Pipeline):
         return preprocess | columns, forward, postprocess | columns
 
     def preprocess(  # type: ignore[override]
-        self, bars: pd.DataFrame, as_of: Any = None, market: Any = None, **columns: str
+        self, bars: pd.DataFrame, as_of: Any = None, market: Any = None, strict: bool = False, **columns: str
     ) -> Any:
-        batch = self.processor(self._renamed(bars, columns), as_of=as_of, market=market)
+        batch = self.processor(self._renamed(bars, columns), as_of=as_of, market=market, strict=strict)
         cutoff = self.model.config.trained_through
         if cutoff is not None and min(batch["origin"]) <= day_end(cutoff):
             logger.warning_once(
@@ -189,6 +192,11 @@ class TsfLlmPipeline(Pipeline):
         return frame.rename(columns={"ticker": id_column, "timestamp": timestamp_column})
 
     def _frame(self, outputs: dict[str, Any], quantile_levels: Sequence[float], calendar: str | None) -> pd.DataFrame:
+        frame = self._prices(outputs, quantile_levels, calendar)
+        frame.attrs["skipped"] = outputs["batch"]["skipped"]
+        return frame
+
+    def _prices(self, outputs: dict[str, Any], quantile_levels: Sequence[float], calendar: str | None) -> pd.DataFrame:
         if "paths" in outputs:
             return self.processor.decode(outputs["paths"], outputs["batch"], quantile_levels, calendar)
         prediction = outputs["prediction"]
@@ -218,8 +226,9 @@ class TsfLlmPipeline(Pipeline):
         if not self.model.can_generate():
             return self._spread_quantiles(self.predict_head(batch, horizon), batch, samples)
         chunk, tokens = max(1, ROWS_AT_ONCE // samples), []
-        for i in range(0, len(batch["ticker"]), chunk):
-            rows = BatchFeature({key: value[i : i + chunk] for key, value in batch.items()})
+        columns = {key: value for key, value in batch.items() if key != "skipped"}
+        for i in with_progress(range(0, len(batch["ticker"]), chunk), "paths", "batch"):
+            rows = BatchFeature({key: value[i : i + chunk] for key, value in columns.items()})
             tokens.append(self.sample_tokens(rows, horizon=horizon, samples=samples, seed=seed))
         return self.processor.path_returns(np.concatenate(tokens), batch)
 

@@ -22,7 +22,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .audit_tsf_llm import audit_features
-from .bars_tsf_llm import MIN_BARS, Bars, Kind, bars_through, day_end
+from .bars_tsf_llm import MIN_BARS, Bars, Kind, bars_through, day_end, refuse_if_none_left
 from .calendars_tsf_llm import next_timestamps
 from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, standard_return
 from .original_features_tsf_llm import OriginalFeatureExtractor
@@ -89,21 +89,27 @@ class TsfLlmProcessor(ProcessorMixin):
         """The fence (ISO date): no later bar shaped the scalers or the bins."""
         return self.feature_extractor.fitted_through
 
-    def fit(self, bars: Bars, through: Any = None, *, market: Bars | None = None) -> "TsfLlmProcessor":
+    def fit(
+        self, bars: Bars, through: Any = None, *, market: Bars | None = None, strict: bool = False
+    ) -> "TsfLlmProcessor":
         """Learns scalers and return bins from the bars up to and including `through`, by default all of them.
 
-        `market` is the bars of an index, or of a universe, for features that read them.
+        `market` is the bars of an index, or of a universe, for features that read them. Of several tickers, those
+        without an honest reading or of another frequency than most are skipped, and a warning names them.
 
         Raises:
-            ValueError: for bars without an honest reading, or too few before the fence.
+            ValueError: for bars without an honest reading, or too few before the fence: of all tickers or, if
+                `strict`, of one.
         """
-        tickers = self.feature_extractor.check(bars)
+        tickers = self.feature_extractor.check(bars, strict=strict)
         self.feature_extractor.fit(tickers, through, market=market)
         closes = [frame[self.kind.value].to_numpy() for frame in bars_through(tickers, through, self.kind).values()]
         self._fit_bins([standard_return(*self.feature_extractor.volatility(close)) for close in closes])
         return self
 
-    def fit_encode(self, bars: Bars, through: Any = None, *, market: Bars | None = None) -> list[EncodedSeries]:
+    def fit_encode(
+        self, bars: Bars, through: Any = None, *, market: Bars | None = None, strict: bool = False
+    ) -> list[EncodedSeries]:
         """`fit`, then `encode` of the same bars, those after the fence as well: to the same bits, for half the work.
 
         Each bar is checked and each feature computed once; the fit still reads nothing after the fence.
@@ -111,7 +117,7 @@ class TsfLlmProcessor(ProcessorMixin):
         Raises:
             ValueError: as `fit` and `encode`.
         """
-        encoded = self.feature_extractor.fit_encode(bars, through, market=market)
+        encoded = self.feature_extractor.fit_encode(bars, through, market=market, strict=strict)
         last = pd.Timestamp.max if through is None else through
         inside = [one.timestamp <= day_end(last, one.timestamp).to_datetime64() for one in encoded]
         self._fit_bins([one.standard_return()[rows] for one, rows in zip(encoded, inside, strict=True)])
@@ -121,9 +127,11 @@ class TsfLlmProcessor(ProcessorMixin):
         if self.feature_extractor.reach is None:
             self.tokenizer.fit(np.concatenate(standard_returns))
 
-    def encode(self, bars: Bars, as_of: Any = None, *, market: Bars | None = None) -> list[EncodedSeries]:
+    def encode(
+        self, bars: Bars, as_of: Any = None, *, market: Bars | None = None, strict: bool = False
+    ) -> list[EncodedSeries]:
         """Every bar of every ticker, up to and including `as_of`; see `TsfLlmFeatureExtractor.encode`."""
-        return self.feature_extractor.encode(bars, as_of, market=market)
+        return self.feature_extractor.encode(bars, as_of, market=market, strict=strict)
 
     def windows(self, series: EncodedSeries, origins: np.ndarray) -> dict[str, np.ndarray]:
         """The `context_length` bars that end at each origin; see `EncodedSeries.windows`."""
@@ -171,25 +179,41 @@ class TsfLlmProcessor(ProcessorMixin):
         return dataset_of(found)
 
     def __call__(
-        self, bars: Bars, as_of: Any = None, return_tensors: str | None = "pt", *, market: Bars | None = None
+        self,
+        bars: Bars,
+        as_of: Any = None,
+        return_tensors: str | None = "pt",
+        *,
+        market: Bars | None = None,
+        strict: bool = False,
     ) -> BatchFeature:
         """The last window of every ticker, up to and including `as_of`, beside the market as of then.
 
         Returns:
             `past_values [B,T,F]`, `attention_mask [B,T]`, `input_ids [B,T]` (bar placeholders) for the model, and
-            `scale [B]` (sigma at the origin), `last_close [B]`, `ticker`, `origin`, `bar_times` (lists) for `decode`.
+            `scale [B]` (sigma at the origin), `last_close [B]`, `ticker`, `origin`, `bar_times` (lists) for `decode`;
+            `skipped`: ticker -> why it has no window, which a warning says too.
 
         Raises:
-            ValueError: not fitted, bars without an honest reading, or too few of them.
+            ValueError: not fitted; bars without an honest reading, or too few of them: of all tickers or, if `strict`,
+                of one.
         """
-        encoded = self.feature_extractor.encode(bars, as_of, market=market, last_window=True)
+        tickers = self.feature_extractor.check_known(bars, strict=strict)
+        tickers = tickers.like(tickers)
+        encoded = self.feature_extractor.encode(tickers, as_of, market=market, last_window=True)
         for series in encoded:
             if not len(series.origins()):
-                raise ValueError(
+                tickers.skip(
+                    series.ticker,
                     f"{series.ticker}: fewer than {MIN_BARS - 1} returns are known (gaps have none), or its value "
-                    "never changed: give more history"
+                    "never changed: give more history",
                 )
-        return self.batch([(series, series.origins()[-1:]) for series in encoded], return_tensors=return_tensors)
+        answered = [(series, series.origins()[-1:]) for series in encoded if series.ticker not in tickers.skipped]
+        refuse_if_none_left(answered, tickers.skipped)
+        batch = self.batch(answered, return_tensors=return_tensors)
+        tickers.settle()
+        batch["skipped"] = dict(tickers.skipped)
+        return batch
 
     def batch(
         self, requests: Sequence[tuple[EncodedSeries, np.ndarray]], return_tensors: str | None = "pt"
@@ -264,7 +288,13 @@ class TsfLlmProcessor(ProcessorMixin):
     # --- the proof
 
     def audit(
-        self, bars: Bars, seed: int = 0, *, market: Bars | None = None, cuts: int | Literal["all"] | None = None
+        self,
+        bars: Bars,
+        seed: int = 0,
+        *,
+        market: Bars | None = None,
+        cuts: int | Literal["all"] | None = None,
+        strict: bool = False,
     ) -> dict[str, Any]:
         """Prefix invariance of every feature of this processor, and two canaries; see `audit_features`."""
         extractor = self.feature_extractor
@@ -277,6 +307,7 @@ class TsfLlmProcessor(ProcessorMixin):
             kind=self.kind,
             past_covariates=extractor.past_covariates,
             known_covariates=extractor.known_covariates,
+            strict=strict,
         )
 
 

@@ -144,6 +144,7 @@ def prepare(
     num_proc: int = 1,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Cleans, fits and encodes `source` into the folder `out`.
 
@@ -155,6 +156,8 @@ def prepare(
     is given, all tickers together are the market. `columns` names those of unusual names.
     With `engine="ray"` they are tasks: of the cluster at `ray_address`, all of whose machines must see `out` under the
     same path, or of a cluster of `num_proc` workers that is started on this machine and stopped again.
+
+    Tickers without enough bars, and files that cannot be read beside others, are skipped; with `strict` refused.
 
     Returns:
         What `dataset.json` holds and, as `run`, what `report.json` does.
@@ -170,7 +173,7 @@ def prepare(
     remove(out, [WORK], by=BY)  # of a killed run
     claim(out, [WORK], by=BY)
     try:
-        data = _collect(source, work, processor.feature_extractor, tickers, market, columns)
+        data = _collect(source, work, processor.feature_extractor, tickers, market, columns, strict=strict)
         earlier = _earlier(out)
         kept = {} if refit else earlier.get("split", {})
         split = _split(data.times, out, kept, train_through=train_through, valid_through=valid_through)
@@ -201,8 +204,11 @@ def prepare(
     finally:
         remove(out, [WORK], by=BY)
     shards = {name: one for name, one in results.items() if "skipped" not in one}
+    unencoded = {name: one["skipped"] for name, one in results.items() if "skipped" in one}
     if not shards:
-        raise ValueError(f"no ticker can be encoded: {'; '.join(one['skipped'] for one in results.values())}")
+        raise ValueError(f"no ticker can be encoded: {'; '.join(unencoded.values())}")
+    if strict and unencoded:
+        raise ValueError(next(iter(unencoded.values())))
     ours = {name for name in written(out) if name.startswith("data/")}
     remove_unfinished(out, ours)  # by killed workers
     remove(out, ours - {one["file"] for one in shards.values()}, by=BY)  # of an earlier run on other tickers
@@ -223,7 +229,7 @@ def prepare(
             for part in ("train", "valid", "test")
         },
         "tickers": shards,
-        "skipped": {name: one["skipped"] for name, one in results.items() if "skipped" in one},
+        "skipped": {**data.skipped, **unencoded},
         "seed": seed,
         "versions": versions(),
     }
@@ -276,15 +282,18 @@ def _collect(
     tickers: Sequence[str] | None,
     market: str | Path | list | None,
     columns: Columns,
+    *,
+    strict: bool = False,
 ) -> Collected:
     if taken := {*extractor.covariates} & {*ENCODED}:
         raise ValueError(f"{sorted(taken)}: a prepared dataset has columns of these names; rename the covariates")
     if extractor.series_kind is not OHLCV:
-        return collect_series(source, work, tickers, columns=columns, covariates=extractor.covariates)
+        return collect_series(source, work, tickers, columns=columns, covariates=extractor.covariates, strict=strict)
     if columns.value is not None:
         raise ValueError(f"'{columns.value}' names the value of plain series, and these are bars: leave it out")
+    options = {"columns": columns, "covariates": extractor.covariates, "strict": strict}
     chosen = market is None and "market" in (extractor.feature_groups or ())
-    return collect_bars(source, work, tickers, columns=columns, covariates=extractor.covariates, universe=chosen)
+    return collect_bars(source, work, tickers, universe=chosen, **options)
 
 
 def _earlier(out: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Design choices:
 - One reader. `tables` opens files, `columns` finds which column is which, and times and numbers are read by the rules
   that a frame in memory meets in the processor (`read_times`, `read_numbers`). Only what happens to a cell that cannot
   be read differs: `read_bars` and `read_series` refuse it with its row, `read_raw` leaves it empty and notes what it
-  held.
+  held. One bad ticker, or one file of several, does not stop the others: it is skipped, with file, row and reason.
 - Reading is not cleaning: nothing is sorted, filled, dropped or repaired, so that a defect stays visible to the
   cleaning report (`clean.clean_bars` on `read_raw`) and to the processor, which names the row.
 - Plain series come in two shapes. Long: one row per time and series, with a column of names. Wide: one row per time,
@@ -16,7 +16,8 @@ Design choices:
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -25,8 +26,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, may_hold
-from ..cells_tsf_llm import NumberFormat, TimeFormat, Unclear, read_numbers, read_times, why_no_time
+from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, may_hold, refuse_if_none_left, tell_skipped
+from ..cells_tsf_llm import NumberFormat, TimeFormat, Unclear, read_numbers, read_times, stripped, why_no_time
 from ..columns_tsf_llm import ALIASES, RAW_ALIASES, adjust, count_prices, find_bars, join_time_of_day, key_texts
 from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series
 from .tables import ROWS, iter_tables, list_files, named_files, open_table
@@ -57,6 +58,7 @@ def read_bars(
     time: str | None = None,
     dates: str | None = None,
     decimal: str | None = None,
+    strict: bool = False,
 ) -> pd.DataFrame:
     """Read bars with split- and dividend-adjusted prices.
 
@@ -84,21 +86,27 @@ def read_bars(
     none) and the covariates (float64). Rows keep the order of the file within each ticker, unless this is newest
     first; tickers keep the order of their first row.
 
+    Of several tickers or files, one that cannot be read is skipped: a warning says why, and so does `skipped` in the
+    frame's `attrs`. With `strict` it is refused.
+
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
-    frames, periods = [], Periods()
-    for path, name in named_files(source):
-        table = join_time_of_day(open_table(path))
-        column = find_bars(table, path, id=id, time=time)
-        chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=COLUMNS, missing_ok=missing_ok)
-        formats = _formats(table, column, chosen, path, dates, decimal)
-        bars = _read_columns(table, column, chosen, path, partial(_refuse, path, formats), formats)
-        bars = _completed(bars, ["volume", "adj_close"], name)
-        adjust(bars)
-        periods.add(path, bars)
-        frames.append(bars[[*COLUMNS, *chosen]])
-    return _chosen(pd.concat(frames, ignore_index=True), OHLCV.id, tickers)
+    frames, periods, refusals = [], Periods(), Refusals(strict=strict)
+    for path, name in (files := named_files(source)):
+        with refusals.of_file(name, alone=len(files) == 1):
+            table = join_time_of_day(open_table(path))
+            column = find_bars(table, path, id=id, time=time)
+            options = {"taken": column.values(), "ours": COLUMNS, "missing_ok": missing_ok}
+            chosen = choose_covariates(table, path, covariates, **options)
+            formats = _formats(table, column, chosen, path, dates, decimal)
+            told = refusals.by_ticker(path, formats, table, column.get(OHLCV.id))
+            bars = _read_columns(table, column, chosen, path, told, formats)
+            bars = _completed(bars, ["volume", "adj_close"], name)
+            adjust(bars)
+            refusals.add(periods.add(path, bars))
+            frames.append(bars[[*COLUMNS, *chosen]])
+    return _readable(frames, OHLCV.id, tickers, refusals.skipped)
 
 
 def read_series(
@@ -111,30 +119,35 @@ def read_series(
     dates: str | None = None,
     decimal: str | None = None,
     covariates: Sequence[str] = (),
+    strict: bool = False,
 ) -> pd.DataFrame:
     """Read `timestamp, series_id, value` and the columns named as `covariates`.
 
     `value`, `id` and `time` name columns of the file. By default the time is in `timestamp`, `date`, `datetime`,
     `time` or `ds`; the name is in `series_id`, `unique_id`, `item_id`, `id`, `ticker` or the like; the value is in
     `value`, `y`, `target` or the only column of numbers left. Without a column of names, a series is called as its
-    `value` column or its file. `names` selects series. Covariates may be patterns, as `text_*`.
+    `value` column or its file. `names` selects series. Covariates may be patterns, as `text_*`. What cannot be read is
+    skipped as by `read_bars`.
 
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
-    frames, files, periods = [], named_files(source), Periods(UNIVARIATE.id)
+    frames, files = [], named_files(source)
+    periods, refusals = Periods(UNIVARIATE.id), Refusals(strict=strict)
     for path, name in files:
-        table = open_table(path)
-        column = find_series(table, path, Columns(value=value, id=id, time=time), covariates)
-        ours = ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
-        chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=ours)
-        formats = _formats(table, column, chosen, path, dates, decimal)
-        frame = _read_columns(table, column, chosen, path, partial(_refuse, path, formats), formats)
-        if UNIVARIATE.id not in frame:
-            frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
-        periods.add(path, frame)
-        frames.append(frame[[*ours, *chosen]])
-    return _chosen(pd.concat(frames, ignore_index=True), UNIVARIATE.id, names)
+        with refusals.of_file(name, alone=len(files) == 1):
+            table = open_table(path)
+            column = find_series(table, path, Columns(value=value, id=id, time=time), covariates)
+            ours = ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
+            chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=ours)
+            formats = _formats(table, column, chosen, path, dates, decimal)
+            told = refusals.by_ticker(path, formats, table, column.get(UNIVARIATE.id))
+            frame = _read_columns(table, column, chosen, path, told, formats)
+            if UNIVARIATE.id not in frame:
+                frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
+            refusals.add(periods.add(path, frame))
+            frames.append(frame[[*ours, *chosen]])
+    return _readable(frames, UNIVARIATE.id, names, refusals.skipped)
 
 
 def read_data(
@@ -144,6 +157,7 @@ def read_data(
     kind: Kind | None = None,
     columns: Columns = USUAL,
     covariates: Sequence[str] = (),
+    strict: bool = False,
 ) -> pd.DataFrame:
     """Bars (`read_bars`) from files of prices, a plain series (`read_series`) from others or where a value is named.
 
@@ -156,24 +170,89 @@ def read_data(
     if kind is None:
         kind = OHLCV if columns.value is None and has_prices(source) else UNIVARIATE
     if kind is UNIVARIATE:
-        return read_series(source, names, covariates=covariates, **asdict(columns))
+        return read_series(source, names, covariates=covariates, strict=strict, **asdict(columns))
     if columns.value is not None:
         raise ValueError(
             f"this model reads market bars, which have no column '{columns.value}' to choose; leave --value out"
         )
-    return read_bars(source, names, covariates=covariates, missing_ok=missing_ok, **columns.of_bars())
+    options = {"covariates": covariates, "missing_ok": missing_ok, "strict": strict}
+    return read_bars(source, names, **options, **columns.of_bars())
 
 
 def has_prices(source: str | Path | list) -> bool:
-    """Whether the first file holds bars: two of the four prices at least, as `c` or `close` alone can be any series.
+    """Whether one of the first files holds bars: two of the four prices at least, as `c` or `close` alone can be any
+    series.
 
-    A file that cannot be read counts as bars: their reader says why."""
-    first = list_files(source)[0]
+    Files that cannot be read count as bars: their reader says why."""
+    told = [_has_prices(file) for file in list_files(source)[:LISTED]]
+    return True in told or set(told) == {None}
+
+
+def _has_prices(file: Path) -> bool | None:
     try:
-        table = next(iter_tables(first, rows=1), pd.DataFrame())
+        table = next(iter_tables(file, rows=1), pd.DataFrame())
     except (OSError, ValueError):
-        return True
+        return None
     return count_prices(table.columns) >= 2
+
+
+@dataclass
+class Refusals:
+    """What strict reading refuses, by ticker, or by file where this is all of it."""
+
+    strict: bool = False
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def of_file(self, name: str, *, alone: bool) -> Iterator[None]:
+        """Within, an error is of this file, one of several."""
+        try:
+            yield
+        except ValueError as error:
+            if self.strict or alone:
+                raise
+            self.skipped.setdefault(name, str(error))
+
+    def add(self, refused: Mapping[str, str]) -> None:
+        """Tickers, and why each cannot be read; raises ValueError with the first reason if strict."""
+        for name, reason in refused.items():
+            with self.of_file(name, alone=False):
+                raise ValueError(reason)
+
+    def by_ticker(self, path: Path, formats: Formats, table: pd.DataFrame, id: str | None) -> Told:
+        """Refuses cells: of one ticker alone, where a column names them."""
+        if self.strict or id is None:
+            return partial(_refuse, path, formats)
+
+        def told(name: str, cells: pd.Series, bad: np.ndarray) -> None:
+            if name in NAMES:  # nobody knows whose row it is
+                _refuse(path, formats, name, cells, bad)
+            names = pd.Series(stripped(table[id]).to_numpy()[bad])
+            for place, ticker in names.drop_duplicates().items():
+                with self.of_file(str(ticker), alone=False):
+                    _refuse(path, formats, name, cells, bad[place:])
+
+        return told
+
+
+def _readable(
+    frames: Sequence[pd.DataFrame], id: str, names: Sequence[str] | None, skipped: dict[str, str]
+) -> pd.DataFrame:
+    """The rows of the named series but those `skipped`, which a warning names.
+
+    A ticker of which one file cannot be read is skipped as a whole: the rest of it would have a hole."""
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({id: []})
+    frame = frame[~frame[id].isin(skipped)]
+    wanted = _listed(names)
+    if wanted is not None:
+        if not {*wanted} - {*frame[id]} - {*skipped}:
+            skipped = {name: reason for name, reason in skipped.items() if name in wanted}
+        wanted = [name for name in wanted if name not in skipped]
+    refuse_if_none_left(frame if wanted is None else wanted, skipped)
+    tell_skipped([*skipped.values()])
+    frame = _chosen(frame, id, wanted)
+    frame.attrs["skipped"] = skipped
+    return frame
 
 
 # --- leniently -----------------------------------------------------------------------------------------------------
@@ -210,32 +289,45 @@ def iter_raw(
     time: str | None = None,
     dates: str | None = None,
     decimal: str | None = None,
+    refusals: "Refusals | None" = None,
 ) -> Iterator[pd.DataFrame]:
     """The rows of `read_raw` in the order of the files, at most `rows` at a time.
 
-    How a file writes its times and numbers is told by its first piece, or by all where this does not prove it."""
+    How a file writes its times and numbers is told by its first piece, or by all where this does not prove it. With
+    `refusals`, one of several files that is no table of prices is skipped, and a ticker that two files have at once;
+    what was read of them before is there."""
     wanted, seen, periods = _listed(tickers), dict[str, None](), Periods()
-    for path, name in named_files(source):
-        done, formats, column, unread = 0, None, None, _Unread(path)
-        for table in iter_tables(path, rows, crooked=True):
-            if table.empty:
-                continue
-            table = join_time_of_day(table.reset_index(drop=True)).drop(columns=OURS, errors="ignore")
-            whole = partial(_whole, path, rows) if len(table) == rows else None
-            column = column or find_bars(table, path, ALIASES | RAW_ALIASES, id=id, time=time, whole=whole)
-            if formats is None:
-                chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=RAW_COLUMNS)
-                formats = _formats(table, column, chosen, path, dates, decimal, whole)
-            table["row"] = np.arange(done + 1, done + len(table) + 1)
-            done += len(table)
-            raw = raw_columns(table, path, name, formats, covariates, column, unread).assign(file=path.name)
-            periods.add(path, raw)
-            seen |= dict.fromkeys(raw["ticker"].unique())
-            yield raw if wanted is None else raw[raw["ticker"].isin(wanted)]
-        if not done:
-            raise ValueError(f"{path} has no rows; download or export it again.")
-        unread.check()
+    refusals = refusals or Refusals(strict=True)
+    columns = Columns(id=id, time=time, dates=dates, decimal=decimal)
+    for path, name in (files := named_files(source)):
+        with refusals.of_file(name, alone=len(files) == 1):
+            for raw in _raw_pieces(path, name, rows, covariates, columns):
+                refusals.add(periods.add(path, raw))
+                seen |= dict.fromkeys(raw["ticker"].unique())
+                yield raw if wanted is None else raw[raw["ticker"].isin(wanted)]
     _check_known(wanted, seen, OHLCV.id)
+
+
+def _raw_pieces(
+    path: Path, name: str, rows: int, covariates: Sequence[str], columns: Columns
+) -> Iterator[pd.DataFrame]:
+    done, formats, column, unread = 0, None, None, _Unread(path)
+    for table in iter_tables(path, rows, crooked=True):
+        if table.empty:
+            continue
+        table = join_time_of_day(table.reset_index(drop=True)).drop(columns=OURS, errors="ignore")
+        whole = partial(_whole, path, rows) if len(table) == rows else None
+        if column is None or formats is None:
+            named = {"id": columns.id, "time": columns.time}
+            column = find_bars(table, path, ALIASES | RAW_ALIASES, **named, whole=whole)
+            chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=RAW_COLUMNS)
+            formats = _formats(table, column, chosen, path, columns.dates, columns.decimal, whole)
+        table["row"] = np.arange(done + 1, done + len(table) + 1)
+        done += len(table)
+        yield raw_columns(table, path, name, formats, covariates, column, unread).assign(file=path.name)
+    if not done:
+        raise ValueError(f"{path} has no rows; download or export it again.")
+    unread.check()
 
 
 def _whole(path: Path, rows: int, columns: list[str]) -> pd.DataFrame:
@@ -436,19 +528,21 @@ class Periods:
         self.id = id
         self._files: dict[str, dict[Path, tuple[Any, Any]]] = {}
 
-    def add(self, path: Path, rows: pd.DataFrame) -> None:
-        """Raises ValueError where another file has a ticker's bars of the same time."""
+    def add(self, path: Path, rows: pd.DataFrame) -> dict[str, str]:
+        """The tickers of which another file has bars of the same time, each with what to say of it."""
+        refused = {}
         times = rows.groupby(rows[self.id].to_numpy(), sort=False)["timestamp"].agg(["min", "max"]).dropna()
         for name, first, last in times.itertuples():
             files = self._files.setdefault(str(name), {})
             for other, (start, end) in files.items():
                 if other != path and first < end and start < last:
-                    raise ValueError(
+                    refused[str(name)] = (
                         f"{name} is in {other} and in {path}, and both have rows from {max(first, start)} to "
                         f"{min(last, end)}; read one of them, or name other tickers in them."
                     )
             start, end = files.get(path, (first, last))
             files[path] = min(start, first), max(end, last)
+        return refused
 
 
 def _chosen(frame: pd.DataFrame, id: str, names: Sequence[str] | None = None) -> pd.DataFrame:

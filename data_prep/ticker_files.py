@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..bars_tsf_llm import UNIVARIATE, check_bars
+from ..bars_tsf_llm import UNIVARIATE, split_tickers, tell_skipped
 from ..common.files import write_parquet
 from ..market_tsf_llm import MarketMoments
 from .clean import clean_ticker, summary_of
 from .columns import USUAL, Columns
 from .shards import file_name
-from .sources import iter_raw, read_series
+from .sources import Refusals, iter_raw, read_series
 
 BUFFER = 300_000  # rows; of prices about 50 MB
 
@@ -36,6 +36,7 @@ class Collected:
     times: np.ndarray = field(default_factory=lambda: np.array([], "datetime64[us]"))
     moments: MarketMoments | None = None  # of all tickers, where they are a market
     report: dict[str, Any] | None = None  # of cleaning
+    skipped: dict[str, str] = field(default_factory=dict)  # ticker or file -> why there is none of it
 
     def add(self, name: str, bars: pd.DataFrame) -> None:
         self.files[name] = self.folder / file_name(name)
@@ -53,26 +54,33 @@ def collect_bars(
     columns: Columns = USUAL,
     covariates: Sequence[str] = (),
     universe: bool = False,
+    strict: bool = False,
 ) -> Collected:
     """The cleaned bars of all tickers, with these columns; and the moments of the `universe`, the market they make.
 
     A ticker counts from its second bar, whether or not many will follow: to ask for more would look ahead.
 
     Raises:
-        ValueError: for files that cannot be read, or if no bar is left.
+        ValueError: for files that cannot be read (several: all of them or, if `strict`, one), or if no bar is left.
     """
     found = Collected(folder / "bars", moments=MarketMoments() if universe else None)
-    reports = {}
+    reports, refusals = {}, Refusals(strict=strict)
     with Spill(folder / "raw", "ticker") as spill:
-        for raw in iter_raw(source, tickers, covariates=covariates, **columns.of_bars()):
+        for raw in iter_raw(source, tickers, covariates=covariates, refusals=refusals, **columns.of_bars()):
             spill.add(raw if "source" in raw else raw.assign(source=""))
         for name in spill.names():
+            if name in refusals.skipped:
+                continue
             bars, reports[name] = clean_ticker(spill.take(name), name)
-            if len(bars):
+            if not len(bars):
+                with refusals.of_file(name, alone=False):
+                    raise ValueError(f"{name or 'rows without a ticker'}: cleaning leaves no bar; see cleaning.json")
+            else:
                 found.add(name, bars)
                 if found.moments is not None:
                     found.moments.add(bars)
-    found.report = summary_of(reports)
+    found.report, found.skipped = summary_of(reports), refusals.skipped
+    tell_skipped([*found.skipped.values()])
     return found
 
 
@@ -83,6 +91,7 @@ def collect_series(
     *,
     columns: Columns = USUAL,
     covariates: Sequence[str] = (),
+    strict: bool = False,
 ) -> Collected:
     """The rows of all plain series.
 
@@ -90,13 +99,14 @@ def collect_series(
         ValueError: for files that cannot be read, and for rows that the processor refuses.
     """
     found = Collected(folder / "bars")
-    frame = read_series(source, names, covariates=covariates, **asdict(columns))
+    frame = read_series(source, names, covariates=covariates, strict=strict, **asdict(columns))
     more = [name for name in frame if name not in ("timestamp", UNIVARIATE.id, *UNIVARIATE.columns)]
-    for name, part in frame.groupby(UNIVARIATE.id, sort=False):
-        rows = check_bars(part, str(name), UNIVARIATE, more)
+    panel = split_tickers(frame, UNIVARIATE, more, strict=strict)
+    found.skipped = panel.skipped
+    for name, rows in panel.items():
         rows["timestamp"] = rows["timestamp"].astype("datetime64[us]")
-        rows.insert(1, UNIVARIATE.id, str(name))
-        found.add(str(name), rows)
+        rows.insert(1, UNIVARIATE.id, name)
+        found.add(name, rows)
     return found
 
 

@@ -10,7 +10,7 @@ Shapes: n forecasts, K samples per forecast, L quantile levels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import scoringrules
@@ -18,6 +18,8 @@ from scipy import stats
 
 # A ticker that never moved has a standard deviation of zero, where the closed forms are 0 / 0.
 SMALLEST_STD = 1e-12
+COVERAGE_LEVELS = (50, 80, 90)  # percent, of the central intervals that are scored
+KEPT_LEVELS = [*((1 - np.array(COVERAGE_LEVELS) / 100) / 2), *((1 + np.array(COVERAGE_LEVELS) / 100) / 2)]
 
 
 @dataclass(frozen=True)
@@ -118,4 +120,69 @@ class Samples:
         return scoringrules.crps_ensemble(y, self.values, estimator="pwm", backend="numpy")
 
 
-Forecast = Gaussian | Samples
+@dataclass(frozen=True)
+class ScoredSamples:
+    """What scores ask of n `Samples` and their outcomes, without the samples: memory that does not depend on K.
+
+    >>> scored = ScoredSamples.of(Samples(np.array([[-1.0, 0.0, 1.0, 2.0]])), np.array([0.5]))
+    >>> float(scored.p_up[0]), float(scored.crps(np.array([0.5]))[0])
+    (0.625, 0.16666666666666663)
+    """
+
+    outcome: np.ndarray  # [n]
+    point: np.ndarray  # [n]
+    median: np.ndarray  # [n]
+    p_up: np.ndarray  # [n]
+    sign: np.ndarray  # [n] mean sign
+    quantiles: np.ndarray  # [n, L] at `KEPT_LEVELS`
+    below: np.ndarray  # [n] samples below the outcome
+    equal: np.ndarray  # [n] samples that are the outcome
+    losses: np.ndarray  # [n] CRPS
+    is_one_number: np.ndarray  # [n] all samples are the same
+    samples: int  # K
+
+    @classmethod
+    def of(cls, forecast: Samples, outcome: np.ndarray) -> "ScoredSamples":
+        values = forecast.values
+        below, equal = forecast._below_and_equal(outcome)
+        return cls(
+            outcome=np.asarray(outcome),
+            point=forecast.point,
+            median=forecast.median,
+            p_up=forecast.p_up,
+            sign=np.sign(values).mean(axis=1),
+            quantiles=forecast.quantile(KEPT_LEVELS),
+            below=below,
+            equal=equal,
+            losses=forecast.crps(outcome),
+            is_one_number=(values == values[:, :1]).all(axis=1),
+            samples=values.shape[1],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["ScoredSamples"]) -> "ScoredSamples":
+        """All of these, which have the same number of samples each, in order."""
+        names = [part.name for part in fields(cls) if part.name != "samples"]
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(**arrays, samples=parts[0].samples)
+
+    def pit(self, y: np.ndarray, seed: int = 0) -> np.ndarray:
+        """That of `Samples`."""
+        self._check(y)
+        spread = np.random.default_rng(seed).uniform(size=len(self.below))
+        return (self.below + spread * (self.equal + 1)) / (self.samples + 1)
+
+    def quantile(self, levels: Sequence[float]) -> np.ndarray:
+        """[n, L] at some of the `KEPT_LEVELS`."""
+        return self.quantiles[:, [int(np.flatnonzero(np.isclose(KEPT_LEVELS, level))[0]) for level in levels]]
+
+    def crps(self, y: np.ndarray) -> np.ndarray:
+        """That of `Samples`."""
+        self._check(y)
+        return self.losses
+
+    def _check(self, y: np.ndarray) -> None:
+        assert np.array_equal(y, self.outcome, equal_nan=True), "scored on other outcomes"
+
+
+Forecast = Gaussian | Samples | ScoredSamples

@@ -34,17 +34,27 @@ def evaluate_model(
     seed: int = 0,
     market: pd.DataFrame | None = None,
     calendar: str | None = None,
+    strict: bool = False,
 ) -> Report:
     """Walks forward over [start, end], writes `results.json`, `scores.png` and `pit.png`, and returns what it found.
 
+    Tickers that cannot be scored are skipped: `skipped` names them and the reason; with `strict` they are refused.
     `out_of_sample` is false when the model has seen prices of the period, and null when it does not say. With a
     `calendar`, by default the processor's own, `on_calendar` is the share of scored steps that came when it says."""
     calendar = check_calendar(calendar, needed=True) or pipe.processor.feature_extractor.calendar
     check_free(out, FILES, by=BY, told_by=("results.json", "rows", "verdicts", "out_of_sample"))
-    series = pipe.processor.encode(bars, market=market)
+    panel = pipe.processor.feature_extractor.check_known(bars, strict=strict)
+    series = pipe.processor.encode(panel, market=market)
     result = walk_forward(
         pipe, series, start=start, end=end, horizon=horizon, stride=stride, samples=samples, seed=seed
     )
+    scored = set(result.ticker.tolist())
+    for one in series:
+        if one.ticker not in scored:
+            panel.skip(
+                one.ticker, f"{one.ticker}: no forecast of {horizon} step(s) from {start} to {end} can be scored"
+            )
+    panel.settle()
     cutoff = pipe.model.config.trained_through
     first = pd.Timestamp(result.origin.min())
     period = {"start": str(first.date()), "end": str(pd.Timestamp(result.origin.max()).date())}
@@ -54,7 +64,8 @@ def evaluate_model(
         **period,
         "horizon": horizon,
         "stride": stride or horizon,
-        "tickers": sorted(set(result.ticker.tolist())),
+        "tickers": sorted(scored),
+        "skipped": panel.skipped,
         "samples": samples,
         "seed": seed,
         "trained_through": cutoff,

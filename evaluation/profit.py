@@ -35,7 +35,7 @@ def profit(position_BK: np.ndarray, realised_BP: np.ndarray, cost_bp: float) -> 
 
 def forecast_utility(result: WalkForward, cost_bp: float) -> np.ndarray:
     """Net profit of the model's positions, `[n]`: means over its paths of the sign of their last value."""
-    positions_n1 = np.sign(result.steps[-1]["model"].values).mean(axis=1, keepdims=True)
+    positions_n1 = result.steps[-1]["model"].sign[:, None]
     return profit(positions_n1, result.realised, cost_bp)[:, 0]
 
 

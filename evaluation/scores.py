@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 
-from .distributions import Forecast
+from .distributions import COVERAGE_LEVELS, KEPT_LEVELS, Forecast
 from .significance import FEWEST_DATES, mean_interval
 
-COVERAGE_LEVELS = (50, 80, 90)
 FEWEST_TICKERS = 3  # a rank correlation of two tickers is always -1 or 1
 
 
@@ -90,8 +89,7 @@ def score(
         )
     absolute_error = np.abs(realised - forecast.median)
     has_scale = naive_scale > 0
-    levels = np.array(COVERAGE_LEVELS) / 100
-    lower, upper = np.split(forecast.quantile([*(1 - levels) / 2, *(1 + levels) / 2]), 2, axis=1)  # [n, L] each
+    lower, upper = np.split(forecast.quantile(KEPT_LEVELS), 2, axis=1)  # [n, L] each
     inside = (lower <= realised[:, None]) & (realised[:, None] <= upper)
     correlations = rank_correlations(forecast.point, realised, dates)
     return {

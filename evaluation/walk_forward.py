@@ -6,6 +6,7 @@ Design choices:
 * Everything is scored on the cumulative log return to each step. The row of a model is its score at the last step.
 * A plain series is scored on its differences, in units of its mean absolute one-step difference known at the origin:
   so series of all sizes count alike. Its baselines include the seasonal naive one, where it has a season.
+* Of sampled paths only what scores ask of them is kept (`ScoredSamples`), chunk by chunk: many take no memory.
 * Outcomes that are not in the data yet, or fall on a missing bar, are left out for all models alike.
 
 Shapes: n forecasts (origins of all tickers), K samples, P steps.
@@ -23,7 +24,7 @@ from ..bars_tsf_llm import Kind
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .baselines import VOLATILITY_WINDOW, baseline_forecasts, naive_scale, seasonal_naive
-from .distributions import Forecast, Gaussian, Samples
+from .distributions import Forecast, Gaussian, Samples, ScoredSamples
 from .scores import score, skill
 from .significance import compare
 
@@ -85,7 +86,7 @@ class WalkForward:
 
     def _score(self, forecast: Forecast, step: int, seed: int) -> dict[str, Any]:
         row = score(forecast, self.realised[:, step], self.origin, self.scale[:, step], horizon=step + 1, seed=seed)
-        if isinstance(forecast, Samples) and (forecast.values == forecast.values[:, :1]).all():
+        if isinstance(forecast, ScoredSamples) and forecast.is_one_number.all():
             row |= {key: None for key in row if key.startswith("coverage")}  # one number has no interval
         return row
 
@@ -101,7 +102,7 @@ def pick_origins(
         ValueError: if there is none, with the dates that the data offers.
     """
     found = [one.origins(start, end, horizon=horizon) for one in series]
-    found = [rows[rows >= history] for rows in found]
+    found = [rows[_is_ready(one, rows, history, horizon)] for one, rows in zip(series, found, strict=True)]
     times = np.unique(np.concatenate([one.timestamp[rows] for one, rows in zip(series, found, strict=True)]))
     if not len(times):
         first, last = min(one.timestamp[0] for one in series), max(one.timestamp[-1] for one in series)
@@ -110,6 +111,12 @@ def pick_origins(
             f"{pd.Timestamp(first)} to {pd.Timestamp(last)} and the outcomes must be among them"
         )
     return [rows[np.isin(one.timestamp[rows], times[::stride])] for one, rows in zip(series, found, strict=True)]
+
+
+def _is_ready(one: EncodedSeries, rows: np.ndarray, history: int, horizon: int) -> np.ndarray:
+    """Where enough bars lie before an origin, and enough of them are known for the baselines."""
+    first, known = int(one.observed.argmax()), np.cumsum(one.observed)
+    return (rows - first >= history) & (known[rows] > max(VOLATILITY_WINDOW, horizon))
 
 
 def walk_forward(
@@ -142,25 +149,28 @@ def walk_forward(
     origins = pick_origins(series, start, end, horizon, stride or horizon, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
     chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
-    bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=not progress, leave=False)
-    paths = np.concatenate([_forecast(pipe, chunk, horizon, samples, seed) for chunk in bar])  # [n,K,P]
+    bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=None if progress else True, leave=False)
+    ours = [_scored(pipe, chunk, horizon, samples, seed, kind) for chunk in bar]
 
     def joined(function) -> np.ndarray:
         return np.concatenate([function(one, rows) for one, rows in kept])
 
+    unit = joined(lambda one, rows: _unit(one, rows, kind))  # [n]
     naive = [joined(lambda one, rows, h=h: naive_scale(one.close, rows, h, kind)) for h in range(1, horizon + 1)]
-    unit = naive[0] if kind.unit_scores else np.ones(len(paths))  # [n]
-    realised = joined(lambda one, rows: kind.change(one.ahead(rows, horizon), one.close[rows, None]))
     result = WalkForward(
         ticker=joined(lambda one, rows: np.repeat(one.ticker, len(rows))),
         origin=joined(lambda one, rows: one.timestamp[rows]),
-        realised=realised / unit[:, None],
+        realised=joined(lambda one, rows: _realised(one, rows, horizon, kind)),
         scale=np.stack(naive, axis=1) / unit[:, None],
     )
     for step in range(horizon):
         parts = [_baselines(one, rows, step + 1, kind, season) for one, rows in kept]
         baselines = {name: _joined([part[name] for part in parts], unit) for name in parts[0]}
-        result.steps.append({"model": Samples(paths[..., step] / unit[:, None]), **baselines})
+        outcome = result.realised[:, step]
+        scored = {
+            n: ScoredSamples.of(one, outcome) if isinstance(one, Samples) else one for n, one in baselines.items()
+        }
+        result.steps.append({"model": ScoredSamples.joined([one[step] for one in ours]), **scored})
     return result
 
 
@@ -170,7 +180,7 @@ def pool(results: Sequence[WalkForward]) -> WalkForward:
     Raises:
         ValueError: if two folds forecast from the same bar, or differ in models, steps or number of samples.
     """
-    if len({(len(one.steps), one.steps[0]["model"].values.shape[1], *one.steps[0]) for one in results}) != 1:
+    if len({(len(one.steps), one.steps[0]["model"].samples, *one.steps[0]) for one in results}) != 1:
         raise ValueError("pool needs at least one result, all of the same models, steps and number of samples")
     origins = pd.MultiIndex.from_arrays([np.concatenate([getattr(one, name) for one in results]) for name in KEYS])
     if origins.has_duplicates:
@@ -192,10 +202,30 @@ def _baselines(
 
 
 def _joined(parts: Sequence[Forecast], unit: np.ndarray) -> Forecast:
-    """The forecasts of several tickers as one, in units `[n]`."""
+    """The forecasts of several tickers or folds as one, in units `[n]`; what is scored is in units already."""
+    if isinstance(parts[0], ScoredSamples):
+        return ScoredSamples.joined(parts)
     if isinstance(parts[0], Samples):
         return Samples(np.concatenate([part.values for part in parts]) / unit[:, None])
     return Gaussian(*(np.concatenate([getattr(part, name) for part in parts]) / unit for name in ("mean", "std")))
+
+
+def _unit(one: EncodedSeries, rows: np.ndarray, kind: Kind) -> np.ndarray:
+    return naive_scale(one.close, rows, 1, kind) if kind.unit_scores else np.ones(len(rows))
+
+
+def _realised(one: EncodedSeries, rows: np.ndarray, horizon: int, kind: Kind) -> np.ndarray:
+    """Outcomes `[n,P]` in units known at the origin."""
+    return kind.change(one.ahead(rows, horizon), one.close[rows, None]) / _unit(one, rows, kind)[:, None]
+
+
+def _scored(
+    pipe: TsfLlmPipeline, chunk: tuple[EncodedSeries, np.ndarray], horizon: int, samples: int, seed: int, kind: Kind
+) -> list[ScoredSamples]:
+    """The forecasts of a chunk at each step."""
+    paths, unit = _forecast(pipe, chunk, horizon, samples, seed), _unit(*chunk, kind)
+    realised = _realised(*chunk, horizon, kind)
+    return [ScoredSamples.of(Samples(paths[..., p] / unit[:, None]), realised[:, p]) for p in range(horizon)]
 
 
 def _forecast(

@@ -43,6 +43,9 @@ Horizon = Annotated[int, typer.Option(min=1, help="Bars ahead.")]
 Samples = Annotated[int, typer.Option(min=2, help="Sampled paths per forecast.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampled paths.")]
 Ticker = Annotated[str | None, typer.Option(help="Only this ticker, or several with commas between.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse data of which one ticker cannot be used; by default it is skipped.")
+]
 Market = Annotated[
     str | None, typer.Option(help="Price file of an index or a universe, for a model whose features read one.")
 ]
@@ -154,6 +157,7 @@ def forecast(
     samples: Samples = 256,
     seed: Seed = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    strict: Strict = False,
     market: Market = None,
     calendar: Calendar = None,
     value: Value = None,
@@ -163,6 +167,8 @@ def forecast(
     decimal: Decimal = None,
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
+
+    Tickers that cannot be forecast are skipped and named, with the reason; exit code 2 if none is left.
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
@@ -183,17 +189,19 @@ def forecast(
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), Columns(value, id, time, dates, decimal))
+    columns = Columns(value, id, time, dates, decimal)
+    bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
-    options = {"as_of": as_of, "market": _market(market, dates, decimal), "calendar": calendar}
-    frame = pipe(bars, horizon=horizon, samples=samples, seed=seed, **options)
+    asked = {"horizon": horizon, "samples": samples, "seed": seed, "as_of": as_of, "strict": strict}
+    frame = pipe(bars, market=_market(market, dates, decimal), calendar=calendar, **asked)
     write_table(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
         ahead = bars[~past].head(horizon)
         fan_chart(bars[past], frame, plot, realised=ahead if len(ahead) else None)
-    typer.echo(f"{len(frame)} rows written to {out}")
+    skipped = f", {len(frame.attrs['skipped'])} skipped" if frame.attrs["skipped"] else ""
+    typer.echo(f"{len(frame)} rows written to {out}{skipped}")
 
 
 @app.command()
@@ -208,6 +216,7 @@ def evaluate(
     stride: Annotated[int | None, typer.Option(min=1, help="Bars between forecasts; by default the horizon.")] = None,
     samples: Samples = 256,
     seed: Seed = 0,
+    strict: Strict = False,
     market: Market = None,
     calendar: Calendar = None,
     value: Value = None,
@@ -217,6 +226,8 @@ def evaluate(
     decimal: Decimal = None,
 ) -> None:
     """Score past forecasts beside random walk, drift and historical volatility, with intervals and a verdict.
+
+    Tickers that cannot be scored are skipped: `skipped` in results.json says why.
 
     Example: tsf-llm evaluate --model quickstart/model --data sample --start 2012-01-01 --end 2013-03-01 --horizon 5
     --out evaluation
@@ -235,7 +246,8 @@ def evaluate(
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), Columns(value, id, time, dates, decimal))
+    columns = Columns(value, id, time, dates, decimal)
+    bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
     report = evaluate_model(
         pipe,
         bars,
@@ -248,6 +260,7 @@ def evaluate(
         out=out,
         market=_market(market, dates, decimal),
         calendar=calendar,
+        strict=strict,
     )
     print_evaluation(report, pipe.processor.feature_extractor.series_kind)
     typer.echo(f"results.json, scores.png and pit.png written to {out}")
@@ -280,6 +293,7 @@ def adapt(
     ] = None,
     samples: Samples = 256,
     seed: Seed = 0,
+    strict: Strict = False,
     market: Market = None,
     value: Value = None,
     id: Id = None,
@@ -308,6 +322,7 @@ def adapt(
         "per_ticker": True if per_ticker else None,
         "report_samples": samples,
         "seed": seed,
+        "strict": strict,
         "market": market,
         "value_column": value,
         "id_column": id,
@@ -387,6 +402,7 @@ def prepare(
         str | None, typer.Option(help="Ray cluster that sees --out; by default one of --num-proc workers is started.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of which tickers are fitted on, if there are many.")] = 0,
+    strict: Strict = False,
 ) -> None:
     """Clean, fit and encode price files, or plain series, into a parquet dataset that training and `datasets` read.
 
@@ -415,6 +431,7 @@ def prepare(
         "n_bins": bins,
     }
     run = {"num_proc": num_proc, "refit": refit, "engine": engine, "ray_address": ray_address, "seed": seed}
+    run["strict"] = strict
     info = prepare_folder(data, out, given, **run)
     print_prepared(info)
     typer.echo(f"{len(info['tickers'])} tickers, {len(info['features'])} features written to {out}")
@@ -463,6 +480,7 @@ def audit(
         typer.Option(metavar="N|all", help="Bars of each ticker to cut at; by default at least 6, and 90 in all."),
     ] = None,
     seed: Seed = 0,
+    strict: Strict = False,
     market: Market = None,
     value: Value = None,
     id: Id = None,
@@ -489,13 +507,15 @@ def audit(
     columns = Columns(value, id, time, dates, decimal)
     if model is None:
         past, known = _names(past_covariates) or [], _names(known_covariates) or []
-        bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known])
+        bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known], strict=strict)
         covariates = {"past_covariates": past, "known_covariates": known}
-        report = audit_features(bars, seed=seed, cuts=count, market=_market(market, dates, decimal), **covariates)
+        options = {"seed": seed, "cuts": count, "market": _market(market, dates, decimal), "strict": strict}
+        report = audit_features(bars, **options, **covariates)
     else:
         processor = TsfLlmProcessor.from_pretrained(find_model(model))
-        bars = read_for(processor, data, _names(ticker), columns)
-        report = processor.audit(bars, seed=seed, cuts=count, market=_market(market, dates, decimal))
+        bars = read_for(processor, data, _names(ticker), columns, strict=strict)
+        options = {"seed": seed, "cuts": count, "market": _market(market, dates, decimal), "strict": strict}
+        report = processor.audit(bars, **options)
     typer.echo(json.dumps(report, indent=2))
     typer.echo(f"tsf-llm: {bound_in_words(report)}", err=True)
     if not report["passed"]:

@@ -33,12 +33,17 @@ def load_pipeline(model: str | Path) -> TsfLlmPipeline:
         ValueError: the folder holds a model of another kind, or an adapter of another base.
     """
     name = find_model(model)
+    had_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # of loading, which takes no time; forecasts and training show their own
-    if is_adapter(name):
-        with shapes_of(name):
-            loaded, processor = load_with_adapter(name)
-    else:
-        loaded, processor = load_model(name), load_processor(name)
+    try:
+        if is_adapter(name):
+            with shapes_of(name):
+                loaded, processor = load_with_adapter(name)
+        else:
+            loaded, processor = load_model(name), load_processor(name)
+    finally:
+        if had_bar:
+            logging.enable_progress_bar()
     return TsfLlmPipeline(model=loaded, processor=processor, task="time-series-forecasting")
 
 

@@ -264,7 +264,36 @@ def test_bad_bars_are_refused_by_name(small, make_bars, breaker, words):
 def test_the_bad_ticker_is_the_one_named(small, make_bars):
     bars = pd.concat([make_bars(60, ticker="GOOD"), spoiled(5, "close", "x")(make_bars(60, ticker="BAD"))])
     with pytest.raises(ValueError, match=r"^BAD, row 5: close is 'x'"):
-        small(bars)
+        small(bars, strict=True)
+
+
+@pytest.mark.parametrize("cell", ["x", 0.0, -1.0, np.inf])
+def test_a_bad_ticker_is_skipped_and_the_others_answer(small, make_bars, caplog, cell):
+    bad = spoiled(5, "close", cell)(make_bars(60, ticker="BAD"))
+    batch = small(pd.concat([make_bars(60, ticker="GOOD"), bad, make_bars(10, ticker="IPO")]))
+    assert batch["ticker"] == ["GOOD"]
+    assert list(batch["skipped"]) == ["BAD", "IPO"]
+    assert "skipped BAD, row 5" in caplog.text
+    assert "skipped IPO: 10 observed bars" in caplog.text
+
+
+def test_of_bad_tickers_alone_the_first_reasons_are_told(small, make_bars):
+    with pytest.raises(ValueError, match=r"T0: 10 observed.*T2: 10 observed.*more history.* and 2 more"):
+        small([make_bars(10, ticker=f"T{i}") for i in range(5)])
+
+
+def test_many_skipped_are_counted(small, make_bars, caplog):
+    batch = small([make_bars(60, ticker="GOOD"), *(make_bars(5, ticker=f"T{i}") for i in range(30))])
+    assert len(batch["skipped"]) == 30
+    assert caplog.text.count("skipped T") == 20
+    assert "skipped 10 more" in caplog.text
+
+
+def test_unused_categories_are_no_tickers(small, make_bars):
+    bars = make_bars(60, ticker="GOOD")
+    bars["ticker"] = pd.Categorical(bars["ticker"], categories=["GOOD", "GONE"])
+    batch = small(bars)
+    assert (batch["ticker"], batch["skipped"]) == (["GOOD"], {})
 
 
 # Kinds and columns

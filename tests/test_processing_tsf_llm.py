@@ -128,13 +128,14 @@ def test_too_few_known_returns_for_a_volatility_are_refused(small, make_bars):
     (series,) = small.feature_extractor.encode(bars)
     assert not len(series.origins())
     with pytest.raises(ValueError, match=r"AAA: fewer than 20 returns are known.*more history"):
-        small(pd.concat([bars, make_bars(60, ticker="BBB")]))
+        small(pd.concat([bars, make_bars(60, ticker="BBB")]), strict=True)
+    assert list(small(pd.concat([bars, make_bars(60, ticker="BBB")]))["skipped"]) == ["AAA"]
 
 
 def test_every_ticker_needs_bars_up_to_as_of(small, make_bars):
     late = make_bars(60, ticker="LATE", start="2016-01-01")
     with pytest.raises(ValueError, match="LATE: 0 observed bars"):
-        small(pd.concat([make_bars(300), late]), as_of="2015-06-30")
+        small(pd.concat([make_bars(300), late]), as_of="2015-06-30", strict=True)
 
 
 # The market

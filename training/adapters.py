@@ -97,6 +97,8 @@ def for_ticker(data: TrainingData, ticker: str) -> TrainingData:
     known = list(data.bars[id_column].unique())
     if ticker not in known:
         listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        if ticker in data.skipped:
+            raise ValueError(data.skipped[ticker])
         raise ValueError(f"no ticker {ticker!r} with bars enough in {data.args.data}; it holds {listed}")
     bars = data.bars[data.bars[id_column] == ticker].reset_index(drop=True)
     return dataclasses.replace(data, bars=bars, series=[series for series in data.series if series.ticker == ticker])

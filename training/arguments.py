@@ -28,6 +28,7 @@ class DataArguments:
 
     data: str = option("sample", "price file, folder, 'sample' for the embedded prices, or .npz")
     tickers: list[str] | None = option(None, "only these tickers")
+    strict: bool = option(False, "refuse data of which one ticker cannot be used; by default it is skipped and named")
     value_column: str | None = option(None, "plain series: column to forecast; by default value, y or the only one")
     id_column: str | None = option(None, "column that names the tickers or the plain series, if it has no usual name")
     time_column: str | None = option(None, "column of times, if it has no usual name")

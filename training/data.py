@@ -5,15 +5,15 @@ Design choices:
 * Whatever is fitted is fitted on the training dates; a model to go on from brings its own processor, unchanged.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers.utils import logging
 
-from ..bars_tsf_llm import MIN_BARS, Kind, day_end, kind_of
+from ..bars_tsf_llm import MIN_BARS, CheckedBars, Kind, day_end, kind_of, split_tickers
+from ..calendars_tsf_llm import bar_spacing
 from ..common.inference import evaluating
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.augment import parse_augmentations
@@ -22,15 +22,13 @@ from ..data_prep.prepare import Prepared, is_prepared, load_prepared
 from ..data_prep.sources import read_bars, read_data
 from ..data_prep.windows import Objective, Split, WindowDataset, fence
 from ..evaluation.walk_forward import WalkForward, walk_forward
-from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
+from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, usual_spacing
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import DataArguments
 from .models import load_processor
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class TrainingData:
     processor: TsfLlmProcessor
     series: list[EncodedSeries]  # what the processor makes of the bars: computed once, for windows and forecasts alike
     market: pd.DataFrame | None  # bars that the features read beside their own
+    skipped: dict[str, str] = field(default_factory=dict)  # ticker or file -> why nothing is trained on it
 
     @classmethod
     def read(cls, args: DataArguments, model: str | None = None, config: TsfLlmConfig | None = None) -> "TrainingData":
@@ -63,16 +62,22 @@ class TrainingData:
         if given is not None:  # a model reads the columns that it knows
             known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
             args = replace(args, **known)
-        bars, split, universe = _read_and_split(args) if prepared is None else _stored_bars(prepared, args)
+        spacing = None if given is None else given.feature_extractor.bar_seconds
+        read = _read_and_split(args, spacing) if prepared is None else _stored_bars(prepared, args)
+        bars, split, universe, checked = read
         if given is None and prepared is not None:
-            return cls(args, bars, split, prepared.processor, prepared.series(), prepared.market())
+            skipped = prepared.info["skipped"]
+            return cls(args, bars, split, prepared.processor, prepared.series(), prepared.market(), skipped)
         processor = given or new_processor(args, kind_of(bars))
         market = _market_bars(args, processor.feature_extractor, universe)
+        extractor = processor.feature_extractor
+        panel = (extractor.check if given is None else extractor.check_known)(checked, strict=args.strict)
         if given is None:
-            series = processor.fit_encode(bars, split.train_through, market=market)
+            series = processor.fit_encode(panel, split.train_through, market=market)
         else:
-            series = processor.encode(bars, market=market)
-        return cls(args, bars, split, processor, series, market)
+            series = processor.encode(panel, market=market)
+        bars = bars[bars[processor.kind.id].isin([*panel])].reset_index(drop=True)
+        return cls(args, bars, split, processor, series, market, panel.skipped)
 
     def with_fences_of(self, config: TsfLlmConfig) -> "TrainingData":
         """A model's own fences, where none are chosen and the bars lie on both sides of them; else 80/10/10."""
@@ -165,49 +170,68 @@ class TrainingData:
             "valid_through": fence(self.split.valid_through),
             "trained_through": config.trained_through,
             "out_of_sample": config.trained_through and config.trained_through == fence(self.split.valid_through),
+            "skipped": self.skipped,
         }
 
 
 def read_for(
-    processor: TsfLlmProcessor, data: str, names: list[str] | None = None, columns: Columns = USUAL
+    processor: TsfLlmProcessor,
+    data: str,
+    names: list[str] | None = None,
+    columns: Columns = USUAL,
+    *,
+    strict: bool = False,
 ) -> pd.DataFrame:
     """The data of the kind that the processor reads, with the covariates that it wants."""
     extractor = processor.feature_extractor
-    return read_data(data, names, kind=extractor.series_kind, columns=columns, covariates=extractor.covariates)
-
-
-def _read_and_split(args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame]:
-    """Bars of the tickers that are long enough, fences, and the bars of all: a market that left out those which are
-    short today would know how long a ticker is going to live."""
-    universe = read_data(
-        args.data, args.tickers, columns=args.columns, covariates=[*args.past_covariates, *args.known_covariates]
+    return read_data(
+        data, names, kind=extractor.series_kind, columns=columns, covariates=extractor.covariates, strict=strict
     )
-    bars = _long_enough(universe, MIN_BARS + args.horizon)
-    return bars, Split.of(bars, args.train_through, args.valid_through), universe
 
 
-def _long_enough(bars: pd.DataFrame, needed: int) -> pd.DataFrame:
-    """Without the tickers that are too short for a single window, which a warning names.
+def _read_and_split(
+    args: DataArguments, spacing: float | None = None
+) -> tuple[pd.DataFrame, Split, pd.DataFrame, CheckedBars]:
+    """Bars of the tickers that can be used, fences, the bars of all, and those that can be used, checked. A market
+    that left out those which are short today would know how long a ticker is going to live."""
+    covariates = [*args.past_covariates, *args.known_covariates]
+    universe = read_data(args.data, args.tickers, columns=args.columns, covariates=covariates, strict=args.strict)
+    panel = _usable(universe, MIN_BARS + args.horizon, spacing, strict=args.strict)
+    bars = universe[universe[kind_of(universe).id].isin(panel)].reset_index(drop=True)
+    return bars, Split.of(bars, args.train_through, args.valid_through), universe, panel
+
+
+def _usable(bars: pd.DataFrame, needed: int, spacing: float | None = None, *, strict: bool = False) -> CheckedBars:
+    """The bars, checked, of all but the tickers that are too short for a single window or of another frequency than
+    `spacing` (by default that of most): the fences are shares of the bars of the others.
 
     Raises ValueError if none is left."""
     kind = kind_of(bars)
-    known = bars.groupby(kind.id, sort=False)[kind.value].count()
-    short = known[known < needed]
-    listed = ", ".join(f"{name} ({count})" for name, count in short.items())
-    if len(short) == len(known):
-        raise ValueError(f"too few bars: {listed or 'none'}; a ticker needs {needed}: give more history")
-    if listed:
-        logger.warning(f"left out, for a ticker needs {needed} bars: {listed}")
-    return bars[~bars[kind.id].isin(short.index)].reset_index(drop=True)
+    covariates = [name for name in bars if name not in ("timestamp", kind.id, *kind.columns)]
+    panel = split_tickers(bars, kind, covariates, strict=strict)
+    for name, frame in list(panel.items()):
+        if (count := int(frame[kind.value].notna().sum())) < needed:
+            panel.skip(name, f"{name}: {count} bars, and a ticker needs {needed} of them: give more history")
+    panel.settle()
+    seconds = {name: bar_spacing(frame["timestamp"].to_numpy()) for name, frame in panel.items()}
+    usual = spacing or usual_spacing([*seconds.values()])
+    for name, own in seconds.items():
+        if not 0.5 < own / usual < 2:
+            every, others = pd.Timedelta(seconds=own), pd.Timedelta(seconds=usual)
+            panel.skip(
+                name, f"{name}: a bar every {every}, the others every {others}: resample it, or train on it alone"
+            )
+    bars.attrs["skipped"] = dict(panel.skipped)  # told: a market of all of them tells it no second time
+    return panel.settle()
 
 
-def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame]:
-    """Bars, fences and market of a prepared folder. Others would need another fit, so they are refused."""
+def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame, pd.DataFrame]:
+    """Bars, fences, market and bars to check of a prepared folder. Others would need a new fit: they are refused."""
     fixed = ["tickers", "train_through", "valid_through", "market"]
     if given := [name for name in fixed if getattr(args, name)]:
         raise ValueError(f"{prepared.folder} is prepared, so {', '.join(given)} cannot be chosen: prepare it again")
     bars, market = prepared.bars(), prepared.market()
-    return bars, prepared.split, bars if market is None else market
+    return bars, prepared.split, bars if market is None else market, bars
 
 
 def new_processor(args: DataArguments, kind: Kind) -> TsfLlmProcessor:

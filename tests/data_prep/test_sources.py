@@ -201,8 +201,21 @@ def test_rows_keep_file_order_and_tickers_their_first_appearance(write):
 )
 def test_bad_file(write, name, content, message):
     with pytest.raises(ValueError, match=message) as caught:
-        read_bars(write(content, name))
+        read_bars(write(content, name), strict=True)
     assert name in str(caught.value)
+
+
+def test_a_bad_file_or_ticker_is_skipped_with_its_row(tmp_path, caplog):
+    (tmp_path / "a.csv").write_text(HEADER + ROWS + "2024-01-04,BAD,1,2,1,abc,3\n")
+    (tmp_path / "notes.csv").write_text("day,remark\n1,hello\n")
+    bars = read_bars(tmp_path)
+    assert "BAD" not in set(bars["ticker"])
+    assert len(bars) == 2
+    assert list(bars.attrs["skipped"]) == ["BAD", "notes"]
+    assert "a.csv, row 3: column 'close' holds 'abc'" in caplog.text
+    assert "notes.csv has no column for timestamp" in caplog.text
+    with pytest.raises(ValueError, match="row 3"):
+        read_bars(tmp_path, strict=True)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "Int64"])
@@ -516,7 +529,7 @@ def test_an_hour_that_comes_twice_is_neither_read_nor_cleaned(make_bars, small):
     bars = make_bars(60).assign(timestamp=utc.tz_convert("America/New_York").tz_localize(None))
     for use in (small, clean_bars):
         with pytest.raises(
-            ValueError, match="AAA, row .*daylight saving ends.*: give times in UTC or with their offset"
+            ValueError, match=r"AAA, row .*daylight saving ends.*: give times in UTC or with their offset"
         ):
             use(bars)
 

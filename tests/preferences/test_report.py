@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from tsf_llm.evaluation.distributions import Gaussian, Samples
+from tsf_llm.evaluation.distributions import Gaussian, Samples, ScoredSamples
 from tsf_llm.evaluation.walk_forward import WalkForward
 from tsf_llm.preferences.report import Judge, print_findings
 
@@ -25,7 +25,12 @@ def forecasts(share):
         origin=pd.date_range("2020-01-01", periods=DAYS, freq="D").to_numpy(),
         realised=OUTCOMES[:, None],
         scale=np.full((DAYS, 1), 0.01),
-        steps=[{"model": Samples(paths), "random_walk": Gaussian(mean=np.zeros(DAYS), std=np.full(DAYS, 0.02))}],
+        steps=[
+            {
+                "model": ScoredSamples.of(Samples(paths), OUTCOMES),
+                "random_walk": Gaussian(mean=np.zeros(DAYS), std=np.full(DAYS, 0.02)),
+            }
+        ],
     )
 
 

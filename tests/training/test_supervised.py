@@ -149,10 +149,11 @@ def test_a_ticker_that_is_too_short_is_named_and_left_out(train, prices, make_ba
     short = [make_bars(22, ticker="SHORT", seed=3), make_bars(5, ticker="FIVE", seed=4)]
     pd.concat([pd.read_csv(prices, parse_dates=["timestamp"]), *short]).to_csv(path, index=False)
     report = train(tmp_path / "out", data=path, num_train_epochs=1)
-    assert "left out, for a ticker needs 23 bars: SHORT (22), FIVE (5)" in caplog.text
+    assert "skipped SHORT: 22 bars, and a ticker needs 23" in caplog.text
+    assert list(report["skipped"]) == ["SHORT", "FIVE"]
     assert report["data"].startswith("prices.csv: AAA, BBB, from")
     pd.concat(short).to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"too few bars: SHORT \(22\), FIVE \(5\); a ticker needs 23: give more"):
+    with pytest.raises(ValueError, match=r"SHORT: 22 bars, .* 23 .*; FIVE: 5 bars"):
         train(tmp_path / "refused", data=path)
 
 
