@@ -505,7 +505,7 @@ def test_an_hour_that_comes_twice_is_neither_read_nor_cleaned(make_bars, small):
     bars = make_bars(60).assign(timestamp=utc.tz_convert("America/New_York").tz_localize(None))
     for use in (small, clean_bars):
         with pytest.raises(
-            ValueError, match="AAA, row .*daylight saving ends.*: give times in UTC or with their offset"
+            ValueError, match=r"AAA, row .*daylight saving ends.*: give times in UTC or with their offset"
         ):
             use(bars)
 
