@@ -458,13 +458,14 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
             init_front_end(module)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs) -> Any:
         """transformers' own, without a random head in the place of another one, behind a report in the log.
 
         Raises:
             ValueError: the folder holds a head of another class. A `prediction_type` in the call asks for a new one.
         """
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         saved = model.config.architectures
         other = saved and {cls.__name__, "TsfLlmModel"}.isdisjoint(saved)  # a base model has no head to be taken for
         if other and any("head." in name for name in info["missing_keys"]):

@@ -349,8 +349,7 @@ def path_uniforms(
 
 
 if TASK not in PIPELINE_REGISTRY.get_supported_tasks():  # then `pipeline` takes a model and a processor as objects too
-    PIPELINE_REGISTRY.register_pipeline(
-        TASK, TsfLlmPipeline, pt_model=(AutoModelForCausalLM, AutoModelForTimeSeriesPrediction)
-    )
+    MODELS: Any = (AutoModelForCausalLM, AutoModelForTimeSeriesPrediction)
+    PIPELINE_REGISTRY.register_pipeline(TASK, TsfLlmPipeline, pt_model=MODELS)
 
 __all__ = ["TsfLlmPipeline"]
