@@ -1,13 +1,25 @@
 """What is ours, what is not, and what every command does about it."""
 
+import errno
 import json
+import os
 import sys
 
 import pandas as pd
 import pytest
 
 from tsf_llm.common.errors import one_line_errors
-from tsf_llm.common.files import adopt, check_apart, check_ours, claim, remove, replace_folder, written
+from tsf_llm.common.files import (
+    adopt,
+    check_apart,
+    check_ours,
+    claim,
+    remove,
+    replace_file,
+    replace_folder,
+    write_csv,
+    written,
+)
 from tsf_llm.serving import cli
 from tsf_llm.train_scripts import ablate, sentiment, sft
 from tsf_llm.training import checkpoints
@@ -212,3 +224,24 @@ def test_a_training_without_manifest_is_known_by_its_report(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"version": "1", "commit": None, "head": "causal_lm"}))
     checkpoints.check_folder(tmp_path)
     assert written(tmp_path)["model*.safetensors"] == "training"
+
+
+def test_no_text_of_a_csv_is_a_formula(tmp_path):
+    names = ["=1+1", "+A", "-A", "@A", "\tA", "\rA", "AAPL", "CL=F", None]
+    frame = pd.DataFrame({"ticker": names, "close": [-1.5] * 9, "=x": [1] * 9})
+    write_csv(frame, tmp_path / "a.csv")
+    back = pd.read_csv(tmp_path / "a.csv")
+    assert back["ticker"].tolist()[:8] == ["'=1+1", "'+A", "'-A", "'@A", "'\\tA", "'\\rA", "AAPL", "CL=F"]
+    assert list(back.columns) == ["ticker", "close", "'=x"]
+    assert back["close"].tolist() == [-1.5] * 9
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_names_the_file(tmp_path, number):
+    def write(unfinished):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=r"a\.csv") as found:
+        replace_file(tmp_path / "a.csv", write)
+    assert found.value.errno == number
+    assert list(tmp_path.iterdir()) == []
