@@ -30,9 +30,11 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
 
     def __init__(self, n_bins: int = 256, bin_edges: Sequence[float] | None = None, **kwargs: Any):
         if not isinstance(n_bins, int) or not 4 * self.TAIL_BINS <= n_bins <= self.MOST_BINS or n_bins % 2:
-            raise ValueError(f"n_bins={n_bins!r}: use an even number from {4 * self.TAIL_BINS} to {self.MOST_BINS:,}")
+            raise ValueError(
+                f"n_bins={n_bins!r}: use an even number of at least {4 * self.TAIL_BINS}, at most {self.MOST_BINS}"
+            )
         if bin_edges is not None and not _are_increasing(bin_edges, n_bins + 1):
-            raise ValueError(f"bin_edges must be {n_bins + 1} increasing numbers: fit it again")
+            raise ValueError(f"bin_edges must be {n_bins + 1} increasing numbers, got {bin_edges!s:.99}: fit it again")
         self.n_bins = n_bins
         self.bin_edges = None if bin_edges is None else [float(edge) for edge in bin_edges]
         self._names = [f"r{i}" for i in range(n_bins)] + ["<pad>", "<bar>"]

@@ -22,6 +22,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .errors import printable
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what OWASP names
 WRITTEN = ".tsf_llm.json"  # the manifest: which files of its folder are ours, and what wrote them
 
@@ -193,14 +195,17 @@ def write_text(text: str, path: str | Path) -> None:
 def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
     """CSV without the index.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe in front, as it would be typed there."""
+    A text that a spreadsheet would run as a formula gets an apostrophe in front, as it would be typed there. Control
+    characters are written as escapes: a lone carriage return would tear the row."""
     texts = {name: frame[name].map(_no_formula) for name in frame.columns if frame[name].map(type).eq(str).any()}
     safe = frame.assign(**texts).rename(columns=_no_formula)
     replace_file(path, lambda unfinished: safe.to_csv(unfinished, index=False))
 
 
 def _no_formula(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+    if not isinstance(cell, str):
+        return cell
+    return f"'{printable(cell)}" if cell.startswith(FORMULA) else printable(cell)
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:

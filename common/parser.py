@@ -13,6 +13,7 @@ from types import FunctionType
 from typing import Any, get_type_hints
 
 import torch
+import yaml
 from trl import TrlParser
 
 from .errors import one_line_errors
@@ -48,6 +49,8 @@ class Parser(TrlParser):
         words = list(sys.argv[1:] if args is None else args)
         if "--config" in words[-1:]:
             self.error("argument --config: expected a YAML file")
+        if "--config" in words:
+            check_yaml(Path(words[words.index("--config") + 1]))
         try:
             *found, from_file, from_words = super().parse_args_and_config(
                 words, return_remaining_strings=True, separate_remaining_strings=True, **options
@@ -97,6 +100,20 @@ class Parser(TrlParser):
             if not isinstance(value, allowed) or isinstance(value, bool):
                 self.error(f"{action.dest}: invalid {action.type.__name__} value: {value!r}")
         return value
+
+
+def check_yaml(path: Path) -> None:
+    """Raises ValueError for a YAML file that is no plain list of options and values."""
+    try:
+        with path.open("rb") as file:  # whose name its complaints tell
+            content = yaml.safe_load(file)
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deep for a YAML file of options") from None
+    if not isinstance(content, dict | None):
+        raise ValueError(f"{path} holds no options: write each as `name: value`")
+    for name in content or {}:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"{path}: {str(name)[:99]!r} is no name of an option; write each as `name: value`")
 
 
 def parse_for(main: FunctionType, arguments: list[str] | None = None) -> tuple[Any, ...]:

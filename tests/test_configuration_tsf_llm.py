@@ -226,3 +226,22 @@ def test_a_field_of_older_configs_goes_by_its_new_name():
     assert config.original_arithmetic
     assert not hasattr(config, "legacy")
     assert not TsfLlmConfig(legacy=False).original_arithmetic
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_hidden_layers", 100_000), ("vocab_size", 10**12), ("n_routed_experts", 10**9), ("mscnn_blocks", 1000)],
+)
+def test_sizes_are_bounded_before_a_model_is_built(name, value):
+    with pytest.raises(StrictDataclassClassValidationError, match="at most"):
+        TsfLlmConfig(**{name: value})
+
+
+def test_sizes_are_bounded_together():
+    with pytest.raises(StrictDataclassClassValidationError, match=r"weights wants [0-9,]+ GB"):
+        TsfLlmConfig(hidden_size=1_000_000, num_hidden_layers=100)
+
+
+def test_a_model_has_at_least_as_many_weights_as_its_config_says(tiny_model):
+    model = tiny_model()
+    assert 0.5 * model.num_parameters() < model.config.least_weights() <= model.num_parameters()

@@ -529,3 +529,23 @@ def test_windows_and_closes_ahead(bars):
     windows = processor.windows(series, rows)
     np.testing.assert_array_equal(windows["past_values"][5], series.features[rows[5] - 7 : rows[5] + 1])
     assert windows["attention_mask"].all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("names", None),
+        ("center", {}),
+        ("center", {"*": [float("nan")]}),
+        ("scale", {"*": [0.0]}),
+        ("scale", [1]),
+        ("bar_seconds", "x"),
+        ("past_covariates", 3),
+        ("seasons", ["x"]),
+    ],
+)
+def test_a_fitted_state_that_no_fit_wrote_is_refused(small, name, value):
+    settings = small.feature_extractor.to_dict()
+    settings["fitted"] = {**settings["fitted"], name: value}
+    with pytest.raises(ValueError, match=f"fitted: {name}.*copy the processor again"):
+        TsfLlmFeatureExtractor.from_dict(settings)

@@ -266,10 +266,7 @@ def spoiled(case: Case, kind: str) -> Path:
     files = sorted(
         path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".parquet", ".jsonl")
     )
-    for _ in range(case.pick(1, 1, 1, 2)):
-        path = case.pick(*files)
-        if not path.is_file():
-            continue
+    for path in case.rng.permutation(files)[: case.pick(1, 1, 1, 2)]:  # each once: a broken one cannot be read again
         if path.suffix == ".json":
             case.pick(spoil_value, spoil_value, spoil_value, spoil_text, spoil_file)(case, path)
         elif path.suffix == ".safetensors":

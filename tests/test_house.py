@@ -18,6 +18,7 @@ WITHOUT_A_SOURCE = {  # tests of what several files do together
     "test_conformance",
     "test_covariates",
     "test_distributed",
+    "test_fuzz",
     "test_house",
     "test_layers",
     "test_packaging",

@@ -497,3 +497,14 @@ def test_a_config_without_a_cache_forecasts_the_same(processor, tiny_model, bars
     assert (
         models[1].generate(**processor(bars), max_new_tokens=5).shape[1] == processor(bars)["input_ids"].shape[1] + 5
     )
+
+
+def test_paths_that_no_machine_holds_are_refused_with_the_number(small, make_bars, tiny_model):
+    model = tiny_model(
+        num_features=len(small.feature_extractor.names), vocab_size=34, pad_token_id=32, bar_token_id=33
+    )
+    pipe = TsfLlmPipeline(model=model, processor=small)
+    with pytest.raises(ValueError, match=r"1,000,000 samples x 90,000 steps x 1 series want [0-9,]+ GB"):
+        pipe(make_bars(60), horizon=90_000, samples=1_000_000)
+    with pytest.raises(ValueError, match=r"horizon=1,000,000,000: more than 100,000 steps"):
+        pipe(make_bars(60), horizon=10**9, samples=2)

@@ -109,7 +109,7 @@ def test_a_jump_falls_into_the_outer_bin_and_does_not_widen_it(jump):
     [
         (lambda: TsfLlmTokenizer(33), "n_bins=33: use an even number"),
         (lambda: TsfLlmTokenizer(16), "at least 32"),
-        (lambda: TsfLlmTokenizer(32, [1.0, 0.0]), "33 increasing numbers, got 2"),
+        (lambda: TsfLlmTokenizer(32, [1.0, 0.0]), "33 increasing numbers, got "),
         (lambda: TsfLlmTokenizer(32, [0.0] * 33), "33 increasing numbers"),
         (lambda: TsfLlmTokenizer(32).bin_centers, "not fitted"),
         (lambda: TsfLlmTokenizer(32).encode_returns(np.zeros(1)), "not fitted"),

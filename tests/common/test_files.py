@@ -1,6 +1,8 @@
 """What is ours, what is not, and what every command does about it."""
 
+import errno
 import json
+import os
 import sys
 
 import pandas as pd
@@ -15,7 +17,9 @@ from tsf_llm.common.files import (
     check_output,
     claim,
     remove,
+    replace_file,
     replace_folder,
+    write_csv,
     write_table,
     written,
 )
@@ -247,3 +251,24 @@ def test_a_table_is_written_as_its_name_says(tmp_path):
     write_table(frame, tmp_path / "a.Parquet")
     assert (tmp_path / "a.csv").read_text() == "a\n1.5\n2.5\n"
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.Parquet"), frame)
+
+
+def test_no_text_of_a_csv_is_a_formula(tmp_path):
+    names = ["=1+1", "+A", "-A", "@A", "\tA", "\rA", "AAPL", "CL=F", None]
+    frame = pd.DataFrame({"ticker": names, "close": [-1.5] * 9, "=x": [1] * 9})
+    write_csv(frame, tmp_path / "a.csv")
+    back = pd.read_csv(tmp_path / "a.csv")
+    assert back["ticker"].tolist()[:8] == ["'=1+1", "'+A", "'-A", "'@A", "'\\tA", "'\\rA", "AAPL", "CL=F"]
+    assert list(back.columns) == ["ticker", "close", "'=x"]
+    assert back["close"].tolist() == [-1.5] * 9
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_names_the_file(tmp_path, number):
+    def write(unfinished):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=r"a\.csv") as found:
+        replace_file(tmp_path / "a.csv", write)
+    assert found.value.errno == number
+    assert list(tmp_path.iterdir()) == []

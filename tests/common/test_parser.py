@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tsf_llm.common.parser import Parser, option, parse_for
+from tsf_llm.common.errors import one_line_errors
+from tsf_llm.common.parser import Parser, check_yaml, option, parse_for
 
 
 @dataclass
@@ -59,3 +60,14 @@ def test_the_parameters_of_a_script_say_what_it_takes(capsys):
     with pytest.raises(SystemExit):
         parse_for(main, ["--step", "x"])
     assert "test_parser: error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["3: 4", "- a", "text", "? [1, 2]\n: 3", "null: 1", "a: !!python/object:os.system x", "[" * 5000, "a-b: 1"]
+)
+def test_yaml_that_is_no_list_of_options_is_one_line(tmp_path, capsys, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match="2"), one_line_errors("x"):
+        check_yaml(path)
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -153,7 +153,9 @@ def test_an_adapter_of_other_weights_or_of_another_shape_is_refused(home, train,
 def test_a_processor_of_other_features_is_refused(home):
     path = home / "AAA" / "processor_config.json"
     fields = json.loads(path.read_text())
-    fields["feature_extractor"]["fitted"]["names"].pop()
+    fitted = fields["feature_extractor"]["fitted"]
+    for numbers in (fitted["names"], *fitted["center"].values(), *fitted["scale"].values()):
+        numbers.pop()
     path.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=r"gives 63 features, the model wants 64"):
         load_pipeline(home / "AAA")

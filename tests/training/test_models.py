@@ -21,7 +21,8 @@ from tsf_llm.training.models import (
 
 
 @pytest.mark.parametrize(
-    ("config", "told"), [('{"a": ', "no valid JSON"), ("[1]", "no config"), ('{"model_type": "gpt2"}', "'gpt2' model")]
+    ("config", "told"),
+    [('{"a": ', "is no JSON"), ("[1]", "no JSON object"), ('{"model_type": "gpt2"}', "'gpt2' model")],
 )
 def test_a_broken_or_foreign_config_is_refused(tmp_path, config, told):
     (tmp_path / "config.json").write_text(config)
