@@ -114,7 +114,7 @@ def audit_features(
     for ticker, frame in with_progress(list(tickers.items()), "audit"):
         leaks += proof.prefix_leaks(ticker, frame, places[ticker])
     columns = list(proof.compute(longest.head(MIN_BARS)).columns)
-    prefix = {"cuts_per_ticker": count, "found_from_share": _found_from(tickers, places)}
+    prefix: dict[str, Any] = {"cuts_per_ticker": count, "found_from_share": _found_from(tickers, places)}
     if own := [name for name in columns if kind is OHLCV and _is_own(name)]:
         suspects = [name for name in own if name not in {leak["feature"] for leak in leaks}]
         alone = _Proof(functools.partial(compute_features, names=suspects, market=state), kind, (), rng)
