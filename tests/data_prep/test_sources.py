@@ -213,7 +213,6 @@ def test_a_bad_file_or_ticker_is_skipped_with_its_row(tmp_path, caplog):
         read_bars(tmp_path, strict=True)
 
 
-
 @pytest.mark.parametrize("dtype", ["int64", "Int64"])
 def test_numeric_dates_are_not_read_as_nanoseconds(tmp_path, dtype):
     frame = pd.DataFrame({"date": [20240102, 20240103], "open": 1.0, "high": 2.0, "low": 1.0, "close": 2.0})

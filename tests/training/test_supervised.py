@@ -153,7 +153,7 @@ def test_a_ticker_that_is_too_short_is_named_and_left_out(train, prices, make_ba
     assert list(report["skipped"]) == ["SHORT", "FIVE"]
     assert report["data"].startswith("prices.csv: AAA, BBB, from")
     pd.concat(short).to_csv(path, index=False)
-    with pytest.raises(ValueError, match="SHORT: 22 bars, .* 23 .*; FIVE: 5 bars"):
+    with pytest.raises(ValueError, match=r"SHORT: 22 bars, .* 23 .*; FIVE: 5 bars"):
         train(tmp_path / "refused", data=path)
 
 
