@@ -6,7 +6,7 @@ Design choices:
 * Everything is scored on the cumulative log return to each step. The row of a model is its score at the last step.
 * A plain series is scored on its differences, in units of its mean absolute one-step difference known at the origin:
   so series of all sizes count alike. Its baselines include the seasonal naive one, where it has a season.
-* Of sampled paths only what scores ask of them is kept (`ScoredSamples`), chunk by chunk: many take no memory.
+* Of sampled paths only what scores ask of them is kept (`ScoredSamples`), chunk by chunk: they cost no memory.
 * Outcomes that are not in the data yet, or fall on a missing bar, are left out for all models alike.
 
 Shapes: n forecasts (origins of all tickers), K samples, P steps.

@@ -278,7 +278,7 @@ def test_a_bad_ticker_is_skipped_and_the_others_answer(small, make_bars, caplog,
 
 
 def test_of_bad_tickers_alone_the_first_reasons_are_told(small, make_bars):
-    with pytest.raises(ValueError, match=r"T0: 10 observed.*T2: 10 observed.*more history.* and 2 more"):
+    with pytest.raises(ValueError, match=r"T0: 10 observed.*T2: 10 observed.* more history .*and 2 more"):
         small([make_bars(10, ticker=f"T{i}") for i in range(5)])
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -52,3 +53,14 @@ def test_results_of_something_else_are_left_alone(pipe, bars, tmp_path):
     with pytest.raises(ValueError, match="was not written by this package"):
         evaluate_model(pipe, bars, **PERIOD, out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_what_cannot_be_scored_is_skipped_with_the_reason(pipe, bars, make_bars, tmp_path):
+    panel = [bars, make_bars(10, ticker="IPO", start="2015-06-01"), make_bars(60, ticker="EARLY", start="2015-01-01")]
+    evaluate_model(pipe, pd.concat(panel), **PERIOD, out=tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["tickers"] == ["AAA", "BBB"]
+    assert "10 observed bars" in results["skipped"]["IPO"]
+    assert "can be scored" in results["skipped"]["EARLY"]
+    with pytest.raises(ValueError, match="IPO: 10 observed bars"):
+        evaluate_model(pipe, pd.concat(panel), **PERIOD, out=tmp_path / "strict", strict=True)
