@@ -204,7 +204,8 @@ class TsfLlmConfig(PreTrainedConfig):
         D, H, R = self.hidden_size, self.num_attention_heads, self.kv_lora_rank
         heads = H * (self.qk_nope_head_dim + self.v_head_dim)
         attention = R * (D + heads) + H * self.v_head_dim * D if self.attention_type == "mla" else 0
-        experts = 3 * D * (self.n_routed_experts * self.moe_intermediate_size + self.shared_expert_intermediate_size)
+        shared = self.shared_expert_intermediate_size or 0
+        experts = 3 * D * (self.n_routed_experts * self.moe_intermediate_size + shared)
         patches = 4 * self.t2t_num_layers * self.t2t_hidden_size**2 if self.use_t2t and not self.t2t_backbone else 0
         return self.num_hidden_layers * (attention + experts) + D * (self.vocab_size + self.num_features) + patches
 
