@@ -834,6 +834,7 @@ def test_fields_for_decode_pass_through_generate(tiny_model, tiny_batch):
         "ticker": ["A", "B"],
         "origin": [1, 2],
         "bar_times": [[], []],
+        "skipped": {"C": "C: 10 bars, at least 31 are needed"},
     }
     wanted = model.generate(**batch, max_new_tokens=3, do_sample=False)
     assert torch.equal(model.generate(**batch, **extras, max_new_tokens=3, do_sample=False), wanted)
