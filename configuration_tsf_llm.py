@@ -25,7 +25,8 @@ AUTO_MAP: dict[str, Any] = {
     "AutoFeatureExtractor": "feature_extraction_tsf_llm.TsfLlmFeatureExtractor",
     "AutoTokenizer": ["tokenization_tsf_llm.TsfLlmTokenizer", None],
 }
-PROCESSOR_EXTRAS = ("scale", "last_close", "ticker", "origin", "bar_times")  # for `decode`; the model ignores them
+# For `decode` and for people; the model ignores them.
+PROCESSOR_EXTRAS = ("scale", "last_close", "ticker", "origin", "bar_times", "skipped")
 CLASS_LABELS = {0: "down", 1: "flat", 2: "up"}
 # Fields that version 0.1.0 wrote, and the one value that every model had.
 REMOVED = {"attention_scale_factor": 1.0, "routed_scaling_factor": 1.0, "router_score_function": "softmax"}

@@ -486,8 +486,14 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
             )
             self.config.trained_through = None
 
+    def watched(self, output: torch.Tensor) -> torch.Tensor:
+        """Forgets the date once a gradient comes back through it: some loops never call `train()`."""
+        if output.requires_grad and not torch.compiler.is_compiling():
+            output.register_hook(self.forget_date)
+        return output
+
     def train(self, mode: bool = True) -> "TsfLlmPreTrainedModel":
-        if mode:
+        if mode or hasattr(self, "peft_config"):  # peft calls `eval()` when it has loaded an adapter, of unknown dates
             self.forget_date()
         return super().train(mode)
 
@@ -647,8 +653,6 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         )
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
         hidden_states = inputs_embeds
-        if inputs_embeds.requires_grad and not torch.compiler.is_compiling():  # a loop that never calls `train()`
-            inputs_embeds.register_hook(self.forget_date)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -659,7 +663,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
                 **kwargs,
             )
         return TsfLlmModelOutput(
-            last_hidden_state=self.norm(hidden_states, token_mask),
+            last_hidden_state=self.watched(self.norm(hidden_states, token_mask)),
             llmps_loss=llmps_loss,
             **(named_cache if use_cache else {}),
         )
@@ -739,7 +743,7 @@ class TsfLlmForPrediction(TsfLlmHead):
             output_router_logits=output_router_logits,
             **kwargs,
         )
-        raw = self.head(outputs[0][:, -1]).float()
+        raw = self.watched(self.head(outputs[0][:, -1])).float()
         logits = raw.unflatten(-1, (self.config.prediction_length, -1))  # [B,P,1|Q|3]
         kind = self.config.prediction_type
         if kind == "quantile":
@@ -837,7 +841,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             **kwargs,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs[0][:, keep])
+        logits = self.watched(self.lm_head(outputs[0][:, keep]))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)

@@ -3,12 +3,13 @@ fused, fp32 or bf16. Losses and norms equal independent formulas, and everything
 
 import copy
 import math
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
     AttentionInterface,
@@ -834,6 +835,7 @@ def test_fields_for_decode_pass_through_generate(tiny_model, tiny_batch):
         "ticker": ["A", "B"],
         "origin": [1, 2],
         "bar_times": [[], []],
+        "skipped": {"C": "C: 10 bars, at least 31 are needed"},
     }
     wanted = model.generate(**batch, max_new_tokens=3, do_sample=False)
     assert torch.equal(model.generate(**batch, **extras, max_new_tokens=3, do_sample=False), wanted)
@@ -948,10 +950,30 @@ def step_compiled(model, batch):
     compiled(**batch, labels=batch["input_ids"].clamp(max=17)).loss.backward()
 
 
+def step_of(part):
+    """One step of a loop in evaluation mode that trains a part alone."""
+
+    def step(model, batch):
+        model.requires_grad_(False)
+        part(model).requires_grad_(True)
+        step_in_eval_mode(model, batch)
+
+    return step
+
+
+def merge_adapter(model, batch):
+    with TemporaryDirectory() as folder:
+        get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["o_proj"])).save_pretrained(folder)
+        PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
 CHANGES = {
     "train": lambda model, batch: model.train(),
     "base model": lambda model, batch: model.model.train(),
     "eval mode": step_in_eval_mode,
+    "last layer": step_of(lambda model: model.model.layers[-1]),
+    "head": step_of(lambda model: model.lm_head),
+    "adapter": merge_adapter,
     "compiled": step_compiled,
     "state": lambda model, batch: model.load_state_dict(model.state_dict()),
 }

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsf_llm.configuration_tsf_llm import PROCESSOR_EXTRAS
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS, MIN_BARS, TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
@@ -80,6 +81,7 @@ def test_ragged_batch_pads_on_the_left_and_changes_no_values(small, make_bars):
             assert batch[key][row] == alone[key][0]
         assert batch["last_close"][row] == frame["close"].iloc[-1]
     assert (batch["input_ids"] == small.tokenizer.bar_token_id).all()
+    assert set(batch) - {"past_values", "attention_mask", "input_ids"} == set(PROCESSOR_EXTRAS)  # `generate` lets pass
 
 
 def test_batch_takes_any_origins(small, make_bars):

@@ -157,6 +157,7 @@ def quiet() -> Iterator[None]:
 
 def attach(base: Model, folder: str | Path, name: str = "default") -> PeftModel:
     """The base with the adapter of a folder or Hub name inside; raises ValueError if it does not fit."""
+    base.dates_itself = True  # `read_facts` dates the adapter
     try:
         with quiet():
             return PeftModel.from_pretrained(base, str(folder), adapter_name=name).eval()

@@ -93,8 +93,12 @@ class TrainingData:
     def known_by(self, fence: pd.Timestamp) -> list[EncodedSeries]:
         """The series without a row behind the fence. A row reads no later one, so the others stay as they are."""
         kept = [(one, int(np.searchsorted(one.timestamp, fence.to_datetime64(), side="right"))) for one in self.series]
-        names = [part.name for part in fields(EncodedSeries) if part.name != "ticker"]
-        return [replace(one, **{name: getattr(one, name)[:rows] for name in names}) for one, rows in kept if rows]
+        arrays = [part.name for part in fields(EncodedSeries) if part.name != "ticker"]
+        return [
+            replace(one, **{name: getattr(one, name)[:rows] for name in arrays if getattr(one, name) is not None})
+            for one, rows in kept
+            if rows
+        ]
 
     def windows(
         self, objective: Objective, *, seed: int = 0, after: pd.Timestamp | None = None
