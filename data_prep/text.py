@@ -230,7 +230,10 @@ def _fingerprint(model: Any, tokenizer: Any, max_tokens: int) -> bytes:
 def _read_cache(path: str | Path | None) -> dict[str, np.ndarray]:
     if path is None or not Path(path).exists():
         return {}
-    frame = open_table(Path(path))
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError):  # pyarrow's errors are among these
+        frame = pd.DataFrame()
     if list(frame.columns) != ["key", "vector"]:
         raise ValueError(f"{path} is no cache of text vectors: name another file, or delete it")
     return dict(zip(frame["key"], frame["vector"], strict=True))

@@ -316,7 +316,9 @@ def test_files_for_a_finished_model_may_lack_columns(wide, processor, tmp_path):
     frame = read_data(folder, kind=features.series_kind, covariates=features.covariates)
     assert frame.groupby("ticker")["mood_0"].count().to_dict() == {"AAA": 30, "BBB": 0}
     with pytest.raises(ValueError, match=r"BBB\.csv has no column 'mood_0'"):
-        read_data(folder, covariates=features.covariates)
+        read_data(folder, covariates=features.covariates, strict=True)
+    skipped = read_data(folder, covariates=features.covariates).attrs["skipped"]
+    assert list(skipped) == ["BBB"]
 
 
 # --- cleaned and prepared ------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def test_leaves_a_model_its_processor_and_a_report(train, tmp_path):
         ({"data": "nowhere.csv"}, ["nowhere.csv", "does not exist"]),
         ({"train_through": "2030-01-01"}, ["must increase", "inside the data"]),
         ({"model_config": '{"hidden_sise": 3}'}, ["hidden_sise", "TsfLlmConfig"]),
-        ({"horizon": 500}, ["AAA (400)", "needs 521", "more history"]),
+        ({"horizon": 500}, ["AAA: 400 bars", "needs 521", "more history"]),
         ({"tickers": "ZZZ"}, ["ZZZ", "AAA"]),
         ({"feature_groups": "magic"}, ["magic", "returns"]),
         ({"n_bins": 7}, ["n_bins=7"]),
