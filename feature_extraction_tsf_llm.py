@@ -515,7 +515,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if self.series_kind is UNIVARIATE:
             known = series_table(self.seasons or ())
             sigma = self.sigma_decay, self.sigma_floor, self.sigma_cap
-            table = compute_series_features(bars, names, known, *sigma).iloc[start:]
+            table = compute_series_features(bars, names, known, *sigma, start=start)
         else:
             table = compute_features(bars, names, market, start=start)
         return table.join(covariates)[self.names] if len(covariates.columns) else table
@@ -606,18 +606,22 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         center, scale = (np.array(state.get(ticker, state["*"])) for state in (self.center, self.scale))
         close = bars[self.series_kind.value].to_numpy()
         log_return, sigma = self.volatility(close)
+        start = 0 if known is None else len(known)
         if last_window:
             origin = np.flatnonzero(observed & ~np.isnan(sigma))[-1:].sum()
-            known = np.zeros((max(0, origin + 1 - self.context_length), len(self.names)), np.float32)
+            known, start = None, max(0, origin + 1 - self.context_length)
         if raw is None:
             with naming(ticker):
-                raw = self.raw_features(bars, market, 0 if known is None else len(known)).to_numpy()
+                raw = self.raw_features(bars, market, start).to_numpy()
         limit = np.inf if self.clip is None else self.clip
-        features = np.nan_to_num(np.clip((raw - center) / scale, -limit, limit)).astype(np.float32)
+        features = np.zeros((len(bars), len(self.names)), np.float32)  # zeros take no memory until they are written
+        features[start:] = np.nan_to_num(np.clip((raw - center) / scale, -limit, limit))
+        if known is not None:
+            features[:start] = known
         return EncodedSeries(
             ticker=ticker,
             timestamp=timestamp,
-            features=features if known is None else np.concatenate((known, features)),
+            features=features,
             observed=observed,
             close=close,
             log_return=log_return,

@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 
 from .bars_tsf_llm import PRICES, FeatureError
-from .market_tsf_llm import MARKET_COLUMNS, as_of
+from .market_tsf_llm import MARKET_COLUMNS, STALE, as_of
 
 try:
     import pandas_ta_classic as ta
@@ -891,16 +891,22 @@ def compute_features(
     unknown = [name for name in names if name not in FEATURES]
     if unknown:
         raise ValueError(f"unknown features {unknown}; import the module that defines them with @feature")
-    observed = np.isfinite(bars[PRICES].to_numpy(dtype=float)).all(axis=1)
-    present = bars[observed].reset_index(drop=True).astype(dict.fromkeys([*PRICES, "volume"], float))
-    seen = None if market is None else as_of(market, present["timestamp"])
-    values = np.full((len(bars), len(names)), np.nan)
+    observed = np.logical_and.reduce([np.isfinite(bars[name].to_numpy(dtype=float)) for name in PRICES])
     rows = np.flatnonzero(observed)
+    blocks = list(_blocks(len(rows), int(observed[:start].sum())))
+    longest = max((FEATURES[name].warm_up for name in names), default=0)
+    first = max(0, blocks[0][0] - longest) if blocks else 0  # of a long history the end alone is copied
+    present = bars.iloc[rows[first:]].reset_index(drop=True).astype(dict.fromkeys([*PRICES, "volume"], float))
+    before = min(first, STALE)  # bars that tell a stale market
+    seen = None if market is None else as_of(market, bars["timestamp"].iloc[rows[first - before :]]).iloc[before:]
+    values = np.full((len(bars) - start, len(names)), np.nan)
     with np.errstate(all="ignore"):  # a division by zero or the log of zero is an unknown, made NaN below
-        for begin, end in _blocks(len(present), int(observed[:start].sum())):
-            values[rows[begin:end]] = _block(present, names, seen, begin, end)
+        for begin, end in blocks:
+            wanted = rows[begin:end] >= start
+            block = _block(present, names, seen, begin - first, end - first)
+            values[rows[begin:end][wanted] - start] = block[wanted]
     values = np.where(np.isfinite(values), values, np.nan)
-    return pd.DataFrame(values, index=bars.index, columns=list(names)).iloc[start:]
+    return pd.DataFrame(values, index=bars.index[start:], columns=list(names))
 
 
 def _blocks(length: int, start: int) -> Iterator[tuple[int, int]]:

@@ -87,7 +87,7 @@ def like_a_split(move: np.ndarray, gap: np.ndarray, volume: np.ndarray) -> np.nd
     it seldom does. An unknown one fits.
     """
     ratios = np.log(SPLIT_RATIOS)
-    nearest = np.abs(np.abs(gap)[:, None] - ratios).argmin(axis=1)
+    nearest = np.searchsorted((ratios[1:] + ratios[:-1]) / 2, np.abs(gap))
     ratio = -np.sign(gap) * ratios[nearest]  # log shares for one
     near = (np.abs(gap + ratio) < SPLIT_NEAR) & (np.abs(move + ratio) < 2 * SPLIT_NEAR)
     usual = pd.Series(volume).rolling(LOOKBACK, min_periods=LOOKBACK // 4).median().to_numpy()[:-1]

@@ -208,8 +208,12 @@ def compute_series_features(
     decay: float = UNIVARIATE.sigma_decay,
     floor: float = UNIVARIATE.sigma_floor,
     cap: float | None = None,
+    *,
+    start: int = 0,
 ) -> pd.DataFrame:
     """The named features of one series as float64 [N, len(names)] on the index of `frame`, NaN where unknown.
+
+    With `start`, only the rows from there on, with the same bits; all are read, and one feature at a time is whole.
 
     Raises:
         ValueError: no such feature.
@@ -219,8 +223,8 @@ def compute_series_features(
         raise ValueError(f"unknown features {unknown} of a plain series: choose from {list(table)}")
     series = SeriesFrame(frame, decay, floor, cap)
     with np.errstate(all="ignore"):
-        values = {name: np.asarray(table[name].compute(series), dtype=float) for name in names}
-    known = pd.DataFrame(values, index=frame.index)
+        values = {name: np.array(table[name].compute(series)[start:], dtype=float) for name in names}
+    known = pd.DataFrame(values, index=frame.index[start:])
     return known.where(np.isfinite(known))
 
 

@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,27 @@ def test_new_bars_cost_their_block_and_have_the_bits_of_the_whole(long_bars, nam
         begin = max(start for start in (0, 4096, 8192) if start <= length - bars["close"][:length].isna().sum())
         assert max(computed) <= length + new - max(0, begin - indicators.WARM_UP)
     assert max(computed) < 1200  # of the last one: the warm-up and what its block has so far
+
+
+def test_a_market_that_stops_in_the_warm_up_is_as_stale_as_in_the_whole(make_bars):
+    bars = make_bars(8400, freq="h", start="1990-01-01")
+    begins = 8192 - indicators.WARM_UP
+    for hole in (begins - 12, begins - 9, begins - 5, begins):
+        market = market_state([make_bars(8400, seed=4, freq="h", start="1990-01-01").drop(range(hole, hole + 40))])
+        whole = compute_features(bars, ALL, market)
+        tail = compute_features(bars, ALL, market, start=8300)
+        assert tail.to_numpy().tobytes() == whole.iloc[8300:].to_numpy().tobytes()
+
+
+def test_the_memory_of_the_last_rows_hardly_grows_with_the_history(make_bars):
+    peaks = []
+    for length in (20_000, 100_000):
+        bars = make_bars(length, freq="min")
+        tracemalloc.start()
+        compute_features(bars, NAMES, start=length - 32)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 80_000 * 24  # bytes: a copy of the bars takes 48 a row, the features 512
 
 
 def test_a_block_forgets_what_hardly_mattered(long_bars, monkeypatch):
