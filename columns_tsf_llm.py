@@ -308,13 +308,16 @@ def _is_like_volume(plain: str) -> bool:
 
 
 def _rough_numbers(cells: pd.Series | pd.DataFrame) -> pd.Series:
-    """Enough to compare magnitudes by."""
+    """By the column alone, which is enough to compare magnitudes."""
     if isinstance(cells, pd.DataFrame):
         cells = cells.iloc[:, 0]
     if pd.api.types.is_numeric_dtype(cells):
         return cells.astype("float64")
-    text = stripped(cells).str.replace(",", "").str.replace(r"[kmb]$", "", case=False, regex=True)
-    return pd.to_numeric(text, errors="coerce").astype("float64")
+    try:
+        format = NumberFormat.of([cells])
+    except ValueError:  # whoever reads the table asks
+        format = NumberFormat(proven=True)
+    return read_numbers(cells, format, scales=True)[0]
 
 
 def _of_the_base(
@@ -398,9 +401,11 @@ def stacked(frame: pd.DataFrame) -> pd.DataFrame:
     frame = _with_pairs(frame)
     if not isinstance(frame.columns, pd.MultiIndex):
         return frame
-    times = [name for name in frame.columns if any(plain_name(part) in SERIES_ALIASES["timestamp"] for part in name)]
+    alone = {name: part for name in frame.columns for part in name if part and "".join(map(str, name)) == part}
+    times = [name for name, part in alone.items() if plain_name(part) in SERIES_ALIASES["timestamp"]]
+    times = times or [name for name in alone if pd.api.types.is_datetime64_any_dtype(frame[name])]
     if times:  # of a frame whose index became a column
-        frame = frame.set_index(times[0]).rename_axis(next(part for part in times[0] if part))
+        frame = frame.set_index(times[0]).rename_axis("timestamp")
     levels = [frame.columns.get_level_values(i) for i in range(frame.columns.nlevels)]
     prices = [i for i, names in enumerate(levels) if count_prices(names) == 4]
     if len(prices) != 1 or len(levels) != 2:
@@ -492,6 +497,7 @@ def _ours(frame: pd.DataFrame, kind: Kind, covariates: Sequence[str]) -> dict[st
     rest = frame.loc[:, [name not in {*own, *covariates} for name in frame.columns]]
     found = find_columns(rest, {name: aliases for name, aliases in known.items() if name not in own}, FRAME)
     column = own | found
+    column |= _unnamed_times(rest) if "timestamp" not in column else {}
     if kind is OHLCV and "volume" not in own and "close" in column:
         column.pop("volume", None)
         column |= _volume(rest.assign(close=frame[column["close"]]), {"close": "close"}, FRAME)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..cells_tsf_llm import BLANKS, MONEY
 from ..columns_tsf_llm import ALIASES, PERHAPS_KEYS, RAW_ALIASES, SERIES_ALIASES, plain_name
 
 SAMPLE_BYTES = 1 << 16
@@ -33,6 +34,7 @@ PRICE_NAMES = [{*ALIASES[name]} for name in ("open", "high", "low", "close")]
 KNOWN = [{*names} for names in (ALIASES | RAW_ALIASES | SERIES_ALIASES).values()]
 USED_TEXTS = {*ALIASES["ticker"], *SERIES_ALIASES["series_id"], *PERHAPS_KEYS}
 NUMBER_OR_DATE = r"[-+]?[\d.,:/\s-]+(e[-+]?\d+)?"
+NO_TICKER = rf"[-+{MONEY}]*[\d.,{BLANKS}]+(e[-+]?\d+)?[{BLANKS}{MONEY}]*|nan|null"  # but a price, as $1,234.50
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,11 @@ def _levels(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
     for prices, tickers in ((0, 1), (1, 0)):
         if len(rows) < 3 or len(rows[0]) < 5 or len(rows[0]) != len(rows[1]):
             return []
-        names = {plain_name(cell) for cell in rows[prices][1:]}
-        others = rows[tickers][1:]
-        is_text = all(cell and not re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", cell) for cell in others)
-        others_known = all({plain_name(cell) for cell in others} & known for known in PRICE_NAMES)
-        if all(names & known for known in PRICE_NAMES) and is_text and not others_known:
+        names: dict[str, set[str]] = {}
+        for price, ticker in zip(rows[prices][1:], rows[tickers][1:], strict=True):
+            names.setdefault(ticker, set()).add(plain_name(price))
+        is_text = all(ticker and not re.fullmatch(NO_TICKER, ticker, re.IGNORECASE) for ticker in names)
+        if is_text and all(of_one & known for of_one in names.values() for known in PRICE_NAMES):
             third = [rows[2]] if plain_name(rows[2][0] if rows[2] else "") in TIMES and not any(rows[2][1:]) else []
             return [rows[prices], rows[tickers], *third]
     return []

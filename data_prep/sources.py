@@ -225,7 +225,7 @@ class Refusals:
             return partial(_refuse, path, formats)
 
         def told(name: str, cells: pd.Series, bad: np.ndarray) -> None:
-            if name in NAMES:  # nobody knows whose row it is
+            if name in NAMES or len(bad) == len(cells):  # nobody knows whose row it is, or it is no ticker's own
                 _refuse(path, formats, name, cells, bad)
             names = pd.Series(stripped(table[id]).to_numpy()[bad])
             for place, ticker in names.drop_duplicates().items():

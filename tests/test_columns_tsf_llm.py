@@ -269,6 +269,21 @@ def test_an_empty_volume_is_told_and_a_table_without_any_is_not(tmp_path, make_b
     assert len(warned) == 1
 
 
+@pytest.mark.parametrize("volume", ["28 114 920", "28'114'920", "1.5M"])
+def test_a_volume_with_marks_is_read_and_nothing_is_said(tmp_path, make_bars, warned, volume):
+    make_bars(30).assign(volume=volume).to_csv(tmp_path / "AAA.csv", index=False, sep=";")
+    assert read_bars(tmp_path / "AAA.csv")["volume"].eq(1.5e6 if volume == "1.5M" else 28114920).all()
+    assert warned == []
+
+
+def test_an_index_without_a_name_is_the_time_on_both_routes(tmp_path, make_bars):
+    make_bars(60).set_index("timestamp").rename_axis(None).to_csv(tmp_path / "AAA.csv")
+    frame = pd.read_csv(tmp_path / "AAA.csv")
+    assert "Unnamed: 0" in frame
+    days = [as_bars(frame)["timestamp"], read_bars(tmp_path / "AAA.csv")["timestamp"]]
+    assert pd.to_datetime(days[0]).tolist() == days[1].tolist()
+
+
 # Adjusted prices
 
 

@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tsf_llm.bars_tsf_llm import split_tickers
+from tsf_llm.columns_tsf_llm import given_bars
 from tsf_llm.data_prep.clean import clean_bars
 from tsf_llm.data_prep.sources import read_bars, read_raw, read_series
 
+DAYS = [f"2024-01-{day:02d}" for day in range(2, 30)]
 ROWS = [f"2024-01-{day:02d},{10 + day}.5,{12 + day},{9 + day},{11 + day}.25,{100 * day}" for day in range(2, 30)]
 HEADER = "Date,Open,High,Low,Close,Volume"
 PLAIN = "\n".join([HEADER, *ROWS]) + "\n"
@@ -86,7 +89,7 @@ def downloaded(tickers, order="price"):
 
 
 @pytest.mark.parametrize("order", ["price", "ticker"])
-@pytest.mark.parametrize("tickers", [["ACME"], ["ACME", "BETA"]])
+@pytest.mark.parametrize("tickers", [["ACME"], ["ACME", "BETA"], ["7203.T"], ["7203.T", "C"], ["1.L", "LOW"]])
 @pytest.mark.parametrize("form", ["csv", "csv without names", "csv reset", "parquet", "parquet reset"])
 def test_pairs_of_names(tmp_path, tickers, order, form):
     frame = downloaded(tickers, order)
@@ -101,6 +104,20 @@ def test_pairs_of_names(tmp_path, tickers, order, form):
     last = bars.groupby("ticker", sort=False).tail(1)
     assert last["close"].tolist() == [10.0 * (number + 1) + 39 for number in range(len(tickers))]
     assert last["timestamp"].unique().tolist() == [pd.Timestamp("2024-02-10")]
+
+
+@pytest.mark.parametrize("row", ["'1,008.50'", "'$1,008.50'", "1 008.50", "'1''008.50'", "NaN", "."])
+def test_a_row_of_numbers_is_no_level_of_the_header(write, row):
+    """However they are written: each would be a ticker of its own."""
+    lines = [f"{day};X;{';'.join([row] * 4)};5".replace("''", "`").replace("'", "").replace("`", "'") for day in DAYS]
+    bars = read_bars(write("\n".join(["Date;Ticker;Open;High;Low;Close;Volume", *lines]) + "\n"))
+    assert bars["ticker"].tolist() == ["X"] * len(DAYS)
+    assert bars["close"].fillna(1008.5).eq(1008.5).all()
+
+
+def test_the_index_of_a_frame_of_pairs_without_its_name():
+    frame = downloaded(["ACME"]).rename_axis(index=None).reset_index()
+    assert split_tickers(given_bars(frame))["ACME"]["timestamp"].iloc[-1] == pd.Timestamp("2024-02-10")
 
 
 def test_pieces_of_pairs_are_the_whole(tmp_path):
