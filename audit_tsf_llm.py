@@ -37,8 +37,9 @@ from .indicators_tsf_llm import FEATURES, compute_features, reads_market
 from .market_tsf_llm import market_state
 
 CUTS = 90  # of all tickers together: what leaks on a row in twenty is missed once in a hundred times
+DEFAULT_FEATURES = 64  # of a larger part of our own table there are fewer cuts, for the same time
 LEAST_CUTS = 6  # of each ticker, and those at which the future is replaced as well
-OWN_CUTS = 4000  # of all tickers together, for the user's own features
+OWN_CUTS = 20_000  # of all tickers together, for the user's own features
 SURE = 0.99
 
 
@@ -57,9 +58,9 @@ def audit_features(
     """Tests features for knowledge of the future: those named, all of the table, or what `compute` makes of bars.
 
     * Prefix invariance: history is cut at random bars, `cuts` of each ticker (`"all"`: every bar; by default 6, and
-      90 in all), and at some its future is replaced by noise. No value up to the cut may change by a single bit.
-      Some cuts lie within the first bars, where values filled from later show. Features that the user added to the
-      table are cut at every bar, or at 4,000 of all tickers.
+      90 in all, of more than 64 features of the table fewer), and at some its future is replaced by noise. No value
+      up to the cut may change by a single bit. Some cuts lie within the first bars, where values filled from later
+      show. Features that the user added to the table are cut at every bar, or at 20,000 of all tickers.
     * Random-walk canary: on bars that no one can predict, a ridge regression on the features must not find direction.
     * Shuffled-label canary: on the given bars with shuffled next returns it must not either. (This one watches the
       canary itself: a test harness that leaks would sing here.)
@@ -109,18 +110,21 @@ def audit_features(
             leaks += proof.market_leaks(longest, list(others.values()))
         state = market_state(others.values())
         proof.compute = functools.partial(compute, market=state)
-    count = max(LEAST_CUTS, -(-CUTS // len(tickers))) if cuts is None else cuts
+    with naming(name):
+        columns = list(proof.compute(longest.head(MIN_BARS)).columns)
+    ours = sum(name in FEATURES and not _is_own(name) for name in columns)
+    usual = CUTS * DEFAULT_FEATURES // max(DEFAULT_FEATURES, ours)
+    count = max(LEAST_CUTS, -(-usual // len(tickers))) if cuts is None else cuts
     places = {ticker: proof.places(len(frame), count) for ticker, frame in tickers.items()}
     for ticker, frame in with_progress(list(tickers.items()), "audit"):
         leaks += proof.prefix_leaks(ticker, frame, places[ticker])
-    columns = list(proof.compute(longest.head(MIN_BARS)).columns)
     prefix: dict[str, Any] = {"cuts_per_ticker": count, "found_from_share": _found_from(tickers, places)}
     if own := [name for name in columns if kind is OHLCV and _is_own(name)]:
-        suspects = [name for name in own if name not in {leak["feature"] for leak in leaks}]
-        alone = _Proof(functools.partial(compute_features, names=suspects, market=state), kind, (), rng)
-        places = {t: alone.places(len(frame), max(1, OWN_CUTS // len(tickers))) for t, frame in tickers.items()}
-        for ticker, frame in tickers.items() if suspects else ():
-            leaks += alone.cut_leaks(ticker, frame, places[ticker])
+        places = {t: proof.places(len(frame), max(1, OWN_CUTS // len(tickers))) for t, frame in tickers.items()}
+        for ticker, frame in with_progress(list(tickers.items()), "audit of own features"):
+            suspects = [name for name in own if name not in {leak["feature"] for leak in leaks}]
+            alone = _Proof(functools.partial(compute_features, names=suspects, market=state), kind, (), rng)
+            leaks += alone.cut_leaks(ticker, frame, places[ticker]) if suspects else []
         prefix["own_features"] = {"names": own, "found_from_share": _found_from(tickers, places)}
     for ticker, frame in tickers.items() if past_covariates else ():
         leaks += [{**leak, "ticker": ticker} for leak in peeking_covariates(frame, past_covariates, kind)]
@@ -212,9 +216,9 @@ class _Proof:
     def prefix_leaks(self, ticker: str, bars: pd.DataFrame, places: np.ndarray) -> list[dict]:
         """One entry per leaking feature, with the first bar that its future changed."""
         unknown = [name for name in bars.columns if name not in ("timestamp", *self.known_covariates)]
-        even = np.unique(np.linspace(1, len(bars) - 1, min(len(places), LEAST_CUTS) + 1, dtype=int)[1:])
+        even = places[np.unique(np.linspace(-1, len(places) - 1, LEAST_CUTS + 1, dtype=int)[1:])]
         first = [cut for cut in (1, 2, 5, 15, 40) if cut < even[0]]
-        leaks = {leak["feature"]: leak for leak in self.cut_leaks(ticker, bars, np.unique([*first, *even, *places]))}
+        leaks = {leak["feature"]: leak for leak in self.cut_leaks(ticker, bars, np.unique([*first, *places]))}
         with naming(ticker):
             table = self.compute(bars)
             for cut in even:

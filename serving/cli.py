@@ -477,7 +477,9 @@ def audit(
     ticker: Ticker = None,
     cuts: Annotated[
         str | None,
-        typer.Option(metavar="N|all", help="Bars of each ticker to cut at; by default at least 6, and 90 in all."),
+        typer.Option(
+            metavar="N|all", help="Bars of each ticker to cut at; by default 6 or more, and 38 to 90 in all."
+        ),
     ] = None,
     seed: Seed = 0,
     strict: Strict = False,
@@ -519,7 +521,7 @@ def audit(
     typer.echo(json.dumps(report, indent=2))
     typer.echo(f"tsf-llm: {bound_in_words(report)}", err=True)
     if not report["passed"]:
-        leaks = ", ".join(leak["feature"] for leak in report["prefix_invariance"]["leaks"]) or "a canary sings"
+        leaks = ", ".join({leak["feature"]: None for leak in report["prefix_invariance"]["leaks"]}) or "a canary sings"
         typer.echo(f"tsf-llm: the audit failed: {leaks}", err=True)
         raise typer.Exit(1)
 

@@ -126,6 +126,47 @@ def test_a_leak_on_few_rows_of_an_own_feature_is_found(table, make_bars, every, 
     assert report["prefix_invariance"]["own_features"] == {"names": ["sparse"], "found_from_share": 0.0}
 
 
+def on_some(bars, rows):
+    """The next return on these rows, else zero."""
+    return np.where(rows, np.log(bars.close.shift(-1) / bars.close).fillna(0.0), 0.0)
+
+
+OWN_LEAKS = {
+    "on_mondays": lambda b: on_some(b, b.timestamp.dt.dayofweek == 0),
+    "first_of_month": lambda b: on_some(b, b.timestamp.dt.month.diff() != 0),
+    "one_row_of_one_ticker": lambda b: on_some(b, (b.timestamp == "2015-09-10") & (b.close.iloc[0] > 51)),
+    "five_ahead": sparse(97, 30, ahead=5),
+    "ranks": lambda b: b.close.rank(pct=True),
+}
+HONEST = {
+    "expanding": lambda b: b.close / b.close.expanding().mean(),
+    "cumulative": lambda b: np.log(b.close / b.close.cummax()),
+    "rank_so_far": lambda b: b.close.expanding().rank(pct=True),
+    "weekday": lambda b: b.timestamp.dt.dayofweek / 4,
+}
+
+
+def test_own_features_are_told_apart_in_every_ticker(table, make_bars):
+    for name, compute in {**OWN_LEAKS, **HONEST}.items():
+        feature(group="mine", lookback=0, name=name)(compute)
+    bars = [make_bars(260, ticker=name, seed=seed) for name, seed in (("AAA", 1), ("BBB", 2), ("CCC", 3))]
+    starts = [frame.close.iloc[0] for frame in bars]
+    assert sum(start > 51 for start in starts) == 1
+    report = audit_features(bars, [*OWN_LEAKS, *HONEST])["prefix_invariance"]
+    assert {leak["feature"] for leak in report["leaks"]} == {*OWN_LEAKS}
+    assert report["own_features"]["found_from_share"] == 0.0
+
+
+def test_the_whole_table_is_cut_at_fewer_bars(make_bars, monkeypatch):
+    seen = []
+    monkeypatch.setattr(audit._Proof, "cut_leaks", lambda self, ticker, bars, places: seen.append(len(places)) or [])
+    report = audit_features(make_bars(500))
+    assert report["features"] > 100
+    assert report["prefix_invariance"]["cuts_per_ticker"] == 90 * 64 // report["features"]
+    assert sum(seen) <= report["prefix_invariance"]["cuts_per_ticker"] + 5
+    assert audit_features(make_bars(500), ["body"])["prefix_invariance"]["cuts_per_ticker"] == 90
+
+
 def test_a_leak_on_few_rows_of_any_table_is_found(make_bars):
     def computes(every):
         return lambda bars: pd.DataFrame({"sparse": sparse(every, 13)(bars)})

@@ -179,8 +179,9 @@ def findings(report: dict[str, Any]) -> list[str]:
 
 def conditions(report: dict[str, Any]) -> str:
     """What the figures hold for."""
-    seen = "after those that the model has seen" if report["out_of_sample"] else "some of which the model has seen"
-    dates = f"{report['horizon']} bars ahead, on dates {seen}"
+    seen = {True: "after those that the model has seen", False: "some of which the model has seen"}
+    unknown = "of which it is unknown whether the model has seen them"
+    dates = f"{report['horizon']} bars ahead, on dates {seen.get(report['out_of_sample'], unknown)}"
     scored = "Not scored" if report["rows"][0]["crps"] is None else f"CRPS of {dates}, seed {report['seed']}"
     return (
         f"{report['data']}. {scored}. Times: "

@@ -77,3 +77,19 @@ def test_the_terminal_shows_what_is_undefined_as_a_dash_within_80_columns(tmp_pa
     assert "historical_volatility_20 2.000 4.000 - 0.80 0.500 [0.40, 0.60] 0.500" in " ".join(told.split())
     assert "model: so so" in told
     assert "Not out of sample: the model has seen prices through 2012-01-01" in told
+
+
+@pytest.mark.parametrize(
+    ("seen", "out_of_sample", "words"),
+    [
+        ("2012-01-01", False, "Not out of sample: the model has seen prices through 2012-01-01."),
+        (None, None, "Whether this is out of sample is unknown: the model does not say which dates it has seen."),
+        ("2009-01-01", True, ""),
+    ],
+)
+def test_the_terminal_says_what_is_known_of_the_dates(capsys, seen, out_of_sample, words):
+    facts = {"horizon": 5, "start": "2011-11-10", "end": "2013-02-22", "out_of_sample": out_of_sample}
+    print_evaluation(Report.of({**TWO, **facts, "trained_through": seen}))
+    told = " ".join(capsys.readouterr().out.split())
+    assert words in told
+    assert ("out of sample" in told) == bool(words)

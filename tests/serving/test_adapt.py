@@ -105,9 +105,19 @@ def test_a_ticker_that_the_base_does_not_know_and_bars_of_other_years(run, make_
     assert report["trained_through"] > report["valid_through"]
 
 
-def test_says_that_scores_are_not_out_of_sample(report, tmp_path, capsys):
-    print_adapted({**report, "out_of_sample": False}, tmp_path)
-    assert "Not out of sample" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("out_of_sample", "words"),
+    [
+        (False, "Not out of sample: the base has seen prices through"),
+        (None, "Whether this is out of sample is unknown: the base does not say which dates it has seen."),
+        (True, ""),
+    ],
+)
+def test_says_what_is_known_of_the_dates(report, tmp_path, capsys, out_of_sample, words):
+    print_adapted({**report, "out_of_sample": out_of_sample}, tmp_path)
+    told = capsys.readouterr().out
+    assert words in told
+    assert ("out of sample" in told) == bool(words)
 
 
 def test_a_killed_run_goes_on(run, tmp_path, monkeypatch):

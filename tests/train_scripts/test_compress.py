@@ -99,6 +99,18 @@ def test_the_table_goes_between_its_markers(done):
     assert report["rows"][1]["difference"]["verdict"] in page
 
 
+@pytest.mark.parametrize(
+    ("out_of_sample", "words"),
+    [
+        (True, "on dates after those that the model has seen, seed"),
+        (False, "on dates some of which the model has seen, seed"),
+        (None, "on dates of which it is unknown whether the model has seen them, seed"),
+    ],
+)
+def test_the_caption_says_what_is_known_of_the_dates(done, out_of_sample, words):
+    assert words in compress.conditions({**done[1], "out_of_sample": out_of_sample})
+
+
 def test_a_head_is_asked_for_its_own_horizon(run, train, tmp_path):
     train(tmp_path / "head", num_train_epochs=1, head="classification")
     report = run(tmp_path / "head", tmp_path / "out", horizon=9, methods=["int8"])
