@@ -46,18 +46,8 @@ WARM_UP = 1024  # bars before a block that its averages may remember
 SHORTEST_BLOCK, LONGEST_BLOCK = 4096, 8192  # 64 features of a block take 30 ms and 4 us per bar of it and its warm-up
 PIVOT_REACH = 63  # most bars between two pivots that are compared, and bars that make a support or resistance
 SELECTABLE_GROUPS = (  # not among the default features
-    "more_averages",
-    "crossovers",
-    "candles",
-    "shape",
-    "momentum",
-    "regime",
-    "estimators",
-    "more_channels",
-    "more_volume",
-    "dates",
-    "reversal",
-    "market",
+    *("more_averages", "crossovers", "candles", "shape", "momentum", "regime", "estimators", "more_channels"),
+    *("more_volume", "dates", "reversal", "market"),
 )
 
 
