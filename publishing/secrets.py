@@ -57,6 +57,7 @@ def refuse_secrets(files: dict[str, Path | bytes]) -> None:
     reasons = []
     for name, content in files.items():
         text = words_of(content, Path(name).suffix)
+        text = re.sub(r"\\u00([2-7][0-9A-Fa-f])", lambda code: chr(int(code[1], 16)), text)  # as JSON may write it
         for kind, pattern in SECRETS.items():
             if match := re.search(pattern, text):
                 reasons.append(f"{name} line {text.count(chr(10), 0, match.start()) + 1} looks like {kind}")

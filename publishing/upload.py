@@ -147,7 +147,8 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
     for name in PROCESSOR_FILES[:2]:
         if name not in processor:
             raise ValueError(f"{folder} has no {name}: save the processor there too, processor.save_pretrained(...)")
-    configs, code = existing(folder, ("config.json", "generation_config.json")), code_files(folder, config)
+    configs = existing(folder, ("config.json", "generation_config.json"))
+    code = code_files(folder, config, [read_json(path) for path in {**processor, **configs}.values()])
     files: dict[str, Path | bytes] = {**weights, **processor, **configs, **code}
     scores = scores_of(folder, args, trained_through=config.get("trained_through"))
     facts = Facts(
@@ -304,13 +305,13 @@ def as_json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
-def code_files(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
-    """The modules that the config leads to, and all that they import."""
-    references = [*config.get("auto_map", {}).values()]
+def code_files(folder: Path, config: dict[str, Any], others: Sequence[dict[str, Any]]) -> dict[str, Path]:
+    """The modules that the config and the other JSON files lead to, and all that they import."""
+    references = [one for content in others for one in (content.get("auto_map") or {}).values()]
     references += [task["impl"] for task in config.get("custom_pipelines", {}).values()]
     named = [one for entry in references for one in (entry if isinstance(entry, list) else [entry])]
     modules = sorted({name.rpartition(".")[0] for name in named if name})
-    if not modules:
+    if not config.get("auto_map"):
         raise ValueError(f"{folder / 'config.json'} names no code (auto_map): save the model with save_pretrained")
     return with_imports(folder, [f"{name}.py" for name in modules])
 
@@ -359,8 +360,9 @@ def scores_of(
     if args.results is not None and not Path(args.results).is_file():
         raise ValueError(f"{args.results} does not exist: give a results.json of `tsf-llm evaluate`")
     places = [plain_file(folder, name) for name in SCORE_FILES]
-    if ticker is not None:
-        places.append(folder.parent / "report.json")
+    above = folder.resolve().parent / "report.json"  # of a run of adapters, not of another model
+    if ticker is not None and above.is_file() and Report.read(above).made_by == "lora":
+        places.append(above)
     path = Path(args.results) if args.results else next((place for place in places if place.is_file()), None)
     copy = None
     if path is None and report_of_copy(folder):

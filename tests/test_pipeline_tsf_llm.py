@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from transformers import pipeline
 from transformers.generation import LogitsProcessorList
 
@@ -414,6 +415,19 @@ def test_quantile_levels(pipe, head, bars):
 def test_wrong_arguments_are_refused(pipe, bars, arguments, words):
     with pytest.raises(ValueError, match=words):
         pipe(bars, **arguments)
+
+
+@pytest.mark.parametrize("empty", [[], ()])
+def test_an_empty_list_is_refused(pipe, empty):
+    with pytest.raises(ValueError, match=r"^an empty list of bars: give a DataFrame, or a list of one or more$"):
+        pipe(empty)
+
+
+def test_a_streamed_table_is_one_table(pipe, bars):
+    table = Dataset.from_pandas(bars.reset_index(drop=True))
+    wanted = pipe(bars, horizon=2, samples=4)
+    for given in (table, table.to_iterable_dataset()):
+        pd.testing.assert_frame_equal(pipe(given, horizon=2, samples=4), wanted)
 
 
 def test_bad_bars_are_refused(pipe, bars):

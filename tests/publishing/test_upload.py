@@ -390,6 +390,7 @@ def test_a_private_one_stays_private(hub, trained, capsys):
 # --- what never leaves ----------------------------------------------------------------------------------------------
 
 TOKEN = "hf_" + "aB3" * 12
+ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in TOKEN)  # the same in JSON
 
 
 def spoil(folder, name, content):
@@ -408,6 +409,7 @@ def spoil(folder, name, content):
         ("windows.npz", b"PK", ["windows.npz", "raw data"]),
         ("bars.parquet", b"PAR1", ["bars.parquet", "raw data"]),
         ("generation_config.json", f'{{\n"token": "{TOKEN}"}}', ["generation_config.json line 2", "Face token"]),
+        ("generation_config.json", f'{{"a": "{ESCAPED}"}}', ["generation_config.json line 1", "Face token"]),
         ("series_tsf_llm.py", "KEY = 'AKIA" + "A1" * 8 + "'", ["series_tsf_llm.py line 1", "AWS key"]),
         ("market_tsf_llm.py", "api_key = 'c0ffee-c0ffee-c0ffee'", ["market_tsf_llm.py line 1", "password"]),
         ("model.safetensors", pickle.dumps({}), ["model.safetensors", "no safetensors file"]),
@@ -434,6 +436,12 @@ def name_code(folder, module):
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def name_processor_code(folder):
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings["auto_map"] = {"AutoProcessor": "../outside.TsfLlmProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+
+
 def name_import(folder):
     path = folder / "modeling_tsf_llm.py"
     path.write_text(f"from ./../outside import a\n{path.read_text()}")
@@ -457,6 +465,7 @@ OUTSIDE = {
     "weight_map": (name_weights, "names '/etc/passwd'"),
     "auto_map, absolute": (lambda folder: name_code(folder, folder.parent / "outside"), "which does not lie in it"),
     "auto_map, upwards": (lambda folder: name_code(folder, "../outside"), r"names '\.\./outside\.py'"),
+    "auto_map of the processor": (name_processor_code, r"names '\.\./outside\.py'"),
     "import": (name_import, r"names '/\.\./outside\.py'"),
     "pipe": (pipe_instead, "is a link or no plain file"),
     **{f"link {name}": (functools.partial(link, name=name), f"{name} is a link") for name in LINKED},
@@ -705,6 +714,11 @@ def test_an_adapter_takes_its_scores_from_the_run_that_made_it(hub, trained, tmp
     publish(tmp_path / "AAA", base="org/base")
     files = hub.repo("org/model").files
     assert b"| this adapter | 1.235 |" in files["README.md"]
+    assert "report.json" not in files
+    (tmp_path / "report.json").write_text(json.dumps({"made_by": "sft", **report}))  # of whatever else lies there
+    publish(tmp_path / "AAA", base="org/base")
+    files = hub.repo("org/model").files
+    assert b"No scores were measured." in files["README.md"]
     assert "report.json" not in files
 
 
