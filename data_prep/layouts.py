@@ -10,13 +10,14 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ..cells_tsf_llm import MISSING_NUMBERS, NUMBER
 from ..columns_tsf_llm import ALIASES, PERHAPS_KEYS, RAW_ALIASES, SERIES_ALIASES, plain_name
 
 SAMPLE_BYTES = 1 << 16
@@ -73,10 +74,14 @@ class Layout:
         pairs = pd.MultiIndex.from_tuples(self.names[1:])
         return cells.set_index(0).rename_axis(self.names[0][0]).set_axis(pairs, axis=1)
 
-    def check(self, table: pd.DataFrame) -> None:
-        """Raises UnicodeError where a name of a series is written in bytes that nobody knows the letters of."""
-        for name in table.columns if self.encoding == UNKNOWN_BYTES else ():
-            if plain_name(name) in USED_TEXTS and not table[name].astype(str).map(str.isascii).all():
+    def check(self, table: pd.DataFrame, is_known: Callable[[str], bool] = str.isascii, share: float = 0.0) -> None:
+        """Raises UnicodeError where more than a share of the names of series are in bytes of unknown letters."""
+        if self.encoding != UNKNOWN_BYTES:
+            return
+        is_keyed = any(plain_name(name) in ALIASES["ticker"] for name in table.columns)
+        used = {*ALIASES["ticker"]} if is_keyed else USED_TEXTS
+        for name in table.columns:
+            if plain_name(name) in used and (~table[name].astype(str).map(is_known)).mean() > share:
                 raise UnicodeError(f"column '{name}' has letters in an unknown encoding; save it as UTF-8")
 
 
@@ -153,12 +158,18 @@ def _levels(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
             return []
         names = {plain_name(cell) for cell in rows[prices][1:]}
         others = rows[tickers][1:]
-        is_text = all(cell and not re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", cell) for cell in others)
+        is_text = not any(_is_value(cell) for cell in others)
         others_known = all({plain_name(cell) for cell in others} & known for known in PRICE_NAMES)
         if all(names & known for known in PRICE_NAMES) and is_text and not others_known:
             third = [rows[2]] if plain_name(rows[2][0] if rows[2] else "") in TIMES and not any(rows[2][1:]) else []
             return [rows[prices], rows[tickers], *third]
     return []
+
+
+def _is_value(cell: str) -> bool:
+    """A number or a date, or what stands for a missing one: never a ticker above a column."""
+    written = rf"{NUMBER}|{NUMBER_OR_DATE}"
+    return cell.lower() in MISSING_NUMBERS or re.fullmatch(written, cell, re.IGNORECASE) is not None
 
 
 def _pairs(levels: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
@@ -196,10 +207,9 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 def described(layout: Layout) -> str:
     """For a message: `comma-separated UTF-8`."""
-    encoding = (
-        "of unknown encoding" if layout.encoding == UNKNOWN_BYTES else layout.encoding.upper().removesuffix("-SIG")
-    )
-    return f"{SEPARATORS[layout.separator]}-separated {encoding}"
+    separated = f"{SEPARATORS[layout.separator]}-separated"
+    is_known = layout.encoding != UNKNOWN_BYTES
+    return f"{separated} {layout.encoding.upper().removesuffix('-SIG')}" if is_known else separated
 
 
 def begins_like_a_table(path: Path) -> bool:

@@ -9,9 +9,11 @@ those that were written; else the file is refused.
 """
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -23,15 +25,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
 from tsf_llm.common.errors import one_line_errors
+from tsf_llm.data_prep.clean import clean_bars
+from tsf_llm.data_prep.sources import read_bars, read_raw
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving import cli
 from tsf_llm.train_scripts import push, sft
+
+spec = importlib.util.spec_from_file_location("written_prices", Path(__file__).with_name("written_prices.py"))
+written_prices = sys.modules["written_prices"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(written_prices)
+PriceFile = written_prices.PriceFile
 
 SAVED = Path(__file__).parent / "fixtures" / "saved"
 SEED, COUNT = int(os.environ.get("FUZZ_SEED", "0")), int(os.environ.get("FUZZ_N", "500"))
@@ -325,6 +335,93 @@ def try_dataset(case: Case) -> None:
         tsf_llm("prepare", "--data", case.source / "bars.csv", "--out", folder, "--horizon", 2)
 
 
+# --- price files: what is read is what was written -------------------------------------------------------------------
+
+
+def try_prices(case: Case) -> None:
+    file = written_prices.write_prices(case.rng, case.folder)
+    case.said = f" {file.path.name} {file.said}"
+    for reader in (read_strictly, read_and_clean):
+        bars, refusal = refused(lambda reader=reader: reader(file))
+        assert not (refusal and file.sure), f"{reader.__name__} refuses: {refusal}"
+        if bars is not None:
+            compare(file, bars, reader.__name__)
+    if case.rng.random() < 0.1:
+        forecast_all(case, file)
+
+
+def refused(read: Callable[[], Any]) -> tuple[Any, str]:
+    """What it reads, or why not: in one line."""
+    try:
+        with alarm(SECONDS):
+            return read(), ""
+    except (ValueError, OSError) as error:
+        line = str(error)
+        assert 0 < len(line) < 2000, f"no line: {line[:300]!r}"
+        assert "\n" not in line, f"several lines: {line[:300]!r}"
+        return None, line
+    except Hang:
+        raise AssertionError(f"hangs: more than {SECONDS} seconds") from None
+    except Exception:
+        raise AssertionError(traceback.format_exc(limit=-4)) from None
+
+
+def read_strictly(file: Any) -> pd.DataFrame:
+    bars = read_bars(file.path)
+    skipped = bars.attrs["skipped"]
+    assert not (skipped and file.sure), skipped
+    skipped = [name.removesuffix(written_prices.COMPANY) for name in skipped]
+    held = file.truth.loc[~file.truth["ticker"].isin(skipped), "ticker"]
+    assert len(bars) == len(held) or file.spoiled, f"{len(held) - len(bars)} of {len(held)} rows are gone"
+    return bars
+
+
+def read_and_clean(file: Any) -> pd.DataFrame:
+    bars, report = clean_bars(read_raw(file.path))
+    assert report["rows_in"] == file.rows, f"{report['rows_in']} rows in, {file.rows} written"
+    assert report["rows_in"] == report["bars"] + report["missing_bars"] + report["rows_dropped"]
+    assert len(bars) == report["bars"] + report["missing_bars"]
+    lost = file.truth["close"].notna().sum() - report["bars"]
+    assert lost <= len(file.damaged), f"{lost} good bars are lost: {report['rules']}"
+    return bars
+
+
+def named_as_written(bars: pd.DataFrame) -> pd.DataFrame:
+    """Where no column is of tickers, one of companies names them."""
+    return bars.assign(ticker=bars["ticker"].str.removesuffix(written_prices.COMPANY))
+
+
+def compare(file: Any, bars: pd.DataFrame, reader: str) -> None:
+    """Every bar is one that was written, with its close; of spoiled rows a close may be missing, or zero."""
+    known = file.truth.set_index(["ticker", "timestamp"])["close"]
+    read = named_as_written(bars).set_index(["ticker", "timestamp"])["close"]
+    damaged = pd.MultiIndex.from_tuples(file.damaged, names=known.index.names) if file.damaged else known.index[:0]
+    strange = read.index.difference(known.index).difference(damaged)
+    assert not len(strange), f"{reader}: {len(strange)} of {len(read)} bars were never written, as {strange[0]}"
+    assert read.index.is_unique, f"{reader}: a bar comes twice"
+    whole = read[~read.index.isin(damaged)]
+    wrong = whole[~np.isclose(whole, known.loc[whole.index], rtol=1e-9, atol=0, equal_nan=True)]
+    assert not len(wrong), f"{reader}: {len(wrong)} closes, as {wrong.index[0]}: {wrong.iloc[0]}"
+    spoiled = read[read.index.isin(damaged)]
+    right = np.isclose(spoiled, known.reindex(spoiled.index), rtol=1e-9, equal_nan=True)
+    assert (right | spoiled.isna() | (spoiled == 0)).all(), f"{reader}: a spoiled row got a close"
+
+
+def forecast_all(case: Case, file: Any) -> None:
+    """Each ticker is answered, or named with the reason."""
+    case.said += " forecast"
+    out = case.folder / "out.csv"
+    options = ("--horizon", 2, "--samples", 4, "--out", out)
+    answer = tsf_llm("forecast", "--model", case.source / "causal", "--data", file.path, *options)
+    assert answer.code in (0, 2), answer
+    assert answer.code == 0 or len(answer.err.strip().splitlines()) == 1, answer.err
+    if answer.code == 0:
+        answered = pd.read_csv(out, dtype=str, keep_default_na=False)["ticker"].str.removeprefix("'").nunique()
+        told = re.search(r", (\d+) skipped", answer.out)
+        tickers = file.truth["ticker"].nunique()
+        assert answered + int(told[1] if told else 0) == tickers, f"{answered} of {tickers}: {answer.out} {answer.err}"
+
+
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small folder of each kind, and bars."""
@@ -355,8 +452,9 @@ def build_source(target: Path) -> None:
 
 
 KINDS: dict[str, tuple[Callable[[Case], None], float]] = {  # what tries them, and their share
-    "model folders": (try_model, 0.35),
-    "datasets": (try_dataset, 0.1),
+    "price files": (try_prices, 0.4),
+    "model folders": (try_model, 0.25),
+    "datasets": (try_dataset, 0.07),
 }
 
 
