@@ -20,9 +20,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ from tsf_llm.data_prep.sources import read_bars, read_raw
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving import cli
-from tsf_llm.train_scripts import push, sft
+from tsf_llm.train_scripts import ablate, build_preferences, compress, distill, dpo, grpo, lora, push, sentiment, sft
 
 spec = importlib.util.spec_from_file_location("written_prices", Path(__file__).with_name("written_prices.py"))
 written_prices = sys.modules["written_prices"] = importlib.util.module_from_spec(spec)
@@ -422,6 +422,140 @@ def forecast_all(case: Case, file: Any) -> None:
         assert answered + int(told[1] if told else 0) == tickers, f"{answered} of {tickers}: {answer.out} {answer.err}"
 
 
+# --- options and YAML -----------------------------------------------------------------------------------------------
+
+DATES = ["2016-06-01", "2016-06-10 15:30", "2016-06-10T16", "20160610", "2016", "2016-06", "now", "01/02/2016", "0"]
+DATES += ["2016-06-10T16:00Z", "2016-06-10T00:00:00+09:00", "1600-01-01", "9999-12-31", "2016-02-30", "1465516800"]
+COUNTS = [0, 1, 2, 3, -1, 10**6, 10**12, 10**30, "1e3", "2.5", "", "nan", "inf", "two", "0x2", "1_0", " 2", "\u0662"]
+WORDS = ["", " ", "x", "AAA", "aaa", "AAA,BBB", ",", "AAA,,BBB", "*", "--", "-1", "\x1b[31m", "é" * 300, "a\0b", "%s"]
+OUTS = ["", ".", "a\0b", "x" * 300, "\x1b[31m", "out.csv/b.csv", "a.csv.zip", "-", "none/deeper/out.csv", "C:\\x.csv"]
+PATHS = [*OUTS, "..", "/", "~nobody/x", "/dev/null", "/etc/passwd", "/proc/self/mem", "http://x/y.csv", "hf:"]
+CALENDARS = ["XNYS", "24/7", "XBOM", "xnys", "", "NOPE", "../x", "é", "24/5", "XNYS,XBOM", "us_futures", "x" * 300]
+ORDERS = ["dmy", "mdy", "ymd", "point", "comma", "DMY", "", "dd/mm", "xyz"]
+COMMANDS: dict[str, dict[str, list[Any]]] = {  # what may be asked of each beside --model, --data and --out
+    "forecast": {"horizon": COUNTS, "samples": COUNTS, "as-of": DATES, "calendar": CALENDARS, "plot": OUTS},
+    "evaluate": {"horizon": COUNTS, "samples": COUNTS, "start": DATES, "end": DATES, "stride": COUNTS},
+    "clean": {"covariates": WORDS},
+    "describe": {},
+    "audit": {"cuts": ["1", "0", "-1", "x", ""], "features": PATHS, "past-covariates": WORDS},
+    "prepare": {"groups": WORDS, "horizon": COUNTS, "bins": COUNTS, "scaling": WORDS, "train-through": DATES},
+    "adapt": {"train-through": DATES, "valid-through": DATES, "config": PATHS},
+    "convert": {"layout": WORDS, "num-heads": COUNTS},
+}
+SHARED: dict[str, list[Any]] = {"ticker": WORDS, "id": WORDS, "time": WORDS, "dates": ORDERS, "decimal": ORDERS}
+MODELS = {"forecast", "evaluate", "audit", "adapt"}
+GIVEN = {"horizon": 2, "samples": 4, "start": "2016-06-01", "end": "2016-06-30", "cuts": 1}
+
+
+def try_options(case: Case) -> None:
+    """Mostly valid options, with one or two that are not, or no more than odd."""
+    command = case.pick("forecast", "forecast", "evaluate", *COMMANDS)
+    known = COMMANDS[command]
+    words: dict[str, Any] = {name: GIVEN[name] for name in known if name in GIVEN}
+    choices = {**known, **({} if command == "convert" else SHARED)}
+    out = case.folder / case.pick("out.csv", "out.csv", "out.parquet", "out", "none/out.csv", ".", "é\n.csv")
+    words |= {"data": case.source / "bars.csv", "out": out}
+    words |= {"model": case.source / "causal"} if command in MODELS else {}
+    words |= {"rank": -1, "ticker": "AAA"} if command == "adapt" else {}
+    for name in case.rng.permutation([*choices, "data", "out", "model"]).tolist()[: case.pick(1, 1, 2, 3)]:
+        if name in choices or name in words:
+            words[name] = case.pick(*choices.get(name, OUTS if name == "out" else PATHS))
+    if command == "adapt":
+        words["rank"] = -1  # refused, but only after the rest was read
+    if command == "prepare":
+        words["context-length"] = 16
+        words.setdefault("groups", "returns")
+    if command == "audit":
+        del words["out"]
+    first = [words.pop("data"), words.pop("out")] if command == "convert" else []
+    case.said = f" {command} {first} {words}"
+    listed = [str(part) for name, value in words.items() for part in (f"--{name}", value)]
+    with contextlib.chdir(case.folder):  # what is written to a bare name is written here
+        answer = tsf_llm(command, *first, *listed)
+    if answer.code == 2:
+        told = [line for line in answer.err.splitlines() if "error" in line.lower()]
+        assert told, f"refused without a word: {answer}"
+        assert answer.err.isprintable() or "\x1b" not in answer.err, answer.err
+    if command == "forecast" and answer.code == 0:
+        assert (case.folder / words["out"]).is_file(), f"nothing written: {answer}"
+
+
+YAMLS: list[Any] = [
+    *(
+        "",
+        "[]",
+        "1",
+        "text",
+        "null",
+        "- a\n- b",
+        "1: 2",
+        "true: x",
+        "2024-01-31: x",
+        "null: 1",
+        "? [a]\n: 1",
+        "a: b: c",
+    ),
+    *("a: &x [*x]", "a: &x {b: *x}", "<<: {seed: 1}", "<<: 3", "seed: !!python/object/apply:os.system ['true']"),
+    *("seed: !unknown 3", "seed: !!binary aGVsbG8=", "seed: !!set {a, b}", "%YAML 9.9\n---\nseed: 1", "\tseed: 1"),
+    *(
+        "seed: 1\nseed: 2",
+        "--- {seed: 1}\n--- {seed: 2}",
+        "seed: 'x",
+        "[" * 5000,
+        "{a: " * 5000,
+        "a: " + "[" * 300 + "]" * 300,
+    ),
+    "\n".join([f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 1}]" for i in range(12)]),
+    *(b"\xff\xfe\x00", b"seed: \x00", bytes(range(256)), "\ufeffseed: 1".encode(), "seed: 1".encode("utf-16")),
+    *("seed: 1" + "0" * 5000, "x" * 100_000, "seed: " + "9" * 400, "output_dir: " + "a" * 100_000, "seed: 1e400"),
+]
+OF_YAML: list[Any] = [*VALUES, "2024-01-31", "1e-4", "true", "3.5", "-1", [1, "x", None], "a\nb", "&", "*", {"a": [1]}]
+SCRIPTS = (sft, push, ablate, build_preferences, compress, distill, dpo, grpo, lora, sentiment)
+
+REQUIRED: dict[Any, tuple[str, ...]] = {
+    push: ("--repo_id", "org/name", "--model", "x", "--base", "x"),
+    build_preferences: ("--model", "x", "--data", "x", "--out", "x"),
+    compress: ("--model", "x", "--output_dir", "x"),
+    sentiment: ("--data", "x", "--output_dir", "x"),
+    sft: ("--output_dir", "x"),
+    ablate: ("--output_dir", "x"),
+}
+
+
+def try_yaml(case: Case) -> None:
+    """For the parser of one of the scripts: what it accepts has the types that the script declares."""
+    module = case.pick(*SCRIPTS)
+    path = case.folder / case.pick("a.yaml", "a.yaml", "a.yml", "é.yaml", "a b.txt")
+    if case.rng.random() < 0.35:
+        content = case.pick(*YAMLS)
+    else:
+        names = [one.name for kind in kinds_of(module) for one in fields(kind) if one.init]
+        chosen = [case.pick(*names) for _ in range(case.pick(1, 1, 2, 3))]
+        content = json.dumps({name: case.pick(*OF_YAML) for name in chosen})
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    case.said = f" {module.__name__.rsplit('.', 1)[-1]} {content[:300]!r}"
+    required = REQUIRED.get(module, ("--model_name_or_path", "x", "--output_dir", "x"))
+    found: list[Any] = []
+
+    def read() -> None:
+        with one_line_errors("script"):
+            found.extend(module.parse(["--config", str(path), *required]))
+
+    answer = ask(read)
+    if answer.code == 2:
+        assert len(answer.err.strip().splitlines()) == 1, answer.err
+        assert "\x1b" not in answer.err, answer.err
+    for one in found:
+        kinds = get_type_hints(type(one))
+        plain = {name: getattr(one, name) for name, kind in kinds.items() if kind in (bool, int, float, str)}
+        wrong = {name: value for name, value in plain.items() if not isinstance(value, kinds[name] | int)}
+        assert not wrong, f"{wrong} went through"
+
+
+def kinds_of(module: Any) -> list[Any]:
+    return [one for name, one in get_type_hints(module.main).items() if name != "return"]
+
+
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small folder of each kind, and bars."""
@@ -455,6 +589,8 @@ KINDS: dict[str, tuple[Callable[[Case], None], float]] = {  # what tries them, a
     "price files": (try_prices, 0.4),
     "model folders": (try_model, 0.25),
     "datasets": (try_dataset, 0.07),
+    "options": (try_options, 0.16),
+    "YAML": (try_yaml, 0.12),
 }
 
 
