@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 # Digits of a time since 1970 -> its unit. A whole column of up to ten digits is of seconds, see `_are_seconds`.
-EPOCHS = {13: "ms", 16: "us", 19: "ns"}
+EPOCHS = {10: "s", 13: "ms", 16: "us", 19: "ns"}
 NO_TIMES = {"", "now", "today", "nat", "nan", "na", "none", "null", "<na>"}  # which tell nothing of a column's format
 MISSING_NUMBERS = {"", "-", "--", ".", "na", "n/a", "nan", "none", "null", "#n/a", "<na>"}  # FRED writes a point
 ORDERS = {"dmy": (2, 1, 0), "mdy": (2, 0, 1), "ymd": (0, 1, 2)}  # where the year, the month and the day are
@@ -29,12 +29,13 @@ FIRST_YEAR, LAST_YEAR = 1678, 2261  # whole years that nanoseconds hold
 PIVOT = 69  # two-digit years: 69 is 1969, 68 is 2068, as POSIX has it
 FEW = 0.01  # share of cells that another order alone reads: these are slips
 ONE_WAY = 0.97  # share of steps in one direction, from which on times are in order
+SLIPS = 5  # from so many on, numbers of fewer digits than others are earlier times
 EVEN, UNEVEN, PROVING = 4, 20, 6  # longest step over the shortest; and times that a spacing needs to prove an order
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 ZONES = {"edt": -4, "cdt": -5, "mdt": -6, "pst": -8, "pdt": -7}  # of names that the database of zones lacks
 _DAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*[.,]?\s+)?"
-_PART = r"(?:\d{4}|\d{1,2}|[a-z]{3,9})"
+_PART = r"(?:\d{4}|\d{1,2}|(?!mon|tue|wed|thu|fri|sat|sun)[a-z]{3,9})"
 _DATE = rf"\d{{8}}|\d{{4}}-?q[1-4]|{_DAY}{_PART}\.?[-/., ]\s*{_PART}(?:[-/. ]|,\s*)\s*(?:\d{{4}}|\d{{1,2}})\.?"
 CELL = rf"^(?:({_DATE})(?:[t ,_:]\s*|(?<=\d{{8}}))(\d.*)|({_DATE}|{_PART}[-/. ]\d{{4}}))$"
 PARTS = rf"^{_DAY}({_PART})\.?[-/., ]\s*(?:({_PART})(?:[-/. ]|,\s*)\s*)?(\d{{4}}|\d{{1,2}})\.?$"
@@ -106,7 +107,7 @@ def why_no_time(cell: Any, format: TimeFormat) -> str:
     """What is wrong with a cell that `read_times` does not read, and what to do."""
     one = pd.Series([cell])
     read = clocks(one, format)[1]
-    if pd.notna(read[0]):
+    if pd.notna(read[0]) and not FIRST_YEAR <= read[0].year <= LAST_YEAR:
         return f"lies outside of the years {FIRST_YEAR} to {LAST_YEAR}; correct it"
     if format.name == "text" and pd.notna(clocks(one, format, is_dst=True)[1][0]):
         return "comes twice, or never, where daylight saving changes; write times in UTC or with their offset"
@@ -155,7 +156,7 @@ def _known(text: pd.Series) -> pd.Series:
 def _format_name(text: pd.Series) -> tuple[str, "_Parts | None"]:
     """And the parts of a text's dates, which are dear to find."""
     known = text[_known(text)]
-    if known.str.len().where(known.str.isdecimal(), 0).isin(EPOCHS).any():
+    if _are_epochs(known):
         return "epoch", None
     iso = _iso(known).notna().sum()
     if iso == len(known):
@@ -186,11 +187,28 @@ def _are_seconds(text: pd.Series) -> bool:
     )
 
 
+def _are_epochs(text: pd.Series) -> bool:
+    """Some have the digits of a smaller unit; `202401311530` has the time of day behind the day instead."""
+    digits = text.str.len().where(text.str.isdecimal(), 0)
+    if digits.isin((13, 16, 19)).any():
+        return True
+    before_2001 = text[digits == 12]
+    minutes = before_2001.str.fullmatch(r"(?:19|20)\d\d(?:0\d|1[0-2])[0-3]\d[0-2]\d[0-5]\d")
+    return 2 * len(before_2001) > len(text) and not minutes.all()
+
+
 def _from_epoch(text: pd.Series, seconds: bool) -> pd.Series:
-    """Times since 1970; smaller units than seconds are told by their number of digits. NaT for other cells."""
+    """Times since 1970; smaller units than seconds are told by their number of digits. NaT for other cells.
+
+    A column of seconds or milliseconds may have fewer digits. A few cells of fewer than usual are slips."""
     times = pd.Series(pd.NaT, index=text.index, dtype="datetime64[us]")
     digits = text.str.len().where(text.str.isdecimal(), 0)
-    units = {"s": text.str.fullmatch(r"-?\d{1,10}")} if seconds else {u: digits == n for n, u in EPOCHS.items()}
+    units = {EPOCHS[n]: digits == n for n in ((10,) if seconds else (13, 16, 19))}
+    if seconds or 2 * digits.isin((12, 13)).sum() > len(text):
+        most = 10 if seconds else 13
+        whole = text.str.fullmatch(rf"-?\d{{1,{most}}}")
+        short = whole & (text.str.len() < text.str.len()[whole].mode().max())
+        units[EPOCHS[most]] = whole & ~short if short.sum() < SLIPS else whole
     for unit, of_unit in units.items():
         times[of_unit] = pd.to_datetime(text[of_unit].astype("int64"), unit=unit).to_numpy()
     return times

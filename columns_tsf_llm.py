@@ -72,6 +72,7 @@ NO_VOLUMES = re.compile(
 )
 TURNOVER = {"usd", "usdt", "usdc", "busd", "tusd", "fdusd", "dai", "eur", "gbp", "jpy", "krw", "cny", "inr", "try"}
 REPEATED = 0.1  # share of rows whose time another row has too, from which on a column is looked for that explains it
+SLIPS = 0.05  # share of empty cells that a column of names may have: those are refused, or cleaned
 SAME = 1e-12  # an adjusted close this near to the close is the close
 NO_NAMES = ("unnamed0", "index", "level0", "indexlevel0", "")  # of what was the index of a frame
 DATE = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?"
@@ -216,11 +217,11 @@ def _codes(cells: pd.Series) -> pd.Series:
 def _names_series(cells: pd.Series, times: pd.Series) -> bool:
     """Whether a column that may be a name is one: the same text in all rows, or it halves the repeated times."""
     keys = _codes(cells)
-    if not len(keys) or (keys < 0).any():
+    if (keys < 0).mean() > SLIPS:
         return False
-    distinct = keys.nunique()
+    distinct = keys[keys >= 0].nunique()
     if distinct == 1:
-        return not str(cells.iloc[0]).strip().replace(".", "").isdecimal()
+        return (keys >= 0).all() and not str(cells.iloc[0]).strip().replace(".", "").isdecimal()
     if distinct > max(len(keys) // 2, times.value_counts().max()):
         return False  # each row has one of its own
     left = pd.DataFrame({"time": times, "key": keys}).duplicated().sum()

@@ -16,8 +16,10 @@ import torch
 import yaml
 from trl import TrlParser
 
-from .errors import one_line_errors
+from .errors import one_line_errors, printable
 
+MOST_VALUES = 10_000  # in a file of options
+BOOLEAN = "?"  # the nargs of an option of true or false, which alone may come without a value
 NO_TEXT = int | float | datetime.date | Path  # becomes text where one is wanted
 
 
@@ -43,7 +45,7 @@ class Parser(TrlParser):
         self._given: dict[str, Any] = {}
 
     def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: error: {printable(' '.join(message.split()))} (see --help)\n")
 
     def parse_args_and_config(self, args: Any = None, **options: Any) -> Any:
         words = list(sys.argv[1:] if args is None else args)
@@ -55,6 +57,10 @@ class Parser(TrlParser):
             *found, from_file, from_words = super().parse_args_and_config(
                 words, return_remaining_strings=True, separate_remaining_strings=True, **options
             )
+        except (TypeError, AttributeError) as error:  # of the arguments of transformers, trl or accelerate
+            if "--config" not in words:
+                raise
+            raise ValueError(f"{words[words.index('--config') + 1]}: a value is of a wrong type ({error})") from error
         except UnicodeDecodeError as error:
             raise ValueError(f"{words[words.index('--config') + 1]} is no text file in UTF-8 ({error})") from None
         if unknown := from_file[::2]:
@@ -76,7 +82,7 @@ class Parser(TrlParser):
 
     def set_defaults_with_config(self, **config: Any) -> list[str]:
         config |= self._given
-        actions = {action.dest: action for action in self._actions}
+        actions = {action.dest: action for action in reversed(self._actions)}  # before --no_ ones of the same dest
         known = {name: self._value(actions[name], value) for name, value in config.items() if name in actions}
         return super().set_defaults_with_config(**{**config, **known})
 
@@ -88,13 +94,17 @@ class Parser(TrlParser):
         if action.nargs in ("+", "*"):
             listed = value if value is None or isinstance(value, list) else [value]
             return listed and [self._value_of_one(action, one) for one in listed]
-        if value is None and action.default is not None and action.type in (int, float):
+        if value is None and action.default is not None and (action.type in (int, float) or action.nargs == BOOLEAN):
             self.error(f"{action.dest} is empty: give a value, or leave it out")
         return self._value_of_one(action, value)
 
     def _value_of_one(self, action: argparse.Action, value: Any) -> Any:
         if action.type is str and isinstance(value, NO_TEXT) and not isinstance(value, bool):
             return str(value)
+        if action.nargs == BOOLEAN and isinstance(value, list | dict | float):
+            self.error(f"{action.dest}: give true or false, not {value!r}")
+        if action.type is str and isinstance(value, list):
+            self.error(f"{action.dest}: give one text, not {value!r}")
         if action.type in (int, float) and value is not None and not isinstance(value, str):
             allowed = (int,) if action.type is int else (int, float)
             if not isinstance(value, allowed) or isinstance(value, bool):
@@ -106,14 +116,33 @@ def check_yaml(path: Path) -> None:
     """Raises ValueError for a YAML file that is no plain list of options and values."""
     try:
         with path.open("rb") as file:  # whose name its complaints tell
+            root = yaml.compose(file, yaml.SafeLoader)
+            file.seek(0)
             content = yaml.safe_load(file)
     except RecursionError:
         raise ValueError(f"{path}: nested too deep for a YAML file of options") from None
+    except ValueError as error:  # a number of too many digits, or a date that is none
+        raise ValueError(f"{path}: {error}") from None
     if not isinstance(content, dict | None):
         raise ValueError(f"{path} holds no options: write each as `name: value`")
+    _check_size(content, path)
+    names = [key.value for key, _ in root.value if isinstance(key, yaml.ScalarNode)] if content else []
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{path}: '{twice[:99]}' is there twice; keep one of them")
     for name in content or {}:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"{path}: {str(name)[:99]!r} is no name of an option; write each as `name: value`")
+
+
+def _check_size(content: Any, path: Path) -> None:
+    """Raises ValueError for more values than options can have, as of aliases of aliases; a cycle has no end."""
+    left, seen = [content], 0
+    while left:
+        value = left.pop()
+        seen += 1
+        if seen > MOST_VALUES:
+            raise ValueError(f"{path}: holds more than {MOST_VALUES:,} values, aliases counted; write fewer")
+        left += [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 def parse_for(main: FunctionType, arguments: list[str] | None = None) -> tuple[Any, ...]:

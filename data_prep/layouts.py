@@ -10,7 +10,7 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,14 @@ class Layout:
         pairs = pd.MultiIndex.from_tuples(self.names[1:])
         return cells.set_index(0).rename_axis(self.names[0][0]).set_axis(pairs, axis=1)
 
-    def check(self, table: pd.DataFrame) -> None:
-        """Raises UnicodeError where a name of a series is written in bytes that nobody knows the letters of."""
-        for name in table.columns if self.encoding == UNKNOWN_BYTES else ():
-            if plain_name(name) in USED_TEXTS and not table[name].astype(str).map(str.isascii).all():
+    def check(self, table: pd.DataFrame, is_known: Callable[[str], bool] = str.isascii, share: float = 0.0) -> None:
+        """Raises UnicodeError where more than a share of the names of series are in bytes of unknown letters."""
+        if self.encoding != UNKNOWN_BYTES:
+            return
+        is_keyed = any(plain_name(name) in ALIASES["ticker"] for name in table.columns)
+        used = {*ALIASES["ticker"]} if is_keyed else USED_TEXTS
+        for name in table.columns:
+            if plain_name(name) in used and (~table[name].astype(str).map(is_known)).mean() > share:
                 raise UnicodeError(f"column '{name}' has letters in an unknown encoding; save it as UTF-8")
 
 
@@ -198,10 +202,9 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 def described(layout: Layout) -> str:
     """For a message: `comma-separated UTF-8`."""
-    encoding = (
-        "of unknown encoding" if layout.encoding == UNKNOWN_BYTES else layout.encoding.upper().removesuffix("-SIG")
-    )
-    return f"{SEPARATORS[layout.separator]}-separated {encoding}"
+    separated = f"{SEPARATORS[layout.separator]}-separated"
+    is_known = layout.encoding != UNKNOWN_BYTES
+    return f"{separated} {layout.encoding.upper().removesuffix('-SIG')}" if is_known else separated
 
 
 def begins_like_a_table(path: Path) -> bool:

@@ -33,6 +33,7 @@ EXTENSIONS = (".csv", ".csv.gz", ".parquet")
 TEXTS = (".txt", ".tsv", ".txt.gz", ".tsv.gz")  # of vendors; in a folder only those that begin like a table
 HUB = "hf:"
 ROWS = 100_000
+SLIPS = 0.05  # share of names of series whose letters may be broken
 MOST_ENTRIES = 100_000  # files and folders that are looked at below a folder
 
 
@@ -325,7 +326,9 @@ def _iter_crooked_csv(path: Path, rows: int) -> Iterator[pd.DataFrame]:
             cells_of = csv.reader(file, delimiter=layout.separator, skipinitialspace=layout.blanks)
             lines = (cells for cells in cells_of if len(cells) > 1 or "".join(cells).strip())
             while piece := list(islice(lines, rows)):
-                yield _in_rows(layout.named(pd.DataFrame([one_row(cells) for cells in piece], dtype=str)))
+                table = _in_rows(layout.named(pd.DataFrame([one_row(cells) for cells in piece], dtype=str)))
+                layout.check(table, lambda name: "\ufffd" not in name, share=SLIPS)
+                yield table
     except (ValueError, OverflowError, csv.Error) as error:  # pandas' own parser errors are among these
         raise ValueError(
             f"{path} is not a {described(layout)} file ({_first_line(error)}); export it again."

@@ -54,7 +54,14 @@ def test_numbers_are_read_to_the_last_bit():
     [
         *("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%y", "%m-%d-%y", "%y/%m/%d", "%d/%m/%Y %H:%M", "%m/%d/%Y %I:%M %p"),
         *("%Y%m%d", "%Y%m%d %H:%M:%S US/Eastern", "%Y%m%d%H", "%Y%m%d%H%M", "%Y.%m.%d %H:%M", "%d-%b-%y"),
-        *("%Y-%m-%d %H:%M:%S UTC", "%a, %d %b %Y", "%B %d, %Y", "%d %b %Y %H:%M:%S GMT+0100", "%Y%m%d %H%M%S"),
+        *(
+            "%Y-%m-%d %H:%M:%S UTC",
+            "%a, %d %b %Y",
+            "%a %b %d, %Y",
+            "%B %d, %Y",
+            "%d %b %Y %H:%M:%S GMT+0100",
+            "%Y%m%d %H%M%S",
+        ),
     ],
 )
 def test_a_column_of_days_is_read_whole(written):
@@ -106,13 +113,22 @@ def test_orders_that_say_the_same_need_no_proof():
     assert read_times(pd.Series(["5/5/2023", "6/6/2023"]))[0].dt.month.tolist() == [5, 6]
 
 
-@pytest.mark.parametrize("first", ["1960-01-04", "1990-01-02", "2023-01-02"])
+@pytest.mark.parametrize("first", ["1969-12-01", "1990-01-02", "2001-03-01", "2023-01-02"])
+@pytest.mark.parametrize("unit", ["s", "ms"])
 @pytest.mark.parametrize("dtype", [str, int, float, "text of floats"])
-def test_seconds_since_1970(first, dtype):
-    days = pd.Series(pd.bdate_range(first, periods=300))
-    cells = days.astype("datetime64[s]").astype("int64")
+def test_times_since_1970(first, unit, dtype):
+    days = pd.Series(pd.bdate_range(first, periods=3000))
+    cells = days.astype(f"datetime64[{unit}]").astype("int64")
     cells = cells.astype(float).astype(str) if dtype == "text of floats" else cells.astype(dtype)
     assert (read_times(cells)[0] == days).all()
+
+
+@pytest.mark.parametrize("factor", [1, 1000])
+@pytest.mark.parametrize("slip", ["12", "73459584"])
+def test_a_short_number_among_times_since_1970_is_a_slip(factor, slip):
+    cells = (pd.Series(range(700_000_000, 700_000_000 + 40 * 86400, 86400)) * factor).astype(str)
+    cells[7] = slip
+    assert read_times(cells)[1].tolist() == [7]
 
 
 def test_an_hour_that_comes_twice_in_a_zone_is_no_time():

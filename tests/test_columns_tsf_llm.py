@@ -121,6 +121,19 @@ def test_common_keys(tmp_path, make_bars, small, key):
     assert small(bars)["ticker"] == ["600519.SH", "A-2"]
 
 
+@pytest.mark.parametrize("line", ["", "2024-01-02,1,2,1,2,9,X,2024-01-03,1,2,1,2,9,Y"])
+def test_a_row_without_a_name_does_not_hide_the_key(tmp_path, make_bars, line):
+    bars, path = panel(make_bars, Name=("X", "Y")).drop(columns="ticker"), tmp_path / "a.csv"
+    lines = bars.to_csv(index=False).splitlines()
+    lines[9] = line or lines[9].replace("X", "").replace("Y", "")
+    path.write_text("\n".join(lines))
+    kept, report = clean_bars(read_raw(path))
+    assert sorted(kept.groupby("ticker").size()) == [60, 79] or sorted(kept.groupby("ticker").size()) == [59, 80]
+    assert report["rules"]["no_ticker"]["rows"] == 1
+    with pytest.raises(ValueError, match=r"column 'Name' is empty|not a comma-separated"):
+        read_bars(path)
+
+
 def test_a_key_in_pieces(tmp_path, make_bars):
     """Sorted by name, no piece repeats a time."""
     panel(make_bars, Name=("X", "Y")).drop(columns="ticker").to_csv(tmp_path / "a.csv", index=False)

@@ -1,5 +1,6 @@
 """One parser: a YAML file, and typed values over it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,57 @@ def test_the_parameters_of_a_script_say_what_it_takes(capsys):
     with pytest.raises(SystemExit):
         parse_for(main, ["--step", "x"])
     assert "test_parser: error" in capsys.readouterr().err
+
+
+ALIASES = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 1}]" for i in range(12))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seed: 1\nseed: 2", "a.yaml: 'seed' is there twice; keep one of them"),
+        ("seed: " + "9" * 5000, "a.yaml: Exceeds the limit"),
+        (
+            "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 1}]" for i in range(12)),
+            "than 10,000 values",
+        ),
+        ("a: &x [*x]", "than 10,000 values"),
+    ],
+)
+def test_yaml_that_is_larger_than_it_looks_or_contradicts_itself(tmp_path, text, says):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        check_yaml(tmp_path / "a.yaml")
+
+
+@dataclass
+class Run:
+    name: str = option("a")
+    fast: bool = option(True)
+    slow: bool = option(False)
+
+    def __post_init__(self):
+        self.name.casefold()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("fast: [1]", r"fast: give true or false, not \[1\]"),
+        ("slow: {a: 1}", "slow: give true or false, not {'a': 1}"),
+        ("slow: 3.5", "slow: give true or false, not 3.5"),
+        ("fast:", "fast is empty"),
+        ("name: [x]", r"name: give one text, not \['x'\]"),
+        ("name: {x: 1}", "a.yaml: a value is of a wrong type"),
+        ('slow: "\\e[31m"', r"got \\x1b\[31m but"),
+    ],
+)
+def test_values_that_no_command_line_could_give(tmp_path, capsys, text, says):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(SystemExit, match="2"), one_line_errors("x"):
+        Parser([Run], prog="x").parse_args_and_config(["--config", str(tmp_path / "a.yaml")])
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(says, line), line
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,11 @@ def quoted(text):
     return "\n".join(", ".join(f'"{cell}"' for cell in line.split(",")) for line in text.splitlines()) + "\n"
 
 
+def with_cells(form):
+    """Each number in another form."""
+    return "\n".join([HEADER, *(",".join([row[:10], *map(form.format, row[11:].split(","))]) for row in ROWS)]) + "\n"
+
+
 ONE_TICKER = {
     "semicolons": PLAIN.replace(",", ";"),
     "tabs": PLAIN.replace(",", "\t"),
@@ -52,6 +57,11 @@ ONE_TICKER = {
     "times without a name": PLAIN.replace("Date", ""),
     "separator at the end": PLAIN.replace("\n", ",\n"),
     "separator at the end of data": PLAIN.replace("\n", ",\n").replace("Volume,", "Volume"),
+    "ISIN beside a company in cp1252": PLAIN.replace("\n", ",ACME,Société\n")
+    .replace("ACME,Société", "isin,Company", 1)
+    .encode("cp1252"),
+    "money": with_cells("$ {}"),
+    "money and marks between": with_cells("{}.00 €").replace(".5.00", ".50").replace(".25.00", ".25"),
     "capitals and brackets": PLAIN.replace(HEADER, "<DATE>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>"),
 }
 
@@ -156,3 +166,10 @@ def test_a_series_with_separators_and_a_title(write):
     text = "Energy;;\nhour;;\ntime;load;station\n" + "".join(f"2024-01-02 {h:02d}:00;{h}.5;A\n" for h in range(24))
     series = read_series(write(text, "load.csv"), value="load")
     assert series["value"].tolist() == [h + 0.5 for h in range(24)]
+
+
+def test_names_whose_letters_nobody_knows_are_not_cleaned_either(write):
+    text = PLAIN.replace("\n", ",Société\n").replace("Volume,Société", "Volume,Company")
+    for read in (read_bars, read_raw):
+        with pytest.raises(ValueError, match="column 'Company' has letters in an unknown encoding; save it as UTF-8"):
+            read(write(text.encode("cp1252")))
