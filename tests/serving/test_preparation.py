@@ -96,3 +96,18 @@ def test_a_rule_names_the_tickers_that_have_most_of_it(capsys, monkeypatch):
     assert "missing missing 24 6 B 9, F 5, E 4, D 3, (none) 2 ..." in told
     assert "duplicate" not in told
     assert told.endswith("1,000 rows = 970 bars + 24 missing bars + 6 dropped rows")
+
+
+def test_clean_and_describe_skip_a_bad_file(run, make_bars, tmp_path):
+    (tmp_path / "raw").mkdir()
+    make_bars(60, ticker="A").to_csv(tmp_path / "raw" / "A.csv", index=False)
+    (tmp_path / "raw" / "B.csv").write_text("no,table\n1,2\n")
+    for command, out, report in (("clean", "a.parquet", "cleaning.json"), ("describe", "seen", "seen/describe.json")):
+        code, _, _ = run(command, "--data", tmp_path / "raw", "--out", tmp_path / out)
+        assert code == 0
+        written = json.loads((tmp_path / report).read_text())
+        assert "B.csv has no column for" in written["skipped"]["B"]
+        assert list(written["tickers"]) == ["A"]
+        code, _, error = run(command, "--data", tmp_path / "raw", "--out", tmp_path / out, "--strict")
+        assert code == 2
+        assert "B.csv has no column for" in error
