@@ -55,7 +55,7 @@ def describe(
     check_apart(out, source)
     check_free(out, FILES, by="describe", told_by=("describe.json", "rows_in", "coverage", "returns"))
     raw = read_raw(source, tickers, strict=strict, **columns.of_bars())
-    bars, cleaning = clean_bars(raw)
+    bars, cleaning = clean_bars(raw, strict=strict)
     observed = bars.dropna(subset="close")
     returns = _returns(observed)
     coverage = _coverage(observed)
@@ -76,7 +76,7 @@ def describe(
             "largest_moves": _largest(returns),
         },
         "tickers": _tickers(bars, observed, returns),
-        "skipped": raw.attrs["skipped"],
+        "skipped": cleaning["skipped"],
     }
     claim(out, FILES, by="describe")
     write_json(summary, out / "describe.json")

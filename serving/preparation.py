@@ -39,8 +39,7 @@ def clean(
     if report_file.exists() and not has_keys(report_file, ("rows_in", "rules", "tickers")):
         raise ValueError(f"{report_file} is no report of cleaning and stands where one goes: write to another folder")
     raw = read_raw(source, tickers, covariates=covariates, strict=strict, **columns.of_bars())
-    frame, report = clean_bars(raw, covariates)
-    report["skipped"] = raw.attrs["skipped"]
+    frame, report = clean_bars(raw, covariates, strict=strict)
     write_parquet(frame, out)
     write_json(report, report_file)
     return report
