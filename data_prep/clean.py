@@ -159,15 +159,23 @@ def clean_bars(
             f"bars must be a DataFrame, got {type(bars).__name__}: see tsf_llm.data_prep.sources.read_raw"
         )
     raw = raw_columns(bars, covariates=covariates)
-    cleaned, refusals = {}, Refusals(strict=strict)
-    for name, part in raw.groupby("ticker", sort=False):
-        with refusals.of_file(str(name), alone=False):
-            cleaned[str(name)] = clean_ticker(part, str(name))
-    refuse_if_none_left(cleaned, refusals.skipped)
+    frames, reports, refusals = [], {}, Refusals(strict=strict)
+    for name, part in ((str(name), part) for name, part in raw.groupby("ticker", sort=False)):
+        with refusals.of_file(name, alone=False):
+            frame, reports[name] = clean_ticker(part, name)
+            check_left(frame, name)
+            frames.append(frame)
+    refuse_if_none_left(reports, refusals.skipped)
+    report = summary_of(reports)
     tell_skipped([*refusals.skipped.values()])
-    report = summary_of({name: report for name, (_, report) in cleaned.items()})
     report["skipped"] = bars.attrs.get("skipped", {}) | refusals.skipped
-    return pd.concat([frame for frame, _ in cleaned.values() if len(frame)], ignore_index=True), report
+    return pd.concat(frames, ignore_index=True), report
+
+
+def check_left(frame: pd.DataFrame, ticker: str) -> None:
+    """Raises ValueError where cleaning left nothing of a ticker."""
+    if not len(frame):
+        raise ValueError(f"{ticker or 'rows without a ticker'}: cleaning leaves no bar; see cleaning.json")
 
 
 class Findings:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from ..bars_tsf_llm import UNIVARIATE, refuse_if_none_left, split_tickers, tell_skipped
 from ..common.files import write_parquet
 from ..market_tsf_llm import MarketMoments
-from .clean import clean_ticker, summary_of
+from .clean import check_left, clean_ticker, summary_of
 from .columns import USUAL, Columns
 from .shards import file_name
 from .sources import Refusals, iter_raw, read_series
@@ -71,8 +71,7 @@ def collect_bars(
         for name in (name for name in spill.names() if name not in refusals.skipped):
             with refusals.of_file(name, alone=False):
                 bars, reports[name] = clean_ticker(spill.take(name), name)
-                if not len(bars):
-                    raise ValueError(f"{name or 'rows without a ticker'}: cleaning leaves no bar; see cleaning.json")
+                check_left(bars, name)
                 found.add(name, bars)
                 if found.moments is not None:
                     found.moments.add(bars)
