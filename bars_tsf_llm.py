@@ -40,6 +40,7 @@ TWICE = (
     "the clock goes back there as daylight saving ends, so that an hour comes twice: give times in UTC or with their "
     "offset"
 )
+CLEAN = ", as tsf-llm clean does"  # with bars
 LEADS = (1, 2, 3, 4, 5, 6, 7)  # rows ahead at which a known covariate is read
 LISTED = 20  # skipped series that a warning names
 
@@ -130,11 +131,15 @@ OHLCV = Kind(
         (
             lambda bars: (bars["open"] == 0) & (bars[["high", "low", "close"]] > 0).all(axis=1),
             "open is 0, as vendors write one that they do not know",
-            "start later, or mask these bars with NaN, as tsf-llm clean does",
+            f"start later, or mask these bars with NaN{CLEAN}",
         ),
-        (lambda bars: (bars[PRICES] <= 0).any(axis=1), "price <= 0", "mask it with NaN, or correct it"),
-        (lambda bars: bars["volume"] < 0, "negative volume", "mask it with NaN, or correct it"),
-        (lambda bars: bars["high"] < bars["low"] * (1 - 1e-9), "high is below low", "swap or correct them"),
+        (lambda bars: (bars[PRICES] <= 0).any(axis=1), "price <= 0", f"mask it with NaN{CLEAN}, or correct it"),
+        (lambda bars: bars["volume"] < 0, "negative volume", f"mask it with NaN{CLEAN}, or correct it"),
+        (
+            lambda bars: bars["high"] < bars["low"] * (1 - 1e-9),
+            "high is below low",
+            f"mask the bar with NaN{CLEAN}, or correct it",
+        ),
     ),
     noise=_other_prices,
     score_name="cumulative log return",
@@ -285,13 +290,14 @@ class CheckedBars(dict[str, pd.DataFrame]):
 def refuse_if_none_left(left: Collection, skipped: Mapping[str, str]) -> None:
     """Raises ValueError with the first reasons if all was skipped."""
     if skipped and not len(left):
-        reasons = list(skipped.values())
+        reasons = list(dict.fromkeys(skipped.values()))
         more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
         raise ValueError("; ".join(reasons[:3]) + more)
 
 
 def tell_skipped(reasons: Sequence[str]) -> None:
     """One warning, a line per reason; of many, the first and how many more."""
+    reasons = list(dict.fromkeys(reasons))
     lines = [f"skipped {' '.join(reason.split())}" for reason in reasons[:LISTED]]
     if len(reasons) > LISTED:
         lines.append(f"skipped {len(reasons) - LISTED} more")
@@ -418,11 +424,12 @@ def check_bars(
             count = f" (and {rows.sum() - 1} more)" if rows.sum() > 1 else ""
             raise ValueError(f"{ticker}, row {row}, {day}{count}: {what}; {remedy}")
 
-    refuse(bars["timestamp"].isna(), "timestamp is empty", "drop the row or give its date")
+    clean = CLEAN if kind is OHLCV else ""
+    refuse(bars["timestamp"].isna(), "timestamp is empty", f"drop the row{clean}, or give its date")
     again = None if repeated_hour(bars["timestamp"]) is None else TWICE
-    refuse(step < pd.Timedelta(0), "timestamp goes backwards", again or "sort the bars by timestamp")
-    refuse(step == pd.Timedelta(0), "timestamp is repeated", again or "keep one bar per timestamp")
-    refuse(np.isinf(bars[numeric]).any(axis=1), "infinite value", "replace it by NaN or the true number")
+    refuse(step < pd.Timedelta(0), "timestamp goes backwards", again or f"sort the bars by timestamp{clean}")
+    refuse(step == pd.Timedelta(0), "timestamp is repeated", again or f"keep one bar per timestamp{clean}")
+    refuse(np.isinf(bars[numeric]).any(axis=1), "infinite value", f"replace it by NaN{clean}, or the true number")
     for wrong, what, remedy in kind.refusals:
         refuse(wrong(bars), what, remedy)
     partial = bars[kind.needed].isna().any(axis=1)

@@ -421,7 +421,7 @@ MONEY = "$€£¥₹₩"
 BLANKS = " '\u2019\u00a0\u2009\u202f"  # between groups of digits, as in 1 234 and 1'234
 SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 NUMBER = rf"[-+]?[{MONEY}]?[-+]?[\d.,{BLANKS}]*\d[\d.,{BLANKS}]*[kmbtKMBT%{MONEY}]?"  # in any way of writing
-PROOFS = {  # what one decimal mark alone can mean: not three digits behind it, or a zero, four digits or a blank before
+PROOFS = {  # what only a decimal mark can be: not three digits behind it, or a zero, four digits or a blank before
     "point": rf"\d\.\d{{0,2}}(?:[^\d.,]|$)|\.\d{{4}}|^[-+]?0?\.\d|\d{{4}}\.\d|,\d+[.,]|\d[{BLANKS}]\d{{3}}\.",
     "comma": rf"\d,\d{{0,2}}(?:[^\d.,]|$)|,\d{{4}}|^[-+]?0?,\d|\d{{4}},\d|\.\d+[.,]|\d[{BLANKS}]\d{{3}},",
 }

@@ -46,7 +46,8 @@ ALIASES = {
         *("volume", "vol", "v", "pxvolume", "tradevolume", "tradedvolume", "tradingvolume", "totalvolume"),
         *("sharevolume", "volumeshares", "volumeinshares", "sharestraded", "noofshares", "totaltradedquantity"),
         *("tottrdqty", "cshtrd", "dlyvol", "volumefrom", "basevolume", "volumebase", "realvolume", "volumecontracts"),
-        *("volumelots", "tickvolume", "tickvol", "成交量"),
+        *("volumelots", "tickvolume", "tickvol", "成交量", "tradevol", "tradedquantity", "tradedqty", "quantity"),
+        *("qty", "volumen", "volumetraded"),
     ),
     "adj_close": ("adjclose", "adjustedclose", "adjustedcloseprice", "closeadj", "closeadjusted", "adjcloseprice"),
 }

@@ -372,7 +372,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if fitted is None or not 0.5 < spacing / fitted < 2:
             raise ValueError(
                 f"{name}: a bar every {pd.Timedelta(seconds=spacing)}, the processor was fitted on "
-                f"{pd.Timedelta(seconds=fitted)}: resample the bars or fit a processor on these"
+                f"{pd.Timedelta(seconds=fitted)}: resample the bars, or train a model on such"
             )
 
     def _skip_short(self, tickers: CheckedBars, as_of: Any = None) -> None:

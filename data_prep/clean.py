@@ -17,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import PRICES, TWICE, check_bars
+from ..bars_tsf_llm import PRICES, TWICE, check_bars, refuse_if_none_left, tell_skipped
 from ..cells_tsf_llm import repeated_hour
 from ..columns_tsf_llm import adjust
 from ..jumps_tsf_llm import DEVIATION, JUMP, LOOKBACK, like_a_split, taken_back, usual_deviation
 from .columns import COLUMNS
-from .sources import RAW_COLUMNS, raw_columns
+from .sources import RAW_COLUMNS, Refusals, raw_columns
 
 COUNTS = ("rows_in", "bars", "missing_bars", "rows_dropped")
 EXAMPLES = 5  # rows named per rule and ticker
@@ -133,7 +133,9 @@ def policy_table() -> str:
     return "\n".join(["| rule | looks for | policy | why |", "| --- | --- | --- | --- |", *rows])
 
 
-def clean_bars(bars: pd.DataFrame, covariates: Sequence[str] = ()) -> tuple[pd.DataFrame, dict[str, Any]]:
+def clean_bars(
+    bars: pd.DataFrame, covariates: Sequence[str] = (), *, strict: bool = False
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Bars that `check_bars` accepts, and what was done to them.
 
     `bars` is what `read_raw` returns, or any frame with a timestamp and four prices under names that `read_bars`
@@ -145,19 +147,35 @@ def clean_bars(bars: pd.DataFrame, covariates: Sequence[str] = ()) -> tuple[pd.D
 
     Returns the frame of `read_bars`, sorted within each ticker, and a report for JSON: `rows_in`, `bars`,
     `missing_bars`, `rows_dropped` (of all and per ticker), `rules` with the counts, and per ticker under each rule up
-    to five example rows. Tickers keep the order of their first row.
+    to five example rows. Tickers keep the order of their first row. One of several that cannot be cleaned is skipped:
+    `skipped` says why, and also what `read_raw` skipped.
 
     Raises:
-        ValueError: if there is no table of prices, or no bar is left; it says why.
+        ValueError: if there is no table of prices, or no bar is left; if `strict`, for one ticker that cannot be
+            cleaned. It says why.
     """
     if not isinstance(bars, pd.DataFrame):
         raise ValueError(
             f"bars must be a DataFrame, got {type(bars).__name__}: see tsf_llm.data_prep.sources.read_raw"
         )
     raw = raw_columns(bars, covariates=covariates)
-    cleaned = {str(name): clean_ticker(part, str(name)) for name, part in raw.groupby("ticker", sort=False)}
-    report = summary_of({name: report for name, (_, report) in cleaned.items()})
-    return pd.concat([frame for frame, _ in cleaned.values() if len(frame)], ignore_index=True), report
+    frames, reports, refusals = [], {}, Refusals(strict=strict)
+    for name, part in ((str(name), part) for name, part in raw.groupby("ticker", sort=False)):
+        with refusals.of_file(name, alone=False):
+            frame, reports[name] = clean_ticker(part, name)
+            check_left(frame, name)
+            frames.append(frame)
+    refuse_if_none_left(reports, refusals.skipped)
+    report = summary_of(reports)
+    tell_skipped([*refusals.skipped.values()])
+    report["skipped"] = bars.attrs.get("skipped", {}) | refusals.skipped
+    return pd.concat(frames, ignore_index=True), report
+
+
+def check_left(frame: pd.DataFrame, ticker: str) -> None:
+    """Raises ValueError where cleaning left nothing of a ticker."""
+    if not len(frame):
+        raise ValueError(f"{ticker or 'rows without a ticker'}: cleaning leaves no bar; see cleaning.json")
 
 
 class Findings:

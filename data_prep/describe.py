@@ -39,7 +39,12 @@ SHADES = LinearSegmentedColormap.from_list("coverage", ["#F3F3F3", "#A9CFE4", BL
 
 
 def describe(
-    source: str | Path | list, out: str | Path, tickers: list[str] | None = None, *, columns: Columns = USUAL
+    source: str | Path | list,
+    out: str | Path,
+    tickers: list[str] | None = None,
+    *,
+    columns: Columns = USUAL,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """`describe.json`, `coverage.png`, `defects.png`, `returns.png` and `describe.html` in `out`; the JSON's content.
 
@@ -49,7 +54,8 @@ def describe(
     out = Path(out)
     check_apart(out, source)
     check_free(out, FILES, by="describe", told_by=("describe.json", "rows_in", "coverage", "returns"))
-    bars, cleaning = clean_bars(read_raw(source, tickers, **columns.of_bars()))
+    raw = read_raw(source, tickers, strict=strict, **columns.of_bars())
+    bars, cleaning = clean_bars(raw, strict=strict)
     observed = bars.dropna(subset="close")
     returns = _returns(observed)
     coverage = _coverage(observed)
@@ -70,6 +76,7 @@ def describe(
             "largest_moves": _largest(returns),
         },
         "tickers": _tickers(bars, observed, returns),
+        "skipped": cleaning["skipped"],
     }
     claim(out, FILES, by="describe")
     write_json(summary, out / "describe.json")

@@ -40,7 +40,7 @@ LARGEST_NOTE = 80  # characters kept of what a bad cell held
 LISTED = 20  # names in a message
 ISOLATED = 5  # cells that cannot be read, of however few
 LARGE = 0.05  # share of cells that cannot be read, from which on cleaning would hide that a file is misread
-NO_NUMBER = "is not a number; write plain numbers, and leave missing cells empty."
+NO_NUMBER = "is not a number; write plain numbers, and leave missing cells empty"
 Formats = tuple[TimeFormat, NumberFormat]
 Told = Callable[[str, pd.Series, np.ndarray], None]  # our name of a column, its cells, and where they cannot be read
 
@@ -204,14 +204,15 @@ class Refusals:
     skipped: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
-    def of_file(self, name: str, *, alone: bool) -> Iterator[None]:
-        """Within, an error is of this file, one of several."""
+    def of_file(self, name: str, *, alone: bool, inside: Collection[str] = ()) -> Iterator[None]:
+        """Within, an error is of this file, one of several; and of the tickers that were found inside."""
         try:
             yield
         except ValueError as error:
             if self.strict or alone:
                 raise
-            self.skipped.setdefault(name, str(error))
+            for one in list(inside) or [name]:
+                self.skipped.setdefault(one, str(error))
 
     def add(self, refused: Mapping[str, str]) -> None:
         """Tickers, and why each cannot be read; raises ValueError with the first reason if strict."""
@@ -230,7 +231,7 @@ class Refusals:
             names = pd.Series(stripped(table[id]).to_numpy()[bad])
             for place, ticker in names.drop_duplicates().items():
                 with self.of_file(str(ticker), alone=False):
-                    _refuse(path, formats, name, cells, bad[place:])
+                    _refuse(f"{ticker}: {path}", formats, name, cells, bad[place:])
 
         return told
 
@@ -267,16 +268,19 @@ def read_raw(
     time: str | None = None,
     dates: str | None = None,
     decimal: str | None = None,
+    strict: bool = False,
 ) -> pd.DataFrame:
     """What is in the files of `source`, for `clean_bars`: defects and all, nothing adjusted.
 
     Columns as of `raw_columns`, and `file`; tickers and rows are ordered as by `read_bars`. A line of a CSV with too
-    many cells becomes one row without any number, the line in its note.
+    many cells becomes one row without any number, the line in its note. Of several files one that is no table of
+    prices is skipped as by `read_bars`.
 
     Raises FileNotFoundError for a path that does not exist and ValueError for what is no table of prices.
     """
-    pieces = iter_raw(source, tickers, covariates=covariates, id=id, time=time, dates=dates, decimal=decimal)
-    return _chosen(pd.concat(pieces, ignore_index=True), OHLCV.id)
+    refusals, columns = Refusals(strict=strict), {"id": id, "time": time, "dates": dates, "decimal": decimal}
+    pieces = list(iter_raw(source, tickers, covariates=covariates, refusals=refusals, **columns))
+    return _readable(pieces, OHLCV.id, tickers, refusals.skipped)
 
 
 def iter_raw(
@@ -295,17 +299,19 @@ def iter_raw(
 
     How a file writes its times and numbers is told by its first piece, or by all where this does not prove it. With
     `refusals`, one of several files that is no table of prices is skipped, and a ticker that two files have at once;
-    what was read of them before is there."""
+    what was read of their tickers before is there."""
     wanted, seen, periods = _listed(tickers), dict[str, None](), Periods()
     refusals = refusals or Refusals(strict=True)
     columns = Columns(id=id, time=time, dates=dates, decimal=decimal)
     for path, name in (files := named_files(source)):
-        with refusals.of_file(name, alone=len(files) == 1):
+        inside = dict[str, None]()
+        with refusals.of_file(name, alone=len(files) == 1, inside=inside):
             for raw in _raw_pieces(path, name, rows, covariates, columns):
                 refusals.add(periods.add(path, raw))
-                seen |= dict.fromkeys(raw["ticker"].unique())
+                inside |= dict.fromkeys(raw["ticker"].unique())
+                seen |= inside
                 yield raw if wanted is None else raw[raw["ticker"].isin(wanted)]
-    _check_known(wanted, seen, OHLCV.id)
+    _check_known([name for name in wanted or () if name not in refusals.skipped], seen, OHLCV.id)
 
 
 def _raw_pieces(
@@ -502,13 +508,14 @@ def _formats(
     return of_times, of_numbers
 
 
-def _refuse(path: Path, formats: Formats, name: str, cells: pd.Series, bad: np.ndarray) -> None:
+def _refuse(path: Path | str, formats: Formats, name: str, cells: pd.Series, bad: np.ndarray) -> None:
     place = f"{path}, row {bad[0] + 1}: column '{cells.name}'"
     held = _held(cells.iloc[bad[0]])
     if name in NAMES and not held:
-        raise ValueError(f"{place} is empty; give every row its ticker.")
-    what = f"{why_no_time(cells.iloc[bad[0]], formats[0])}." if name == "timestamp" else NO_NUMBER
-    raise ValueError(f"{place} holds '{held}', which {what}")
+        raise ValueError(f"{place} is empty; give every row its ticker, or drop it, as tsf-llm clean does.")
+    what = why_no_time(cells.iloc[bad[0]], formats[0]) if name == "timestamp" else NO_NUMBER
+    is_few = name in RAW_NUMBERS and len(bad) <= LARGE * len(cells)
+    raise ValueError(f"{place} holds '{held}', which {what}{', as tsf-llm clean does' if is_few else ''}.")
 
 
 def _held(cell: Any) -> str:

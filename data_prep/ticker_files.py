@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..bars_tsf_llm import UNIVARIATE, split_tickers, tell_skipped
+from ..bars_tsf_llm import UNIVARIATE, refuse_if_none_left, split_tickers, tell_skipped
 from ..common.files import write_parquet
 from ..market_tsf_llm import MarketMoments
-from .clean import clean_ticker, summary_of
+from .clean import check_left, clean_ticker, summary_of
 from .columns import USUAL, Columns
 from .shards import file_name
 from .sources import Refusals, iter_raw, read_series
@@ -68,18 +68,15 @@ def collect_bars(
     with Spill(folder / "raw", "ticker") as spill:
         for raw in iter_raw(source, tickers, covariates=covariates, refusals=refusals, **columns.of_bars()):
             spill.add(raw if "source" in raw else raw.assign(source=""))
-        for name in spill.names():
-            if name in refusals.skipped:
-                continue
-            bars, reports[name] = clean_ticker(spill.take(name), name)
-            if not len(bars):
-                with refusals.of_file(name, alone=False):
-                    raise ValueError(f"{name or 'rows without a ticker'}: cleaning leaves no bar; see cleaning.json")
-            else:
+        for name in (name for name in spill.names() if name not in refusals.skipped):
+            with refusals.of_file(name, alone=False):
+                bars, reports[name] = clean_ticker(spill.take(name), name)
+                check_left(bars, name)
                 found.add(name, bars)
                 if found.moments is not None:
                     found.moments.add(bars)
-    found.report, found.skipped = summary_of(reports), refusals.skipped
+    refuse_if_none_left(reports, refusals.skipped)
+    found.report, found.skipped = summary_of(reports) | {"skipped": refusals.skipped}, refusals.skipped
     tell_skipped([*found.skipped.values()])
     return found
 

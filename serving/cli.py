@@ -341,6 +341,7 @@ def clean(
     covariates: Annotated[
         str | None, typer.Option(help="Further columns to keep: names or patterns as text_*; commas between.")
     ] = None,
+    strict: Strict = False,
     id: Id = None,
     time: Time = None,
     dates: Dates = None,
@@ -355,7 +356,7 @@ def clean(
     from .preparation import print_cleaning
 
     columns = Columns(id=id, time=time, dates=dates, decimal=decimal)
-    print_cleaning(clean_file(data, out, _names(ticker), _names(covariates) or (), columns=columns))
+    print_cleaning(clean_file(data, out, _names(ticker), _names(covariates) or (), columns=columns, strict=strict))
     typer.echo(f"written to {out}, every case to {out.with_name('cleaning.json')}")
 
 
@@ -442,6 +443,7 @@ def describe(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for describe.json, describe.html and plots.")],
     ticker: Ticker = None,
+    strict: Strict = False,
     id: Id = None,
     time: Time = None,
     dates: Dates = None,
@@ -454,7 +456,8 @@ def describe(
     from ..data_prep.columns import Columns
     from ..data_prep.describe import describe as describe_data
 
-    summary = describe_data(data, out, _names(ticker), columns=Columns(id=id, time=time, dates=dates, decimal=decimal))
+    columns = Columns(id=id, time=time, dates=dates, decimal=decimal)
+    summary = describe_data(data, out, _names(ticker), columns=columns, strict=strict)
     typer.echo(
         f"{summary['bars']:,} bars of {len(summary['tickers'])} tickers, {summary['first']} to {summary['last']}; "
         f"found: {', '.join(summary['defects']) or 'no defect'}"

@@ -25,11 +25,12 @@ def clean(
     covariates: Sequence[str] = (),
     *,
     columns: Columns = USUAL,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """The cleaned bars, with these columns, at `out` (parquet), the report as `cleaning.json` beside it.
 
     Raises:
-        ValueError: for another extension, or if no bar is left.
+        ValueError: for another extension, or if no bar is left; if `strict`, for one file that is no table of prices.
     """
     check_output(out, ".parquet")  # which keeps dates and numbers exactly
     report_file = out.with_name("cleaning.json")
@@ -37,8 +38,8 @@ def clean(
     check_apart(report_file, source)
     if report_file.exists() and not has_keys(report_file, ("rows_in", "rules", "tickers")):
         raise ValueError(f"{report_file} is no report of cleaning and stands where one goes: write to another folder")
-    raw = read_raw(source, tickers, covariates=covariates, **columns.of_bars())
-    frame, report = clean_bars(raw, covariates)
+    raw = read_raw(source, tickers, covariates=covariates, strict=strict, **columns.of_bars())
+    frame, report = clean_bars(raw, covariates, strict=strict)
     write_parquet(frame, out)
     write_json(report, report_file)
     return report

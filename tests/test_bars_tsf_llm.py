@@ -225,7 +225,7 @@ BAD_INPUT = {
     "repeated": (lambda b: b.iloc[[*range(30), 29, *range(30, 60)]], "AAA, row 30, .*repeated; keep one"),
     "text price": (spoiled(7, "open", "12,5"), "AAA, row 7: open is '12,5', not a number; correct"),
     "text volume": (spoiled(8, "volume", "many"), "AAA, row 8: volume is 'many', not a number; correct"),
-    "high below low": (spoiled(9, "high", 0.5), "AAA, row 9, 2015-01-14.*high is below low; swap or correct"),
+    "high below low": (spoiled(9, "high", 0.5), "AAA, row 9, 2015-01-14.*high is below low; mask the bar with NaN"),
     "zero price": (spoiled(10, "low", 0.0), "AAA, row 10, .*price <= 0; mask it with NaN"),
     "negative price": (spoiled(10, "close", -3.0), "AAA, row 10, .*price <= 0; mask it with NaN"),
     "infinite price": (spoiled(11, "close", np.inf), "AAA, row 11, .*infinite value; replace"),

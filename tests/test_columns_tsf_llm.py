@@ -245,6 +245,8 @@ VOLUMES = {
     "real beside ticks": ({"<TICKVOL>": 9.0, "<VOL>": 5.0}, "<VOL>"),
     "shares": ({"Volume (Shares)": 5.0}, "Volume (Shares)"),
     "short": ({"Vol.": 5.0}, "Vol."),
+    "of trades": ({"Trade Vol": 5.0}, "Trade Vol"),
+    "quantity": ({"Qty": 5.0}, "Qty"),
     "ticks": ({"tick_volume": 5.0, "spread": 1}, "tick_volume"),
     "money": ({"turnover": 5.0}, None),
     "compare": ({"volumefrom": 5.0, "volumeto": 250.0}, "volumefrom"),

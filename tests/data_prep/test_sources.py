@@ -540,3 +540,32 @@ def test_an_open_of_zero_is_refused_with_the_way_out(make_bars, small):
     with pytest.raises(ValueError, match=r"AAA, row 0, .* \(and 9 more\): open is 0, .*; start later, or mask"):
         small(bars)
     assert clean_bars(bars)[1]["missing_bars"] == 10
+
+
+def test_cleaning_skips_a_file_of_several_that_is_no_table(tmp_path, make_bars):
+    make_bars(40, ticker="GOOD").to_csv(tmp_path / "good.csv", index=False)
+    half = pd.concat([make_bars(40, ticker="X"), make_bars(40, ticker="Y")]).astype({"timestamp": str})
+    half.iloc[::3, half.columns.get_loc("timestamp")] = "??"
+    half.to_csv(tmp_path / "half.csv", index=False)
+    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
+    raw = read_raw(tmp_path)
+    assert set(raw["ticker"]) == {"GOOD"}  # nothing stays of what was skipped
+    assert list(raw.attrs["skipped"]) == ["X", "Y", "notes"]
+    assert "cannot be read, such as '??'" in raw.attrs["skipped"]["Y"]
+    with pytest.raises(ValueError, match=r"half\.csv: 34% of column 'timestamp' cannot be read"):
+        read_raw(tmp_path, strict=True)
+    with pytest.raises(ValueError, match=r"notes\.csv has no column"):
+        read_raw(tmp_path / "notes.csv")
+
+
+def test_a_refusal_of_one_ticker_names_it_and_cleaning_where_it_helps(tmp_path, make_bars):
+    bars = pd.concat([make_bars(40, ticker="GOOD"), make_bars(40, ticker="BAD")]).astype({"close": object})
+    bars.iloc[50, bars.columns.get_loc("close")] = "oops"
+    bars.to_csv(tmp_path / "a.csv", index=False)
+    reason = read_bars(tmp_path / "a.csv").attrs["skipped"]["BAD"]
+    assert reason.startswith(f"BAD: {tmp_path / 'a.csv'}, row 51: column 'close' holds 'oops'")
+    assert reason.endswith("leave missing cells empty, as tsf-llm clean does.")
+    assert len(clean_bars(read_raw(tmp_path / "a.csv"))[0]) == 80
+    bars.assign(close="oops").to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(ValueError, match=r"leave missing cells empty\.$"):
+        read_bars(tmp_path / "a.csv")

@@ -96,3 +96,38 @@ def test_a_rule_names_the_tickers_that_have_most_of_it(capsys, monkeypatch):
     assert "missing missing 24 6 B 9, F 5, E 4, D 3, (none) 2 ..." in told
     assert "duplicate" not in told
     assert told.endswith("1,000 rows = 970 bars + 24 missing bars + 6 dropped rows")
+
+
+def test_clean_and_describe_skip_a_bad_file(run, make_bars, tmp_path):
+    (tmp_path / "raw").mkdir()
+    make_bars(60, ticker="A").to_csv(tmp_path / "raw" / "A.csv", index=False)
+    (tmp_path / "raw" / "B.csv").write_text("no,table\n1,2\n")
+    for command, out, report in (("clean", "a.parquet", "cleaning.json"), ("describe", "seen", "seen/describe.json")):
+        code, _, _ = run(command, "--data", tmp_path / "raw", "--out", tmp_path / out)
+        assert code == 0
+        written = json.loads((tmp_path / report).read_text())
+        assert "B.csv has no column for" in written["skipped"]["B"]
+        assert list(written["tickers"]) == ["A"]
+        code, _, error = run(command, "--data", tmp_path / "raw", "--out", tmp_path / out, "--strict")
+        assert code == 2
+        assert "B.csv has no column for" in error
+
+
+def test_an_hour_that_comes_twice_stops_no_other_ticker(run, make_bars, tmp_path):
+    hours = pd.date_range("2024-10-20", periods=500, freq="h", tz="Europe/Berlin").tz_localize(None)
+    bars = make_bars(500, ticker="BAD").assign(timestamp=hours)
+    good = make_bars(500, ticker="GOOD").assign(timestamp=pd.date_range("2024-10-20", periods=500, freq="h"))
+    pd.concat([bars, good]).to_csv(tmp_path / "a.csv", index=False)
+    words = ["--groups", "returns", "--context-length", 16, "--bins", 32]
+    written = {"clean": "a/a.parquet", "describe": "seen", "prepare": "set"}
+    reports = {"clean": "a/cleaning.json", "describe": "seen/describe.json", "prepare": "set/dataset.json"}
+    for command, out in written.items():
+        more = words if command == "prepare" else []
+        code, _, error = run(command, "--data", tmp_path / "a.csv", "--out", tmp_path / out, *more)
+        assert code == 0, error
+        report = json.loads((tmp_path / reports[command]).read_text())
+        assert list(report["tickers"]) == ["GOOD"]
+        assert "an hour comes twice" in report["skipped"]["BAD"]
+        code, _, error = run(command, "--data", tmp_path / "a.csv", "--out", tmp_path / out, "--strict", *more)
+        assert code == 2
+        assert "BAD, row 172: the clock goes back there" in error
