@@ -198,7 +198,12 @@ def _iso_at_once(cells: pd.Series) -> tuple[pd.Series, pd.Series] | None:
         return _of_many_offsets(cells)
     if not pd.api.types.is_datetime64_any_dtype(stamps):
         return None
-    return (stamps, stamps) if stamps.dt.tz is None else (stamps.dt.tz_localize(None), stamps.dt.tz_convert(None))
+    if stamps.dt.tz is None:
+        return stamps, stamps
+    zone = re.search(r"(?:[zZ]|[+-]\d\d(?::?\d\d)?)$", first)
+    if zone is None or not (cells.str.endswith(zone[0], na=False) | stamps.isna()).all():
+        return None  # pandas 2 takes a time without a zone to be of the others'
+    return stamps.dt.tz_localize(None), stamps.dt.tz_convert(None)
 
 
 def _of_many_offsets(cells: pd.Series) -> tuple[pd.Series, pd.Series] | None:
