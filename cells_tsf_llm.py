@@ -43,6 +43,7 @@ CLOCK = (
     r"^(\d{1,2}):?(\d\d)?(?::?(\d\d)([.,]\d{1,9})?)?\s*([ap]\.?m\.?(?![a-z]))?\s*"
     r"(z|(?:utc|gmt)?[+-]\d{1,2}(?::?\d\d)?|[a-z][\w/+-]*)?(?:\s*[\[(].*[\])])?$"
 )
+ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 OFFSET = r":\d\d(?:\.\d+)?\s*([+-]\d\d(?::?\d\d)?)$"  # hours, and minutes, from UTC behind a time of day
 
 
@@ -81,6 +82,9 @@ class TimeFormat:
             raise ValueError(f"dates={order!r}: use one of {', '.join(ORDERS)}")
         if pd.api.types.is_datetime64_any_dtype(cells):
             return cls("typed", _all_midnights(cells, cls("typed")) and cells.dt.tz is not None)
+        if (stamps := _iso_at_once(cells)) is not None:
+            local, utc = stamps
+            return cls("ISO8601", local is not utc and _are_midnights(local))
         codes, text = _distinct(cells)
         name, parts = _format_name(text)
         format = cls(name) if parts is None else cls(name, order=_order(cells, codes, text, parts, order, series))
@@ -122,6 +126,8 @@ def clocks(cells: pd.Series, format: TimeFormat | None = None, is_dst: bool = Fa
     format = format or TimeFormat.of(cells)
     if format.name == "typed":
         return cells.dt.tz_localize(None), pd.to_datetime(cells, utc=True).dt.tz_localize(None)
+    if format.name == "ISO8601" and (stamps := _iso_at_once(cells)) is not None:
+        return stamps
     codes, text = _distinct(cells)
     if format.name in ("epoch", "seconds"):
         local = utc = _from_epoch(text, format.name == "seconds")
@@ -176,6 +182,44 @@ def _iso(text: pd.Series) -> pd.Series:
         return pd.to_datetime(told, errors="coerce", utc=True, format="ISO8601").dt.tz_localize(None)
 
 
+def _iso_at_once(cells: pd.Series) -> tuple[pd.Series, pd.Series] | None:
+    """`clocks` of a column in which pandas reads every cell as ISO 8601, and in no other way; else None.
+
+    Digits alone may count seconds and the like, and some words are read as the time of reading."""
+    if not pd.api.types.is_string_dtype(cells):
+        return None
+    first = next((cell for cell in cells.head(20) if isinstance(cell, str) and cell), "")
+    if not ISO_DATE.match(first) or cells.isin(("now", "today")).any() or cells.str.isdecimal().any():
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # pandas 2 warns of several zones, which 3 refuses
+            stamps = pd.to_datetime(cells, format="ISO8601")
+    except (ValueError, TypeError, OverflowError, FutureWarning):
+        return _of_many_offsets(cells)
+    if not pd.api.types.is_datetime64_any_dtype(stamps):
+        return None
+    if stamps.dt.tz is None:
+        return stamps, stamps
+    zone = re.search(r"(?:[zZ]|[+-]\d\d(?::?\d\d)?)$", first)
+    if zone is None or not (cells.str.endswith(zone[0], na=False) | stamps.isna()).all():
+        return None  # pandas 2 takes a time without a zone to be of the others'
+    return stamps.dt.tz_localize(None), stamps.dt.tz_convert(None)
+
+
+def _of_many_offsets(cells: pd.Series) -> tuple[pd.Series, pd.Series] | None:
+    """`clocks` where each cell ends in an offset, as daylight saving changes it; else None."""
+    codes, ends = pd.factorize(cells.str.slice(-6))
+    zones = [re.search(r"[+-]\d\d:?\d\d$", str(end)) for end in ends]
+    if (codes < 0).any() or not all(zones) or cells.str.len().min() < len("2024-01-31T10:00+0900"):
+        return None
+    utc = _iso(cells)
+    if utc.isna().any():
+        return None
+    minutes = np.array([_minutes(zone[0]) for zone in zones if zone])[codes]
+    return (utc + pd.to_timedelta(minutes, unit="min").to_numpy()).astype(utc.dtype), utc
+
+
 def _are_seconds(text: pd.Series) -> bool:
     """Nearly all have nine or ten digits, or fewer before 1973; `2024013115` has the hour behind the day instead."""
     whole = text.str.fullmatch(r"-?\d{1,10}")
@@ -215,7 +259,11 @@ def _from_epoch(text: pd.Series, seconds: bool) -> pd.Series:
 
 
 def _all_midnights(cells: pd.Series, format: TimeFormat) -> bool:
-    known = clocks(cells, format)[0].dropna()
+    return _are_midnights(clocks(cells, format)[0])
+
+
+def _are_midnights(times: pd.Series) -> bool:
+    known = times.dropna()
     return bool((known == known.dt.normalize()).all())
 
 

@@ -14,7 +14,7 @@ Shapes: N rows of a table.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from .bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Bars, CheckedBars, Kind, ki
 from .cells_tsf_llm import NumberFormat, read_numbers, stripped
 
 logger = logging.get_logger(__name__)
+Whole: TypeAlias = Callable[[list[Any]], pd.DataFrame]  # some columns of all pieces of a file
 ALIASES = {
     "timestamp": (
         *("timestamp", "datetime", "date", "time", "tradedate", "opentime", "windowstart", "t", "tsevent"),
@@ -135,7 +136,7 @@ def find_bars(
     *,
     id: str | None = None,
     time: str | None = None,
-    whole: Callable[[list[Any]], pd.DataFrame] | None = None,
+    whole: Whole | None = None,
 ) -> dict[str, Any]:
     """`find_columns` of a table of prices, `id` and `time` as they are named; its ticker may be one of `PERHAPS_KEYS`.
 
@@ -154,15 +155,9 @@ def find_bars(
             f"{where} has no column for {', '.join(missing)}; found: {listed(table)}. "
             "Rename its columns to timestamp, [ticker,] open, high, low, close, [adj_close, volume]."
         )
-    column |= _volume(table, column, where)
+    column |= _volume(table, column, where, whole)
     if id is None:
-        if whole is not None and OHLCV.id not in column:
-            free = [name for name in table.columns if name not in column.values() and _could_name(table[name])]
-            column |= find_key(
-                whole([column["timestamp"], *free]), {"timestamp": column["timestamp"]}, where, OHLCV.id
-            )
-        else:
-            column |= find_key(table, column, where, OHLCV.id)
+        column |= find_key_of_all(table, column, where, OHLCV.id, whole)
     return column
 
 
@@ -201,6 +196,32 @@ def find_key(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path, 
             return {id: name}
     _refuse_unknown_key(rows, column, [times], where, id)
     return {}
+
+
+def find_key_of_all(
+    table: pd.DataFrame, column: Mapping[str, Any], where: str | Path, id: str, whole: Whole | None
+) -> dict[str, Any]:
+    """`find_key` of a table whose first piece this is: of all rows, unless nothing could name series, or only a column
+    of an unknown name while no time repeats here. Whoever reads the pieces then calls `look_again` where one does.
+    """
+    if whole is None or id in column:
+        return find_key(table, column, where, id)
+    times = _codes(table[column["timestamp"]])
+    perhaps = any(plain_name(name) in PERHAPS_KEYS for name in _free(table, column))
+    return look_again(table, column, where, id, whole) if perhaps or not times[times >= 0].is_unique else {}
+
+
+def look_again(
+    table: pd.DataFrame, column: Mapping[str, Any], where: str | Path, id: str, whole: Whole
+) -> dict[str, Any]:
+    """`find_key` of all rows."""
+    if not (free := _free(table, column)):
+        return {}
+    return find_key(whole([column["timestamp"], *free]), {"timestamp": column["timestamp"]}, where, id)
+
+
+def _free(table: pd.DataFrame, column: Mapping[str, Any]) -> list[Any]:
+    return [name for name in table.columns if name not in column.values() and _could_name(table[name])]
 
 
 def _codes(cells: pd.Series) -> pd.Series:
@@ -281,7 +302,9 @@ def key_texts(cells: pd.Series) -> pd.Series:
 # --- volume --------------------------------------------------------------------------------------------------------
 
 
-def _volume(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
+def _volume(
+    table: pd.DataFrame, column: Mapping[str, Any], where: str | Path, whole: Whole | None = None
+) -> dict[str, Any]:
     """`{"volume": column}`: the first under a known name that holds any trade, or else the base currency's of two.
 
     A table without any column of the kind has no volume, and nothing is said of it.
@@ -291,6 +314,8 @@ def _volume(table: pd.DataFrame, column: Mapping[str, Any], where: str | Path) -
     alike = [name for plain, name in reversed(places.items()) if _is_like_volume(plain) and name not in by_name]
     if by_name and (_rough_numbers(table[by_name[0]].head(PROBE)) > 0).any(axis=None):
         return {"volume": by_name[0]}  # without reading all of it
+    if whole is not None and (by_name or alike):
+        table = whole([*by_name, *alike, column["close"]])
     numbers = {name: _rough_numbers(table[name]) for name in [*by_name, *alike]}
     if traded := [name for name in by_name if (numbers[name] > 0).any()]:
         return {"volume": traded[0]}
@@ -357,6 +382,8 @@ def adjust(bars: pd.DataFrame) -> None:
     """
     adj_close = bars["adj_close"].where(np.isfinite(bars["adj_close"]))
     is_known = adj_close.notna()
+    if not is_known.any():
+        return
     is_adjusted = is_known.groupby(bars["ticker"]).transform("any") if "ticker" in bars else is_known.any()
     ratio = (adj_close / bars["close"]).where(is_adjusted & ~(bars["close"] <= 0), 1.0)
     ratio = ratio.mask((ratio - 1).abs() <= SAME, 1.0)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..bars_tsf_llm import OHLCV, UNIVARIATE, named_columns
 from ..cells_tsf_llm import NumberFormat, read_numbers
-from ..columns_tsf_llm import SERIES_ALIASES, check_columns, find_columns, find_key, listed
+from ..columns_tsf_llm import SERIES_ALIASES, Whole, check_columns, find_columns, find_key_of_all, listed
 
 COLUMNS = ["timestamp", OHLCV.id, *OHLCV.columns]
 
@@ -36,9 +36,9 @@ USUAL = Columns()
 
 
 def find_series(
-    table: pd.DataFrame, where: str | Path, named: Columns, covariates: Sequence[str] = ()
+    table: pd.DataFrame, where: str | Path, named: Columns, covariates: Sequence[str] = (), whole: Whole | None = None
 ) -> dict[str, str]:
-    """The columns of a table of plain series: time, value and, if there is one, name.
+    """The columns of a table of plain series: time, value and, if there is one, name; see `find_bars` for `whole`.
 
     Raises:
         ValueError: a column that is named is not there, or what to forecast cannot be told.
@@ -50,8 +50,9 @@ def find_series(
     if "timestamp" not in column:
         raise ValueError(f"{where} has no column of times; found: {listed(table)}. Name it with --time.")
     if named.id is None:
-        column |= find_key(table, column, where, UNIVARIATE.id)
+        column |= find_key_of_all(table, column, where, UNIVARIATE.id, whole)
     if "value" not in column:
+        table = table if whole is None else whole([*table.columns])
         used = {*column.values(), *named_columns(covariates, table.columns, column.values())}
         numeric = [name for name in table.columns if name not in used and _is_numeric(table[name])]
         if len(numeric) != 1:

@@ -27,8 +27,27 @@ import numpy as np
 import pandas as pd
 
 from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, may_hold, refuse_if_none_left, tell_skipped
-from ..cells_tsf_llm import NumberFormat, TimeFormat, Unclear, read_numbers, read_times, stripped, why_no_time
-from ..columns_tsf_llm import ALIASES, RAW_ALIASES, adjust, count_prices, find_bars, join_time_of_day, key_texts
+from ..cells_tsf_llm import (
+    NumberFormat,
+    TimeFormat,
+    Unclear,
+    is_typed,
+    read_numbers,
+    read_times,
+    stripped,
+    why_no_time,
+)
+from ..columns_tsf_llm import (
+    ALIASES,
+    RAW_ALIASES,
+    Whole,
+    adjust,
+    count_prices,
+    find_bars,
+    join_time_of_day,
+    key_texts,
+    look_again,
+)
 from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series
 from .tables import ROWS, iter_tables, list_files, named_files, open_table
 
@@ -42,6 +61,7 @@ ISOLATED = 5  # cells that cannot be read, of however few
 LARGE = 0.05  # share of cells that cannot be read, from which on cleaning would hide that a file is misread
 NO_NUMBER = "is not a number; write plain numbers, and leave missing cells empty"
 Formats = tuple[TimeFormat, NumberFormat]
+Found = tuple[Mapping[str, Any], Sequence[str]]  # our name of a column -> the file's, and covariates
 Told = Callable[[str, pd.Series, np.ndarray], None]  # our name of a column, its cells, and where they cannot be read
 
 
@@ -95,13 +115,13 @@ def read_bars(
     frames, periods, refusals = [], Periods(), Refusals(strict=strict)
     for path, name in (files := named_files(source)):
         with refusals.of_file(name, alone=len(files) == 1):
-            table = join_time_of_day(open_table(path))
-            column = find_bars(table, path, id=id, time=time)
-            options = {"taken": column.values(), "ours": COLUMNS, "missing_ok": missing_ok}
-            chosen = choose_covariates(table, path, covariates, **options)
-            formats = _formats(table, column, chosen, path, dates, decimal)
-            told = refusals.by_ticker(path, formats, table, column.get(OHLCV.id))
-            bars = _read_columns(table, column, chosen, path, told, formats)
+
+            def find(table: pd.DataFrame, whole: Whole | None, path: Path = path) -> Found:
+                column = find_bars(table, path, id=id, time=time, whole=whole)
+                options = {"taken": column.values(), "ours": COLUMNS, "missing_ok": missing_ok}
+                return column, choose_covariates(table, path, covariates, **options)
+
+            bars, chosen = _read_file(path, find, refusals, dates, decimal, opened=join_time_of_day)
             bars = _completed(bars, ["volume", "adj_close"], name)
             adjust(bars)
             refusals.add(periods.add(path, bars))
@@ -132,22 +152,95 @@ def read_series(
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
-    frames, files = [], named_files(source)
+    frames, files, ours = [], named_files(source), ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
     periods, refusals = Periods(UNIVARIATE.id), Refusals(strict=strict)
     for path, name in files:
         with refusals.of_file(name, alone=len(files) == 1):
-            table = open_table(path)
-            column = find_series(table, path, Columns(value=value, id=id, time=time), covariates)
-            ours = ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
-            chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=ours)
-            formats = _formats(table, column, chosen, path, dates, decimal)
-            told = refusals.by_ticker(path, formats, table, column.get(UNIVARIATE.id))
-            frame = _read_columns(table, column, chosen, path, told, formats)
+
+            def find(table: pd.DataFrame, whole: Whole | None, path: Path = path) -> Found:
+                column = find_series(table, path, Columns(value=value, id=id, time=time), covariates, whole)
+                return column, choose_covariates(table, path, covariates, taken=column.values(), ours=ours)
+
+            frame, chosen = _read_file(path, find, refusals, dates, decimal, id=UNIVARIATE.id)
             if UNIVARIATE.id not in frame:
                 frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
             refusals.add(periods.add(path, frame))
             frames.append(frame[[*ours, *chosen]])
     return _readable(frames, UNIVARIATE.id, names, refusals.skipped)
+
+
+def _read_file(
+    path: Path,
+    find: Callable[[pd.DataFrame, Whole | None], Found],
+    refusals: "Refusals",
+    dates: str | None,
+    decimal: str | None,
+    *,
+    id: str = OHLCV.id,
+    opened: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table,
+) -> tuple[pd.DataFrame, Sequence[str]]:
+    """A file's columns, typed, and its covariates: piece by piece, so that its text is never there as a whole.
+
+    Where the first piece does not tell how another is written, or a cell cannot be read, all of them at once say so.
+    """
+    try:
+        return _read_pieces(path, find, dates, decimal, id, opened)
+    except ValueError:
+        table = opened(open_table(path))
+        column, chosen = find(table, None)
+        formats = _formats(table, column, chosen, path, dates, decimal)
+        told = refusals.by_ticker(path, formats, table, column.get(id))
+        return _read_columns(table, column, chosen, path, told, formats), chosen
+
+
+def _read_pieces(
+    path: Path,
+    find: Callable[[pd.DataFrame, Whole | None], Found],
+    dates: str | None,
+    decimal: str | None,
+    id: str,
+    opened: Callable[[pd.DataFrame], pd.DataFrame],
+) -> tuple[pd.DataFrame, Sequence[str]]:
+    frames, way, whole = [], _Way(), partial(_whole, path, ROWS, opened=opened)
+    percent: dict[str, bool] = {}
+    for table in (opened(table) for table in iter_tables(path, ROWS) if len(table)):
+        if not frames:
+            is_piece = len(table) == ROWS
+            column, chosen = find(table, whole if is_piece else None)
+            formats = _formats(table, column, chosen, path, dates, decimal, whole if is_piece else None)
+        frame = _read_columns(table, column, chosen, path, partial(_refuse, path, formats), formats)
+        if id not in column and not way.goes_on(frame["timestamp"]):
+            look_again(table, column, path, id, whole)
+        for name in (column.get(UNIVARIATE.value), *chosen):
+            ends = None if name is None else _in_percent(table[name])
+            if ends is not None and percent.setdefault(name, ends) != ends:
+                raise ValueError(f"{path}: column '{name}' has numbers with % and without; write all in one way.")
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True), chosen
+
+
+def _in_percent(cells: pd.Series) -> bool | None:
+    """Whether the first known number ends in `%`; of a piece that could be read, the others do as it does."""
+    held = pd.Series(dtype=str) if is_typed(cells) else stripped(cells)
+    held = held[held != ""]
+    return held.iloc[0].endswith("%") if len(held) else None
+
+
+class _Way:
+    """Whether times, piece by piece, strictly go one way, as those of one series do."""
+
+    def __init__(self) -> None:
+        self.last, self.signs, self.is_one = np.array([], dtype="datetime64[us]"), set[int](), True
+
+    def goes_on(self, times: pd.Series) -> bool:
+        """False once, where they first do not."""
+        if not self.is_one:
+            return True
+        known = np.concatenate((self.last, times.dropna().to_numpy()))
+        self.last = known[-1:]
+        self.signs |= {*np.sign(np.diff(known).astype("int64")).tolist()}
+        self.is_one = self.signs in (set(), {1}, {-1})
+        return self.is_one
 
 
 def read_data(
@@ -242,8 +335,10 @@ def _readable(
     """The rows of the named series but those `skipped`, which a warning names.
 
     A ticker of which one file cannot be read is skipped as a whole: the rest of it would have a hole."""
-    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({id: []})
-    frame = frame[~frame[id].isin(skipped)]
+    frame = pd.DataFrame({id: []}) if not frames else frames[0]
+    frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frame  # one is not copied
+    if skipped:
+        frame = frame[~frame[id].isin(skipped)]
     wanted = _listed(names)
     if wanted is not None:
         if not {*wanted} - {*frame[id]} - {*skipped}:
@@ -317,12 +412,13 @@ def iter_raw(
 def _raw_pieces(
     path: Path, name: str, rows: int, covariates: Sequence[str], columns: Columns
 ) -> Iterator[pd.DataFrame]:
-    done, formats, column, unread = 0, None, None, _Unread(path)
+    done, formats, column, unread, way = 0, None, None, _Unread(path), _Way()
+    all_rows = partial(_whole, path, rows, crooked=True)
     for table in iter_tables(path, rows, crooked=True):
         if table.empty:
             continue
         table = join_time_of_day(table.reset_index(drop=True)).drop(columns=OURS, errors="ignore")
-        whole = partial(_whole, path, rows) if len(table) == rows else None
+        whole = all_rows if len(table) == rows else None
         if column is None or formats is None:
             named = {"id": columns.id, "time": columns.time}
             column = find_bars(table, path, ALIASES | RAW_ALIASES, **named, whole=whole)
@@ -330,15 +426,25 @@ def _raw_pieces(
             formats = _formats(table, column, chosen, path, columns.dates, columns.decimal, whole)
         table["row"] = np.arange(done + 1, done + len(table) + 1)
         done += len(table)
-        yield raw_columns(table, path, name, formats, covariates, column, unread).assign(file=path.name)
+        raw = raw_columns(table, path, name, formats, covariates, column, unread).assign(file=path.name)
+        if OHLCV.id not in column and not way.goes_on(raw["timestamp"]):
+            look_again(table.drop(columns="row"), column, path, OHLCV.id, all_rows)
+        yield raw
     if not done:
         raise ValueError(f"{path} has no rows; download or export it again.")
     unread.check()
 
 
-def _whole(path: Path, rows: int, columns: list[str]) -> pd.DataFrame:
+def _whole(
+    path: Path,
+    rows: int,
+    columns: list[str],
+    *,
+    opened: Callable[[pd.DataFrame], pd.DataFrame] = join_time_of_day,
+    crooked: bool = False,
+) -> pd.DataFrame:
     """Some columns of a file that is read in pieces."""
-    pieces = (join_time_of_day(table) for table in iter_tables(path, rows, crooked=True))
+    pieces = (opened(table) for table in iter_tables(path, rows, crooked=crooked))
     return pd.concat([table[columns] for table in pieces], ignore_index=True)
 
 
@@ -564,6 +670,8 @@ def _chosen(frame: pd.DataFrame, id: str, names: Sequence[str] | None = None) ->
     up = np.bincount(codes[order][1:], inside & ~(steps < 0), minlength=codes.max(initial=0) + 1)
     rows = np.arange(len(codes))
     newest_first = (up == 0)[codes]
+    if not newest_first.any() and np.array_equal(order, rows):
+        return frame.reset_index(drop=True)
     return frame.iloc[np.lexsort((np.where(newest_first, -rows, rows), codes))].reset_index(drop=True)
 
 

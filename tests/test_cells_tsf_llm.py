@@ -229,3 +229,51 @@ def test_scales_and_percent_are_read_where_they_are_asked_for():
 def test_numbers_of_two_kinds_are_refused():
     with pytest.raises(ValueError, match="column 'close' writes numbers as '1,5', others otherwise"):
         NumberFormat.of([pd.Series(["1,5", "1.5"], name="close")])
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["2024-01-31", "2024-02-01"],
+        ["2024-01-31 10:00:00", "", None, "2024-02-01 00:00:00.123456"],
+        ["", "2024-01-31T10:00:00+09:00", "2024-02-01T00:00:00+09:00"],
+        ["2024-01-31T00:00:00+09:00", "2024-02-01T00:00:00+09:00"],
+        ["2024-03-30T00:00:00+01:00", "2024-04-01T00:00:00+02:00"],
+        ["2024-03-30T00:00:00+0100", "2024-04-01T10:00:00+0200", "2024-04-01T10:00:00-0330"],
+        ["2024-03-30T00:00:00Z", "2024-04-01T00:00:00Z"],
+        ["2024-03-30T00:00:00+01:00", "2024-04-01T00:00:00"],
+        ["2024-03-30T00:00:00+01:00", "2024-04-01T00:00:00Z", "2024-04-01"],
+        ["2024-03-30T00:00:00+01:00", "2024-04-01T00:00:00+02:00", ""],
+        ["2024-01-31", "20240201"],
+        ["2024-01-31", "1704067200000", "1704067260000"],
+        ["2024-01-31", "now", "today", "nat", "nan"],
+        ["2024-01-31", "0001-01-01", "1600-01-01", "9999-12-31"],
+        ["2024-01-31", "31/01/2024"],
+        ["2024-01-31", "2024-02"],
+        ["2024-01-31", " 2024-02-01 ", "  "],
+        ["2024-01-31", "2024-W05-3", "2024-02-30"],
+        ["2024-01-31T10:00:00.123456789", "2024-01-31"],
+        [],
+    ],
+)
+@pytest.mark.parametrize("dtype", [None, object])
+def test_iso_read_at_once_is_as_cell_by_cell(monkeypatch, cells, dtype):
+    def read() -> object:
+        column = pd.Series(
+            cells, dtype=dtype or ("str" if cells else object), name="date", index=range(5, 5 + len(cells))
+        )
+        try:
+            format = TimeFormat.of(column)
+            return format, *read_times(column, format)
+        except ValueError as error:
+            return str(error)
+
+    fast = read()
+    monkeypatch.setattr(module, "_iso_at_once", lambda cells: None)
+    slow = read()
+    if isinstance(slow, str):
+        assert fast == slow
+    else:
+        assert fast[0] == slow[0]
+        pd.testing.assert_series_equal(fast[1], slow[1])
+        assert fast[2].tolist() == slow[2].tolist()

@@ -141,7 +141,7 @@ def test_a_key_in_pieces(tmp_path, make_bars):
     assert pieces.groupby("ticker").size().to_dict() == {"X": 60, "Y": 80}
     panel(make_bars, leg=("X", "Y")).drop(columns="ticker").to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(ValueError, match="column 'leg'"):
-        next(iter_raw(tmp_path / "a.csv", rows=20))
+        list(iter_raw(tmp_path / "a.csv", rows=20))
 
 
 @pytest.mark.parametrize("values", [("X", "Y"), (3, 4)])

@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset
 
 from tsf_llm.bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, check_bars
+from tsf_llm.data_prep import sources
 from tsf_llm.data_prep.clean import clean_bars
 from tsf_llm.data_prep.columns import COLUMNS, Columns
 from tsf_llm.data_prep.sources import iter_raw, raw_columns, read_bars, read_data, read_raw, read_series
@@ -569,3 +570,55 @@ def test_a_refusal_of_one_ticker_names_it_and_cleaning_where_it_helps(tmp_path, 
     bars.assign(close="oops").to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(ValueError, match=r"leave missing cells empty\.$"):
         read_bars(tmp_path / "a.csv")
+
+
+# --- in pieces ---
+
+
+@pytest.mark.parametrize("file", ["a.csv", "a.parquet"])
+def test_a_file_is_read_in_pieces_to_the_bits_of_the_whole(tmp_path, make_bars, monkeypatch, file):
+    write = "to_csv" if file == "a.csv" else "to_parquet"
+    bars = pd.concat([make_bars(60, ticker=name, seed=i).assign(adj_close=9.0, y=1.5) for i, name in enumerate("AB")])
+    bars.loc[bars.index[::7], ["close", "volume"]] = np.nan
+    getattr(bars, write)(tmp_path / file, index=False)
+    whole = read_bars(tmp_path / file, covariates=["y"])
+    series = read_series(tmp_path / file, value="close", covariates=["y"])
+    monkeypatch.setattr(sources, "ROWS", 7)
+    monkeypatch.setattr(sources, "open_table", None)
+    pd.testing.assert_frame_equal(read_bars(tmp_path / file, covariates=["y"]), whole, check_exact=True)
+    read = read_series(tmp_path / file, value="close", covariates=["y"])
+    pd.testing.assert_frame_equal(read, series, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bars: bars.assign(close=["1e3"] * 90 + ["12 000 000,5"] * 10),
+        lambda bars: bars.assign(timestamp=bars["timestamp"].where(bars.index < 50, "bad")),
+        lambda bars: bars.assign(timestamp=bars["timestamp"].where(bars.index < 50, bars["timestamp"].str[:7])),
+        lambda bars: bars.assign(y=["5%"] * 49 + ["0.05"] * 51),
+        lambda bars: bars.assign(y=["5%"] * 50 + ["x"] * 50),
+        lambda bars: bars.assign(
+            leg=["p", "q"] * 50, timestamp=bars["timestamp"].iloc[np.arange(100) // 2].to_numpy()
+        ),
+        lambda bars: pd.concat([bars.assign(leg="p"), bars.assign(leg="q")]),
+        lambda bars: bars.assign(timestamp=pd.to_datetime(bars["timestamp"]).dt.strftime("%d/%m/%Y")),
+        lambda bars: bars.assign(timestamp=bars["timestamp"] + "T00:00:00+09:00"),
+        lambda bars: bars.assign(timestamp=[*(bars["timestamp"] + "T00:00:00+09:00")[:-1], "2030-01-01T10:00+09:00"]),
+        lambda bars: bars.assign(ticker=["A"] * 60 + ["B"] * 40, open=["1"] * 55 + ["x"] * 45),
+        lambda bars: bars.assign(volume=0, **{"real volume": [0] * 80 + [5] * 20}),
+    ],
+)
+def test_what_the_first_piece_does_not_tell_is_as_of_the_whole(tmp_path, make_bars, monkeypatch, change):
+    bars = make_bars(100).drop(columns="ticker").assign(y="1")
+    change(bars.assign(timestamp=bars["timestamp"].dt.strftime("%Y-%m-%d"))).to_csv(tmp_path / "a.csv", index=False)
+
+    def read() -> object:
+        try:
+            return read_bars(tmp_path / "a.csv", covariates=["y"]).to_csv()
+        except ValueError as error:
+            return str(error)
+
+    whole = read()
+    monkeypatch.setattr(sources, "ROWS", 7)
+    assert read() == whole
