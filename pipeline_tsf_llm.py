@@ -91,7 +91,7 @@ class TsfLlmPipeline(Pipeline):
         processor.feature_extractor.check_head(prediction_type, model.config.prediction_length)
         self.model.eval()
 
-    def __call__(self, bars: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, bars: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """transformers' own, for which a streamed `datasets` table would be a list of its rows."""
         if isinstance(bars, list | tuple) and not bars:
             raise ValueError("an empty list of bars: give a DataFrame, or a list of one or more")
