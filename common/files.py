@@ -76,7 +76,7 @@ def written(folder: Path) -> dict[str, str]:
         return {name: str(by) for name, by in files.items() if not {"..", "/"} & {*PurePosixPath(name).parts}}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder / WRITTEN} does not say which files are ours: choose another folder") from error
 
 
@@ -116,7 +116,7 @@ def has_keys(path: Path, keys: Iterable[str]) -> bool:
     """Whether it is a JSON file, an object with these keys."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= set(keys)
 

@@ -16,6 +16,7 @@ from tsf_llm.common.files import (
     check_ours,
     check_output,
     claim,
+    has_keys,
     remove,
     replace_file,
     replace_folder,
@@ -67,8 +68,10 @@ def test_a_manifest_speaks_of_its_own_folder(tmp_path):
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_a_torn_manifest_is_no_permission(tmp_path):
-    (tmp_path / ADDED).write_text('{"files": ')
+@pytest.mark.parametrize("content", ['{"files": ', "[" * 50_000, '{"a":' * 50_000])
+def test_a_torn_manifest_is_no_permission(tmp_path, content):
+    (tmp_path / ADDED).write_text(content)
+    assert not has_keys(tmp_path / ADDED, ["files"])
     with pytest.raises(ValueError, match="does not say which files are ours"):
         claim(tmp_path, ["report.json"], by="one")
 
