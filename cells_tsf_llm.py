@@ -302,15 +302,20 @@ def _parts(text: pd.Series) -> _Parts:
     them each cell has, and its time of day.
     """
     found = text.str.extract(CELL, flags=re.IGNORECASE)
-    of_cell, dates = pd.factorize(found[0].fillna(found[2]).fillna(""))
+    of_cell, dates = pd.factorize(_filled(_filled(found[0], found[2]), ""))
     return _date_parts(pd.Series(dates, dtype=object).astype(str)), of_cell, found[1]
+
+
+def _filled(cells: pd.Series, others: Any) -> pd.Series:
+    """`fillna`, which pandas 2 warns of where all are missing."""
+    return cells.where(cells.notna(), others)
 
 
 def _date_parts(dates: pd.Series) -> pd.DataFrame:
     dates = dates.str.replace(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", regex=True)
     quarter = dates.str.extract(r"^(\d{4})-?[qQ]([1-4])$")
     starts = quarter[0] + "-" + (3 * quarter[1].astype(float) - 2).fillna(0).astype(int).astype(str) + "-1"
-    parts = starts.fillna(dates).str.extract(PARTS, flags=re.IGNORECASE)
+    parts = _filled(starts, dates).str.extract(PARTS, flags=re.IGNORECASE)
     no_day = parts[1].isna() & parts[2].notna()  # a month and its year
     parts.loc[no_day, 1] = "1"
     frame = {"no_day": no_day}
@@ -344,7 +349,7 @@ def _days(heads: pd.DataFrame, order: str) -> np.ndarray:
 
 def _time_of_day(clock: pd.Series) -> tuple[np.ndarray, pd.Series]:
     """Since midnight, NaT for what is no time, and the zone of each: an offset or a name; 0 and none for no clock."""
-    codes, distinct = pd.factorize(clock.fillna("0"))
+    codes, distinct = pd.factorize(_filled(clock, "0"))
     parts = pd.Series(distinct, dtype=object).astype(str).str.extract(CLOCK, flags=re.IGNORECASE)
     hour, minute, second = (pd.to_numeric(parts[i]).fillna(0 if i else np.nan) for i in range(3))
     fraction = pd.to_numeric(parts[3].str.replace(",", ".")).fillna(0)

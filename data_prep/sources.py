@@ -201,8 +201,9 @@ def _read_pieces(
     id: str,
     opened: Callable[[pd.DataFrame], pd.DataFrame],
 ) -> tuple[pd.DataFrame, Sequence[str]]:
-    frames, way, whole = [], _Way(), partial(_whole, path, ROWS, opened=opened)
-    percent: dict[str, bool] = {}
+    frames: list[pd.DataFrame] = []
+    percent: dict[Any, bool] = {}
+    way, whole = _Way(), partial(_whole, path, ROWS, opened=opened)
     for table in (opened(table) for table in iter_tables(path, ROWS) if len(table)):
         if not frames:
             is_piece = len(table) == ROWS
