@@ -236,7 +236,8 @@ def _parts(text: pd.Series) -> _Parts:
     them each cell has, and its time of day.
     """
     found = text.str.extract(CELL, flags=re.IGNORECASE)
-    of_cell, dates = pd.factorize(found[0].fillna(found[2]).fillna(""))
+    date = np.where(found[0].isna(), found[2], found[0])  # `fillna` of no text at all warns before pandas 3
+    of_cell, dates = pd.factorize(np.where(pd.isna(date), "", date))
     return _date_parts(pd.Series(dates, dtype=object).astype(str)), of_cell, found[1]
 
 
