@@ -60,6 +60,7 @@ from .series_tsf_llm import (
 logger = logging.get_logger(__name__)
 SIGMA_CAP = 6.0  # against none: better one-step CRPS on stocks and sales, within 0.05 % on indices, crypto and load
 MOST_WARNINGS = 20  # of jumps, one per series
+ENDED = 60  # times between bars that a ticker may lag behind the newest
 PATIENCE = 2.0  # seconds before a progress bar
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes
@@ -409,6 +410,15 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if found > MOST_WARNINGS:
             logger.warning(f"{found - MOST_WARNINGS} more series have such jumps: `tsf-llm clean` lists those of bars")
 
+    def _warn_of_ended(self, tickers: Mapping[str, pd.DataFrame]) -> None:
+        """One warning names those whose last bar lies long before that of others: delisted, or a feed that stopped."""
+        value = self.series_kind.value
+        ends = {ticker: frame["timestamp"][frame[value].last_valid_index()] for ticker, frame in tickers.items()}
+        since = max(ends.values()) - pd.Timedelta(seconds=ENDED * (self.bar_seconds or 0.0))
+        if ended := [f"{ticker} ({end})" for ticker, end in ends.items() if end < since]:
+            more = f" and {len(ended) - 5} more" if len(ended) > 5 else ""
+            logger.warning(f"forecast from a last bar long before that of others: {', '.join(ended[:5])}{more}")
+
     # --- fit
 
     def fit(self, bars: Bars, through: Any = None, *, market: Bars | None = None, strict: bool = False) -> Self:
@@ -582,6 +592,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if market is None and self.fitted_with_market:
             logger.warning_once("no market= was given: what the processor knows of the market is masked")
         self._warn_of_jumps(tickers, last_window)
+        if last_window:
+            self._warn_of_ended(tickers)
         earlier = {ticker: series.features for ticker, series in (known or {}).items()}
         return [
             self._encode(ticker, frame, state, earlier.get(ticker), last_window)

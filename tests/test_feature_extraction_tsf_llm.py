@@ -348,6 +348,16 @@ def test_a_jump_is_said_once_per_ticker(small, make_bars, monkeypatch):
     assert "10 more series have such jumps" in said[-1]
 
 
+def test_a_ticker_that_ended_long_before_others_is_named(small, make_bars, monkeypatch):
+    said = []
+    monkeypatch.setattr(feature_extraction_tsf_llm.logger, "warning", said.append)
+    bars = [make_bars(300, ticker="NOW"), make_bars(300, ticker="LATELY")[:-20], make_bars(300, ticker="GONE")[:200]]
+    small(bars)
+    assert said == [f"forecast from a last bar long before that of others: GONE ({bars[2]['timestamp'].iloc[-1]})"]
+    small(bars, as_of=bars[2]["timestamp"].iloc[-1])
+    assert len(said) == 1
+
+
 # What a fit finds, and once is enough
 
 
