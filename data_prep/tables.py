@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..columns_tsf_llm import ALIASES, SERIES_ALIASES, find_columns, plain_name, stacked, without_index
+from ..common.reading import shapes_of
 from .layouts import UNKNOWN_BYTES, Layout, begins_like_a_table, described, layout_of
 
 SAMPLE = "sample"
@@ -187,12 +188,15 @@ def _open_dataset(path: Path) -> Any:
     import datasets  # half a second, and most sources are files
 
     is_hub, (name, split) = str(path).startswith(HUB), _hub_name(path)
-    try:
-        data = datasets.load_dataset(name, split=split or None) if is_hub else datasets.load_from_disk(path)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        remedy = "check its name, split, access and the connection" if is_hub else "write it again with save_to_disk"
-        raise ValueError(f"{path} cannot be read ({_first_line(error)}); {remedy}.") from error
+    remedy = "check its name, split, access and the connection" if is_hub else "write it again with save_to_disk"
+    with shapes_of(path, remedy):
+        try:
+            data = datasets.load_dataset(name, split=split or None) if is_hub else datasets.load_from_disk(path)
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            raise ValueError(f"{path} cannot be read ({_first_line(error)}); {remedy}.") from error
     if isinstance(data, dict):
+        if not data:
+            raise ValueError(f"{path} has no split with rows; {remedy}.")
         if len(data) > 1:
             choices = ", ".join(f"{path}:{part}" if is_hub else str(path / part) for part in data)
             raise ValueError(f"{path} has several splits; name one: {choices}.")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tsf_llm.data_prep.sources import read_bars, read_raw
-from tsf_llm.data_prep.tables import SAMPLE
+from tsf_llm.data_prep.tables import SAMPLE, open_table
 
 # Datasets
 
@@ -137,6 +137,28 @@ def test_dataset_with_a_script_is_refused_and_not_run(tmp_path, hub):
     with pytest.raises(ValueError, match="cannot be read"):
         read_bars(f"hf:{tmp_path / 'script'}")
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "state.json"])
+@pytest.mark.parametrize("text", ["[]", "null", "{", '{"features": 3}', '{"_data_files": 3}', "[" * 100_000])
+def test_a_broken_folder_of_save_to_disk_is_one_line(tmp_path, name, text):
+    datasets.Dataset.from_dict({"close": [1.0, 2.0]}).save_to_disk(tmp_path / "data")
+    (tmp_path / "data" / name).write_text(text)
+    if (name, text) == ("dataset_info.json", '{"_data_files": 3}'):
+        assert open_table(tmp_path / "data")["close"].tolist() == [1.0, 2.0]  # it does not say where the rows are
+        return
+    with pytest.raises(
+        ValueError, match=r"data (cannot be read|holds something of another shape).*save_to_disk"
+    ) as found:
+        open_table(tmp_path / "data")
+    assert "\n" not in str(found.value)
+
+
+def test_a_dictionary_of_no_datasets_is_refused(tmp_path):
+    for text in ("{}", '{"splits": []}', '{"splits": 3}'):
+        (tmp_path / "dataset_dict.json").write_text(text)
+        with pytest.raises(ValueError, match="write it again with save_to_disk"):
+            open_table(tmp_path)
 
 
 def test_folder_of_save_to_disk(tmp_path):
