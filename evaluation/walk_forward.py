@@ -149,6 +149,9 @@ def walk_forward(
     origins = pick_origins(series, start, end, horizon, stride or horizon, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
     chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
+    if pipe.samples_paths:
+        together = max(len(rows) for _, rows in chunks)
+        pipe.check_size(together, extractor.context_length, horizon=horizon, samples=samples)
     bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=None if progress else True, leave=False)
     ours = [_scored(pipe, chunk, horizon, samples, seed, kind) for chunk in bar]
 

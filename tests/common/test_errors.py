@@ -26,6 +26,12 @@ def test_a_message_of_several_lines_becomes_one(capsys):
     assert ended(capsys, failing) == (2, ["name: error: what, where, remedy"])
 
 
+def test_what_a_name_holds_does_not_steer_the_terminal(capsys):
+    with pytest.raises(SystemExit), one_line_errors("tsf-llm"):
+        raise ValueError("ticker \x1b[2JAAPL\x07 is 茅台")
+    assert "ticker \\x1b[2JAAPL\\x07 is 茅台" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_opened_is_named_first(capsys, tmp_path):
     code, [line] = ended(capsys, lambda: (tmp_path / "none").read_text())
     assert (code, line) == (

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -55,6 +56,19 @@ def test_a_model_is_loaded_as_what_it_was_saved_as(tiny_model, tmp_path, cls, he
     loaded = load_model(tmp_path)
     assert (type(loaded), head_of(loaded)) == (cls, head)
     assert digest(loaded) == digest(model)
+
+
+@pytest.mark.parametrize(("change", "told"), [("lost", "1 weights are missing, as lm_head.weight"), ("nan", "NaN")])
+def test_weights_that_are_missing_or_no_numbers_are_refused(tiny_model, tmp_path, change, told):
+    """transformers would fill the place of the first at random, and forecast."""
+    tiny_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    last = weights.pop("lm_head.weight")
+    if change == "nan":
+        weights["lm_head.weight"] = last * float("nan")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=told):
+        load_model(tmp_path)
 
 
 def test_what_samples_no_paths_is_refused_where_paths_are_wanted(tiny_model, tmp_path):
