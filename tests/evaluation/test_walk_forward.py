@@ -60,7 +60,7 @@ def test_the_future_changes_no_forecast(pipe, bars, result):
 
 def test_paths_that_no_machine_holds_are_refused_before_the_first(pipe, bars):
     dates = {"start": "2015-05-01", "end": "2015-06-01"}
-    with pytest.raises(ValueError, match="100,000,000 samples x 5 steps .* GB"):
+    with pytest.raises(ValueError, match=r"100,000,000 samples x 5 steps .* GB"):
         walk_forward(pipe, encoded(pipe, bars), **dates, horizon=5, samples=100_000_000)
 
 
