@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from ..bars_tsf_llm import kind_of
 from ..common.parser import option
+from ..common.reading import read_json, shapes_of
 from ..data_prep.windows import Split, fence
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -65,21 +66,22 @@ class Reader:
             raise FileNotFoundError(
                 f"{path} does not exist: name a folder or .parquet of build_preferences, or a .jsonl"
             )
-        pairs = self._read_jsonl(path) if path.suffix == ".jsonl" else self._read_parquet(path)
-        return self._without_ties(pairs, path)
+        with shapes_of(path, "build the pairs again"):
+            pairs = self._read_jsonl(path) if path.suffix == ".jsonl" else self._read_parquet(path)
+            return self._without_ties(pairs, path)
 
     def _check_folder(self, folder: Path) -> None:
         if not (folder / "preferences.json").is_file():
             raise FileNotFoundError(f"{folder} holds no finished pairs (no preferences.json): build them again")
-        info = json.loads((folder / "preferences.json").read_text())
+        info = read_json(folder / "preferences.json")
         names, n_bins = self.processor.feature_extractor.names, self.processor.tokenizer.n_bins
-        if info["features"] != names:
+        if info.get("features") != names:
             raise ValueError(
                 f"{folder} was built for other features than the model's: build its pairs with this model"
             )
-        if info["n_bins"] != n_bins:
+        if info.get("n_bins") != n_bins:
             raise ValueError(
-                f"{folder} has return tokens of {info['n_bins']} bins, the model {n_bins}: build it again"
+                f"{folder} has return tokens of {info.get('n_bins')} bins, the model {n_bins}: build it again"
             )
 
     def _read_parquet(self, path: Path) -> Dataset:

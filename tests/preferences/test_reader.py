@@ -155,6 +155,13 @@ def test_other_sources_are_refused(reader, tmp_path):
         (tmp_path / "preferences.json").write_text(json.dumps({**info, **change}))
         with pytest.raises(ValueError, match=words):
             reader.read(tmp_path)
+    for text, words in {"{}": "other features", "[]": "no JSON object", "[" * 100_000: "nested too deep"}.items():
+        (tmp_path / "preferences.json").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            reader.read(tmp_path)
+    (tmp_path / "deep.jsonl").write_text('{"prompt": ' + "[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deep"):
+        reader.read(tmp_path / "deep.jsonl")
 
 
 def test_a_head_wants_its_own_number_of_steps(processor, tmp_path, head):
