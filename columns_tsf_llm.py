@@ -506,7 +506,9 @@ def as_frame(table: Any) -> Any:
     if not isinstance(table, pd.DataFrame):
         if not callable(getattr(table, "to_pandas", None)):
             return table
-        table = table.to_pandas()
+        frame = table.to_pandas()
+        is_one = isinstance(frame, pd.DataFrame)  # datasets below 5 gives a generator of a streamed table
+        table = frame if is_one else pd.concat(table.to_pandas(batched=True), ignore_index=True)
     return without_index(stacked(table))
 
 

@@ -95,7 +95,7 @@ class TsfLlmPipeline(Pipeline):
         """transformers' own, for which a streamed `datasets` table would be a list of its rows."""
         if isinstance(bars, list | tuple) and not bars:
             raise ValueError("an empty list of bars: give a DataFrame, or a list of one or more")
-        return super().__call__(bars.to_pandas() if hasattr(bars, "to_pandas") else bars, *args, **kwargs)
+        return super().__call__(as_frame(bars) if hasattr(bars, "to_pandas") else bars, *args, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         """Only what is given here: a call's arguments go over those of the constructor."""

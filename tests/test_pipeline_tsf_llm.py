@@ -426,8 +426,7 @@ def test_an_empty_list_is_refused(pipe, empty):
 def test_a_streamed_table_is_one_table(pipe, bars):
     table = Dataset.from_pandas(bars.reset_index(drop=True))
     wanted = pipe(bars, horizon=2, samples=4)
-    streamed = table.to_iterable_dataset()
-    for given in (table, streamed) if hasattr(streamed, "to_pandas") else (table,):  # datasets 5
+    for given in (table, table.to_iterable_dataset()):
         pd.testing.assert_frame_equal(pipe(given, horizon=2, samples=4), wanted)
 
 
