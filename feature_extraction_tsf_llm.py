@@ -28,6 +28,7 @@ from transformers.utils import logging
 
 from .bars_tsf_llm import (
     KINDS,
+    LISTED,
     MIN_BARS,
     OHLCV,
     UNIVARIATE,
@@ -58,8 +59,7 @@ from .series_tsf_llm import (
 )
 
 logger = logging.get_logger(__name__)
-SIGMA_CAP = 6.0  # against none: better one-step CRPS on stocks and sales, within 0.05 % on indices, crypto and load
-MOST_WARNINGS = 20  # of jumps, one per series
+SIGMA_CAP = 6.0  # usual deviations: the crashes of an index count whole, an unadjusted split does not
 ENDED = 60  # times between bars that a ticker may lag behind the newest
 PATIENCE = 2.0  # seconds before a progress bar
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
@@ -405,10 +405,10 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             far = min(near, len(frame) - YEAR) if last_window else 0
             if report := jump_report(frame, value, since=near, wrong_since=far):
                 found += 1
-                if found <= MOST_WARNINGS:
+                if found <= LISTED:
                     logger.warning(f"{ticker}: {report}")
-        if found > MOST_WARNINGS:
-            logger.warning(f"{found - MOST_WARNINGS} more series have such jumps: `tsf-llm clean` lists those of bars")
+        if found > LISTED:
+            logger.warning(f"{found - LISTED} more series have such jumps: `tsf-llm clean` lists those of bars")
 
     def _warn_of_ended(self, tickers: Mapping[str, pd.DataFrame]) -> None:
         """One warning names those whose last bar lies long before that of others: delisted, or a feed that stopped."""
@@ -436,7 +436,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self._skip_short(tickers)
         self._warn_of_jumps(tickers)
         raw = self._learn(tickers, through, market, whole=True)
-        return [self._encode(ticker, frame, raw=raw.pop(ticker)) for ticker, frame in tickers.items()]
+        answered = tickers.like(tickers)  # of the fit are those too whose frequency changes after the fence
+        self._skip_other_spacings(answered)
+        return [self._encode(ticker, frame, raw=raw.pop(ticker)) for ticker, frame in answered.items()]
 
     def fit_ticker(self, ticker: str, bars: Bars, through: Any = None, *, market: Bars | None = None) -> Self:
         """Adds scalers of one more ticker, fitted on these bars of it; of the rest only the fence may move on."""
@@ -459,10 +461,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if unknown:
             raise ValueError(f"column(s) {unknown} are empty up to {through}: leave them out or move the fence")
         spacing = usual_spacing([bar_spacing(frame["timestamp"].to_numpy()) for frame in frames.values()])
-        self._skip_other_spacings(tickers if whole else frames, spacing)
-        for other in tickers.skipped:
+        self._skip_other_spacings(frames, spacing)
+        for other in frames.skipped:
             tickers.pop(other, None)
-            frames.pop(other, None)
         times = [frame["timestamp"].to_numpy() for frame in frames.values()]
         last = pd.Timestamp(max(stamps[-1] for stamps in times))
         self.fitted = {

@@ -22,7 +22,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .audit_tsf_llm import audit_features
-from .bars_tsf_llm import MIN_BARS, Bars, Kind, bars_through, day_end, refuse_if_none_left
+from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
 from .calendars_tsf_llm import next_timestamps
 from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, standard_return
 from .original_features_tsf_llm import OriginalFeatureExtractor
@@ -103,8 +103,7 @@ class TsfLlmProcessor(ProcessorMixin):
         """
         tickers = self.feature_extractor.check(bars, strict=strict)
         self.feature_extractor.fit(tickers, through, market=market)
-        closes = [frame[self.kind.value].to_numpy() for frame in bars_through(tickers, through, self.kind).values()]
-        self._fit_bins([standard_return(*self.feature_extractor.volatility(close)) for close in closes])
+        self._fit_bins(tickers, through)
         return self
 
     def fit_encode(
@@ -117,15 +116,17 @@ class TsfLlmProcessor(ProcessorMixin):
         Raises:
             ValueError: as `fit` and `encode`.
         """
-        encoded = self.feature_extractor.fit_encode(bars, through, market=market, strict=strict)
-        last = pd.Timestamp.max if through is None else through
-        inside = [one.timestamp <= day_end(last, one.timestamp).to_datetime64() for one in encoded]
-        self._fit_bins([one.standard_return()[rows] for one, rows in zip(encoded, inside, strict=True)])
+        tickers = self.feature_extractor.check(bars, strict=strict)
+        encoded = self.feature_extractor.fit_encode(tickers, through, market=market)
+        self._fit_bins(tickers, through)
         return encoded
 
-    def _fit_bins(self, standard_returns: Sequence[np.ndarray]) -> None:
+    def _fit_bins(self, tickers: CheckedBars, through: Any) -> None:
         if self.feature_extractor.reach is None:
-            self.tokenizer.fit(np.concatenate(standard_returns))
+            closes = [one[self.kind.value].to_numpy() for one in bars_through(tickers, through, self.kind).values()]
+            self.tokenizer.fit(
+                np.concatenate([standard_return(*self.feature_extractor.volatility(close)) for close in closes])
+            )
 
     def encode(
         self, bars: Bars, as_of: Any = None, *, market: Bars | None = None, strict: bool = False

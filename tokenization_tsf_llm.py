@@ -25,7 +25,7 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
     vocab_files_names: dict[str, str] = {}  # noqa: RUF012
     TAIL_SHARE = 0.005  # of the data, beyond which bins are as wide as the tail needs
     TAIL_BINS = 8  # on each side
-    TAIL_REACH = 10  # times as far as the body at most: the farthest of 300,000 returns; a split lies beyond it
+    TAIL_REACH = 10  # times as far as the body at most: real crashes lie within, a split beyond it
     MOST_BINS = 1_000_000
 
     def __init__(self, n_bins: int = 256, bin_edges: Sequence[float] | None = None, **kwargs: Any):

@@ -6,6 +6,7 @@ Design choices:
 - No row is repaired from a later one, so cleaning what was known at a time gives what cleaning everything gives up to
   that time. Rules that must look at the next bar only report. The one exception is a constant: adjusting for a split
   divides all earlier prices of a ticker by one factor, which scale-free features cancel: it leaks nothing into them.
+  Whether a small split is in the prices may be told by later ones: that says how the file was made, not what follows.
 - A covariate stays with its row: it goes where the row is dropped, and is never repaired, moved or filled.
 - Nothing is silent: rows in = bars + missing bars + dropped rows, for every ticker, and each is counted under a rule.
 """

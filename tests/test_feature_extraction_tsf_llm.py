@@ -412,6 +412,23 @@ def world(bars):
 WORLDS = ["default", "market", "covariates", "series", "original"]
 
 
+def test_a_frequency_that_changes_after_the_fence_changes_no_fit(make_bars):
+    days, other = make_bars(200, ticker="DAYS"), make_bars(200, ticker="OTHER", seed=1)
+    fence = days["timestamp"].iloc[-1]
+    hours = make_bars(900, ticker="OTHER", seed=2, freq="h", start=fence + pd.Timedelta(days=1))
+    fits = []
+    for bars in ([days, other], [days, pd.concat([other, hours])]):
+        processors = [
+            TsfLlmProcessor(TsfLlmFeatureExtractor(feature_groups=["returns"]), TsfLlmTokenizer(n_bins=32))
+            for _ in range(2)
+        ]
+        processors[0].fit(bars, through=fence)
+        answered = [one.ticker for one in processors[1].fit_encode(bars, through=fence)]
+        fits += [(one.feature_extractor.fitted, one.tokenizer.bin_edges) for one in processors]
+    assert answered == ["DAYS"]
+    assert all(one == fits[0] for one in fits)
+
+
 @pytest.mark.parametrize("name", WORLDS)
 def test_fit_encode_is_fit_then_encode_to_the_bit(world, name):
     processor, frame, market = world(name)

@@ -76,7 +76,7 @@ class TrainingData:
             series = processor.fit_encode(panel, split.train_through, market=market)
         else:
             series = processor.encode(panel, market=market)
-        bars = bars[bars[processor.kind.id].isin([*panel])].reset_index(drop=True)
+        bars = bars[bars[processor.kind.id].isin([one.ticker for one in series])].reset_index(drop=True)
         return cls(args, bars, split, processor, series, market, panel.skipped)
 
     def with_fences_of(self, config: TsfLlmConfig) -> "TrainingData":
