@@ -51,7 +51,10 @@ def _at_step(panel: Panel, step: int, threads: int) -> Forecast:
     for fence, positions in panel.fences():
         cut = outcomes.cut(fence, LAST_SHARE, LAST_YEAR)
         split = outcomes.split(fence, cut, np.random.default_rng(panel.seed), MOST_ROWS)
-        known = [(outcomes.apply(panel.series, at, lambda one, rows: one.features[rows]), outcomes.value[at]) for at in split]
+        known = [
+            (outcomes.apply(panel.series, at, lambda one, rows: one.features[rows]), outcomes.value[at])
+            for at in split
+        ]
         knots[positions] = fit_predict(*known, asked[positions], panel.seed, threads)
     return law(knots, np.concatenate([unit(one, rows, step) for one, rows in pairs]))
 

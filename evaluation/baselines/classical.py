@@ -32,7 +32,7 @@ from .panel import Panel
 
 try:
     from statsforecast import models as statsforecast
-except ImportError:
+except ImportError:  # it wants pandas below 3
     statsforecast = None
 
 HISTORY = 1000  # values that a fit reads

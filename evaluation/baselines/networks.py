@@ -17,7 +17,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from transformers import PatchTSTConfig, PatchTSTForPrediction
 
 from ...bars_tsf_llm import Kind
 from ...feature_extraction_tsf_llm import EncodedSeries
@@ -42,6 +41,9 @@ class Sizes:
     rate: float = 2e-3
 
 
+SIZES = Sizes()
+
+
 class DLinear(nn.Module):
     """A linear map of the trend and one of the rest (Zeng et al. 2023, arXiv:2205.13504)."""
 
@@ -59,6 +61,8 @@ class PatchTST(nn.Module):
     """Patches of the window through transformers' encoder (Nie et al. 2023, arXiv:2211.14730)."""
 
     def __init__(self, length: int, width: int, outputs: int):
+        from transformers import PatchTSTConfig, PatchTSTForPrediction
+
         super().__init__()
         config = PatchTSTConfig(
             num_input_channels=1,
@@ -105,7 +109,7 @@ class Corrected(nn.Module):
 
 
 def network_forecasts(
-    panel: Panel, steps: Sequence[int], *, build: Callable[[int, int, int], nn.Module], sizes: Sizes = Sizes()
+    panel: Panel, steps: Sequence[int], *, build: Callable[[int, int, int], nn.Module], sizes: Sizes = SIZES
 ) -> dict[int, Forecast]:
     """Of a panel of any number of series.
 
@@ -115,9 +119,7 @@ def network_forecasts(
     inputs = partial(_windows, kind=panel.kind, length=sizes.length)
     outcomes = Outcomes.of(panel.series, max(steps), panel.kind)
     fence = panel.fences()[0][0]
-    split = outcomes.split(
-        fence, outcomes.cut(fence, LAST_SHARE), np.random.default_rng(panel.seed), sizes.windows
-    )
+    split = outcomes.split(fence, outcomes.cut(fence, LAST_SHARE), np.random.default_rng(panel.seed), sizes.windows)
     train, check = (
         (
             outcomes.apply(panel.series, at, inputs),
@@ -134,9 +136,19 @@ def network_forecasts(
     }
 
 
-dlinear = partial(network_forecasts, build=DLinear)
-patchtst = partial(network_forecasts, build=PatchTST)
-lstm = partial(network_forecasts, build=Lstm)
+def dlinear(panel: Panel, steps: Sequence[int]) -> dict[int, Forecast]:
+    """See `network_forecasts`."""
+    return network_forecasts(panel, steps, build=DLinear)
+
+
+def patchtst(panel: Panel, steps: Sequence[int]) -> dict[int, Forecast]:
+    """See `network_forecasts`."""
+    return network_forecasts(panel, steps, build=PatchTST)
+
+
+def lstm(panel: Panel, steps: Sequence[int]) -> dict[int, Forecast]:
+    """See `network_forecasts`."""
+    return network_forecasts(panel, steps, build=Lstm)
 
 
 def fit_predict(
