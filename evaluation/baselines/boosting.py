@@ -3,11 +3,12 @@
 * One set of trees for all series and for each knot: quantile regression of outcomes in units of sigma * sqrt(step).
 * Few leaves, many rows in each, half of the features and rows per tree: returns are noise for the most part. The
   number of trees is that of the least loss on the last year known at the fence, so noise leaves the plain law.
-* Bounded and repeatable: no more than `MOST_ROWS` rows, drawn with the panel's seed; the same to the bit for any number
-  of threads.
+* Bounded and repeatable: no more than `MOST_ROWS` rows, drawn with the panel's seed; the same to the bit for any
+  number of threads.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -40,6 +41,8 @@ def lightgbm(panel: Panel, steps: Sequence[int], *, threads: int = 1) -> dict[in
         ImportError: without the package.
         ValueError: where too few outcomes are known at a fence.
     """
+    if find_spec("lightgbm") is None:
+        raise ImportError("lightgbm is not installed: pip install 'tsf-llm[baselines]'")
     return {step: _at_step(panel, step, threads) for step in steps}
 
 

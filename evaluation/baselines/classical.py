@@ -2,8 +2,8 @@
 
 * Model and parameters are chosen at each fence on no more than `HISTORY` values known there. From then on only the
   state is carried forward over the values known at each origin.
-* They are statsforecast's where it is importable (it wants pandas below 3: the extra `statsforecast`). statsmodels' ETS,
-  the additive form of least AICc, and its Theta stand in elsewhere; AutoARIMA has no stand-in.
+* They are statsforecast's where it is importable (it wants pandas below 3: the extra `statsforecast`). Elsewhere
+  statsmodels' ETS, the additive form of least AICc, and its Theta stand in; AutoARIMA has no stand-in.
 * ETS is additive throughout: logs need no other form, and values may be negative.
 * The law is the forecast plus the errors of the same model, of the same number of steps, from the last `ERRORS` rows
   whose outcomes the fence knows, in units of sigma * sqrt(step): these models have no volatility of their own, and

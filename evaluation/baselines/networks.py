@@ -1,9 +1,9 @@
 """Small networks that predict all steps at once from the last values: DLinear, PatchTST, a two-layer LSTM.
 
-* Each reads `length` values before and at the origin, less the last one and in units of its sigma (* sqrt(length)),
-  and answers with the outcome's quantiles at every step in units of sigma * sqrt(step): series of all sizes are pooled.
-* A network adds to the plain law of the outcomes it was trained on, from nothing on: where it finds nothing in the last
-  tenth of what is known, the plain law stays.
+* Each reads the `length` values up to the origin, less the last one and in units of its sigma (* sqrt(length)), and
+  answers with the outcome's quantiles at every step in units of sigma * sqrt(step): series of all sizes are pooled.
+* A network adds to the plain law of the outcomes it was trained on, from nothing on: where it finds nothing in the
+  last tenth of what is known, the plain law stays.
 * Trained once, at the panel's first fence, on outcomes known there.
 * A missing value is its last known one; before the first value the window is filled with it.
 
@@ -68,8 +68,8 @@ class PatchTST(nn.Module):
             num_input_channels=1,
             context_length=length,
             prediction_length=outputs,
-            patch_length=min(16, length),
-            patch_stride=min(8, length),
+            patch_length=16,
+            patch_stride=8,
             d_model=width,
             num_hidden_layers=2,
             num_attention_heads=4,
@@ -159,8 +159,8 @@ def fit_predict(
     sizes: Sizes,
     seed: int = 0,
 ) -> np.ndarray:
-    """Quantiles `[n,P,Q]` at `KNOTS`, given windows `[n,T]`; the pairs are windows `[k,T]` and outcomes `[k,P]` to train
-    on and to stop on. Leaves torch's random state as it was."""
+    """Quantiles `[n,P,Q]` at `KNOTS`, given windows `[n,T]`; the pairs are windows `[k,T]` and outcomes `[k,P]` to
+    train on and to stop on. Leaves torch's random state as it was."""
     plain_PQ = torch.from_numpy(np.nanquantile(train[1], KNOTS, axis=0).T.astype(np.float32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

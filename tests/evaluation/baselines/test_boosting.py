@@ -46,7 +46,9 @@ def test_a_planted_signal_is_found():
 
 
 def _intervals(law, asked):
-    outcome = np.concatenate([one.close[rows + 1] - one.close[rows] for one, rows in zip(asked.series, asked.rows)])
+    outcome = np.concatenate(
+        [one.close[rows + 1] - one.close[rows] for one, rows in zip(asked.series, asked.rows, strict=True)]
+    )
     return zip(law.quantile([0.1, 0.9]), outcome, strict=True)
 
 
@@ -79,5 +81,5 @@ def test_threads_do_not_change_a_bit():
 
 def test_too_little_history_is_one_line():
     asked = replace(panel(), rows=[np.arange(60, 80)] * 2)
-    with pytest.raises(ValueError, match="to train and to stop on.*give earlier bars"):
+    with pytest.raises(ValueError, match=r"to train and to stop on.*give earlier bars"):
         lightgbm(asked, [1])
