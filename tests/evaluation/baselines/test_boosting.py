@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from tsf_llm.bars_tsf_llm import UNIVARIATE
+from tsf_llm.evaluation.baselines import boosting
 from tsf_llm.evaluation.baselines.boosting import lightgbm
 from tsf_llm.evaluation.baselines.panel import Panel
 from tsf_llm.feature_extraction_tsf_llm import EncodedSeries
@@ -29,8 +30,8 @@ def series(seed: int, planted: float) -> EncodedSeries:
     )
 
 
-def panel(planted: float = 1.5, end: int = N - 6) -> Panel:
-    return Panel([series(1, planted), series(2, planted)], [np.arange(FIRST, end)] * 2, kind=UNIVARIATE)
+def panel(planted: float = 1.5) -> Panel:
+    return Panel([series(1, planted), series(2, planted)], [np.arange(FIRST, N - 6)] * 2, kind=UNIVARIATE)
 
 
 def crps(law, asked: Panel, step: int) -> float:
@@ -57,25 +58,8 @@ def test_noise_gives_no_edge():
     assert -0.06 < skill < 0.06
 
 
-def test_no_forecast_reads_the_future():
-    """Another future after row 1200 leaves the forecasts from rows up to it as they are, the fit included."""
-    whole, now = panel(), 1201
-    rng = np.random.default_rng(9)
-    for cut in (True, False):
-        changed = []
-        for one in whole.series:
-            arrays = {name: getattr(one, name).copy() for name in ("features", "close", "log_return", "sigma")}
-            for values in arrays.values():
-                values[now:] = np.abs(rng.standard_normal(values[now:].shape)) * 7
-            arrays |= {"timestamp": one.timestamp, "observed": one.observed}
-            changed.append(replace(one, **{name: values[: now if cut else N] for name, values in arrays.items()}))
-        rows = [np.arange(FIRST, now)] * 2
-        kept = np.concatenate([np.arange(now - FIRST), N - 6 - FIRST + np.arange(now - FIRST)])
-        before = lightgbm(whole, [5])[5].values[kept]
-        assert_array_equal(lightgbm(replace(whole, series=changed, rows=rows), [5])[5].values, before)
-
-
-def test_threads_do_not_change_a_bit():
+def test_threads_do_not_change_a_bit(monkeypatch):
+    monkeypatch.setattr(boosting, "TREES", 20)
     assert_array_equal(lightgbm(panel(), [1], threads=2)[1].values, lightgbm(panel(), [1])[1].values)
 
 
@@ -83,3 +67,9 @@ def test_too_little_history_is_one_line():
     asked = replace(panel(), rows=[np.arange(60, 80)] * 2)
     with pytest.raises(ValueError, match=r"to train and to stop on.*give earlier bars"):
         lightgbm(asked, [1])
+
+
+def test_a_missing_package_is_one_line_with_its_remedy(monkeypatch):
+    monkeypatch.setattr(boosting, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"lightgbm is not installed: pip install 'tsf-llm\[baselines\]'"):
+        lightgbm(panel(), [1])
