@@ -71,21 +71,15 @@ class WalkForward:
         answers = {}
         for name in list(self.steps[-1])[1:]:
             ours, theirs = self.crps(), self.crps(name)
-            both = np.isfinite(theirs)
-            ours, theirs, origin = ours[both], theirs[both], self.origin[both]
-            difference = compare(ours, theirs, origin, name, horizon=self.overlap, seed=seed)
+            difference = compare(ours, theirs, self.origin, name, horizon=self.overlap, seed=seed)
             saved = skill({"crps": float(ours.mean())}, {"crps": float(theirs.mean())})
             answers[name] = {**difference, "skill": saved}
         return answers
 
     @property
     def strongest(self) -> str | None:
-        """The baseline of least CRPS at the last step, on what it has forecast; None where there is none."""
-        names = list(self.steps[-1])[1:]
-        relative = {
-            name: np.nanmean(self.crps(name)) / self.crps()[np.isfinite(self.crps(name))].mean() for name in names
-        }
-        return min(relative, key=relative.__getitem__, default=None)
+        """The baseline of least CRPS at the last step; None where there is none."""
+        return min([*self.steps[-1]][1:], key=lambda name: self.crps(name).mean(), default=None)
 
     def against(self, other: "WalkForward", name: str, seed: int = 0) -> dict[str, Any]:
         """The model's CRPS against that of another model, called `name`, on the same outcomes at the last step."""
@@ -110,8 +104,6 @@ class WalkForward:
 
     def _score(self, forecast: Forecast, step: int, seed: int) -> dict[str, Any]:
         parts = (self.realised[:, step], self.origin, self.scale[:, step])
-        if isinstance(forecast, Scored) and not (known := forecast.known).all():
-            forecast, parts = forecast.take(known), tuple(part[known] for part in parts)
         row = score(forecast, *parts, horizon=overlap(step + 1, self.stride), seed=seed) | {"horizon": step + 1}
         if isinstance(forecast, Scored) and forecast.is_one_number:
             row |= {key: None for key in row if key.startswith("coverage")}  # one number has no interval
