@@ -83,7 +83,9 @@ def page(report: Report, *, walks: Mapping[int, WalkForward] | None = None, kind
     """The whole page, as HTML."""
     facts, several = report.facts, len(report.horizons) > 1
     tickers = facts.get("tickers") or []
-    named = ", ".join(map(printable, tickers[:NAMED])) + (f" and {len(tickers) - NAMED} more" if tickers[NAMED:] else "")
+    named = ", ".join(map(printable, tickers[:NAMED])) + (
+        f" and {len(tickers) - NAMED} more" if tickers[NAMED:] else ""
+    )
     of = f" of {named}" if tickers else ""
     return html(
         Path(__file__).with_name("page.html"),
@@ -227,4 +229,6 @@ def _named(rows: Mapping[str, Row]) -> list[dict[str, Any]]:
 def _skills(groups: Mapping[str, Row], strongest: str | None) -> dict[str, float]:
     """Percent of CRPS saved beside the strongest baseline, by group; a group without both is left out."""
     both = {name: (row.get(OURS), row.get(strongest or "")) for name, row in groups.items()}
-    return {printable(name): 100 * (1 - ours / other) for name, (ours, other) in both.items() if other and ours is not None}
+    return {
+        printable(name): 100 * (1 - ours / other) for name, (ours, other) in both.items() if other and ours is not None
+    }

@@ -123,7 +123,11 @@ def _parts(content: Mapping[str, Any], made_by: str) -> tuple[str, dict[str, dic
     if made_by == "evaluate":
         further = {n: one for n, one in (content.get("horizons") or {}).items() if int(n) != content["horizon"]}
         return "horizon", {
-            name: {**one, "horizon": int(name), "rows": [row for row in content["rows"] if row["horizon"] == int(name)]}
+            name: {
+                **one,
+                "horizon": int(name),
+                "rows": [row for row in content["rows"] if row["horizon"] == int(name)],
+            }
             for name, one in further.items()
         }
     return "adapter", content["tickers"] if made_by == "lora" else {}
