@@ -26,6 +26,7 @@ from .report import OURS, Report, conclusions, evaluation_table, remarks, table_
 from .walk_forward import WalkForward
 
 NAMED = 12  # tickers at most
+CRASH = "2020-03-16"  # its largest fall
 GROUPS = {  # kind of group: (title, what it shows)
     "year": ("By year", "An edge of one year alone is no edge."),
     "volatility": ("By regime of volatility", "Regimes are told by what was known at the origin."),
@@ -39,12 +40,12 @@ MEANINGS = {
     "DM p": "Diebold and Mariano's test with Harvey's correction that model and row are equally good, over dates. "
     "Below 0.05 a difference is more than chance would often give.",
     "95 % CI": "Interval by a block bootstrap over dates, so that tickers that move together count once.",
-    "confidence set": "The rows that cannot be told from the best one at 10 % (Hansen, Lunde, Nason).",
+    "confidence set": "Rows that may be the best: in 90 % of all samples it holds the best (Hansen, Lunde, Nason).",
     "coverage": "Share of outcomes inside the central band of that level; it should equal the level.",
     "PIT": "Where the outcome fell in its forecast distribution. Flat is right; a hump in the middle is too wide a "
     "forecast, a valley too narrow a one, a slope a forecast that leans to one side.",
-    "direction": "Share of moves whose sign was called, with its interval. It means something only above 0.5 and above "
-    "the base rate, the share of rises, which “always up” reaches.",
+    "direction": "Share of moves whose sign was called, with its interval. It means something only above 0.5 and "
+    "above the base rate, the share of rises, which “always up” reaches.",
     "RMSE, MASE": "Error of the mean; error of the median over the error that the last price had in sample.",
     "interval score": "Width of the 80 % band plus a fine for each outcome outside of it. Lower is better.",
     "QLIKE, R2 variance": "How well the forecast variance foretold the squared outcome.",
@@ -210,15 +211,20 @@ def _plots(report: Report, walk: WalkForward | None, kind: Kind) -> list[Plot]:
         found.append(("Calibration (PIT)", MEANINGS["PIT"], page_plots.pit(walk.pit()), False))
     if walk is not None and strongest is not None:
         by_date = pd.Series(walk.crps() - walk.crps(strongest)).groupby(walk.origin).mean()
-        words = f"Each date adds its mean difference. Falling: the model beats {strongest} there. A fall in one place is luck or a crash."
+        words = (
+            f"Each date adds its mean difference. Falling: the model beats {strongest} there. "
+            "A fall in one place is luck or a crash."
+        )
         found.append((f"CRPS beside {strongest} over time", words, page_plots.cumulative(by_date, kind), False))
     if calibration := report.facts.get("calibration"):
         words = "Coverage of the model's bands before (hollow) and after (filled) its calibration."
         found.append(("Before and after calibration", words, page_plots.calibration(calibration), False))
     for name, (title, words) in GROUPS.items():
         skills = _skills((report.facts.get("groups") or {}).get(name) or {}, strongest)
+        if len(skills) < 2 or (name == "period" and not report.facts["start"] <= CRASH <= report.facts["end"]):
+            continue  # of one group the table tells all
         words = f"CRPS saved, % of {strongest}'s: right of 0 the model is better. {words}"
-        found.append((title, words, page_plots.skills(skills) if skills else None, False))
+        found.append((title, words, page_plots.skills(skills), False))
     return [Plot(title, words, embedded(figure), wide) for title, words, figure, wide in found if figure is not None]
 
 

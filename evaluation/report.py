@@ -228,34 +228,29 @@ def print_evaluation(report: Report, kind: Kind = OHLCV) -> None:
 
 def _terminal(report: Report, kind: Kind) -> Any:
     facts, table = report.facts, evaluation_table(report, kind)
+    title = f"{facts['horizon']} bar(s) ahead, {facts['start']} to {facts['end']}, {report.rows[OURS]['n']} forecasts"
     short = Table(("", "CRPS", "skill", "DM p", "cov80", "direction", "base"), table.cells)  # fits 80 columns
-    return short.terminal(
-        title=f"{facts['horizon']} bar(s) ahead, {facts['start']} to {facts['end']}, {report.rows[OURS]['n']} forecasts",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    return short.terminal(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
 
 
 def remarks(report: Report) -> list[str]:
     """Which baselines failed and how often the others were fitted, and how many steps the calendar did not foresee."""
     facts = report.facts
     lines = [f"{name} failed: {printable(str(why))}" for name, why in (facts.get("failed") or {}).items()]
-    if schedule := refit_schedule(facts.get("refit") or {}):
-        lines.append(f"Fitted on what was known: {schedule}.")
+    if refits := facts.get("refits"):
+        lines.append(f"How baselines were fitted, on the past alone: {refit_schedule(refits)}.")
     if facts.get("on_calendar", 1) < 1:
         lines.append(f"{1 - facts['on_calendar']:.1%} of the scored steps came when {facts['calendar']} has none.")
     return lines
 
 
-def refit_schedule(refit: Mapping[str, str]) -> str:
+def refit_schedule(refits: Mapping[str, str]) -> str:
     """Who was fitted when, in one line.
 
-    >>> refit_schedule({"ewma": "at every origin", "garch_t": "yearly", "har_range": "yearly"})
-    'at every origin: ewma; yearly: garch_t, har_range'
+    >>> refit_schedule({"drift": "running statistics", "garch_t": "refitted yearly", "har_range": "refitted yearly"})
+    'running statistics (drift), refitted yearly (garch_t, har_range)'
     """
     whens: dict[str, list[str]] = {}
-    for name, when in refit.items():
+    for name, when in refits.items():
         whens.setdefault(when, []).append(name)
-    return "; ".join(f"{when}: {', '.join(names)}" for when, names in whens.items())
+    return ", ".join(f"{when} ({', '.join(names)})" for when, names in whens.items())

@@ -82,7 +82,7 @@ def results(horizons: tuple[int, ...] = (1, 5, 20)) -> dict[str, Any]:
         "horizons": by_horizon,
         **by_horizon[str(horizons[0])],
         "failed": {"gjr_garch_t": "no convergence for 3 of 62 tickers"},
-        "refit": {"ewma": "at every origin", "garch_t": "yearly", "har_range": "yearly"},
+        "refits": {"drift": "running statistics", "garch_t": "refitted yearly", "har_range": "refitted yearly"},
         "start": "2019-03-04",
         "end": "2021-04-09",
         "tickers": [f"TICK{i}" for i in range(62)],
