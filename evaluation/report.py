@@ -175,7 +175,8 @@ def evaluation_columns(report: Report, kind: Kind = OHLCV) -> Columns:
         return "-" if not base or crps is None else number(1 - crps / base, "+.1f", 100)
 
     def p_value(row: Row) -> str:
-        return number(report.comparisons.get(row["model"], {}).get("dm_p"), ".3f")
+        p = report.comparisons.get(row["model"], {}).get("dm_p")
+        return "<.001" if p is not None and p < 0.001 else number(p, ".3f")
 
     kept = ("coverage 80", "direction [95 % CI]", "base rate")
     return {
