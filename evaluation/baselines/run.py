@@ -9,9 +9,7 @@ Design choices:
 """
 
 import hashlib
-import inspect
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -25,9 +23,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
 from ...common.files import replace_file
-from .. import distributions
 from ..distributions import Scored
-from . import panel as panel_module
 from .catalogue import NEVER, Baseline, choose
 from .panel import Panel
 
@@ -134,19 +130,19 @@ def cache_folder() -> Path:
 
 
 def _key(task: Task, steps: Sequence[int]) -> str:
-    """A hash of everything that the answer depends on."""
-    code = (sys.modules[task.baseline.forecast.__module__], distributions, panel_module)
+    """A hash of everything that the answer depends on, all code of this room among it."""
+    room = Path(__file__).parent
+    code = [room.parent / "distributions.py", *sorted(room.glob("*.py"))]
     panel, versions = task.panel, [_version(name) for name in (*LIBRARIES, task.baseline.package)]
     settings = (task.baseline.name, panel.kind.name, panel.season, str(panel.start), panel.seed, [*steps], versions)
     digest = hashlib.sha256(repr(settings).encode())
-    for module in code:
-        digest.update(inspect.getsource(module).encode())
+    for source in code:
+        digest.update(source.read_bytes())
     for array in (task.outcome, task.unit, *panel.rows):
         digest.update(np.ascontiguousarray(array).tobytes())
     for one in panel.series:
-        digest.update(one.ticker.encode())
-        for array in (one.timestamp, one.close, one.ohlc, one.sigma, one.features):
-            digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+        for part in vars(one).values():
+            digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
     return digest.hexdigest()
 
 
