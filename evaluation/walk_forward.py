@@ -25,15 +25,16 @@ from ..bars_tsf_llm import Kind
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .baselines.catalogue import choose
-from .baselines.naive import VOLATILITY_WINDOW, naive_scale
+from .baselines.naive import VOLATILITY_WINDOW, naive_scale, naive_square_scale
 from .baselines.panel import Panel
 from .baselines.run import run
 from .distributions import Forecast, Histogram, Law, Quantiles, Samples, Scored
-from .scores import score, skill
-from .significance import compare
+from .scores import brief, score, skill
+from .significance import compare, overlap
 
 ORIGINS_AT_ONCE = 32
 KEYS = ("ticker", "origin")  # of a forecast
+OPTIONAL = ("square_scale", "sigma", "due")
 STEP_KEYS = ("crps", "coverage_80", "direction_accuracy")
 
 
@@ -46,19 +47,19 @@ class WalkForward:
     realised: np.ndarray  # [n,P] cumulative log returns, or differences in units known at the origin
     scale: np.ndarray  # [n,P] MASE denominators
     steps: list[dict[str, Forecast]] = field(default_factory=list)
+    stride: int = 1  # bars between origins
+    square_scale: np.ndarray | None = None  # [n] RMSSE denominators of the last step
     sigma: np.ndarray | None = None  # [n] volatility known at the origin, in units of it
+    due: np.ndarray | None = None  # [n] datetime64 of the outcome at the last step
     refits: dict[str, str] = field(default_factory=dict)  # of each baseline: how often, in words
     failed: dict[str, str] = field(default_factory=dict)  # of each baseline that failed somewhere: why
 
     def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
         """One row per model, `model` is ours: scores at the last step; CRPS, coverage, direction at every step."""
-        scores = [
-            {name: self._score(forecast, step, seed) for name, forecast in forecasts.items()}
-            for step, forecasts in enumerate(self.steps)
-        ]
-        rows = {name: {"model": name, **last, "horizon": len(scores)} for name, last in scores[-1].items()}
+        rows = {name: {"model": name, **self._score(forecast, seed)} for name, forecast in self.steps[-1].items()}
         for name, row in rows.items():
-            row |= {f"{key}_by_step": [one[name][key] for one in scores] for key in STEP_KEYS}
+            before = [brief(*_known(one[name], self.realised[:, p])) for p, one in enumerate(self.steps[:-1])]
+            row |= {f"{key}_by_step": [one[key] for one in [*before, row]] for key in STEP_KEYS}
         return rows
 
     def rows(self, seed: int = 0) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ class WalkForward:
             ours, theirs = self.crps(), self.crps(name)
             both = np.isfinite(theirs)
             ours, theirs, origin = ours[both], theirs[both], self.origin[both]
-            difference = compare(ours, theirs, origin, name, horizon=len(self.steps), seed=seed)
+            difference = compare(ours, theirs, origin, name, horizon=self.shared, seed=seed)
             saved = skill({"crps": float(ours.mean())}, {"crps": float(theirs.mean())})
             answers[name] = {**difference, "skill": saved}
         return answers
@@ -88,7 +89,7 @@ class WalkForward:
 
     def against(self, other: "WalkForward", name: str, seed: int = 0) -> dict[str, Any]:
         """The model's CRPS against that of another model, called `name`, on the same outcomes at the last step."""
-        return compare(self.crps(), other.crps(), self.origin, name, horizon=len(self.steps), seed=seed)
+        return compare(self.crps(), other.crps(), self.origin, name, horizon=self.shared, seed=seed)
 
     def crps(self, model: str = "model") -> np.ndarray:
         """Of each forecast at the last step, `[n]`."""
@@ -102,14 +103,23 @@ class WalkForward:
         """Probability integral transform at the last step, `[n]`."""
         return self.steps[-1][model].pit(self.realised[:, -1])
 
-    def _score(self, forecast: Forecast, step: int, seed: int) -> dict[str, Any]:
-        parts = (self.realised[:, step], self.origin, self.scale[:, step])
-        if isinstance(forecast, Scored) and not (known := forecast.known).all():
-            forecast, parts = forecast.take(known), tuple(part[known] for part in parts)
-        row = score(forecast, *parts, horizon=step + 1, seed=seed)
-        if isinstance(forecast, Scored) and forecast.is_one_number:
-            row |= {key: None for key in row if key.startswith("coverage")}  # one number has no interval
-        return row
+    @property
+    def shared(self) -> int:
+        """How many dates in a row have outcomes that overlap."""
+        return overlap(len(self.steps), self.stride)
+
+    def _score(self, forecast: Forecast, seed: int) -> dict[str, Any]:
+        squares = self.scale[:, -1] * 0 if self.square_scale is None else self.square_scale
+        forecast, *parts, squares = _known(forecast, self.realised[:, -1], self.origin, self.scale[:, -1], squares)
+        options = {"horizon": len(self.steps), "seed": seed, "stride": self.stride}
+        return score(forecast, *parts, square_scale=squares, **options)
+
+
+def _known(forecast: Forecast, *parts: np.ndarray) -> tuple[Any, ...]:
+    """The forecasts that could be made, and their parts."""
+    if not isinstance(forecast, Scored) or (known := forecast.known).all():
+        return forecast, *parts
+    return forecast.take(known), *(part[known] for part in parts)
 
 
 def pick_origins(
@@ -170,7 +180,8 @@ def walk_forward(
     kind, season = extractor.series_kind, next(iter(extractor.seasons or ()), None)
     chosen = choose(baselines, kind, season)
     history = max(VOLATILITY_WINDOW if season is None else season * -(-horizon // season) + VOLATILITY_WINDOW, horizon)
-    origins = pick_origins(series, start, end, horizon, stride or horizon, history)
+    stride = stride or horizon
+    origins = pick_origins(series, start, end, horizon, stride, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
     chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
     if pipe.samples_paths and horizon > 1:
@@ -189,7 +200,10 @@ def walk_forward(
         origin=joined(lambda one, rows: one.timestamp[rows]),
         realised=joined(lambda one, rows: _realised(one, rows, horizon, kind)),
         scale=np.stack(naive, axis=1) / unit[:, None],
+        stride=stride,
+        square_scale=joined(lambda one, rows: naive_square_scale(one.close, rows, horizon, kind)) / unit**2,
         sigma=joined(lambda one, rows: one.sigma[rows]) / unit,
+        due=joined(lambda one, rows: one.timestamp[rows + horizon]),
     )
     panel = Panel([one for one, _ in kept], [rows for _, rows in kept], kind, season, seed=seed)
     steps = range(1, horizon + 1)
@@ -213,12 +227,13 @@ def pool(results: Sequence[WalkForward]) -> WalkForward:
     if origins.has_duplicates:
         again = origins[origins.duplicated()][0]
         raise ValueError(f"two folds forecast {again[0]} from {again[1]}: their test periods must not overlap")
-    parts = {name: np.concatenate([getattr(one, name) for one in results]) for name in (*KEYS, "realised", "scale")}
+    names = [*KEYS, "realised", "scale", *(name for name in OPTIONAL if getattr(results[0], name) is not None)]
+    parts = {name: np.concatenate([getattr(one, name) for one in results]) for name in names}
     steps = [
         {name: Scored.joined([one.steps[p][name] for one in results]) for name in results[0].steps[p]}
         for p in range(len(results[0].steps))
     ]
-    return WalkForward(**parts, steps=steps)
+    return WalkForward(**parts, steps=steps, stride=min(one.stride for one in results))
 
 
 def _unit(one: EncodedSeries, rows: np.ndarray, kind: Kind) -> np.ndarray:
