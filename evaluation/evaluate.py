@@ -15,6 +15,7 @@ from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .plots import pit_histogram, score_bars
 from .report import Report
+from .significance import headline
 from .walk_forward import WalkForward, walk_forward
 
 BY = "evaluate"
@@ -95,7 +96,9 @@ def evaluate_model(
 
 def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     """What one horizon says of the model beside its baselines."""
-    return {"n": len(walk.origin), "strongest": walk.strongest, "verdicts": walk.verdicts(seed)}
+    verdicts, strongest = walk.verdicts(seed), walk.strongest
+    found = {"n": len(walk.origin), "strongest": strongest, "verdicts": verdicts}
+    return found if strongest is None else found | {"verdict": headline(verdicts, strongest)}
 
 
 def _on_calendar(series: Sequence[EncodedSeries], result: WalkForward, horizon: int, calendar: str) -> float:

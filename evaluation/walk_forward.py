@@ -46,8 +46,8 @@ class WalkForward:
     origin: np.ndarray  # [n] datetime64
     realised: np.ndarray  # [n,P] cumulative log returns, or differences in units known at the origin
     scale: np.ndarray  # [n,P] MASE denominators
-    steps: list[dict[str, Forecast]] = field(default_factory=list)
     stride: int = 1  # bars between origins
+    steps: list[dict[str, Forecast]] = field(default_factory=list)
     square_scale: np.ndarray | None = None  # [n] RMSSE denominators of the last step
     sigma: np.ndarray | None = None  # [n] volatility known at the origin, in units of it
     due: np.ndarray | None = None  # [n] datetime64 of the outcome at the last step
@@ -73,7 +73,7 @@ class WalkForward:
             ours, theirs = self.crps(), self.crps(name)
             both = np.isfinite(theirs)
             ours, theirs, origin = ours[both], theirs[both], self.origin[both]
-            difference = compare(ours, theirs, origin, name, horizon=self.shared, seed=seed)
+            difference = compare(ours, theirs, origin, name, horizon=self.overlap, seed=seed)
             saved = skill({"crps": float(ours.mean())}, {"crps": float(theirs.mean())})
             answers[name] = {**difference, "skill": saved}
         return answers
@@ -89,7 +89,12 @@ class WalkForward:
 
     def against(self, other: "WalkForward", name: str, seed: int = 0) -> dict[str, Any]:
         """The model's CRPS against that of another model, called `name`, on the same outcomes at the last step."""
-        return compare(self.crps(), other.crps(), self.origin, name, horizon=self.shared, seed=seed)
+        return compare(self.crps(), other.crps(), self.origin, name, horizon=self.overlap, seed=seed)
+
+    @property
+    def overlap(self) -> int:
+        """How many origins in a row share a part of their outcomes at the last step."""
+        return overlap(len(self.steps), self.stride)
 
     def crps(self, model: str = "model") -> np.ndarray:
         """Of each forecast at the last step, `[n]`."""
@@ -102,11 +107,6 @@ class WalkForward:
     def pit(self, model: str = "model") -> np.ndarray:
         """Probability integral transform at the last step, `[n]`."""
         return self.steps[-1][model].pit(self.realised[:, -1])
-
-    @property
-    def shared(self) -> int:
-        """How many dates in a row have outcomes that overlap."""
-        return overlap(len(self.steps), self.stride)
 
     def _score(self, forecast: Forecast, seed: int) -> dict[str, Any]:
         squares = self.scale[:, -1] * 0 if self.square_scale is None else self.square_scale
@@ -180,8 +180,7 @@ def walk_forward(
     kind, season = extractor.series_kind, next(iter(extractor.seasons or ()), None)
     chosen = choose(baselines, kind, season)
     history = max(VOLATILITY_WINDOW if season is None else season * -(-horizon // season) + VOLATILITY_WINDOW, horizon)
-    stride = stride or horizon
-    origins = pick_origins(series, start, end, horizon, stride, history)
+    origins = pick_origins(series, start, end, horizon, stride or horizon, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
     chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
     if pipe.samples_paths and horizon > 1:
@@ -200,7 +199,7 @@ def walk_forward(
         origin=joined(lambda one, rows: one.timestamp[rows]),
         realised=joined(lambda one, rows: _realised(one, rows, horizon, kind)),
         scale=np.stack(naive, axis=1) / unit[:, None],
-        stride=stride,
+        stride=stride or horizon,
         square_scale=joined(lambda one, rows: naive_square_scale(one.close, rows, horizon, kind)) / unit**2,
         sigma=joined(lambda one, rows: one.sigma[rows]) / unit,
         due=joined(lambda one, rows: one.timestamp[rows + horizon]),
@@ -233,7 +232,7 @@ def pool(results: Sequence[WalkForward]) -> WalkForward:
         {name: Scored.joined([one.steps[p][name] for one in results]) for name in results[0].steps[p]}
         for p in range(len(results[0].steps))
     ]
-    return WalkForward(**parts, steps=steps, stride=min(one.stride for one in results))
+    return WalkForward(**parts, stride=min(one.stride for one in results), steps=steps)
 
 
 def _unit(one: EncodedSeries, rows: np.ndarray, kind: Kind) -> np.ndarray:
