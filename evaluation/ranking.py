@@ -15,13 +15,13 @@ from scipy import stats
 
 QUINTILES = 5
 FEWEST_RANKED = 10  # tickers of a date: two for each quintile
-SHUFFLES = 4  # joint draws per quantile
+DRAWN = 200  # quantiles of a level that a date draws: few tickers draw each several times
 
 
 def quintiles(values: np.ndarray) -> np.ndarray:
     """Share of each quintile in the ranks of values [A,K] within each column, as the mean over columns, `[A,5]`.
 
-    >>> quintiles(np.array([[0.3], [0.1], [0.2], [0.2], [0.9]])).tolist()[2:]
+    >>> quintiles(np.array([[0.3], [0.1], [0.2], [0.2], [0.9]])).tolist()[3:]
     [[0.0, 0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]]
     """
     columns = np.ascontiguousarray(values.T)  # [K,A]
@@ -45,17 +45,19 @@ def ranked_probability_score(probability: np.ndarray, outcome: np.ndarray) -> np
     return (np.cumsum(probability - outcome, axis=1) ** 2).mean(axis=1)
 
 
-def rps(quantiles: np.ndarray, realised: np.ndarray, dates: np.ndarray, seed: int = 0) -> dict[str, float | int | None]:
+def rps(
+    quantiles: np.ndarray, realised: np.ndarray, dates: np.ndarray, seed: int = 0
+) -> dict[str, float | int | None]:
     """Mean over dates of the score of forecasts given by evenly spaced quantiles [n,L], tickers taken as independent.
 
-    realised [n] are the outcomes. A joint draw takes a quantile of each ticker; each is taken `SHUFFLES` times, in an
-    order of its own. Dates with fewer than 10 tickers are left out: `rps_dates` counts the others.
+    realised [n] are the outcomes. A joint draw takes a quantile of each ticker; all are taken equally often, those of
+    each ticker in an order of its own. Dates with fewer than 10 tickers are left out: `rps_dates` counts the others.
     """
     generator, scores = np.random.default_rng(seed), []
     order = np.lexsort((realised, dates))  # whatever order they come in, they meet the same draws
     _, starts = np.unique(dates[order], return_index=True)
     for mine in np.split(order, starts[1:]):
         if len(mine) >= FEWEST_RANKED:
-            draws = generator.permuted(np.tile(quantiles[mine], SHUFFLES), axis=1)
+            draws = generator.permuted(np.tile(quantiles[mine], -(-DRAWN // len(mine))), axis=1)
             scores.append(ranked_probability_score(quintiles(draws), quintiles(realised[mine, None])).mean())
     return {"rps": float(np.mean(scores)) if scores else None, "rps_dates": len(scores)}

@@ -17,7 +17,8 @@ from scipy import stats
 from sklearn.metrics import r2_score
 from statsmodels.stats.proportion import proportion_confint
 
-from .distributions import COVERAGE_LEVELS, Forecast
+from .distributions import COVERAGE_LEVELS, LEVELS, Forecast
+from .ranking import rps
 from .significance import (
     FEWEST_DATES,
     block_length,
@@ -201,6 +202,7 @@ def score(
       pesaran_timmermann_p: see `pesaran_timmermann`
     * ic, rank_ic, ic_t, rank_ic_t: mean over dates of the Pearson and the Spearman correlation across tickers, and
       their Newey-West t
+    * rps, rps_dates: see `ranking.rps`
     * *_ci95: 95 % block-bootstrap interval over dates (`mean_interval`)
     """
     realised, dates, naive_scale = np.asarray(realised, float), np.asarray(dates), np.asarray(naive_scale, float)
@@ -239,6 +241,7 @@ def score(
         "rank_ic": float(ranked.mean()) if len(ranked) else None,
         "rank_ic_t": newey_west_t(ranked, horizon=shared),
         "rank_ic_dates": len(ranked),
+        **rps(forecast.quantile(LEVELS), realised, dates, seed=seed),
     }
 
 

@@ -121,7 +121,7 @@ def test_rows_may_come_in_any_order(calibrated, realised):
     forecast = Gaussian(calibrated.mean[order], calibrated.std[order])
     shuffled = metrics.score(forecast, realised[order], DATES[order], scale, 1, square_scale=scale)
     for name, value in score(calibrated, realised, square_scale=scale).items():
-        assert_allclose(shuffled[name], value)
+        assert shuffled[name] is value is None or np.allclose(shuffled[name], value), name
 
 
 def test_newey_west_t_is_the_textbook_sum():
@@ -260,6 +260,15 @@ def test_outcomes_that_do_not_overlap_are_independent_whatever_the_horizon(calib
     row = score(calibrated, realised, horizon=20, stride=20)
     assert {**row, "horizon": 1} == score(calibrated, realised)
     assert score(calibrated, realised, horizon=20)["crps_ci95"] != row["crps_ci95"]
+
+
+def test_ranks_across_tickers_need_ten_of_them(calibrated, realised):
+    row = score(calibrated, realised)
+    assert (row["rps"], row["rps_dates"]) == (None, 0)
+    weeks = np.repeat(np.arange(NUM_DATES // 4), 4 * NUM_TICKERS)
+    row = metrics.score(calibrated, realised, weeks, np.full(len(DATES), 0.015), 1)
+    assert row["rps"] < 0.16
+    assert row["rps_dates"] == NUM_DATES // 4
 
 
 def test_skill_is_the_share_of_crps_saved(calibrated, random_walk, realised):
