@@ -101,6 +101,7 @@ setup(
     ],
     package_data={
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
+        "tsf_llm.evaluation": ["*.html"],
         "tsf_llm.publishing": ["*.md"],
         "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },

@@ -4,7 +4,8 @@ Design choices:
 * A task is one baseline on one series, or on all of them where it is fitted on all. What a task gives is what scores
   ask (`Scored`), in safetensors, under a name that hashes everything it read: the code, the bars, the origins.
 * A run that died, or one with another model, finds the tasks that are done. `TSF_LLM_CACHE` moves the folder.
-* A task that fails leaves its reason; its forecasts are unknown, and the row is scored on the others.
+* A task that fails leaves its reason. Every row is scored on the same outcomes: a forecast that could not be made is
+  that of `historical_volatility_20`, and the reason says so. A row of which less than half could be made is left out.
 """
 
 import hashlib
@@ -23,10 +24,11 @@ from tqdm.auto import tqdm
 
 from ...common.files import replace_file
 from ..distributions import Scored
-from .catalogue import NEVER, Baseline
+from .catalogue import NEVER, Baseline, choose
 from .panel import Panel
 
 LIBRARIES = ("numpy", "scipy", "arch", "statsmodels", "torch")
+[STAND_IN] = choose("historical_volatility_20")  # which every origin has history for
 FAILURES = (ValueError, ArithmeticError, RuntimeError, ImportError, np.linalg.LinAlgError)
 
 
@@ -51,10 +53,7 @@ def run(
     num_proc: int = 1,
     progress: bool = True,
 ) -> tuple[dict[str, dict[int, Scored]], dict[str, str]]:
-    """Each baseline's forecasts by step, scored on outcomes `[n,P]` in units `[n]`; and what failed, by name.
-
-    A baseline of which nothing could be made has no forecasts.
-    """
+    """Each baseline's forecasts by step, scored on outcomes `[n,P]` in units `[n]`; and what failed, by name."""
     tasks = [task for one in baselines for task in _tasks(one, panel, outcome, unit)]
     answers = Parallel(n_jobs=num_proc, return_as="generator")(delayed(_answer)(task, steps) for task in tasks)
     bar = tqdm(
@@ -69,9 +68,27 @@ def run(
             continue
         whole = found.setdefault(name, {step: Scored.missing(outcome[:, i]) for i, step in enumerate(steps)})
         for step, scored in answer.items():
-            for part in fields(Scored):
-                getattr(whole[step], part.name)[task.positions] = getattr(scored, part.name)
-    return found, {name: _told(reasons, len(panel.series)) for name, reasons in failures.items()}
+            _fill(whole[step], task.positions, scored)
+    told = {name: _told(reasons, len(panel.series)) for name, reasons in failures.items()}
+    for name, by_step in [*found.items()]:
+        known = np.logical_and.reduce([one.known for one in by_step.values()])
+        if known.all():
+            continue
+        words, missing = f"{told.get(name, 'not every forecast could be made')}; {{}}", np.flatnonzero(~known)
+        if 2 * len(missing) > len(known):
+            told[name] = words.format(f"{len(missing)} of {len(known)} forecasts are missing, so it has no row")
+            del found[name]
+            continue
+        told[name] = words.format(f"{len(missing)} of {len(known)} forecasts are those of {STAND_IN.name}")
+        others, _ = run([STAND_IN], panel, steps, outcome, unit, progress=False)
+        for step, scored in by_step.items():
+            _fill(scored, missing, others[STAND_IN.name][step].take(missing))
+    return found, told
+
+
+def _fill(scored: Scored, positions: np.ndarray, values: Scored) -> None:
+    for part in fields(Scored):
+        getattr(scored, part.name)[positions] = getattr(values, part.name)
 
 
 def _tasks(baseline: Baseline, panel: Panel, outcome: np.ndarray, unit: np.ndarray) -> Iterator[Task]:
