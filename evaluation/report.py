@@ -174,17 +174,22 @@ def evaluation_columns(report: Report, kind: Kind = OHLCV) -> Columns:
         crps = row.get("crps")
         return "-" if not base or crps is None else number(1 - crps / base, "+.1f", 100)
 
-    def p_value(row: Row) -> str:
-        p = report.comparisons.get(row["model"], {}).get("dm_p")
-        return "<.001" if p is not None and p < 0.001 else number(p, ".3f")
-
     kept = ("coverage 80", "direction [95 % CI]", "base rate")
     return {
         f"CRPS, {unit}": columns[f"CRPS, {unit}"],
         f"skill, % of {report.reference}": skill,
-        "DM p": p_value,
+        "DM p": lambda row: p_value(report.comparisons.get(row["model"], {}).get("dm_p")),
         **{name: columns[name] for name in kept},
     }
+
+
+def p_value(p: float | None) -> str:
+    """A small one without its digits.
+
+    >>> p_value(0.0004), p_value(0.0123), p_value(None)
+    ('<.001', '0.012', '-')
+    """
+    return "<.001" if p is not None and p < 0.001 else number(p, ".3f")
 
 
 def evaluation_table(report: Report, kind: Kind = OHLCV, heading: str = "") -> Table:
