@@ -202,6 +202,15 @@ def conclusions(report: Report) -> list[str]:
     return [report.headline] if report.headline else list(report.verdicts.values())
 
 
+def headlines(report: Report) -> list[str]:
+    """The `conclusions` of every horizon, each with its horizon where there are several."""
+    return [
+        f"{one.facts['horizon']} ahead: {words}" if len(report.horizons) > 1 else words
+        for one in report.horizons
+        for words in conclusions(one)
+    ]
+
+
 def warning_of(report: Report) -> str | None:
     """Of scores that are not, or may not be, out of sample."""
     if (out_of_sample := report.facts.get("out_of_sample")) is False:
@@ -213,10 +222,8 @@ def warning_of(report: Report) -> str | None:
 def print_evaluation(report: Report, kind: Kind = OHLCV) -> None:
     """The verdict first, then the scores that matter most, one table per horizon, then what went wrong."""
     facts, console = report.facts, Console()
-    for one in report.horizons:
-        ahead = f"{one.facts['horizon']} ahead: " if report.parts else ""
-        for words in conclusions(one):
-            console.print(Text(f"model, {ahead}{words}" if ahead else f"model: {words}", style="bold"))
+    for words in headlines(report):
+        console.print(Text(f"model, {words}" if report.parts else f"model: {words}", style="bold"))
     if warning := warning_of(report):
         console.print(Text(warning, style="bold red" if facts["out_of_sample"] is False else ""))
     for one in report.horizons:
