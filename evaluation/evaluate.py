@@ -66,7 +66,7 @@ def evaluate_model(
     cutoff = pipe.model.config.trained_through
     first = pd.Timestamp(min(walk.origin.min() for walk in walks.values()))
     last = pd.Timestamp(max(walk.origin.max() for walk in walks.values()))
-    found = {h: _found(walk, seed) for h, walk in walks.items()}
+    found = {h: {"stride": stride or h, **_found(walk, seed)} for h, walk in walks.items()}
     results = {
         "rows": [row for walk in walks.values() for row in walk.rows(seed)],
         **found[horizons[0]],
@@ -74,7 +74,6 @@ def evaluate_model(
         "start": str(first.date()),
         "end": str(last.date()),
         "horizon": horizons[0],
-        "stride": stride or horizons[0],
         "refits": {name: words for walk in walks.values() for name, words in walk.refits.items()},
         "failed": {name: words for walk in walks.values() for name, words in walk.failed.items()},
         "tickers": sorted(scored),
