@@ -13,6 +13,7 @@ from ..common.files import check_free, claim, write_json
 from ..common.provenance import provenance
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
+from .groups import groups
 from .plots import pit_histogram, score_bars
 from .report import Report
 from .significance import headline
@@ -97,7 +98,7 @@ def evaluate_model(
 def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     """What one horizon says of the model beside its baselines."""
     verdicts, strongest = walk.verdicts(seed), walk.strongest
-    found = {"n": len(walk.origin), "strongest": strongest, "verdicts": verdicts}
+    found = {"n": len(walk.origin), "strongest": strongest, "verdicts": verdicts, "groups": groups(walk)}
     return found if strongest is None else found | {"verdict": headline(verdicts, strongest)}
 
 
