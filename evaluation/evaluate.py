@@ -1,4 +1,4 @@
-"""One evaluation: `results.json` and its plots."""
+"""One evaluation: `results.json`, its plots, and the page that explains them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,16 @@ from ..common.files import check_free, claim, write_json
 from ..common.provenance import provenance
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
+from .baselines.catalogue import choose
 from .groups import groups
+from .page import write_page
 from .plots import pit_histogram, score_bars
 from .report import Report
 from .significance import headline
 from .walk_forward import WalkForward, walk_forward
 
 BY = "evaluate"
-FILES = ("results.json", "scores.png", "pit.png")
+FILES = ("results.json", "report.html", "scores.png", "pit.png")
 
 
 def evaluate_model(
@@ -40,7 +42,7 @@ def evaluate_model(
     calendar: str | None = None,
     strict: bool = False,
 ) -> Report:
-    """Walks forward over [start, end], writes `results.json`, `scores.png` and `pit.png`, and returns what it found.
+    """Walks forward over [start, end], writes `results.json`, `report.html` and plots, and returns what it found.
 
     Each of several horizons has origins of its own, `stride` bars apart, by default as many as it has steps. Tickers
     that cannot be scored are skipped: `skipped` names them and the reason; with `strict` they are refused.
@@ -48,8 +50,10 @@ def evaluate_model(
     `calendar`, by default the processor's own, `on_calendar` is the share of scored steps that came when it says."""
     calendar = check_calendar(calendar, needed=True) or pipe.processor.feature_extractor.calendar
     horizons = [horizon] if isinstance(horizon, int) else [*dict.fromkeys(horizon)]
+    extractor = pipe.processor.feature_extractor
+    choose(baselines, extractor.series_kind, next(iter(extractor.seasons or ()), None))  # refuses before the work
     check_free(out, FILES, by=BY, told_by=("results.json", "rows", "verdicts", "out_of_sample"))
-    panel = pipe.processor.feature_extractor.check_known(bars, strict=strict)
+    panel = extractor.check_known(bars, strict=strict)
     series = pipe.processor.encode(panel, market=market)
     options = {"stride": stride, "samples": samples, "seed": seed, "baselines": baselines, "num_proc": num_proc}
     walks = {h: walk_forward(pipe, series, start=start, end=end, horizon=h, **options) for h in horizons}
@@ -89,17 +93,19 @@ def evaluate_model(
     write_json(results, out / "results.json")
     steps = ", ".join(map(str, horizons))
     note = f"{len(scored)} ticker(s), origins {results['start']} to {results['end']}, {steps} bar(s) ahead"
-    kind = pipe.processor.feature_extractor.series_kind
+    kind = extractor.series_kind
     score_bars(results["rows"], out / "scores.png", highlight="model", note=note, kind=kind)
     pit_histogram(walks[horizons[0]].pit(), out / "pit.png", name="model", note=note)
-    return Report.of(results)
+    report = Report.of(results)
+    write_page(report, out / "report.html", walks=walks, kind=kind)
+    return report
 
 
 def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     """What one horizon says of the model beside its baselines."""
-    verdicts, strongest = walk.verdicts(seed), walk.strongest
-    found = {"n": len(walk.origin), "strongest": strongest, "verdicts": verdicts, "groups": groups(walk)}
-    return found if strongest is None else found | {"verdict": headline(verdicts, strongest)}
+    strongest, verdicts = walk.strongest, walk.verdicts(seed)
+    told = {"verdict": headline(verdicts, strongest)} if strongest is not None else {}
+    return {"n": len(walk.origin), "strongest": strongest, **told, "verdicts": verdicts, "groups": groups(walk)}
 
 
 def _on_calendar(series: Sequence[EncodedSeries], result: WalkForward, horizon: int, calendar: str) -> float:

@@ -5,7 +5,6 @@
   so each ticker is in each third, and "high" is a time and not a kind of ticker. The thirds are those of the window,
   later dates included: no forecast reads them, and cut points of the past would leave one group empty in a year that
   is all calm.
-* A model is compared with a baseline on what both have forecast.
 """
 
 from typing import Any
@@ -22,8 +21,7 @@ CRASH = (np.datetime64("2020-02-20"), np.datetime64("2020-06-01"))  # from, unti
 
 def groups(walk: WalkForward) -> dict[str, dict[str, dict[str, Any]]]:
     """Of each way to divide the forecasts, by the name of the group: mean CRPS at the last step under each model's
-    name, None where it has no forecast there; `n` and `dates` of the group; and `skill` of the model against each
-    baseline.
+    name, `n` and `dates` of the group, and `skill` of the model against each baseline.
     """
     losses = pd.DataFrame({name: walk.crps(name) for name in walk.steps[-1]})
     return {by: _table(losses, labels, walk.origin) for by, labels in _labels(walk).items()}
@@ -44,19 +42,14 @@ def _labels(walk: WalkForward) -> dict[str, pd.Categorical]:
 
 
 def _table(losses: pd.DataFrame, labels: pd.Categorical, origin: np.ndarray) -> dict[str, dict[str, Any]]:
-    grouped = losses.groupby(labels, observed=True)
-    means, n = grouped.mean(), grouped.size()
-    dates = pd.Series(origin).groupby(labels, observed=True).nunique()
-    ours = {name: losses["model"].where(losses[name].notna()) for name in losses.columns[1:]}
-    paired = pd.DataFrame(ours, index=losses.index).groupby(labels, observed=True).mean()
+    means = losses.groupby(labels, observed=True).mean()
+    counts = pd.Series(origin).groupby(labels, observed=True).agg(["size", "nunique"])
     return {
         str(name): {
-            **{model: None if np.isnan(mean) else float(mean) for model, mean in row.items()},
-            "n": int(n[name]),
-            "dates": int(dates[name]),
-            "skill": {
-                other: skill({"crps": float(paired[other][name])}, {"crps": float(row[other])}) for other in paired
-            },
+            **(row := {model: float(mean) for model, mean in means.loc[name].items()}),
+            "n": int(n),
+            "dates": int(dates),
+            "skill": {other: skill({"crps": row["model"]}, {"crps": row[other]}) for other in means.columns[1:]},
         }
-        for name, row in means.iterrows()
+        for name, n, dates in counts.itertuples()
     }

@@ -58,7 +58,7 @@ class WalkForward:
         """One row per model, `model` is ours: scores at the last step; CRPS, coverage, direction at every step."""
         rows = {name: {"model": name, **self._score(forecast, seed)} for name, forecast in self.steps[-1].items()}
         for name, row in rows.items():
-            before = [brief(*_known(one[name], self.realised[:, p])) for p, one in enumerate(self.steps[:-1])]
+            before = [brief(one[name], self.realised[:, p]) for p, one in enumerate(self.steps[:-1])]
             row |= {f"{key}_by_step": [one[key] for one in [*before, row]] for key in STEP_KEYS}
         return rows
 
@@ -71,21 +71,15 @@ class WalkForward:
         answers = {}
         for name in list(self.steps[-1])[1:]:
             ours, theirs = self.crps(), self.crps(name)
-            both = np.isfinite(theirs)
-            ours, theirs, origin = ours[both], theirs[both], self.origin[both]
-            difference = compare(ours, theirs, origin, name, horizon=self.overlap, seed=seed)
+            difference = compare(ours, theirs, self.origin, name, horizon=self.overlap, seed=seed)
             saved = skill({"crps": float(ours.mean())}, {"crps": float(theirs.mean())})
             answers[name] = {**difference, "skill": saved}
         return answers
 
     @property
     def strongest(self) -> str | None:
-        """The baseline of least CRPS at the last step, on what it has forecast; None where there is none."""
-        names = list(self.steps[-1])[1:]
-        relative = {
-            name: np.nanmean(self.crps(name)) / self.crps()[np.isfinite(self.crps(name))].mean() for name in names
-        }
-        return min(relative, key=relative.__getitem__, default=None)
+        """The baseline of least CRPS at the last step; None where there is none."""
+        return min([*self.steps[-1]][1:], key=lambda name: self.crps(name).mean(), default=None)
 
     def against(self, other: "WalkForward", name: str, seed: int = 0) -> dict[str, Any]:
         """The model's CRPS against that of another model, called `name`, on the same outcomes at the last step."""
@@ -109,17 +103,9 @@ class WalkForward:
         return self.steps[-1][model].pit(self.realised[:, -1])
 
     def _score(self, forecast: Forecast, seed: int) -> dict[str, Any]:
-        squares = self.scale[:, -1] * 0 if self.square_scale is None else self.square_scale
-        forecast, *parts, squares = _known(forecast, self.realised[:, -1], self.origin, self.scale[:, -1], squares)
-        options = {"horizon": len(self.steps), "seed": seed, "stride": self.stride}
-        return score(forecast, *parts, square_scale=squares, **options)
-
-
-def _known(forecast: Forecast, *parts: np.ndarray) -> tuple[Any, ...]:
-    """The forecasts that could be made, and their parts."""
-    if not isinstance(forecast, Scored) or (known := forecast.known).all():
-        return forecast, *parts
-    return forecast.take(known), *(part[known] for part in parts)
+        parts = (self.realised[:, -1], self.origin, self.scale[:, -1])
+        options = {"square_scale": self.square_scale, "stride": self.stride}
+        return score(forecast, *parts, horizon=len(self.steps), seed=seed, **options)
 
 
 def pick_origins(
