@@ -103,10 +103,9 @@ class WalkForward:
         return self.steps[-1][model].pit(self.realised[:, -1])
 
     def _score(self, forecast: Forecast, seed: int) -> dict[str, Any]:
-        squares = self.scale[:, -1] * 0 if self.square_scale is None else self.square_scale
         parts = (self.realised[:, -1], self.origin, self.scale[:, -1])
-        options = {"horizon": len(self.steps), "seed": seed, "stride": self.stride}
-        return score(forecast, *parts, square_scale=squares, **options)
+        options = {"square_scale": self.square_scale, "stride": self.stride}
+        return score(forecast, *parts, horizon=len(self.steps), seed=seed, **options)
 
 
 def pick_origins(
