@@ -15,6 +15,7 @@ SUBPACKAGES = [
     "data_prep",
     "evaluation",
     "evaluation/baselines",
+    "evaluation/explanation",
     "publishing",
     "training",
     "preferences",

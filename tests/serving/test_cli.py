@@ -43,6 +43,21 @@ def test_evaluate_writes_rows_and_plots(run, model, tmp_path):
     assert "random_walk" in text
 
 
+def test_explain_writes_figures_and_a_page(run, model, tmp_path):
+    options = ["--start", "2012-06-01", "--end", "2012-12-31", "--most", 10, "--repeats", 1, "--ticker", "IBM,MSFT"]
+    code, text, _ = run("explain", "--model", model, "--data", "sample", *options, "--out", tmp_path)
+    result = json.loads((tmp_path / "explain.json").read_text())
+    assert code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"explain.json", "explain.html", ".tsf_llm.json"}
+    assert (result["windows"], result["tickers"]) == (20, ["IBM", "MSFT"])
+    assert result["groups"][0]["name"] in text
+    code, _, error = run("explain", "--model", model, "--data", "sample", "--start", "2030-01-01", "--out", tmp_path)
+    assert code == 2
+    assert "no forecast of 1 step(s) can be scored" in error
+    swapped = ["--start", "2012-12-31", "--end", "2012-06-01"]
+    assert run("explain", "--model", model, "--data", "sample", *swapped, "--out", tmp_path)[0] == 2
+
+
 def test_a_calendar_dates_forecasts_and_checks_evaluations(run, model, tmp_path):
     out = tmp_path / "forecast.csv"
     chosen = ["--model", model, "--data", "sample", "--ticker", "AAPL", "--samples", 16]
@@ -250,7 +265,7 @@ def test_help_teaches(run):
     code, text, _ = run("--help")
     assert code == 0
     assert all(name in text for name in ("quickstart", "forecast", "evaluate", "audit", "leak"))
-    for command in ("quickstart", "forecast", "evaluate", "adapt", "audit", "leak"):
+    for command in ("quickstart", "forecast", "evaluate", "explain", "adapt", "audit", "leak"):
         assert "Example: tsf-llm" in run(command, "--help")[1]
 
 
