@@ -52,13 +52,13 @@ class Prices:
         return self.open, self.close
 
     def growth(self) -> tuple[np.ndarray, np.ndarray]:
-        """Factors from the last known close to each open, and from each open to its close, `[T,N]`; 1 without a bar."""
+        """Factors from the last known close to each open, from each open to its close, `[T,N]`; 1 without a bar."""
         known = pd.DataFrame(self.close).ffill().shift().to_numpy()
         overnight, intraday = self.open / known, self.close / self.open
         return np.where(np.isnan(overnight), 1.0, overnight), np.where(np.isnan(intraday), 1.0, intraday)
 
     def missed(self) -> np.ndarray:
-        """Bars since the last one of each ticker, 0 where it has one, `[T,N]`; from the first row on if it has none."""
+        """Bars since the last one of each ticker, `[T,N]`: 0 where it has one, from the first row if it has none."""
         row = np.arange(len(self.times))[:, None]
         seen = np.where(np.isfinite(self.close), row, -1)
         return row - np.maximum.accumulate(seen, axis=0)
