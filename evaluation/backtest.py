@@ -102,7 +102,7 @@ def trade(
     (S, _, N), T = weights.shape, len(prices.times)
     rate_S = np.broadcast_to(np.asarray(cost_bp, dtype=float), S)
     value_SN, cash_S = np.zeros((S, N)), np.ones(S)
-    pending_SN, asked = weights[:, 0].copy(), 0
+    pending_SN, asked_SN = weights[:, 0].copy(), np.zeros((S, N), dtype=int)
     kept = {name: np.zeros((S, T)) for name in ("equity", "turnover", "costs", "exposure", "net")}
     late, stranded = np.zeros((2, S), dtype=int)
     kept["equity"][:, 0] = 1.0
@@ -122,8 +122,7 @@ def trade(
         due_SN = is_open[t] & ~np.isnan(pending_SN)
         lost_SN = (missed[t] >= GONE) & (value_SN != 0)
         wanted_SN = np.where(due_SN, pending_SN * equity_S[:, None], np.where(lost_SN, 0.0, value_SN))
-        if t > asked + 1:
-            late += (due_SN & (wanted_SN != value_SN)).sum(axis=1)
+        late += (due_SN & (wanted_SN != value_SN) & (t > asked_SN + 1)).sum(axis=1)
         stranded += lost_SN.sum(axis=1)
         pending_SN = np.where(due_SN, np.nan, pending_SN)
         book(wanted_SN - value_SN, equity_S, t)
@@ -140,7 +139,8 @@ def trade(
         kept["equity"][:, t] = np.where(ruined_S, 0.0, equity_S)
         if t in decision_at:
             new_SN = weights[:, decision_at[t]]
-            pending_SN, asked = np.where(np.isnan(new_SN), pending_SN, new_SN), t
+            pending_SN = np.where(np.isnan(new_SN), pending_SN, new_SN)
+            asked_SN = np.where(np.isnan(new_SN), asked_SN, t)
     return Accounts(prices.times, **kept, late=late, stranded=stranded)
 
 
