@@ -1,4 +1,4 @@
-"""positions.py: what each rule holds, that nothing is borrowed, and that a date's weights depend on that date alone."""
+"""positions.py: what each rule holds; nothing is borrowed; the weights of a date depend on that date alone."""
 
 import numpy as np
 import pytest
