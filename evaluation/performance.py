@@ -21,6 +21,7 @@ from .backtest import Accounts
 from .significance import FEWEST_DATES, Interval, mean_interval
 
 YEAR = np.timedelta64(1461 * 6, "h")  # 365.25 days
+SHORTEST = 1 / 12  # years, below which a growth per year says nothing
 SMALLEST_STD = 1e-12  # below it returns differ by rounding alone
 
 
@@ -121,7 +122,7 @@ def performance(accounts: Accounts, which: int, seed: int = 0) -> dict[str, Any]
     held = accounts.exposure[which, 1:] > 0
     return {
         "total_return": float(equity[-1] - 1),
-        "cagr": float(equity[-1] ** (1 / years) - 1),
+        "cagr": float(equity[-1] ** (1 / years) - 1) if years >= SHORTEST else None,
         "volatility": float(returns.std() * root),
         "sharpe": None if ratio is None else float(ratio * root),
         "sharpe_ci95": None if interval is None else [float(bound * root) for bound in interval],

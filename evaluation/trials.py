@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common.files import check_folder
-
 NAME = "trials.jsonl"
 
 
@@ -23,9 +21,6 @@ def read_trials(path: Path) -> dict[str, float]:
     Raises:
         ValueError: the file is no such log.
     """
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, and the log of trials is a file: name one with --trials-log")
-    check_folder(path.parent)
     trials: dict[str, float | None] = {}
     for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
         try:

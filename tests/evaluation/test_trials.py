@@ -47,8 +47,3 @@ def test_a_last_line_without_an_end_stays_a_line(tmp_path):
     log.write_text('{"settings": {"rule": "sign"}, "sharpe": 0.5}')
     add_trials(log, [trial("kelly", 1.0)])
     assert [*read_trials(log).values()] == [0.5, 1.0]
-
-
-def test_a_folder_is_no_log(tmp_path):
-    with pytest.raises(ValueError, match="is a folder"):
-        read_trials(tmp_path)
