@@ -217,7 +217,7 @@ def print_backtest(results: Mapping[str, Any]) -> None:
         "return": lambda row: number(row["total_return"], "+.1%"),
         "gross": lambda row: number(row.get("gross_total_return"), "+.1%"),
         "Sharpe [95 % CI]": lambda row: with_interval(row, "sharpe", ".2f"),
-        "drawdown": lambda row: number(row["max_drawdown"], ".1%"),
+        "max fall": lambda row: number(row["max_drawdown"], ".1%"),
         "turnover": lambda row: number(row["turnover"], ".1f"),
         "random": lambda row: number(row.get("random_percentile"), ".0f"),
     }
@@ -225,7 +225,8 @@ def print_backtest(results: Mapping[str, Any]) -> None:
     console = Console()
     title = f"{results['start']} to {results['end']}, {len(results['tickers'])} ticker(s)"
     caption = "returns after costs; gross: without; turnover a year; random: percentile among random entries"
-    console.print(table.terminal(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, show_edge=False))
+    look = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "padding": (0, 1, 0, 0)}
+    console.print(table.terminal(title=title, caption=caption, **look))
     for name, words in results["verdicts"].items():
         console.print(f"{name}: {words}", highlight=False)
     if results["out_of_sample"] is None:
