@@ -235,11 +235,11 @@ def _scored(
 ) -> list[Scored]:
     """The forecasts of a chunk at each step."""
     unit, realised = _unit(*chunk, kind), _realised(*chunk, horizon, kind)
-    laws = _laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)
+    laws = step_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)
     return [Scored.of(law.divided(unit), realised[:, p]) for p, law in enumerate(laws)]
 
 
-def _laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:
+def step_laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:
     """Of each step: exact one step ahead, that of the paths beyond; a single number stands twice."""
     if pipe.model.can_generate():
         if horizon == 1:
