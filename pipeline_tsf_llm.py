@@ -239,6 +239,13 @@ class TsfLlmPipeline(Pipeline):
         return self.processor.path_returns(np.concatenate(tokens), batch)
 
     @torch.inference_mode()
+    def one_step_law(self, batch: Any) -> np.ndarray:
+        """Probability of every return bin one step ahead, float64 `[B,n_bins]`: the law that `sample` draws from."""
+        columns = {key: batch[key].to(self.model.device) for key in ("past_values", "input_ids", "attention_mask")}
+        logits = self.model(**columns, use_cache=False, logits_to_keep=1).logits[:, 0].double()
+        return logits[:, : self.processor.tokenizer.n_bins].softmax(-1).cpu().numpy()
+
+    @torch.inference_mode()
     def sample_tokens(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> np.ndarray:
         """Return tokens of sampled paths, int64 `[B,K,P]`; `sample` has them as log returns, in bounded memory.
 

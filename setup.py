@@ -27,6 +27,8 @@ CORE = [
     "pyarrow>=21",  # the minimum of datasets
     "pandas-ta-classic>=0.8.32",  # its namesake pandas-ta has no release for Python 3.11
     "scikit-learn>=1.6",
+    "joblib>=1.4",
+    "statsmodels>=0.14.4",
     "scoringrules>=0.9",
     "arch>=7.2",  # first release built for numpy 2
     "matplotlib>=3.9",
@@ -85,6 +87,7 @@ setup(
         "tsf_llm.common",
         "tsf_llm.data_prep",
         "tsf_llm.evaluation",
+        "tsf_llm.evaluation.baselines",
         "tsf_llm.publishing",
         "tsf_llm.training",
         "tsf_llm.preferences",

@@ -1,16 +1,19 @@
 """Forecast distributions of one scalar: the cumulative log return from an origin to one step ahead.
 
-* Two forms with the same methods: a closed-form `Gaussian` (the baselines) and `Samples` (the model's sampled paths).
+* Forms with the same methods: closed (`Gaussian`), sampled (`Samples`), a scale times an empirical law (`Residuals`),
+  a grid of quantiles (`Quantiles`), and the probabilities of bins (`Histogram`: a causal model's law of one step).
 * Each holds n forecasts; every method is one vectorised call and returns one value (or one row) per forecast.
 * Ties count half, so a forecast with all its mass on zero gives P(up) = 0.5, not 0 or 1.
 * Quantiles of K samples are those of Weibull (the i-th of K sits at level i / (K + 1)): where outcome and samples are
   exchangeable, an interval then covers exactly its nominal level. numpy's default interpolation covers too little.
+* Evenly spaced quantiles are no samples: the fair estimate of CRPS, made for samples, would be too low by 1 / K.
 
-Shapes: n forecasts, K samples per forecast, L quantile levels.
+Shapes: n forecasts, K samples per forecast, L quantile levels, B bins.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import scoringrules
@@ -19,11 +22,38 @@ from scipy import stats
 # A ticker that never moved has a standard deviation of zero, where the closed forms are 0 / 0.
 SMALLEST_STD = 1e-12
 COVERAGE_LEVELS = (50, 80, 90)  # percent, of the central intervals that are scored
-KEPT_LEVELS = [*((1 - np.array(COVERAGE_LEVELS) / 100) / 2), *((1 + np.array(COVERAGE_LEVELS) / 100) / 2)]
+LEVELS = np.arange(1, 100) / 100  # of the quantiles that scores ask of every forecast
+MASSES = 200  # equal ones, into which `Quantiles` are cut
+
+
+class Law:
+    """What all forms share; `_below_and_equal` counts samples, which a continuous law does not have."""
+
+    def pit(self, y: np.ndarray, seed: int = 0) -> np.ndarray:
+        """Randomised probability integral transform: exactly uniform on [0, 1] if y is exchangeable with the samples.
+
+        The rank of y among K samples takes K + 1 values; spreading each over its own cell keeps a histogram from
+        showing steps that come only from bins and ranks not dividing evenly.
+        """
+        low, width = self.pit_cell(y)
+        return low + np.random.default_rng(seed).uniform(size=len(low)) * width
+
+    def pit_cell(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where `pit` lies: the lower end of its cell and the cell's width, `[n]` each."""
+        below = self.cdf(y)
+        return below, np.zeros(len(below))
+
+    @property
+    def median(self) -> np.ndarray:
+        return self.quantile([0.5])[:, 0]
+
+    @property
+    def p_up(self) -> np.ndarray:
+        return 1.0 - self.cdf(np.zeros(len(self.point)))
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Law):
     """n normal distributions.
 
     >>> float(Gaussian(mean=np.zeros(1), std=np.ones(1)).p_up[0])
@@ -46,15 +76,19 @@ class Gaussian:
         return self.mean
 
     @property
+    def variance(self) -> np.ndarray:
+        return self.std**2
+
+    @property
     def p_up(self) -> np.ndarray:
         return self._normal.sf(0.0)
 
+    def divided(self, unit: np.ndarray) -> "Gaussian":
+        """In units `[n]`."""
+        return Gaussian(self.mean / unit, self.std / unit)
+
     def cdf(self, y: np.ndarray) -> np.ndarray:
         return self._normal.cdf(y)
-
-    def pit(self, y: np.ndarray, seed: int = 0) -> np.ndarray:
-        """Probability integral transform: uniform on [0, 1] if calibrated. `seed` is for `Samples` alone."""
-        return self.cdf(y)
 
     def quantile(self, levels: Sequence[float]) -> np.ndarray:
         return self._normal.ppf(np.asarray(levels)[:, None]).T  # [n, L]
@@ -65,7 +99,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(Law):
     """n empirical distributions of K samples each.
 
     >>> float(Samples(np.array([[-1.0, 0.0, 1.0, 2.0]])).p_up[0])
@@ -88,8 +122,12 @@ class Samples:
         return np.median(self.values, axis=1)
 
     @property
-    def p_up(self) -> np.ndarray:
-        return 1.0 - self.cdf(np.zeros(len(self.values)))
+    def variance(self) -> np.ndarray:
+        return self.values.var(axis=1, ddof=1)
+
+    def divided(self, unit: np.ndarray) -> "Samples":
+        """In units `[n]`."""
+        return Samples(self.values / unit[:, None])
 
     def _below_and_equal(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         column = np.asarray(y)[:, None]
@@ -99,15 +137,9 @@ class Samples:
         below, equal = self._below_and_equal(y)
         return (below + 0.5 * equal) / self.values.shape[1]
 
-    def pit(self, y: np.ndarray, seed: int = 0) -> np.ndarray:
-        """Randomised probability integral transform: exactly uniform on [0, 1] if y is exchangeable with the samples.
-
-        The rank of y among K samples takes K + 1 values; spreading each over its own cell keeps a histogram from
-        showing steps that come only from bins and ranks not dividing evenly.
-        """
-        below, equal = self._below_and_equal(y)
-        spread = np.random.default_rng(seed).uniform(size=len(below))
-        return (below + spread * (equal + 1)) / (self.values.shape[1] + 1)
+    def pit_cell(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (below, equal), cells = self._below_and_equal(y), self.values.shape[1] + 1
+        return below / cells, (equal + 1) / cells
 
     def quantile(self, levels: Sequence[float]) -> np.ndarray:
         return np.quantile(self.values, levels, axis=1, method="weibull").T  # [n, L]
@@ -121,63 +153,300 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class ScoredSamples:
-    """What scores ask of n `Samples` and their outcomes, without the samples: memory that does not depend on K.
+class Residuals(Law):
+    """n laws: location + scale x one of a few empirical laws of standardised residuals; exact, whatever their size.
 
-    >>> scored = ScoredSamples.of(Samples(np.array([[-1.0, 0.0, 1.0, 2.0]])), np.array([0.5]))
-    >>> float(scored.p_up[0]), float(scored.crps(np.array([0.5]))[0])
-    (0.625, 0.16666666666666663)
+    >>> law = Residuals.of(np.ones(1), [np.array([-1.0, 1.0])], np.zeros(1, int))
+    >>> float(law.crps(np.array([0.0]))[0]), law.quantile([0.5]).tolist()
+    (0.5, [[0.0]])
+    """
+
+    location: np.ndarray  # [n]
+    scale: np.ndarray  # [n]; zero is taken as a point mass
+    laws: list[np.ndarray]  # sorted
+    which: np.ndarray  # int [n], index into laws
+
+    @classmethod
+    def of(cls, scale: np.ndarray, laws: Sequence[np.ndarray], which: np.ndarray, location: float = 0) -> "Residuals":
+        """From residuals in any order, whose unknown ones are left out.
+
+        Raises:
+            ValueError: a law without two residuals.
+        """
+        known = [np.sort(law[np.isfinite(law)]) for law in laws]
+        if (fewest := min(map(len, known))) < 2:
+            raise ValueError(f"a law of {fewest} residual(s): give more history before the first origin")
+        return cls(np.broadcast_to(np.asarray(location, float), np.shape(scale)), scale, known, which)
+
+    def divided(self, unit: np.ndarray) -> "Residuals":
+        """In units `[n]`."""
+        return Residuals(self.location / unit, self.scale / unit, self.laws, self.which)
+
+    def _each(self, function, *arrays: np.ndarray) -> np.ndarray:
+        """`function(law, *arrays of its forecasts)` for every law, back in order."""
+        first = np.asarray(function(self.laws[0], *(one[:0] for one in arrays)))
+        out = np.empty((len(self.scale), *first.shape[1:]))
+        for k in np.unique(self.which):
+            mine = self.which == k
+            out[mine] = function(self.laws[k], *(one[mine] for one in arrays))
+        return out
+
+    def _spread(self, statistic) -> np.ndarray:
+        """A statistic of each forecast's law, `[n, ...]`."""
+        return np.array([statistic(law) for law in self.laws])[self.which]
+
+    def _standard(self, y: np.ndarray) -> np.ndarray:
+        return (np.asarray(y) - self.location) / np.maximum(self.scale, SMALLEST_STD)
+
+    @property
+    def point(self) -> np.ndarray:
+        return self.location + self.scale * self._spread(np.mean)
+
+    @property
+    def median(self) -> np.ndarray:
+        return self.location + self.scale * self._spread(np.median)
+
+    @property
+    def variance(self) -> np.ndarray:
+        return self.scale**2 * self._spread(np.var)
+
+    def _below_and_equal(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        z = self._standard(y)
+        below = self._each(lambda law, part: np.searchsorted(law, part, side="left"), z)
+        return below, self._each(lambda law, part: np.searchsorted(law, part, side="right"), z) - below
+
+    def cdf(self, y: np.ndarray) -> np.ndarray:
+        below, equal = self._below_and_equal(y)
+        return (below + 0.5 * equal) / self._spread(len)
+
+    def pit_cell(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (below, equal), cells = self._below_and_equal(y), self._spread(len) + 1
+        return below / cells, (equal + 1) / cells
+
+    def quantile(self, levels: Sequence[float]) -> np.ndarray:
+        standard = self._spread(lambda law: np.quantile(law, levels, method="weibull"))
+        return self.location[:, None] + self.scale[:, None] * standard  # [n, L]
+
+    def crps(self, y: np.ndarray) -> np.ndarray:
+        """E|X - y| - E|X - X'| / 2 of the empirical law, by its cumulative sums: O(log of its size) per forecast."""
+        return np.maximum(self.scale, SMALLEST_STD) * self._each(_crps_of_law, self._standard(y))
+
+
+def _crps_of_law(law: np.ndarray, z: np.ndarray) -> np.ndarray:
+    size, below = len(law), np.searchsorted(law, z)
+    sums = np.concatenate(([0.0], np.cumsum(law)))
+    distance = (z * (2 * below - size) - 2 * sums[below] + sums[-1]) / size
+    return distance - (2 * np.arange(1, size + 1) - size - 1) @ law / size**2
+
+
+@dataclass(frozen=True)
+class Quantiles(Law):
+    """n laws given by their quantiles: linear between the levels, nothing beyond the outer ones.
+
+    >>> law = Quantiles(np.array([[-1.0, 0.0, 1.0]]), np.array([0.25, 0.5, 0.75]))
+    >>> law.quantile([0.5, 0.625]).tolist(), law.p_up.tolist()
+    ([[0.0, 0.5]], [0.5])
+    """
+
+    values: np.ndarray  # [n, L], increasing
+    levels: np.ndarray  # [L], increasing
+
+    @cached_property
+    def _masses(self) -> "Samples":
+        """The law as equal masses in the middle of as many steps of probability."""
+        return Samples(self.quantile((np.arange(MASSES) + 0.5) / MASSES))
+
+    def divided(self, unit: np.ndarray) -> "Quantiles":
+        """In units `[n]`."""
+        return Quantiles(self.values / unit[:, None], self.levels)
+
+    def quantile(self, levels: Sequence[float]) -> np.ndarray:
+        at = np.interp(levels, self.levels, np.arange(len(self.levels)))
+        left = np.clip(at.astype(int), 0, max(len(self.levels) - 2, 0))
+        right = np.minimum(left + 1, len(self.levels) - 1)
+        return self.values[:, left] * (1 - (at - left)) + self.values[:, right] * (at - left)
+
+    @property
+    def point(self) -> np.ndarray:
+        return self._masses.point
+
+    @property
+    def variance(self) -> np.ndarray:
+        return self._masses.values.var(axis=1)
+
+    def cdf(self, y: np.ndarray) -> np.ndarray:
+        return self._masses.cdf(y)
+
+    def pit_cell(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._masses.pit_cell(y)
+
+    def crps(self, y: np.ndarray) -> np.ndarray:
+        """Twice the mean pinball loss over the masses' levels, which is their E|X - y| - E|X - X'| / 2."""
+        return scoringrules.crps_ensemble(y, self._masses.values, estimator="nrg", backend="numpy")
+
+
+@dataclass(frozen=True)
+class Histogram(Law):
+    """n laws given by the probabilities of the same bins, uniform within each, in units of a scale per forecast.
+
+    >>> law = Histogram(np.array([[0.5, 0.5]]), np.array([-1.0, 0.0, 1.0]), np.array([2.0]))
+    >>> law.crps(np.array([0.0])).round(6).tolist(), law.quantile([0.25, 0.75]).tolist()
+    ([0.333333], [[-1.0, 1.0]])
+    """
+
+    probabilities: np.ndarray  # [n, B], sums of 1
+    edges: np.ndarray  # [B + 1]
+    scale: np.ndarray  # [n]
+
+    @cached_property
+    def _at_edges(self) -> np.ndarray:
+        """The distribution function at the edges, `[n, B + 1]`, which ends at 1."""
+        above = np.cumsum(self.probabilities, axis=1, dtype=float)
+        return np.concatenate((np.zeros((len(above), 1)), above / above[:, -1:]), axis=1)
+
+    @property
+    def _middles(self) -> np.ndarray:
+        return (self.edges[1:] + self.edges[:-1]) / 2
+
+    def divided(self, unit: np.ndarray) -> "Histogram":
+        """In units `[n]`."""
+        return Histogram(self.probabilities, self.edges, self.scale / unit)
+
+    @property
+    def point(self) -> np.ndarray:
+        return self.scale * (np.diff(self._at_edges) @ self._middles)
+
+    @property
+    def variance(self) -> np.ndarray:
+        squares = self._middles**2 + np.diff(self.edges) ** 2 / 12
+        return self.scale**2 * (np.diff(self._at_edges) @ squares) - self.point**2
+
+    def _place(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The bin of y, y in units of the scale but within the edges, and how far beyond them it is."""
+        z = np.asarray(y) / self.scale
+        inside = np.clip(z, self.edges[0], self.edges[-1])
+        return np.searchsorted(self.edges[1:-1], inside, side="right"), inside, np.abs(z - inside)
+
+    def _cdf(self, which: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        rows = np.arange(len(which))
+        low, high = self._at_edges[rows, which], self._at_edges[rows, which + 1]
+        return low + (high - low) * (inside - self.edges[which]) / np.diff(self.edges)[which]
+
+    def cdf(self, y: np.ndarray) -> np.ndarray:
+        which, inside, _ = self._place(y)
+        return self._cdf(which, inside)
+
+    def quantile(self, levels: Sequence[float]) -> np.ndarray:
+        rows = np.arange(len(self.scale))
+        columns = []
+        for level in levels:
+            which = (self._at_edges[:, 1:-1] < level).sum(axis=1)
+            low, high = self._at_edges[rows, which], self._at_edges[rows, which + 1]
+            part = np.divide(level - low, high - low, out=np.zeros(len(rows)), where=high > low).clip(0, 1)
+            columns.append(self.edges[which] + part * np.diff(self.edges)[which])
+        return self.scale[:, None] * np.stack(columns, axis=1)
+
+    def crps(self, y: np.ndarray) -> np.ndarray:
+        """The integral of (F(x) - 1[x >= y])^2 over the piecewise linear distribution function, in closed form."""
+        which, inside, beyond = self._place(y)
+        rows, width, f = np.arange(len(which)), np.diff(self.edges), self._at_edges
+        left = _zero_first(np.cumsum(width * _mean_square(f[:, :-1], f[:, 1:]), axis=1))
+        right = _zero_first(np.cumsum(width * _mean_square(1 - f[:, :-1], 1 - f[:, 1:]), axis=1))
+        here, to_left, to_right = self._cdf(which, inside), inside - self.edges[which], self.edges[which + 1] - inside
+        whole = left[rows, which] + right[:, -1] - right[rows, which + 1]
+        own = to_left * _mean_square(f[rows, which], here) + to_right * _mean_square(1 - here, 1 - f[rows, which + 1])
+        return self.scale * (whole + own + beyond)
+
+
+def _mean_square(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Mean of the square of what runs linearly from low to high."""
+    return (low**2 + low * high + high**2) / 3
+
+
+def _zero_first(sums: np.ndarray) -> np.ndarray:
+    return np.concatenate((np.zeros((len(sums), 1)), sums), axis=1)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What scores ask of n forecasts and their outcomes, without the laws: memory that does not depend on their form.
+
+    A forecast that could not be made has NaN everywhere, and is left out by `known`.
+
+    >>> scored = Scored.of(Samples(np.array([[-1.0, 0.0, 1.0, 2.0]])), np.array([0.5]))
+    >>> float(scored.p_up[0]), round(float(scored.crps(np.array([0.5]))[0]), 6)
+    (0.625, 0.166667)
     """
 
     outcome: np.ndarray  # [n]
     point: np.ndarray  # [n]
     median: np.ndarray  # [n]
+    variance: np.ndarray  # [n]
     p_up: np.ndarray  # [n]
-    sign: np.ndarray  # [n] mean sign
-    quantiles: np.ndarray  # [n, L] at `KEPT_LEVELS`
-    below: np.ndarray  # [n] samples below the outcome
-    equal: np.ndarray  # [n] samples that are the outcome
+    quantiles: np.ndarray  # [n, 99] at `LEVELS`
+    pit_low: np.ndarray  # [n] see `Law.pit_cell`
+    pit_width: np.ndarray  # [n]
     losses: np.ndarray  # [n] CRPS
-    is_one_number: np.ndarray  # [n] all samples are the same
-    samples: int  # K
 
     @classmethod
-    def of(cls, forecast: Samples, outcome: np.ndarray) -> "ScoredSamples":
-        values = forecast.values
-        below, equal = forecast._below_and_equal(outcome)
+    def of(cls, forecast: "Law | Scored", outcome: np.ndarray) -> "Scored":
+        if isinstance(forecast, Scored):
+            return forecast
+        low, width = forecast.pit_cell(outcome)
         return cls(
             outcome=np.asarray(outcome),
             point=forecast.point,
             median=forecast.median,
+            variance=forecast.variance,
             p_up=forecast.p_up,
-            sign=np.sign(values).mean(axis=1),
-            quantiles=forecast.quantile(KEPT_LEVELS),
-            below=below,
-            equal=equal,
+            quantiles=forecast.quantile(LEVELS),
+            pit_low=low,
+            pit_width=width,
             losses=forecast.crps(outcome),
-            is_one_number=(values == values[:, :1]).all(axis=1),
-            samples=values.shape[1],
         )
 
     @classmethod
-    def joined(cls, parts: Sequence["ScoredSamples"]) -> "ScoredSamples":
-        """All of these, which have the same number of samples each, in order."""
-        names = [part.name for part in fields(cls) if part.name != "samples"]
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return cls(**arrays, samples=parts[0].samples)
+    def missing(cls, outcome: np.ndarray) -> "Scored":
+        """Of forecasts that could not be made."""
+        unknown = np.full(len(outcome), np.nan)
+        numbers = {one.name: unknown for one in fields(cls) if one.name not in ("outcome", "quantiles")}
+        return cls(outcome=np.asarray(outcome), quantiles=np.full((len(outcome), len(LEVELS)), np.nan), **numbers)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Scored]") -> "Scored":
+        """All of these, in order."""
+        return cls(**{one.name: np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)})
+
+    def take(self, which: np.ndarray) -> "Scored":
+        """Those of an index or a mask."""
+        return Scored(**{one.name: getattr(self, one.name)[which] for one in fields(self)})
+
+    @property
+    def known(self) -> np.ndarray:
+        """Which forecasts could be made, bool `[n]`."""
+        return np.isfinite(self.losses)
+
+    @property
+    def sign(self) -> np.ndarray:
+        """Mean sign of the outcome that is forecast, `[n]`: P(up) less P(down), as ties count half."""
+        return 2 * self.p_up - 1
+
+    @property
+    def is_one_number(self) -> bool:
+        """Whether no forecast has any spread."""
+        return bool((self.quantiles[:, 0] == self.quantiles[:, -1]).all())
 
     def pit(self, y: np.ndarray, seed: int = 0) -> np.ndarray:
-        """That of `Samples`."""
+        """That of the law."""
         self._check(y)
-        spread = np.random.default_rng(seed).uniform(size=len(self.below))
-        return (self.below + spread * (self.equal + 1)) / (self.samples + 1)
+        return self.pit_low + np.random.default_rng(seed).uniform(size=len(self.pit_low)) * self.pit_width
 
     def quantile(self, levels: Sequence[float]) -> np.ndarray:
-        """[n, L] at some of the `KEPT_LEVELS`."""
-        return self.quantiles[:, [int(np.flatnonzero(np.isclose(KEPT_LEVELS, level))[0]) for level in levels]]
+        """[n, L] at some of the `LEVELS`."""
+        return self.quantiles[:, [int(np.flatnonzero(np.isclose(LEVELS, level))[0]) for level in levels]]
 
     def crps(self, y: np.ndarray) -> np.ndarray:
-        """That of `Samples`."""
+        """That of the law."""
         self._check(y)
         return self.losses
 
@@ -185,4 +454,4 @@ class ScoredSamples:
         assert np.array_equal(y, self.outcome, equal_nan=True), "scored on other outcomes"
 
 
-Forecast = Gaussian | Samples | ScoredSamples
+Forecast = Gaussian | Samples | Residuals | Quantiles | Histogram | Scored

@@ -27,43 +27,51 @@ def evaluate_model(
     *,
     start: Any,
     end: Any,
-    horizon: int,
+    horizon: int | Sequence[int],
     out: Path,
     stride: int | None = None,
     samples: int = 256,
     seed: int = 0,
+    baselines: str | Sequence[str] = "standard",
+    num_proc: int = 1,
     market: pd.DataFrame | None = None,
     calendar: str | None = None,
     strict: bool = False,
 ) -> Report:
     """Walks forward over [start, end], writes `results.json`, `scores.png` and `pit.png`, and returns what it found.
 
-    Tickers that cannot be scored are skipped: `skipped` names them and the reason; with `strict` they are refused.
+    Each of several horizons has origins of its own, `stride` bars apart, by default as many as it has steps. Tickers
+    that cannot be scored are skipped: `skipped` names them and the reason; with `strict` they are refused.
     `out_of_sample` is false when the model has seen prices of the period, and null when it does not say. With a
     `calendar`, by default the processor's own, `on_calendar` is the share of scored steps that came when it says."""
     calendar = check_calendar(calendar, needed=True) or pipe.processor.feature_extractor.calendar
+    horizons = [horizon] if isinstance(horizon, int) else [*dict.fromkeys(horizon)]
     check_free(out, FILES, by=BY, told_by=("results.json", "rows", "verdicts", "out_of_sample"))
     panel = pipe.processor.feature_extractor.check_known(bars, strict=strict)
     series = pipe.processor.encode(panel, market=market)
-    result = walk_forward(
-        pipe, series, start=start, end=end, horizon=horizon, stride=stride, samples=samples, seed=seed
-    )
-    scored = set(result.ticker.tolist())
+    options = {"stride": stride, "samples": samples, "seed": seed, "baselines": baselines, "num_proc": num_proc}
+    walks = {h: walk_forward(pipe, series, start=start, end=end, horizon=h, **options) for h in horizons}
+    scored = set(np.concatenate([walk.ticker for walk in walks.values()]).tolist())
     for one in series:
         if one.ticker not in scored:
             panel.skip(
-                one.ticker, f"{one.ticker}: no forecast of {horizon} step(s) from {start} to {end} can be scored"
+                one.ticker, f"{one.ticker}: no forecast of {min(horizons)} step(s) from {start} to {end} can be scored"
             )
     panel.settle()
     cutoff = pipe.model.config.trained_through
-    first = pd.Timestamp(result.origin.min())
-    period = {"start": str(first.date()), "end": str(pd.Timestamp(result.origin.max()).date())}
+    first = pd.Timestamp(min(walk.origin.min() for walk in walks.values()))
+    last = pd.Timestamp(max(walk.origin.max() for walk in walks.values()))
+    found = {h: _found(walk, seed) for h, walk in walks.items()}
     results = {
-        "rows": result.rows(seed),
-        "verdicts": result.verdicts(seed),
-        **period,
-        "horizon": horizon,
-        "stride": stride or horizon,
+        "rows": [row for walk in walks.values() for row in walk.rows(seed)],
+        **found[horizons[0]],
+        "horizons": {str(h): one for h, one in found.items()},
+        "start": str(first.date()),
+        "end": str(last.date()),
+        "horizon": horizons[0],
+        "stride": stride or horizons[0],
+        "refits": {name: words for walk in walks.values() for name, words in walk.refits.items()},
+        "failed": {name: words for walk in walks.values() for name, words in walk.failed.items()},
         "tickers": sorted(scored),
         "skipped": panel.skipped,
         "samples": samples,
@@ -73,14 +81,21 @@ def evaluate_model(
         **provenance(BY),
     }
     if calendar is not None:
-        results |= {"calendar": calendar, "on_calendar": _on_calendar(series, result, horizon, calendar)}
+        on_calendar = _on_calendar(series, walks[horizons[0]], horizons[0], calendar)
+        results |= {"calendar": calendar, "on_calendar": on_calendar}
     claim(out, FILES, by=BY)
     write_json(results, out / "results.json")
-    note = f"{len(results['tickers'])} ticker(s), origins {period['start']} to {period['end']}, {horizon} bar(s) ahead"
+    steps = ", ".join(map(str, horizons))
+    note = f"{len(scored)} ticker(s), origins {results['start']} to {results['end']}, {steps} bar(s) ahead"
     kind = pipe.processor.feature_extractor.series_kind
     score_bars(results["rows"], out / "scores.png", highlight="model", note=note, kind=kind)
-    pit_histogram(result.pit(), out / "pit.png", name="model", note=note)
+    pit_histogram(walks[horizons[0]].pit(), out / "pit.png", name="model", note=note)
     return Report.of(results)
+
+
+def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
+    """What one horizon says of the model beside its baselines."""
+    return {"n": len(walk.origin), "strongest": walk.strongest, "verdicts": walk.verdicts(seed)}
 
 
 def _on_calendar(series: Sequence[EncodedSeries], result: WalkForward, horizon: int, calendar: str) -> float:

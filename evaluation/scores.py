@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 
-from .distributions import COVERAGE_LEVELS, KEPT_LEVELS, Forecast
+from .distributions import COVERAGE_LEVELS, Forecast
 from .significance import FEWEST_DATES, mean_interval
 
 FEWEST_TICKERS = 3  # a rank correlation of two tickers is always -1 or 1
@@ -65,7 +65,7 @@ def score(
     """One row of results for n forecasts of the cumulative log return to `horizon`.
 
     realised [n] are the outcomes; dates [n] the origins' dates; naive_scale [n] each ticker's mean absolute h-step log
-    return known at the origin (`baselines.naive_scale`).
+    return known at the origin (`baselines.naive.naive_scale`).
 
     * crps: mean continuous ranked probability score, in log-return units; smaller is better
     * mae, mase: mean absolute error of the median; the same over naive_scale (1 = as far off as the last price was in
@@ -89,7 +89,8 @@ def score(
         )
     absolute_error = np.abs(realised - forecast.median)
     has_scale = naive_scale > 0
-    lower, upper = np.split(forecast.quantile(KEPT_LEVELS), 2, axis=1)  # [n, L] each
+    tails = (1 - np.array(COVERAGE_LEVELS) / 100) / 2
+    lower, upper = forecast.quantile(tails), forecast.quantile(1 - tails)  # [n, L] each
     inside = (lower <= realised[:, None]) & (realised[:, None] <= upper)
     correlations = rank_correlations(forecast.point, realised, dates)
     return {

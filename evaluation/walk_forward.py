@@ -6,7 +6,8 @@ Design choices:
 * Everything is scored on the cumulative log return to each step. The row of a model is its score at the last step.
 * A plain series is scored on its differences, in units of its mean absolute one-step difference known at the origin:
   so series of all sizes count alike. Its baselines include the seasonal naive one, where it has a season.
-* Of sampled paths only what scores ask of them is kept (`ScoredSamples`), chunk by chunk: they cost no memory.
+* One step ahead a causal model's law is known from its logits and is scored exactly. Paths are sampled further ahead.
+* Of every law only what scores ask of it is kept (`Scored`), chunk by chunk: paths cost no memory.
 * Outcomes that are not in the data yet, or fall on a missing bar, are left out for all models alike.
 
 Shapes: n forecasts (origins of all tickers), K samples, P steps.
@@ -23,8 +24,11 @@ from tqdm.auto import tqdm
 from ..bars_tsf_llm import Kind
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from .baselines import VOLATILITY_WINDOW, baseline_forecasts, naive_scale, seasonal_naive
-from .distributions import Forecast, Gaussian, Samples, ScoredSamples
+from .baselines.catalogue import choose
+from .baselines.naive import VOLATILITY_WINDOW, naive_scale
+from .baselines.panel import Panel
+from .baselines.run import run
+from .distributions import Forecast, Histogram, Law, Quantiles, Samples, Scored
 from .scores import score, skill
 from .significance import compare
 
@@ -42,6 +46,9 @@ class WalkForward:
     realised: np.ndarray  # [n,P] cumulative log returns, or differences in units known at the origin
     scale: np.ndarray  # [n,P] MASE denominators
     steps: list[dict[str, Forecast]] = field(default_factory=list)
+    sigma: np.ndarray | None = None  # [n] volatility known at the origin, in units of it
+    refits: dict[str, str] = field(default_factory=dict)  # of each baseline: how often, in words
+    failed: dict[str, str] = field(default_factory=dict)  # of each baseline that failed somewhere: why
 
     def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
         """One row per model, `model` is ours: scores at the last step; CRPS, coverage, direction at every step."""
@@ -60,13 +67,24 @@ class WalkForward:
 
     def verdicts(self, seed: int = 0) -> dict[str, dict[str, Any]]:
         """The model's CRPS against each baseline at the last step, paired by origin, in numbers and in words."""
-        ours, answers = self.crps(), {}
+        answers = {}
         for name in list(self.steps[-1])[1:]:
-            theirs = self.crps(name)
-            difference = compare(ours, theirs, self.origin, name, horizon=len(self.steps), seed=seed)
+            ours, theirs = self.crps(), self.crps(name)
+            both = np.isfinite(theirs)
+            ours, theirs, origin = ours[both], theirs[both], self.origin[both]
+            difference = compare(ours, theirs, origin, name, horizon=len(self.steps), seed=seed)
             saved = skill({"crps": float(ours.mean())}, {"crps": float(theirs.mean())})
             answers[name] = {**difference, "skill": saved}
         return answers
+
+    @property
+    def strongest(self) -> str | None:
+        """The baseline of least CRPS at the last step, on what it has forecast; None where there is none."""
+        names = list(self.steps[-1])[1:]
+        relative = {
+            name: np.nanmean(self.crps(name)) / self.crps()[np.isfinite(self.crps(name))].mean() for name in names
+        }
+        return min(relative, key=relative.__getitem__, default=None)
 
     def against(self, other: "WalkForward", name: str, seed: int = 0) -> dict[str, Any]:
         """The model's CRPS against that of another model, called `name`, on the same outcomes at the last step."""
@@ -85,8 +103,11 @@ class WalkForward:
         return self.steps[-1][model].pit(self.realised[:, -1])
 
     def _score(self, forecast: Forecast, step: int, seed: int) -> dict[str, Any]:
-        row = score(forecast, self.realised[:, step], self.origin, self.scale[:, step], horizon=step + 1, seed=seed)
-        if isinstance(forecast, ScoredSamples) and forecast.is_one_number.all():
+        parts = (self.realised[:, step], self.origin, self.scale[:, step])
+        if isinstance(forecast, Scored) and not (known := forecast.known).all():
+            forecast, parts = forecast.take(known), tuple(part[known] for part in parts)
+        row = score(forecast, *parts, horizon=step + 1, seed=seed)
+        if isinstance(forecast, Scored) and forecast.is_one_number:
             row |= {key: None for key in row if key.startswith("coverage")}  # one number has no interval
         return row
 
@@ -129,15 +150,17 @@ def walk_forward(
     stride: int | None = None,
     samples: int = 256,
     seed: int = 0,
+    baselines: str | Sequence[str] = "fast",
+    num_proc: int = 1,
     progress: bool = True,
 ) -> WalkForward:
-    """Forecasts of the model and of every baseline from every `stride`-th bar of [start, end].
+    """Forecasts of the model and of the baselines (`catalogue.choose`) from every `stride`-th bar of [start, end].
 
     `series` is what the model's own processor makes of the bars. `stride` defaults to the horizon, so that outcomes do
-    not overlap.
+    not overlap. `num_proc` processes run the baselines.
 
     Raises:
-        ValueError: for a model without numbers (classes), or an empty period.
+        ValueError: for a model without numbers (classes), an unknown baseline, or an empty period.
     """
     if pipe.model.config.prediction_type == "classification" and not pipe.model.can_generate():
         raise ValueError(
@@ -145,11 +168,12 @@ def walk_forward(
         )
     extractor = pipe.processor.feature_extractor
     kind, season = extractor.series_kind, next(iter(extractor.seasons or ()), None)
+    chosen = choose(baselines, kind, season)
     history = max(VOLATILITY_WINDOW if season is None else season * -(-horizon // season) + VOLATILITY_WINDOW, horizon)
     origins = pick_origins(series, start, end, horizon, stride or horizon, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
     chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
-    if pipe.samples_paths:
+    if pipe.samples_paths and horizon > 1:
         together = max(len(rows) for _, rows in chunks)
         pipe.check_size(together, extractor.context_length, horizon=horizon, samples=samples)
     bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=None if progress else True, leave=False)
@@ -165,15 +189,15 @@ def walk_forward(
         origin=joined(lambda one, rows: one.timestamp[rows]),
         realised=joined(lambda one, rows: _realised(one, rows, horizon, kind)),
         scale=np.stack(naive, axis=1) / unit[:, None],
+        sigma=joined(lambda one, rows: one.sigma[rows]) / unit,
     )
-    for step in range(horizon):
-        parts = [_baselines(one, rows, step + 1, kind, season) for one, rows in kept]
-        baselines = {name: _joined([part[name] for part in parts], unit) for name in parts[0]}
-        outcome = result.realised[:, step]
-        scored = {
-            n: ScoredSamples.of(one, outcome) if isinstance(one, Samples) else one for n, one in baselines.items()
-        }
-        result.steps.append({"model": ScoredSamples.joined([one[step] for one in ours]), **scored})
+    panel = Panel([one for one, _ in kept], [rows for _, rows in kept], kind, season, seed=seed)
+    steps = range(1, horizon + 1)
+    theirs, result.failed = run(chosen, panel, steps, result.realised, unit, num_proc=num_proc, progress=progress)
+    result.refits = {one.name: one.refit for one in chosen if one.name in theirs}
+    for step in steps:
+        others = {name: scored[step] for name, scored in theirs.items()}
+        result.steps.append({"model": Scored.joined([one[step - 1] for one in ours]), **others})
     return result
 
 
@@ -181,36 +205,20 @@ def pool(results: Sequence[WalkForward]) -> WalkForward:
     """The forecasts of several folds as one period, in order: `rows` and `verdicts` then speak of all of them.
 
     Raises:
-        ValueError: if two folds forecast from the same bar, or differ in models, steps or number of samples.
+        ValueError: if two folds forecast from the same bar, or differ in models or steps.
     """
-    if len({(len(one.steps), one.steps[0]["model"].samples, *one.steps[0]) for one in results}) != 1:
-        raise ValueError("pool needs at least one result, all of the same models, steps and number of samples")
+    if len({(len(one.steps), *one.steps[0]) for one in results}) != 1:
+        raise ValueError("pool needs at least one result, all of the same models and steps")
     origins = pd.MultiIndex.from_arrays([np.concatenate([getattr(one, name) for one in results]) for name in KEYS])
     if origins.has_duplicates:
         again = origins[origins.duplicated()][0]
         raise ValueError(f"two folds forecast {again[0]} from {again[1]}: their test periods must not overlap")
     parts = {name: np.concatenate([getattr(one, name) for one in results]) for name in (*KEYS, "realised", "scale")}
     steps = [
-        {name: _joined([one.steps[p][name] for one in results], np.ones(len(origins))) for name in results[0].steps[p]}
+        {name: Scored.joined([one.steps[p][name] for one in results]) for name in results[0].steps[p]}
         for p in range(len(results[0].steps))
     ]
     return WalkForward(**parts, steps=steps)
-
-
-def _baselines(
-    one: EncodedSeries, rows: np.ndarray, horizon: int, kind: Kind, season: int | None
-) -> dict[str, Forecast]:
-    seasonal = {} if season is None else {f"seasonal_naive_{season}": seasonal_naive(one.close, rows, horizon, season)}
-    return {**baseline_forecasts(one.close, rows, horizon, kind), **seasonal}
-
-
-def _joined(parts: Sequence[Forecast], unit: np.ndarray) -> Forecast:
-    """The forecasts of several tickers or folds as one, in units `[n]`; what is scored is in units already."""
-    if isinstance(parts[0], ScoredSamples):
-        return ScoredSamples.joined(parts)
-    if isinstance(parts[0], Samples):
-        return Samples(np.concatenate([part.values for part in parts]) / unit[:, None])
-    return Gaussian(*(np.concatenate([getattr(part, name) for part in parts]) / unit for name in ("mean", "std")))
 
 
 def _unit(one: EncodedSeries, rows: np.ndarray, kind: Kind) -> np.ndarray:
@@ -224,18 +232,24 @@ def _realised(one: EncodedSeries, rows: np.ndarray, horizon: int, kind: Kind) ->
 
 def _scored(
     pipe: TsfLlmPipeline, chunk: tuple[EncodedSeries, np.ndarray], horizon: int, samples: int, seed: int, kind: Kind
-) -> list[ScoredSamples]:
+) -> list[Scored]:
     """The forecasts of a chunk at each step."""
-    paths, unit = _forecast(pipe, chunk, horizon, samples, seed), _unit(*chunk, kind)
-    realised = _realised(*chunk, horizon, kind)
-    return [ScoredSamples.of(Samples(paths[..., p] / unit[:, None]), realised[:, p]) for p in range(horizon)]
+    unit, realised = _unit(*chunk, kind), _realised(*chunk, horizon, kind)
+    laws = _laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)
+    return [Scored.of(law.divided(unit), realised[:, p]) for p, law in enumerate(laws)]
 
 
-def _forecast(
-    pipe: TsfLlmPipeline, chunk: tuple[EncodedSeries, np.ndarray], horizon: int, samples: int, seed: int
-) -> np.ndarray:
-    """Cumulative log returns `[B,K,P]`; a regression model's single number stands twice, as K = 2 equal samples."""
-    batch = pipe.processor.batch([chunk])
-    if pipe.samples_paths:
-        return pipe.sample(batch, horizon=horizon, samples=samples, seed=seed)
-    return np.repeat(pipe.predict_head(batch, horizon)[:, None], 2, axis=1)
+def _laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:
+    """Of each step: exact one step ahead, that of the paths beyond; a single number stands twice."""
+    if pipe.model.can_generate():
+        if horizon == 1:
+            edges, scale = pipe.processor.tokenizer.fitted_edges, np.asarray(batch["scale"], dtype=float)
+            return [Histogram(pipe.one_step_law(batch), edges, scale)]
+        paths = pipe.sample(batch, horizon=horizon, samples=samples, seed=seed)
+        return [Samples(paths[..., p]) for p in range(horizon)]
+    if pipe.samples_paths:  # evenly spaced quantiles
+        values = pipe.sample(batch, horizon=horizon, samples=samples, seed=seed)
+        levels = np.arange(1, samples + 1) / (samples + 1)
+        return [Quantiles(values[..., p], levels) for p in range(horizon)]
+    prediction = pipe.predict_head(batch, horizon)
+    return [Samples(np.repeat(prediction[:, [p]], 2, axis=1)) for p in range(horizon)]

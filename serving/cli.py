@@ -210,10 +210,15 @@ def evaluate(
     data: Data,
     start: Annotated[str, typer.Option(help="First date to forecast from.")],
     end: Annotated[str, typer.Option(help="Last date to forecast from.")],
-    horizon: Horizon,
+    horizon: Annotated[str, typer.Option(metavar="N[,N...]", help="Bars ahead; several with commas between.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json and plots.")],
     ticker: Ticker = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Bars between forecasts; by default the horizon.")] = None,
+    baselines: Annotated[
+        str,
+        typer.Option(metavar="fast|standard|all|NAMES", help="What the model is to beat; names with commas between."),
+    ] = "standard",
+    num_proc: Annotated[int, typer.Option("--num-proc", min=1, help="Processes for the baselines.")] = 1,
     samples: Samples = 256,
     seed: Seed = 0,
     strict: Strict = False,
@@ -225,7 +230,7 @@ def evaluate(
     dates: Dates = None,
     decimal: Decimal = None,
 ) -> None:
-    """Score past forecasts beside random walk, drift and historical volatility, with intervals and a verdict.
+    """Score past forecasts beside the strongest baselines (GARCH, HAR on ranges, ...), with intervals and a verdict.
 
     Tickers that cannot be scored are skipped: `skipped` in results.json says why.
 
@@ -242,6 +247,7 @@ def evaluate(
     from .loading import load_pipeline
 
     check_apart(out, data, market)
+    steps = _steps(horizon)
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     check_calendar(calendar, needed=True)
@@ -253,8 +259,10 @@ def evaluate(
         bars,
         start=start,
         end=end,
-        horizon=horizon,
+        horizon=steps,
         stride=stride,
+        baselines=baselines,
+        num_proc=num_proc,
         samples=samples,
         seed=seed,
         out=out,
@@ -588,6 +596,14 @@ def convert(
 
 def _names(ticker: str | None) -> list[str] | None:
     return None if ticker is None else [name.strip() for name in ticker.split(",") if name.strip()]
+
+
+def _steps(horizons: str) -> list[int]:
+    """Raises ValueError for what is no list of bars ahead."""
+    parts = [part.strip() for part in horizons.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"--horizon {horizons}: give bars ahead, as 5, or several, as 1,5,20")
+    return [int(part) for part in parts]
 
 
 def _market(market: str | None, dates: str | None, decimal: str | None) -> Any:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tsf_llm.evaluation import profit as utility
-from tsf_llm.evaluation.distributions import Gaussian, Samples, ScoredSamples
+from tsf_llm.evaluation.distributions import Gaussian, Samples, Scored
 from tsf_llm.evaluation.significance import GAIN, compare
 from tsf_llm.evaluation.walk_forward import WalkForward
 
@@ -21,7 +21,7 @@ def result(paths, realised, *, steps=1):
         origin=pd.date_range("2020-01-01", periods=n, freq="D").to_numpy(),
         realised=np.repeat(np.asarray(realised)[:, None], steps, axis=1),
         scale=np.full((n, steps), 0.01),
-        steps=[{"model": ScoredSamples.of(Samples(np.asarray(paths)), np.asarray(realised)), "random_walk": baseline}]
+        steps=[{"model": Scored.of(Samples(np.asarray(paths)), np.asarray(realised)), "random_walk": baseline}]
         * steps,
     )
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from tsf_llm.evaluation.distributions import Gaussian, Samples, ScoredSamples
+from tsf_llm.evaluation.distributions import Gaussian, Samples, Scored
 from tsf_llm.evaluation.walk_forward import WalkForward
 from tsf_llm.preferences.report import Judge, print_findings
 
@@ -27,7 +27,7 @@ def forecasts(share):
         scale=np.full((DAYS, 1), 0.01),
         steps=[
             {
-                "model": ScoredSamples.of(Samples(paths), OUTCOMES),
+                "model": Scored.of(Samples(paths), OUTCOMES),
                 "random_walk": Gaussian(mean=np.zeros(DAYS), std=np.full(DAYS, 0.02)),
             }
         ],

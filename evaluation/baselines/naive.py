@@ -1,4 +1,4 @@
-"""Causal baselines for the cumulative log return of one ticker, from an origin bar to `horizon` bars later.
+"""Baselines that fit nothing: running statistics of one ticker, known at the origin.
 
 * Of a plain series `close` is its value, and a return its difference. It has one more baseline, the seasonal naive.
 * An origin is the index of a bar in `close`; a forecast uses the closes up to and including it and nothing later.
@@ -6,15 +6,17 @@
 * Per-step forecasts are one call per step: everything is a running statistic, so a call costs one pass over the bars.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import OHLCV, Kind
-from .distributions import Gaussian, Samples
+from ...bars_tsf_llm import OHLCV, Kind
+from ..distributions import LEVELS, Gaussian, Quantiles
+from .panel import Panel
 
 VOLATILITY_WINDOW = 20
 SEASONAL_ERRORS = 500  # most recent errors that make the seasonal naive distribution
-SEASONAL_SAMPLES = 99  # their evenly spaced quantiles
 
 
 def _known_log_prices(
@@ -40,45 +42,45 @@ def _known_log_prices(
     return pd.Series(kind.additive(close[known])), position
 
 
-def baseline_forecasts(
-    close: np.ndarray, origins: np.ndarray, horizon: int, kind: Kind = OHLCV
-) -> dict[str, Gaussian]:
-    """Forecasts of log(close[origin + horizon] / close[origin]) for close [N] and origins [n], or of the difference.
-
-    With r the one-step log returns known at the origin and h the horizon:
-
-    * `random_walk`: mean 0, std = root mean square of all r * sqrt(h)
-    * `drift`: mean of all r * h, std = standard deviation of all r * sqrt(h)
-    * `historical_volatility_20`: mean 0, std = standard deviation of the last 20 r * sqrt(h)
-
-    Raises ValueError where an origin has fewer than 20 returns before it, or a close is not positive.
-    """
-    log_close, position = _known_log_prices(close, origins, horizon, VOLATILITY_WINDOW, kind)
-    returns = log_close.diff()
-    root_mean_square = np.sqrt((returns**2).expanding().mean())
-    volatility = returns.rolling(VOLATILITY_WINDOW).std()
-    zero = np.zeros(len(position))
-
-    def at_origins(statistic: pd.Series) -> np.ndarray:
-        return statistic.to_numpy()[position]
-
-    return {
-        "random_walk": Gaussian(zero, at_origins(root_mean_square) * np.sqrt(horizon)),
-        "drift": Gaussian(
-            at_origins(returns.expanding().mean()) * horizon, at_origins(returns.expanding().std()) * np.sqrt(horizon)
-        ),
-        f"historical_volatility_{VOLATILITY_WINDOW}": Gaussian(zero, at_origins(volatility) * np.sqrt(horizon)),
-    }
+def random_walk(panel: Panel, steps: Sequence[int]) -> dict[int, Gaussian]:
+    """Mean 0, std = root mean square of all returns known * sqrt(h)."""
+    return _gaussians(panel, steps, lambda r: (0 * r, np.sqrt((r**2).expanding().mean())))
 
 
-def seasonal_naive(value: np.ndarray, origins: np.ndarray, horizon: int, season: int) -> Samples:
-    """Forecasts of value[origin + horizon] - value[origin] by what the value was a whole number of seasons before.
+def drift(panel: Panel, steps: Sequence[int]) -> dict[int, Gaussian]:
+    """Mean of all returns known * h, std = their standard deviation * sqrt(h)."""
+    return _gaussians(panel, steps, lambda r: (r.expanding().mean(), r.expanding().std()))
 
-    With m = season * ceil(horizon / season), the distribution is value[origin + horizon - m] plus the errors
+
+def historical_volatility(panel: Panel, steps: Sequence[int]) -> dict[int, Gaussian]:
+    """Mean 0, std = standard deviation of the last 20 returns * sqrt(h)."""
+    return _gaussians(panel, steps, lambda r: (0 * r, r.rolling(VOLATILITY_WINDOW).std()))
+
+
+def _gaussians(
+    panel: Panel, steps: Sequence[int], statistics: Callable[[pd.Series], tuple[pd.Series, pd.Series]]
+) -> dict[int, Gaussian]:
+    """From the mean and standard deviation of one step, as functions of the one-step returns of a series."""
+    [one], [rows] = panel.series, panel.rows
+    log_close, position = _known_log_prices(one.close, rows, max(steps), VOLATILITY_WINDOW, panel.kind)
+    mean, std = (statistic.to_numpy()[position] for statistic in statistics(log_close.diff()))
+    return {h: Gaussian(mean * h, std * np.sqrt(h)) for h in steps}
+
+
+def seasonal_naive(panel: Panel, steps: Sequence[int]) -> dict[int, Quantiles]:
+    """What the value was a whole number of seasons before, and how far off that has been.
+
+    With m = season * ceil(h / season), the distribution is value[origin + h - m] plus the errors
     value[t] - value[t - m] known at the origin: quantiles of the last 500. A missing value is taken from its last
     known one. Raises ValueError where an origin has fewer than m + 20 values before it.
     """
-    filled = pd.Series(np.asarray(value, dtype=float)).ffill().to_numpy()
+    [one], [origins] = panel.series, panel.rows
+    assert panel.season is not None
+    filled = pd.Series(panel.kind.additive(one.close)).ffill().to_numpy()
+    return {h: _seasonal(filled, origins, h, panel.season) for h in steps}
+
+
+def _seasonal(filled: np.ndarray, origins: np.ndarray, horizon: int, season: int) -> Quantiles:
     back = season * -(-horizon // season)
     start = int(np.isfinite(filled).argmax())
     if len(origins) and min(origins) < start + back + VOLATILITY_WINDOW:
@@ -86,13 +88,12 @@ def seasonal_naive(value: np.ndarray, origins: np.ndarray, horizon: int, season:
             f"origin {min(origins)} has fewer than {back + VOLATILITY_WINDOW} values before it, which seasons of "
             f"{season} need: start at a later origin or give earlier values"
         )
-    levels = np.arange(1, SEASONAL_SAMPLES + 1) / (SEASONAL_SAMPLES + 1)
     errors = [
-        np.quantile(filled[first : t + 1] - filled[first - back : t + 1 - back], levels, method="weibull")
+        np.quantile(filled[first : t + 1] - filled[first - back : t + 1 - back], LEVELS, method="weibull")
         for t in origins
         for first in [max(start + back, t + 1 - SEASONAL_ERRORS)]
     ]
-    return Samples((filled[origins + horizon - back] - filled[origins])[:, None] + np.array(errors))
+    return Quantiles((filled[origins + horizon - back] - filled[origins])[:, None] + np.array(errors), LEVELS)
 
 
 def naive_scale(close: np.ndarray, origins: np.ndarray, horizon: int, kind: Kind = OHLCV) -> np.ndarray:

@@ -1,0 +1,61 @@
+"""The baselines by name and by group.
+
+A baseline is a function of a `Panel` and of steps ahead; it gives a forecast of the cumulative log return (the
+difference, of a plain series) to each step. To add one: write the function, and a line here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...bars_tsf_llm import OHLCV, Kind
+from ..distributions import Forecast
+from . import naive
+from .panel import Panel
+
+NEVER, YEARLY = "running statistics", "refitted yearly"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One row of a table."""
+
+    name: str
+    forecast: Callable[[Panel, Sequence[int]], Mapping[int, Forecast]]
+    refit: str = YEARLY
+    pooled: bool = False  # fitted on all series at once; others are asked for one series at a time
+    prices_only: bool = False  # needs open, high and low
+    seasonal: bool = False  # needs a season
+    package: str | None = None  # beyond the usual ones
+    groups: tuple[str, ...] = field(default=("all",))  # the smallest that has it, and those around it
+
+    def suits(self, kind: Kind, season: int | None) -> bool:
+        """Whether it has anything to say of such series."""
+        return (kind is OHLCV or not self.prices_only) and (season is not None or not self.seasonal)
+
+
+FAST, STANDARD = ("fast", "standard", "all"), ("standard", "all")
+CATALOGUE = [
+    Baseline("random_walk", naive.random_walk, NEVER, groups=FAST),
+    Baseline("drift", naive.drift, NEVER, groups=FAST),
+    Baseline("historical_volatility_20", naive.historical_volatility, NEVER, groups=FAST),
+    Baseline("seasonal_naive", naive.seasonal_naive, NEVER, seasonal=True, groups=FAST),
+]
+
+
+def choose(names: str | Sequence[str], kind: Kind = OHLCV, season: int | None = None) -> list[Baseline]:
+    """Those of a group (`fast`, `standard`, `all`) that suit such series, or those named, commas between.
+
+    Raises:
+        ValueError: an unknown name, or one that does not suit the series.
+    """
+    if isinstance(names, str) and names in FAST:
+        return [one for one in CATALOGUE if names in one.groups and one.suits(kind, season)]
+    by_name = {one.name: one for one in CATALOGUE}
+    wanted = [name.strip() for name in names.split(",")] if isinstance(names, str) else [*names]
+    if unknown := [name for name in wanted if name not in by_name]:
+        raise ValueError(f"--baselines {', '.join(unknown)}: choose fast, standard, all or from {', '.join(by_name)}")
+    chosen = [by_name[name] for name in dict.fromkeys(wanted)]
+    if odd := [one.name for one in chosen if not one.suits(kind, season)]:
+        what = "prices with open, high and low" if kind is not OHLCV else "a plain series with a season"
+        raise ValueError(f"--baselines {', '.join(odd)}: needs {what}; leave it out")
+    return chosen

@@ -1,0 +1,159 @@
+"""How baselines are run: in processes beside each other, kept on disk by content, and never stopping one another.
+
+Design choices:
+* A task is one baseline on one series, or on all of them where it is fitted on all. What a task gives is what scores
+  ask (`Scored`), in safetensors, under a name that hashes everything it read: the code, the bars, the origins.
+* A run that died, or one with another model, finds the tasks that are done. `TSF_LLM_CACHE` moves the folder.
+* A task that fails leaves its reason; its forecasts are unknown, and the row is scored on the others.
+"""
+
+import hashlib
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from tqdm.auto import tqdm
+
+from ...common.files import replace_file
+from .. import distributions
+from ..distributions import Scored
+from . import panel as panel_module
+from .catalogue import NEVER, Baseline
+from .panel import Panel
+
+LIBRARIES = ("numpy", "scipy", "arch", "statsmodels", "torch")
+FAILURES = (ValueError, ArithmeticError, RuntimeError, ImportError, np.linalg.LinAlgError)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One baseline on some series."""
+
+    baseline: Baseline
+    panel: Panel
+    positions: np.ndarray  # of its forecasts among all
+    outcome: np.ndarray  # [n,P]
+    unit: np.ndarray  # [n]
+
+
+def run(
+    baselines: Sequence[Baseline],
+    panel: Panel,
+    steps: Sequence[int],
+    outcome: np.ndarray,
+    unit: np.ndarray,
+    *,
+    num_proc: int = 1,
+    progress: bool = True,
+) -> tuple[dict[str, dict[int, Scored]], dict[str, str]]:
+    """Each baseline's forecasts by step, scored on outcomes `[n,P]` in units `[n]`; and what failed, by name.
+
+    A baseline of which nothing could be made has no forecasts.
+    """
+    tasks = [task for one in baselines for task in _tasks(one, panel, outcome, unit)]
+    answers = Parallel(n_jobs=num_proc, return_as="generator")(delayed(_answer)(task, steps) for task in tasks)
+    bar = tqdm(
+        answers, total=len(tasks), desc="baselines", unit="fit", disable=None if progress else True, leave=False
+    )
+    found: dict[str, dict[int, Scored]] = {}
+    failures: dict[str, list[str]] = {}
+    for task, answer in zip(tasks, bar, strict=True):
+        name = task.baseline.name
+        if isinstance(answer, str):
+            failures.setdefault(name, []).append(answer)
+            continue
+        whole = found.setdefault(name, {step: Scored.missing(outcome[:, i]) for i, step in enumerate(steps)})
+        for step, scored in answer.items():
+            for part in fields(Scored):
+                getattr(whole[step], part.name)[task.positions] = getattr(scored, part.name)
+    return found, {name: _told(reasons, len(panel.series)) for name, reasons in failures.items()}
+
+
+def _tasks(baseline: Baseline, panel: Panel, outcome: np.ndarray, unit: np.ndarray) -> Iterator[Task]:
+    if baseline.pooled:
+        yield Task(baseline, panel, np.arange(len(outcome)), outcome, unit)
+        return
+    for i, part in enumerate(panel.alone()):
+        mine = np.flatnonzero(panel.which == i)
+        yield Task(baseline, part, mine, outcome[mine], unit[mine])
+
+
+def _told(reasons: Sequence[str], count: int) -> str:
+    return reasons[0] if len(reasons) == 1 == count else f"{len(reasons)} of {count} series: {'; '.join(reasons[:3])}"
+
+
+def _answer(task: Task, steps: Sequence[int]) -> dict[int, Scored] | str:
+    """What a task gives, from the disk where it is there; or why it failed."""
+    path = None if task.baseline.refit == NEVER else cache_folder() / f"{_key(task, steps)}.safetensors"
+    if path is not None and (kept := _kept(path, steps)) is not None:
+        return kept
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of a fit is refused by the baseline itself
+            laws = task.baseline.forecast(task.panel, steps)
+    except FAILURES as error:
+        names = [one.ticker for one in task.panel.series]
+        reason = " ".join(str(error).split())
+        return reason if len(names) > 1 or names[0] in reason else f"{names[0]}: {reason}"
+    scored = {step: Scored.of(laws[step].divided(task.unit), task.outcome[:, i]) for i, step in enumerate(steps)}
+    if path is not None:
+        _keep(scored, path)
+    return scored
+
+
+def cache_folder() -> Path:
+    """Where finished tasks are kept: `TSF_LLM_CACHE`, or `tsf_llm` in the user's cache folder."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsf_llm"
+    return Path(os.environ.get("TSF_LLM_CACHE") or usual) / "baselines"
+
+
+def _key(task: Task, steps: Sequence[int]) -> str:
+    """A hash of everything that the answer depends on."""
+    code = (sys.modules[task.baseline.forecast.__module__], distributions, panel_module)
+    panel, versions = task.panel, [_version(name) for name in (*LIBRARIES, task.baseline.package)]
+    settings = (task.baseline.name, panel.kind.name, panel.season, str(panel.start), panel.seed, [*steps], versions)
+    digest = hashlib.sha256(repr(settings).encode())
+    for module in code:
+        digest.update(inspect.getsource(module).encode())
+    for array in (task.outcome, task.unit, *panel.rows):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for one in panel.series:
+        digest.update(one.ticker.encode())
+        for array in (one.timestamp, one.close, one.ohlc, one.sigma, one.features):
+            digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _version(package: str | None) -> str | None:
+    try:
+        return package and version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _keep(scored: Mapping[int, Scored], path: Path) -> None:
+    """Best effort: a full or read-only disk costs the next run time, and this one nothing."""
+    arrays = {f"{step}.{one.name}": getattr(scored[step], one.name) for step in scored for one in fields(Scored)}
+    whole = {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda unfinished: save_file(whole, unfinished))
+    except OSError:
+        return
+
+
+def _kept(path: Path, steps: Sequence[int]) -> dict[int, Scored] | None:
+    try:
+        arrays = load_file(path)
+        return {step: Scored(**{one.name: arrays[f"{step}.{one.name}"] for one in fields(Scored)}) for step in steps}
+    except (OSError, SafetensorError, KeyError):
+        return None
