@@ -33,6 +33,7 @@ def evaluate_model(
     samples: int = 256,
     seed: int = 0,
     baselines: str | Sequence[str] = "standard",
+    calibration: str = "auto",
     num_proc: int = 1,
     market: pd.DataFrame | None = None,
     calendar: str | None = None,
@@ -50,6 +51,7 @@ def evaluate_model(
     panel = pipe.processor.feature_extractor.check_known(bars, strict=strict)
     series = pipe.processor.encode(panel, market=market)
     options = {"stride": stride, "samples": samples, "seed": seed, "baselines": baselines, "num_proc": num_proc}
+    options["calibration"] = calibration
     walks = {h: walk_forward(pipe, series, start=start, end=end, horizon=h, **options) for h in horizons}
     scored = set(np.concatenate([walk.ticker for walk in walks.values()]).tolist())
     for one in series:
@@ -95,7 +97,12 @@ def evaluate_model(
 
 def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     """What one horizon says of the model beside its baselines."""
-    return {"n": len(walk.origin), "strongest": walk.strongest, "verdicts": walk.verdicts(seed)}
+    return {
+        "n": len(walk.origin),
+        "strongest": walk.strongest,
+        "verdicts": walk.verdicts(seed),
+        "calibration": walk.calibration(seed),
+    }
 
 
 def _on_calendar(series: Sequence[EncodedSeries], result: WalkForward, horizon: int, calendar: str) -> float:
