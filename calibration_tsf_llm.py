@@ -14,6 +14,7 @@ Shapes: n or B forecasts, K samples or quantiles of one, P steps.
 """
 
 from dataclasses import asdict, dataclass
+from datetime import date
 from typing import Any, Self
 
 import numpy as np
@@ -108,18 +109,20 @@ def _unshrunk(values_nKP: np.ndarray, outcomes_nP: np.ndarray) -> np.ndarray:
 
 def check_state(state: Any) -> None:
     """Raises ValueError for a stored calibration that this module did not write: with it, forecasts would be wrong."""
-    broken = "calibration: {}; copy the processor again, or run tsf-llm calibrate"
+    broken = 'calibration: {}; copy the processor again, or take "calibration" out of processor_config.json'
     if not isinstance(state, dict) or not isinstance(state.get("kept"), bool):
         raise ValueError(broken.format("it does not say whether it was kept"))
     if not state["kept"]:
+        if not isinstance(state.get("reason"), str):
+            raise ValueError(broken.format("it does not say why it was not kept"))
         return
-    shift, spread = state.get("shift"), state.get("spread")
+    shift, spread = state.get("shift") or (), state.get("spread") or ()
     if not _are_within(shift, -MOST_SHIFT, MOST_SHIFT) or not _are_within(spread, 1 / MOST_SPREAD, MOST_SPREAD):
         raise ValueError(broken.format("shift and spread are not one sound number per step"))
     if len(shift) != len(spread):
         raise ValueError(broken.format(f"{len(shift)} shifts, but {len(spread)} spreads"))
     try:
-        np.datetime64(state["through"], "ns")
+        date.fromisoformat(state["through"])
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(broken.format("through is no date")) from error
 

@@ -168,7 +168,9 @@ class Residuals(Law):
     which: np.ndarray  # int [n], index into laws
 
     @classmethod
-    def of(cls, scale: np.ndarray, laws: Sequence[np.ndarray], which: np.ndarray, location: float = 0) -> "Residuals":
+    def of(
+        cls, scale: np.ndarray, laws: Sequence[np.ndarray], which: np.ndarray, location: float | np.ndarray = 0
+    ) -> "Residuals":
         """From residuals in any order, whose unknown ones are left out.
 
         Raises:
@@ -456,9 +458,9 @@ class Scored:
     @classmethod
     def missing(cls, outcome: np.ndarray) -> "Scored":
         """Of forecasts that could not be made."""
-        unknown = np.full(len(outcome), np.nan)
-        numbers = {one.name: unknown for one in fields(cls) if one.name not in ("outcome", "quantiles")}
-        return cls(outcome=np.asarray(outcome), quantiles=np.full((len(outcome), len(LEVELS)), np.nan), **numbers)
+        shapes = {one.name: (len(outcome),) for one in fields(cls)} | {"quantiles": (len(outcome), len(LEVELS))}
+        unknown = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
+        return cls(**unknown | {"outcome": np.array(outcome)})
 
     @classmethod
     def joined(cls, parts: "Sequence[Scored]") -> "Scored":

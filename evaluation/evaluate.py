@@ -13,8 +13,10 @@ from ..common.files import check_free, claim, write_json
 from ..common.provenance import provenance
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
+from .baselines.catalogue import choose
 from .plots import pit_histogram, score_bars
 from .report import Report
+from .significance import headline
 from .walk_forward import WalkForward, walk_forward
 
 BY = "evaluate"
@@ -47,8 +49,10 @@ def evaluate_model(
     `calendar`, by default the processor's own, `on_calendar` is the share of scored steps that came when it says."""
     calendar = check_calendar(calendar, needed=True) or pipe.processor.feature_extractor.calendar
     horizons = [horizon] if isinstance(horizon, int) else [*dict.fromkeys(horizon)]
+    extractor = pipe.processor.feature_extractor
+    choose(baselines, extractor.series_kind, next(iter(extractor.seasons or ()), None))  # refuses before the work
     check_free(out, FILES, by=BY, told_by=("results.json", "rows", "verdicts", "out_of_sample"))
-    panel = pipe.processor.feature_extractor.check_known(bars, strict=strict)
+    panel = extractor.check_known(bars, strict=strict)
     series = pipe.processor.encode(panel, market=market)
     options = {"stride": stride, "samples": samples, "seed": seed, "baselines": baselines, "num_proc": num_proc}
     options["calibration"] = calibration
@@ -89,7 +93,7 @@ def evaluate_model(
     write_json(results, out / "results.json")
     steps = ", ".join(map(str, horizons))
     note = f"{len(scored)} ticker(s), origins {results['start']} to {results['end']}, {steps} bar(s) ahead"
-    kind = pipe.processor.feature_extractor.series_kind
+    kind = extractor.series_kind
     score_bars(results["rows"], out / "scores.png", highlight="model", note=note, kind=kind)
     pit_histogram(walks[horizons[0]].pit(), out / "pit.png", name="model", note=note)
     return Report.of(results)
@@ -97,12 +101,10 @@ def evaluate_model(
 
 def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     """What one horizon says of the model beside its baselines."""
-    return {
-        "n": len(walk.origin),
-        "strongest": walk.strongest,
-        "verdicts": walk.verdicts(seed),
-        "calibration": walk.calibration(seed),
-    }
+    verdicts, strongest = walk.verdicts(seed), walk.strongest
+    found = {"n": len(walk.origin), "strongest": strongest, "verdicts": verdicts}
+    found["calibration"] = walk.calibration(seed)
+    return found if strongest is None else found | {"verdict": headline(verdicts, strongest)}
 
 
 def _on_calendar(series: Sequence[EncodedSeries], result: WalkForward, horizon: int, calendar: str) -> float:

@@ -31,7 +31,7 @@ from .baselines.panel import Panel
 from .baselines.run import run
 from .distributions import COVERAGE_LEVELS, Forecast, Histogram, Law, Moved, Quantiles, Samples, Scored
 from .scores import score, skill
-from .significance import compare
+from .significance import compare, overlap
 
 ORIGINS_AT_ONCE = 32
 KEYS = ("ticker", "origin")  # of a forecast
@@ -46,6 +46,7 @@ class WalkForward:
     origin: np.ndarray  # [n] datetime64
     realised: np.ndarray  # [n,P] cumulative log returns, or differences in units known at the origin
     scale: np.ndarray  # [n,P] MASE denominators
+    stride: int = 1  # bars between origins
     steps: list[dict[str, Forecast]] = field(default_factory=list)
     sigma: np.ndarray | None = None  # [n] volatility known at the origin, in units of it
     refits: dict[str, str] = field(default_factory=dict)  # of each baseline: how often, in words
@@ -58,7 +59,7 @@ class WalkForward:
             {name: self._score(forecast, step, seed) for name, forecast in forecasts.items()}
             for step, forecasts in enumerate(self.steps)
         ]
-        rows = {name: {"model": name, **last, "horizon": len(scores)} for name, last in scores[-1].items()}
+        rows = {name: {"model": name, **last} for name, last in scores[-1].items()}
         for name, row in rows.items():
             row |= {f"{key}_by_step": [one[name][key] for one in scores] for key in STEP_KEYS}
         return rows
@@ -74,7 +75,7 @@ class WalkForward:
             ours, theirs = self.crps(), self.crps(name)
             both = np.isfinite(theirs)
             ours, theirs, origin = ours[both], theirs[both], self.origin[both]
-            difference = compare(ours, theirs, origin, name, horizon=len(self.steps), seed=seed)
+            difference = compare(ours, theirs, origin, name, horizon=self.overlap, seed=seed)
             saved = skill({"crps": float(ours.mean())}, {"crps": float(theirs.mean())})
             answers[name] = {**difference, "skill": saved}
         return answers
@@ -103,7 +104,12 @@ class WalkForward:
 
     def against(self, other: "WalkForward", name: str, seed: int = 0) -> dict[str, Any]:
         """The model's CRPS against that of another model, called `name`, on the same outcomes at the last step."""
-        return compare(self.crps(), other.crps(), self.origin, name, horizon=len(self.steps), seed=seed)
+        return compare(self.crps(), other.crps(), self.origin, name, horizon=self.overlap, seed=seed)
+
+    @property
+    def overlap(self) -> int:
+        """How many origins in a row share a part of their outcomes at the last step."""
+        return overlap(len(self.steps), self.stride)
 
     def crps(self, model: str = "model") -> np.ndarray:
         """Of each forecast at the last step, `[n]`."""
@@ -121,7 +127,7 @@ class WalkForward:
         parts = (self.realised[:, step], self.origin, self.scale[:, step])
         if isinstance(forecast, Scored) and not (known := forecast.known).all():
             forecast, parts = forecast.take(known), tuple(part[known] for part in parts)
-        row = score(forecast, *parts, horizon=step + 1, seed=seed)
+        row = score(forecast, *parts, horizon=overlap(step + 1, self.stride), seed=seed) | {"horizon": step + 1}
         if isinstance(forecast, Scored) and forecast.is_one_number:
             row |= {key: None for key in row if key.startswith("coverage")}  # one number has no interval
         return row
@@ -207,6 +213,7 @@ def walk_forward(
         origin=joined(lambda one, rows: one.timestamp[rows]),
         realised=joined(lambda one, rows: _realised(one, rows, horizon, kind)),
         scale=np.stack(naive, axis=1) / unit[:, None],
+        stride=stride or horizon,
         sigma=joined(lambda one, rows: one.sigma[rows]) / unit,
     )
     if calibrated is not None and horizon <= calibrated.steps:
@@ -238,7 +245,7 @@ def pool(results: Sequence[WalkForward]) -> WalkForward:
         {name: Scored.joined([one.steps[p][name] for one in results]) for name in results[0].steps[p]}
         for p in range(len(results[0].steps))
     ]
-    return WalkForward(**parts, steps=steps)
+    return WalkForward(**parts, stride=min(one.stride for one in results), steps=steps)
 
 
 def _unit(one: EncodedSeries, rows: np.ndarray, kind: Kind) -> np.ndarray:

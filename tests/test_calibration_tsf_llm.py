@@ -65,16 +65,18 @@ KEPT = {"kept": True, "shift": [0.0], "spread": [1.1], "through": "2019-02-28"}
     [
         {},
         {"kept": 1},
+        {"kept": False, "reason": 1},
         KEPT | {"shift": None},
         KEPT | {"shift": [True]},
         KEPT | {"spread": [float("nan")]},
         KEPT | {"spread": [0.0]},
         KEPT | {"spread": [1.0, 1.0]},
         KEPT | {"through": "soon"},
+        KEPT | {"through": 5},
     ],
 )
 def test_a_state_that_no_fit_wrote_is_refused(broken):
-    with pytest.raises(ValueError, match=r"^calibration: .*run tsf-llm calibrate$"):
+    with pytest.raises(ValueError, match=r"^calibration: .*out of processor_config.json$"):
         check_state(broken)
 
 

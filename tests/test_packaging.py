@@ -14,6 +14,7 @@ SUBPACKAGES = [
     "common",
     "data_prep",
     "evaluation",
+    "evaluation/baselines",
     "publishing",
     "training",
     "preferences",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ...bars_tsf_llm import OHLCV, Kind
 from ..distributions import Forecast
-from . import naive
+from . import har, naive, volatility
 from .panel import Panel
 
 NEVER, YEARLY = "running statistics", "refitted yearly"
@@ -39,6 +39,11 @@ CATALOGUE = [
     Baseline("drift", naive.drift, NEVER, groups=FAST),
     Baseline("historical_volatility_20", naive.historical_volatility, NEVER, groups=FAST),
     Baseline("seasonal_naive", naive.seasonal_naive, NEVER, seasonal=True, groups=FAST),
+    Baseline("ewma", volatility.ewma, groups=STANDARD),
+    Baseline("garch_t", volatility.garch_t, groups=STANDARD),
+    Baseline("gjr_garch_t", volatility.gjr_garch_t),
+    Baseline("har_range_own", har.har_range_own, pooled=True, prices_only=True),
+    Baseline("har_range", har.har_range, pooled=True, prices_only=True, groups=STANDARD),
 ]
 
 

@@ -4,7 +4,7 @@ import scoringrules
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from tsf_llm.evaluation.distributions import Gaussian, Samples
+from tsf_llm.evaluation.distributions import LEVELS, Gaussian, Histogram, Quantiles, Residuals, Samples, Scored
 
 
 @pytest.fixture
@@ -98,3 +98,91 @@ def test_pit_of_exchangeable_samples_is_uniform_and_seeded():
 def test_samples_without_a_spread_are_refused(values):
     with pytest.raises(ValueError, match=r"K >= 2"):
         Samples(values)
+
+
+# Exact laws
+
+
+@pytest.fixture
+def histogram():
+    rng = np.random.default_rng(5)
+    return Histogram(rng.dirichlet(np.ones(12), size=4), np.sort(rng.normal(size=13)), np.array([0.5, 1.0, 2.0, 0.01]))
+
+
+def test_histogram_crps_is_the_integral_of_its_definition(histogram):
+    y = np.array([0.1, -4.0, 0.3, 0.0])  # one beyond the edges
+    for i, scale in enumerate(histogram.scale):
+        edges, grid = histogram.edges * scale, np.linspace(-8, 8, 800_001)
+        f = np.interp(grid, edges, histogram._at_edges[i])
+        assert_allclose(histogram.crps(y)[i], np.trapezoid((f - (grid >= y[i])) ** 2, grid), atol=4e-5)
+
+
+def test_histogram_agrees_with_samples_of_it(histogram):
+    rng, size = np.random.default_rng(6), 200_000
+    width, low = np.diff(histogram.edges), histogram.edges[:-1]
+    for i, scale in enumerate(histogram.scale):
+        bins = rng.choice(12, size=size, p=histogram.probabilities[i])
+        drawn = scale * (low[bins] + width[bins] * rng.random(size))
+        assert_allclose(histogram.point[i], drawn.mean(), atol=0.01 * scale)
+        assert_allclose(histogram.variance[i], drawn.var(), rtol=0.02)
+        assert_allclose(histogram.p_up[i], (drawn > 0).mean(), atol=0.005)
+        assert_allclose(histogram.cdf(histogram.quantile([0.1, 0.7])[:, 1])[i], 0.7, atol=1e-12)
+
+
+def test_histogram_is_uniform_under_its_own_law(histogram):
+    rng = np.random.default_rng(7)
+    law = Histogram(np.repeat(histogram.probabilities[:1], 4_000, axis=0), histogram.edges, np.ones(4_000))
+    u = rng.random(4_000)
+    outcome = np.interp(u, law._at_edges[0], law.edges)
+    assert_allclose(law.pit(outcome), u, atol=1e-9)
+
+
+def test_residuals_are_a_scaled_empirical_law():
+    rng = np.random.default_rng(8)
+    laws, which, scale, y = (
+        [rng.normal(size=50), rng.gumbel(size=31)],
+        np.array([1, 0, 1]),
+        np.array([0.1, 2.0, 1.0]),
+        np.array([0.1, -1.0, 9.0]),
+    )
+    forecast = Residuals.of(scale, [np.append(law, np.nan) for law in laws], which)
+    for i in range(3):
+        sample = scale[i] * laws[which[i]][None]
+        assert_allclose(forecast.crps(y)[i], scoringrules.crps_ensemble(y[i], sample[0], estimator="nrg"), rtol=1e-9)
+        same = Samples(sample)
+        for name in ("point", "median", "p_up"):
+            assert_allclose(getattr(forecast, name)[i], getattr(same, name)[0], atol=1e-12)
+        assert_allclose(forecast.quantile([0.05, 0.9])[i], same.quantile([0.05, 0.9])[0])
+        assert_allclose(forecast.pit_cell(y)[0][i], same.pit_cell(y[[i]])[0][0])
+    with pytest.raises(ValueError, match="a law of 1 residual"):
+        Residuals.of(scale, [np.array([1.0, np.nan])], which * 0)
+
+
+def test_a_grid_of_quantiles_scores_as_the_law_it_came_from():
+    y = np.linspace(-3, 3, 601)
+    exact = Gaussian(np.zeros(601), np.ones(601))
+    grid = Quantiles(exact.quantile(LEVELS), LEVELS)
+    weights = np.exp(-(y**2) / 2)
+    assert abs((weights @ grid.crps(y)) / (weights @ exact.crps(y)) - 1) < 5e-4
+    assert weights @ Samples(grid.values).crps(y) / (weights @ exact.crps(y)) < 0.995  # as samples they look too good
+    assert_allclose(grid.quantile(LEVELS), grid.values)
+
+
+def test_a_law_in_units_is_the_law_of_what_is_divided(gaussian, samples, histogram):
+    for law in (gaussian, samples, histogram, Quantiles(samples.quantile(LEVELS), LEVELS)):
+        unit = np.linspace(0.5, 3, len(law.point))
+        y = np.linspace(-0.1, 0.1, len(unit))
+        assert_allclose(law.divided(unit).crps(y / unit), law.crps(y) / unit, rtol=1e-9)
+        assert_allclose(law.divided(unit).cdf(y / unit), law.cdf(y))
+
+
+def test_scored_keeps_what_scores_ask_and_leaves_out_what_was_not_made(samples):
+    y = np.linspace(-0.02, 0.02, 5)
+    scored = Scored.joined([Scored.of(samples, y), Scored.missing(y)])
+    assert scored.known.tolist() == [True] * 5 + [False] * 5
+    kept = scored.take(scored.known)
+    assert_allclose(kept.pit(y, seed=3), samples.pit(y, seed=3))
+    assert_allclose(kept.quantile([0.05, 0.5]), samples.quantile([0.05, 0.5]))
+    assert_allclose(kept.sign, np.sign(samples.values).mean(axis=1))
+    with pytest.raises(AssertionError, match="other outcomes"):
+        kept.crps(y + 1)

@@ -1,13 +1,16 @@
 """evaluate.py: what is written, whether the model has seen the period, and what is left alone."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from tsf_llm.evaluation.evaluate import FILES, evaluate_model
 from tsf_llm.evaluation.report import Report
+from tsf_llm.evaluation.walk_forward import walk_forward
 
 PERIOD = {"start": "2016-01-01", "end": "2016-02-15", "horizon": 3, "samples": 8}
 
@@ -64,3 +67,67 @@ def test_what_cannot_be_scored_is_skipped_with_the_reason(pipe, bars, make_bars,
     assert "can be scored" in results["skipped"]["EARLY"]
     with pytest.raises(ValueError, match="IPO: 10 observed bars"):
         evaluate_model(pipe, pd.concat(panel), **PERIOD, out=tmp_path / "strict", strict=True)
+
+
+@pytest.fixture(scope="module")
+def several(pipe, bars, tmp_path_factory):
+    out = tmp_path_factory.mktemp("several")
+    period = {"start": "2016-01-01", "end": "2016-05-31", "samples": 8}
+    evaluate_model(pipe, bars, **period, horizon=[1, 4], out=out, seed=5)
+    return json.loads((out / "results.json").read_text())
+
+
+def test_each_horizon_has_its_own_origins_rows_and_verdict(several):
+    standard = ["random_walk", "drift", "historical_volatility_20", "ewma", "garch_t", "har_range"]
+    assert [(row["model"], row["horizon"]) for row in several["rows"]] == [
+        (name, horizon) for horizon in (1, 4) for name in ("model", *standard)
+    ]
+    counts = {horizon: found["n"] for horizon, found in several["horizons"].items()}
+    assert counts["1"] > 3 * counts["4"]
+    assert several["horizon"] == 1
+    assert several["verdicts"] == several["horizons"]["1"]["verdicts"]
+    assert several["refits"]["garch_t"] == "refitted yearly"
+    assert several["failed"] == {}
+
+
+def test_the_headline_speaks_of_the_strongest_baseline_first(several):
+    for horizon, found in several["horizons"].items():
+        rows = {row["model"]: row for row in several["rows"] if row["horizon"] == int(horizon)}
+        assert found["strongest"] == min(found["verdicts"], key=lambda name: rows[name]["crps"])
+        assert f" {found['strongest']} " in found["verdict"]
+        for name, answer in found["verdicts"].items():
+            assert answer["skill"] == pytest.approx(1 - rows["model"]["crps"] / rows[name]["crps"])
+            assert 0 <= answer["dm_p"] <= 1
+
+
+def test_outcomes_that_overlap_widen_the_intervals(pipe, bars):
+    """The same forecasts: neighbours share four fifths of their outcomes."""
+    result = walk_forward(
+        pipe,
+        pipe.processor.feature_extractor.encode(bars),
+        start="2015-10-01",
+        end="2016-05-31",
+        horizon=5,
+        stride=1,
+        samples=8,
+        progress=False,
+    )
+    assert result.overlap == 5
+    width = [np.ptp(one.verdicts()["random_walk"]["ci95"]) for one in (replace(result, stride=5), result)]
+    assert width[1] > 1.05 * width[0]
+
+
+def test_an_unknown_baseline_is_refused_before_the_work(pipe, bars, tmp_path):
+    with pytest.raises(ValueError, match="--baselines garch: choose fast, standard, all or from"):
+        evaluate_model(pipe, bars, **PERIOD, baselines="garch", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_baseline_that_fails_is_named_and_the_others_are_scored(pipe, bars, tmp_path):
+    early = {"start": "2015-05-15", "end": "2015-07-15", "horizon": 1, "samples": 8}
+    evaluate_model(pipe, bars, **early, out=tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert "2 of 2 series: AAA: " in results["failed"]["garch_t"]
+    assert "and 250 are needed" in results["failed"]["garch_t"]
+    assert {row["model"] for row in results["rows"]} >= {"model", "random_walk", "ewma"}
+    assert "garch_t" not in results["verdicts"]

@@ -53,7 +53,7 @@ def test_the_future_changes_no_forecast(pipe, bars, result):
     for step in range(3):
         known &= np.isin(result.realised[:, step], changed.realised[:, step])  # else the loss differs
         for name in result.steps[step]:
-            for part in ("point", "quantiles", "losses") if name == "model" else ("mean", "std"):
+            for part in ("point", "quantiles", "losses"):
                 ours, theirs = (getattr(one.steps[step][name], part)[known] for one in (result, changed))
                 np.testing.assert_array_equal(ours, theirs)
 
@@ -156,8 +156,8 @@ def test_differences_are_scored_in_units_known_at_the_origin(load_result, loads)
 
 def test_a_seasonal_baseline_stands_beside_the_others(load_result):
     rows = {row["model"]: row for row in load_result.rows()}
-    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20", "seasonal_naive_24"]
-    assert rows["seasonal_naive_24"]["crps"] < 0.5 * rows["random_walk"]["crps"]
+    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20", "seasonal_naive"]
+    assert rows["seasonal_naive"]["crps"] < 0.5 * rows["random_walk"]["crps"]
     small, large = (load_result.ticker == name for name in ("small", "large"))
     for forecast in list(load_result.steps[29].values())[1:]:
         np.testing.assert_allclose(forecast.median[small], forecast.median[large], atol=1e-9)
@@ -181,3 +181,31 @@ def test_pooled_folds_speak_of_all_their_forecasts(pipe, bars):
         pool([parts[0], parts[0]])
     with pytest.raises(ValueError, match="at least one"):
         pool([])
+
+
+def test_one_step_ahead_the_law_is_exact(pipe, bars):
+    """Many paths come near it; their number changes nothing."""
+    series, options = encoded(pipe, bars), {**PERIOD, "horizon": 1, "stride": 5, "progress": False}
+    exact, same = (walk_forward(pipe, series, samples=k, **options) for k in (2, 64))
+    np.testing.assert_array_equal(exact.crps(), same.crps())
+    [chunk] = [
+        (one, rows[:3])
+        for one, rows in zip(
+            series, pick_origins(series, **{k: options[k] for k in ("start", "end", "horizon", "stride")}), strict=True
+        )
+    ][:1]
+    paths = pipe.sample(pipe.processor.batch([chunk]), horizon=1, samples=20_000)[..., 0]
+    sampled = Samples(paths).crps(exact.realised[:3, 0])
+    np.testing.assert_allclose(exact.crps()[:3], sampled, rtol=0.05)
+
+
+def test_a_baseline_that_fails_on_one_ticker_is_scored_on_the_others(result):
+    holed = type(result)(**{**vars(result), "steps": [dict(step) for step in result.steps]})
+    mine = result.ticker == "AAA"
+    for step, forecasts in enumerate(holed.steps):
+        known, missing = forecasts["drift"].take(~mine), type(forecasts["drift"]).missing(result.realised[mine, step])
+        forecasts["drift"] = type(known).joined([missing, known])
+    rows = holed.by_name()
+    assert rows["drift"]["n"] == (~mine).sum()
+    assert rows["drift"]["crps"] == pytest.approx(result.crps("drift")[~mine].mean())
+    assert np.isfinite(holed.verdicts()["drift"]["difference"])

@@ -69,6 +69,24 @@ def test_a_calendar_dates_forecasts_and_checks_evaluations(run, model, tmp_path)
         assert "calendar='xbom': no such calendar; take XBOM" in error
 
 
+def test_evaluate_takes_several_horizons_and_the_baselines_that_are_named(run, model, tmp_path):
+    period = ("--start", "2012-06-01", "--end", "2012-06-20", "--horizon", "1,3", "--baselines", "drift,ewma")
+    code, _, _ = run("evaluate", "--model", model, "--data", "sample", "--ticker", "IBM", *period, "--out", tmp_path)
+    assert code == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert {(row["model"], row["horizon"]) for row in rows} == {
+        (name, horizon) for name in ("model", "drift", "ewma") for horizon in (1, 3)
+    }
+
+
+@pytest.mark.parametrize("horizon", ["0", "1,x", "", "5,"])
+def test_evaluate_refuses_what_is_no_horizon(run, tmp_path, horizon):
+    period = ("--start", "2012-06-01", "--end", "2012-06-20", "--horizon", horizon)
+    code, _, error = run("evaluate", "--model", "nowhere", "--data", "sample", *period, "--out", tmp_path)
+    assert code == 2
+    assert "give bars ahead, as 5, or several, as 1,5,20" in error
+
+
 def test_evaluate_says_when_the_model_has_seen_the_period(run, model, tmp_path):
     period = ["--start", "2009-06-01", "--end", "2009-12-31", "--horizon", 5, "--samples", 16]
     code, text, _ = run("evaluate", "--model", model, "--data", "sample", *period, "--out", tmp_path)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tsf_llm.bars_tsf_llm import UNIVARIATE
-from tsf_llm.evaluation.baselines import baseline_forecasts, naive_scale, seasonal_naive
+from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE
+from tsf_llm.evaluation.baselines.naive import drift, historical_volatility, naive_scale, random_walk, seasonal_naive
 
 
 @pytest.fixture
@@ -14,8 +14,26 @@ def close():
 ORIGINS = np.array([20, 57, 120, 299])
 
 
+@pytest.fixture
+def baseline_forecasts(make_panel):
+    rows = {"random_walk": random_walk, "drift": drift, "historical_volatility_20": historical_volatility}
+
+    def forecasts(close, origins, horizon, kind=OHLCV):
+        panel = make_panel(close, origins, kind)
+        return {name: baseline(panel, [horizon])[horizon] for name, baseline in rows.items()}
+
+    return forecasts
+
+
+@pytest.fixture
+def seasonal(make_panel):
+    return lambda value, origins, horizon, season: seasonal_naive(
+        make_panel(value, origins, UNIVARIATE, season=season), [horizon]
+    )[horizon]
+
+
 @pytest.mark.parametrize("horizon", [1, 5])
-def test_baselines_agree_with_a_loop_over_origins(close, horizon):
+def test_baselines_agree_with_a_loop_over_origins(baseline_forecasts, close, horizon):
     forecasts = baseline_forecasts(close, ORIGINS, horizon)
     for i, origin in enumerate(ORIGINS):
         returns = np.diff(np.log(close[: origin + 1]))
@@ -32,7 +50,7 @@ def test_baselines_agree_with_a_loop_over_origins(close, horizon):
         assert_allclose(naive_scale(close, ORIGINS, horizon)[i], np.abs(multi_step).mean(), rtol=1e-12)
 
 
-def test_the_future_never_changes_a_forecast(close):
+def test_the_future_never_changes_a_forecast(baseline_forecasts, close):
     origins = np.arange(20, 121)
     perturbed = close.copy()
     perturbed[121:] = 1e6 * np.random.default_rng(1).random(len(close) - 121)
@@ -45,14 +63,14 @@ def test_the_future_never_changes_a_forecast(close):
         assert_array_equal(naive_scale(future, origins, 3), naive_scale(close, origins, 3))
 
 
-def test_the_past_does_change_a_forecast(close):
+def test_the_past_does_change_a_forecast(baseline_forecasts, close):
     earlier = close.copy()
     earlier[115] *= 1.1
     for name, forecast in baseline_forecasts(earlier, np.array([120]), 3).items():
         assert forecast.std[0] != baseline_forecasts(close, np.array([120]), 3)[name].std[0]
 
 
-def test_returns_over_a_gap_use_the_last_known_close(close):
+def test_returns_over_a_gap_use_the_last_known_close(baseline_forecasts, close):
     gapped = close.copy()
     gapped[[0, 1, 60, 61, 200]] = np.nan
     known = np.isfinite(gapped)
@@ -65,7 +83,7 @@ def test_returns_over_a_gap_use_the_last_known_close(close):
     assert_array_equal(naive_scale(gapped, origins, 2), naive_scale(gapped[known], shifted[origins], 2))
 
 
-def test_spread_covers_a_random_walk():
+def test_spread_covers_a_random_walk(baseline_forecasts):
     steps = 0.02 * np.random.default_rng(2).standard_normal(6_000)
     log_close = np.cumsum(steps)
     origins = np.arange(100, 5_990)
@@ -75,7 +93,7 @@ def test_spread_covers_a_random_walk():
     assert abs(np.mean((low <= realised) & (realised <= high)) - 0.8) < 0.03
 
 
-def test_a_ticker_that_never_moved_has_no_spread():
+def test_a_ticker_that_never_moved_has_no_spread(baseline_forecasts):
     for forecast in baseline_forecasts(np.full(40, 7.0), np.array([30]), 1).values():
         assert_allclose(forecast.crps(np.array([0.01])), 0.01, atol=1e-11)
 
@@ -90,7 +108,7 @@ def test_a_ticker_that_never_moved_has_no_spread():
         ((7, 0.0), [50], 1, "close at bar 7 is 0.0"),
     ],
 )
-def test_unusable_input_is_refused_with_a_remedy(close, change, origins, horizon, message):
+def test_unusable_input_is_refused_with_a_remedy(baseline_forecasts, close, change, origins, horizon, message):
     if change:
         close[change[0]] = change[1]
     with pytest.raises(ValueError, match=message):
@@ -100,7 +118,7 @@ def test_unusable_input_is_refused_with_a_remedy(close, change, origins, horizon
 # Plain series
 
 
-def test_baselines_of_a_plain_series_are_about_differences():
+def test_baselines_of_a_plain_series_are_about_differences(baseline_forecasts):
     value = np.random.default_rng(0).normal(0, 2, 300).cumsum() - 50
     forecasts = baseline_forecasts(value, ORIGINS, 5, UNIVARIATE)
     scales = naive_scale(value, ORIGINS, 5, UNIVARIATE)
@@ -113,23 +131,23 @@ def test_baselines_of_a_plain_series_are_about_differences():
 
 
 @pytest.mark.parametrize(("horizon", "back"), [(1, 7), (7, 7), (8, 14)])
-def test_seasonal_naive_repeats_the_last_season(horizon, back):
+def test_seasonal_naive_repeats_the_last_season(seasonal, horizon, back):
     value = np.random.default_rng(0).normal(0, 2, 300).cumsum()
-    forecast = seasonal_naive(value, np.array([60, 299]), horizon, 7)
+    forecast = seasonal(value, np.array([60, 299]), horizon, 7)
     for i, origin in enumerate((60, 299)):
         errors = value[back : origin + 1] - value[: origin + 1 - back]
         expected = value[origin + horizon - back] - value[origin] + np.median(errors)
         assert_allclose(forecast.median[i], expected)
     changed = value.copy()
     changed[61:] = 1e9
-    assert_array_equal(seasonal_naive(changed, np.array([60]), horizon, 7).values[0], forecast.values[0])
+    assert_array_equal(seasonal(changed, np.array([60]), horizon, 7).values[0], forecast.values[0])
 
 
-def test_seasonal_naive_is_exact_where_the_season_is_and_wants_history():
+def test_seasonal_naive_is_exact_where_the_season_is_and_wants_history(seasonal):
     value = np.tile([1.0, 5, 2, np.nan, 7, 3, 4], 20)
     value[100] = 9.0
-    forecast = seasonal_naive(np.tile([1.0, 5, 2, 3], 20), np.array([70]), 3, 4)
+    forecast = seasonal(np.tile([1.0, 5, 2, 3], 20), np.array([70]), 3, 4)
     assert_array_equal(forecast.values, np.full((1, 99), forecast.values[0, 0]))
-    assert np.isfinite(seasonal_naive(value, np.array([90, 120]), 3, 7).values).all()
+    assert np.isfinite(seasonal(value, np.array([90, 120]), 3, 7).values).all()
     with pytest.raises(ValueError, match="give earlier values"):
-        seasonal_naive(value, np.array([26]), 3, 7)
+        seasonal(value, np.array([26]), 3, 7)
