@@ -78,10 +78,10 @@ def decide(walk: WalkForward, known: np.ndarray, seed: int = 0) -> dict[str, Any
     losses = [(one["losses"] / unit).mean(axis=1) for one in (before, after)]
     difference = compare(losses[1], losses[0], walk.origin[late], "no calibration", horizon=1, seed=seed)
     told |= {"later_half": difference, "by_step": {"before": _told(before), "after": _told(after)}}
-    farther = after["miss"] >= before["miss"]
-    if difference["difference"] >= 0 or farther:
-        why = "coverage is no nearer" if farther else f"CRPS is {100 * difference['relative']:+.2f} %"
-        return {"kept": False, "reason": f"on the later half of the dates {why} with it", **told}
+    if difference["difference"] >= 0 or after["miss"] >= before["miss"]:
+        crps, *misses = (100 * one for one in (difference["relative"], after["miss"], before["miss"]))
+        why = f"CRPS changes by {crps:+.2f} % and coverage misses by {misses[0]:.1f} points instead of {misses[1]:.1f}"
+        return {"kept": False, "reason": f"on the later half of the dates {why}", **told}
     kept = fit(laws_nLP, walk.realised, walk.origin)
     return {"kept": True, "shift": kept.shift, "spread": kept.spread, **told}
 
