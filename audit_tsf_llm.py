@@ -41,6 +41,9 @@ DEFAULT_FEATURES = 64  # of a larger part of our own table there are fewer cuts,
 LEAST_CUTS = 6  # of each ticker, and those at which the future is replaced as well
 OWN_CUTS = 20_000  # of all tickers together, for the user's own features
 SURE = 0.99
+REVERSED = 600  # bars of the walk read backwards that are cut
+PLANTED = 0.7  # probability of a return's sign to be that of the last one
+SHOWN = 0.8  # accuracy from which on features show the last return well enough for the planted signal to be found
 
 
 def audit_features(
@@ -64,6 +67,10 @@ def audit_features(
     * Random-walk canary: on bars that no one can predict, a ridge regression on the features must not find direction.
     * Shuffled-label canary: on the given bars with shuffled next returns it must not either. (This one watches the
       canary itself: a test harness that leaks would sing here.)
+    * Time reversal: on the random walk read backwards it must not either, and no cut of it may change a value. (What
+      comes later is then what came before: a feature may tell them apart by the order of rows alone.)
+    * Planted signal: on bars whose next return has the sign of the last with probability 0.7 it must find direction.
+      (This one asks whether the canaries can sing at all.) Features that do not show the last return cannot tell.
 
     `kind` is told by the columns. A known covariate stays as it is where the rest of the future is cut or replaced: to
     read it ahead is no leak. A past one that is written from later rows is a leak that came with the data, see
@@ -76,10 +83,10 @@ def audit_features(
     under `skipped`; a market has them all the same.
 
     Returns:
-        `{"passed", "features", "skipped", "prefix_invariance", "random_walk", "shuffled_labels"}`, ready for JSON. In
-        the fourth, `found_from_share` is the share of rows from which on a leak is found with probability 0.99: one
-        that changes a row when all that lies behind it is cut off. It is 0 where every bar was cut; see
-        `bound_in_words`.
+        `{"passed", "features", "skipped", "prefix_invariance", "random_walk", "shuffled_labels", "time_reversal",
+        "planted_signal"}` and counts, ready for JSON. In `prefix_invariance`, `found_from_share` is the share of rows
+        from which on a leak is found with probability 0.99: one that changes a row when all that lies behind it is cut
+        off. It is 0 where every bar was cut; see `bound_in_words`.
 
     Raises:
         ValueError: a feature raises; names it, the ticker and the error.
@@ -128,18 +135,22 @@ def audit_features(
         prefix["own_features"] = {"names": own, "found_from_share": _found_from(tickers, places)}
     for ticker, frame in tickers.items() if past_covariates else ():
         leaks += [{**leak, "ticker": ticker} for leak in peeking_covariates(frame, past_covariates, kind)]
-    walk_bars = random_walk_bars(rng) if kind is OHLCV else random_walk_series(rng)
-    walk_bars = walk_bars.assign(**{name: rng.normal(0, 1, len(walk_bars)) for name in covariates})
-    walk, shuffled = proof.canary(walk_bars, shuffle=False), proof.canary(longest, shuffle=True)
+    walk = (random_walk_bars if kind is OHLCV else random_walk_series)(rng)
+    walk = walk.assign(**{name: rng.normal(0, 1, len(walk)) for name in covariates})
+    canaries = {
+        "random_walk": proof.canary(walk),
+        "shuffled_labels": proof.canary(longest, shuffle=True),
+        "time_reversal": proof.reversal(backwards(walk)),
+        "planted_signal": proof.planted(with_planted_signal(walk, kind, rng)),
+    }
     return {
-        "passed": not leaks and walk["passed"] and shuffled["passed"],
+        "passed": not leaks and all(canary["passed"] for canary in canaries.values()),
         "features": len(columns),
         "tickers": len(tickers),
         "skipped": tickers.skipped,
         "bars": sum(len(frame) for frame in tickers.values()),
         "prefix_invariance": {"passed": not leaks, **prefix, "leaks": leaks},
-        "random_walk": walk,
-        "shuffled_labels": shuffled,
+        **canaries,
     }
 
 
@@ -239,12 +250,35 @@ class _Proof:
                     leaks.setdefault(leak["feature"], leak)
         return list(leaks.values())
 
-    def canary(self, bars: pd.DataFrame, *, shuffle: bool) -> dict[str, Any]:
-        """Ridge regression of the next return on the features: first half fits, second half is scored for direction.
+    def canary(self, bars: pd.DataFrame, *, shuffle: bool = False) -> dict[str, Any]:
+        """Whether a ridge regression finds no direction of the next return, which may be shuffled."""
+        target = np.append(self._returns(bars), np.nan)
+        found = self._direction(self.compute(bars).to_numpy(), target, shuffle=shuffle)
+        return {"passed": found["direction_accuracy"] <= found["limit"], **found} if found["bars"] else found
+
+    def reversal(self, bars: pd.DataFrame) -> dict[str, Any]:
+        """The canary on bars that were turned round, and prefix invariance of the first of them."""
+        found, first = self.canary(bars), bars.head(REVERSED)
+        leaks = self.cut_leaks("time reversal", first, self.places(len(first), LEAST_CUTS))
+        return {**found, "passed": found["passed"] and not leaks, "leaks": leaks}
+
+    def planted(self, bars: pd.DataFrame) -> dict[str, Any]:
+        """Whether it finds the direction that was planted, if the features show the return to which it holds."""
+        features, returns = self.compute(bars).to_numpy(), self._returns(bars)
+        shown = self._direction(features, np.insert(returns, 0, np.nan))["direction_accuracy"]
+        found = self._direction(features, np.append(returns, np.nan))
+        if shown < SHOWN:
+            note = f"cannot tell: no feature shows the last return (its direction is read with accuracy {shown:.2f})"
+            return {**found, "passed": True, "note": note}
+        return {"passed": found["direction_accuracy"] > found["limit"], **found}
+
+    def _returns(self, bars: pd.DataFrame) -> np.ndarray:
+        return np.diff(self.kind.additive(bars[self.kind.value].to_numpy()))
+
+    def _direction(self, features: np.ndarray, target: np.ndarray, *, shuffle: bool = False) -> dict[str, Any]:
+        """Ridge regression of a return on the features: first half fits, second half is scored for direction.
 
         The interval is 99.9 % wide: a lone canary must not cry on one honest run out of twenty."""
-        features = self.compute(bars).to_numpy()
-        target = np.append(np.diff(self.kind.additive(bars[self.kind.value].to_numpy())), np.nan)
         known = np.isfinite(target) & (target != 0)
         features, target = features[known], target[known]
         if shuffle:
@@ -261,7 +295,6 @@ class _Proof:
         base = max((y[half:] > 0).mean(), (y[half:] < 0).mean())
         margin = 3.29 * 0.5 / np.sqrt(n)
         return {
-            "passed": bool(accuracy <= base + margin),
             "direction_accuracy": round(float(accuracy), 4),
             "base_rate": round(float(base), 4),
             "limit": round(float(base + margin), 4),
@@ -302,6 +335,27 @@ def random_walk_series(rng: np.random.Generator, n: int = 4000) -> pd.DataFrame:
     frame = pd.DataFrame({"timestamp": pd.date_range("2000-01-03", periods=n, freq="h")})
     frame["value"] = rng.normal(0, 1, n).cumsum()
     return frame
+
+
+def backwards(bars: pd.DataFrame) -> pd.DataFrame:
+    """The same bars in the opposite order: what closed a bar now opens it, and times still rise."""
+    turned = bars.iloc[::-1].reset_index(drop=True).assign(timestamp=bars["timestamp"].to_numpy())
+    return turned.assign(open=turned["close"], close=turned["open"]) if "close" in bars else turned
+
+
+def with_planted_signal(walk: pd.DataFrame, kind: Kind, rng: np.random.Generator) -> pd.DataFrame:
+    """These bars with steps of the same sizes, each with the sign of the last with probability `PLANTED`."""
+    steps = np.abs(np.diff(kind.additive(walk[kind.value].to_numpy()), prepend=np.nan))
+    steps[0] = 0.0
+    signs = np.where(rng.random(len(walk)) < PLANTED, 1, -1).cumprod()
+    level = (signs * steps).cumsum()
+    if kind is not OHLCV:
+        return walk.assign(**{kind.value: level})
+    close = 100 * np.exp(level)
+    start = np.concatenate(([100.0], close[:-1]))
+    low, high = np.minimum(start, close), np.maximum(start, close)
+    wide = np.exp(np.abs(rng.normal(0, 0.002, (2, len(walk)))))
+    return walk.assign(open=start, high=high * wide[0], low=low / wide[1], close=close)
 
 
 def peeking_covariates(

@@ -303,7 +303,7 @@ class TsfLlmProcessor(ProcessorMixin):
         cuts: int | Literal["all"] | None = None,
         strict: bool = False,
     ) -> dict[str, Any]:
-        """Prefix invariance of every feature of this processor, and two canaries; see `audit_features`."""
+        """Prefix invariance of every feature of this processor, and the canaries; see `audit_features`."""
         extractor = self.feature_extractor
         return audit_features(
             bars,

@@ -44,12 +44,15 @@ DATA = [
     "tenacity>=9.0",
 ]
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
+BASELINES = ["lightgbm>=4.6"]
+STATSFORECAST = ["statsforecast>=2.1"]  # wants pandas < 3
 SERVE = ["fastapi>=0.115", "uvicorn>=0.34"]
 RAY = ["ray[data]>=2.50"]
 DEV = [
     *DATA,
     *TRAIN,
     *SERVE,
+    *BASELINES,
     "build>=1.2.1",
     "hypothesis>=6.130",
     "mypy>=1.16",
@@ -98,11 +101,20 @@ setup(
     ],
     package_data={
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
+        "tsf_llm.evaluation": ["*.html"],
         "tsf_llm.publishing": ["*.md"],
         "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },
     python_requires=">=3.11,<3.14",
     install_requires=CORE,
-    extras_require={"data": DATA, "train": TRAIN, "serve": SERVE, "ray": RAY, "dev": DEV},
+    extras_require={
+        "data": DATA,
+        "train": TRAIN,
+        "serve": SERVE,
+        "ray": RAY,
+        "baselines": BASELINES,
+        "statsforecast": STATSFORECAST,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["tsf-llm=tsf_llm.serving.cli:main"]},
 )

@@ -4,6 +4,8 @@
 * Colours are Okabe and Ito's, told apart by colour-blind readers too.
 """
 
+import base64
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,8 +16,11 @@ from .files import replace_file
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
 
 
-def new_figure(title: str, subtitle: str, *, rows: int = 1, height: float = 4.8) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(9, height), dpi=150, layout="constrained", facecolor="white")
+def new_figure(
+    title: str = "", subtitle: str = "", *, rows: int = 1, height: float = 4.8, width: float = 9.0
+) -> tuple[Figure, list[Axes]]:
+    """`rows` axes under one another; sizes in inches."""
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
     all_axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
@@ -23,11 +28,20 @@ def new_figure(title: str, subtitle: str, *, rows: int = 1, height: float = 4.8)
         axes.tick_params(colors=BLACK, labelsize=9)
         axes.grid(color="#E6E6E6", linewidth=0.8)
         axes.set_axisbelow(True)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=BLACK)
-    all_axes[0].set_title(subtitle, loc="left", fontsize=9, color="#555555", pad=10)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=BLACK)
+    if subtitle:
+        all_axes[0].set_title(subtitle, loc="left", fontsize=9, color="#555555", pad=10)
     return figure, all_axes
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
     replace_file(path, lambda unfinished: figure.savefig(unfinished, format="png"))
     return Path(path)
+
+
+def embedded(figure: Figure) -> str:
+    """The picture itself as the address of an image, for a page that lies alone."""
+    target = BytesIO()
+    figure.savefig(target, format="png")
+    return "data:image/png;base64," + base64.b64encode(target.getvalue()).decode("ascii")

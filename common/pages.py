@@ -1,11 +1,20 @@
-"""Pages whose figures a command writes between two markers, so that no number there is typed by hand."""
+"""Pages that a command writes, whole or between two markers, so that no number there is typed by hand."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
 
 from .errors import one_line_errors
 from .files import write_text
+
+
+def html(template: Path, **told: Any) -> str:
+    """A page of HTML from its template; what is told stands there as text, whatever it contains."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(**told) + "\n"
 
 
 def fill(page: str, text: str, name: str) -> str:

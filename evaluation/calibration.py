@@ -48,25 +48,16 @@ def calibrate(
         raise ValueError("this model gives one number or classes and no law: there is nothing to calibrate")
     options = {"samples": samples, "seed": seed, "calibration": "off", "baselines": (), "progress": progress}
     walk = walk_forward(pipe, series, start=start, end=end, horizon=horizon, **options)
-    return {**decide(walk, outcome_times(walk, series)), "horizon": horizon, "samples": samples, "seed": seed}
+    return {**decide(walk, seed), "horizon": horizon, "samples": samples, "seed": seed}
 
 
-def outcome_times(walk: WalkForward, series: Sequence[EncodedSeries]) -> np.ndarray:
-    """When the last outcome of each forecast was known, `[n]`."""
-    times, steps = walk.origin.copy(), len(walk.steps)
-    for one in series:
-        mine = walk.ticker == one.ticker
-        times[mine] = one.timestamp[np.searchsorted(one.timestamp, walk.origin[mine]) + steps]
-    return times
-
-
-def decide(walk: WalkForward, known: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """`known` `[n]` is when the outcomes were: the earlier half's lie before the later half."""
+def decide(walk: WalkForward, seed: int = 0) -> dict[str, Any]:
+    """The state: what both halves of the dates say."""
     laws_nLP = np.stack([step["model"].quantiles for step in walk.steps], axis=-1)
     dates = np.unique(walk.origin)
     middle = dates[len(dates) // 2]
-    early, late = known <= middle, walk.origin >= middle
-    told = {"method": METHOD, "start": _day(dates[0]), "tested_from": _day(middle), "through": _day(known.max())}
+    early, late = walk.due <= middle, walk.origin >= middle
+    told = {"method": METHOD, "start": _day(dates[0]), "tested_from": _day(middle), "through": _day(walk.due.max())}
     try:
         tried = fit(laws_nLP[early], walk.realised[early], walk.origin[early])
     except ValueError as error:

@@ -481,11 +481,6 @@ class Scored:
         """Mean sign of the outcome that is forecast, `[n]`: P(up) less P(down), as ties count half."""
         return 2 * self.p_up - 1
 
-    @property
-    def is_one_number(self) -> bool:
-        """Whether no forecast has any spread."""
-        return bool((self.quantiles[:, 0] == self.quantiles[:, -1]).all())
-
     def pit(self, y: np.ndarray, seed: int = 0) -> np.ndarray:
         """That of the law."""
         self._check(y)

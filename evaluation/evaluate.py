@@ -1,4 +1,4 @@
-"""One evaluation: `results.json` and its plots."""
+"""One evaluation: `results.json`, its plots, and the page that explains them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,14 @@ from ..common.provenance import provenance
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .baselines.catalogue import choose
+from .page import write_page
 from .plots import pit_histogram, score_bars
 from .report import Report
 from .significance import headline
 from .walk_forward import WalkForward, walk_forward
 
 BY = "evaluate"
-FILES = ("results.json", "scores.png", "pit.png")
+FILES = ("results.json", "report.html", "scores.png", "pit.png")
 
 
 def evaluate_model(
@@ -41,7 +42,7 @@ def evaluate_model(
     calendar: str | None = None,
     strict: bool = False,
 ) -> Report:
-    """Walks forward over [start, end], writes `results.json`, `scores.png` and `pit.png`, and returns what it found.
+    """Walks forward over [start, end], writes `results.json`, `report.html` and plots, and returns what it found.
 
     Each of several horizons has origins of its own, `stride` bars apart, by default as many as it has steps. Tickers
     that cannot be scored are skipped: `skipped` names them and the reason; with `strict` they are refused.
@@ -96,15 +97,17 @@ def evaluate_model(
     kind = extractor.series_kind
     score_bars(results["rows"], out / "scores.png", highlight="model", note=note, kind=kind)
     pit_histogram(walks[horizons[0]].pit(), out / "pit.png", name="model", note=note)
-    return Report.of(results)
+    report = Report.of(results)
+    write_page(report, out / "report.html", walks=walks, kind=kind)
+    return report
 
 
 def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     """What one horizon says of the model beside its baselines."""
-    verdicts, strongest = walk.verdicts(seed), walk.strongest
-    found = {"n": len(walk.origin), "strongest": strongest, "verdicts": verdicts}
-    found["calibration"] = walk.calibration(seed)
-    return found if strongest is None else found | {"verdict": headline(verdicts, strongest)}
+    strongest, verdicts = walk.strongest, walk.verdicts(seed)
+    told = {"verdict": headline(verdicts, strongest)} if strongest is not None else {}
+    told["calibration"] = walk.calibration()
+    return {"n": len(walk.origin), "strongest": strongest, **told, "verdicts": verdicts}
 
 
 def _on_calendar(series: Sequence[EncodedSeries], result: WalkForward, horizon: int, calendar: str) -> float:

@@ -134,6 +134,12 @@ def pit_histogram(pit: np.ndarray, path: str | Path, *, name: str, bins: int = 1
     coverage = ", ".join(f"{100 * np.mean(distance <= level / 200):.1f}" for level in (50, 80, 90))
     subtitle = f"{len(pit):,} outcomes, {coverage} % of them in the 50, 80, 90 % bands{_below(note)}"
     figure, [axes] = new_figure(f"Calibration of {name}", subtitle)
+    pit_panel(axes, pit, bins)
+    return save_figure(figure, path)
+
+
+def pit_panel(axes: Axes, pit: np.ndarray, bins: int = 10) -> None:
+    """The bars, the uniform line and the band."""
     counts, edges = np.histogram(pit, bins=bins, range=(0.0, 1.0))
     axes.bar(edges[:-1], counts / len(pit), 1 / bins, align="edge", color=BLUE, alpha=0.75, edgecolor="white")
     low, high = stats.binom.interval(0.95, len(pit), 1 / bins)
@@ -144,7 +150,6 @@ def pit_histogram(pit: np.ndarray, path: str | Path, *, name: str, bins: int = 1
     axes.set_ylabel("share of outcomes", fontsize=9)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
-    return save_figure(figure, path)
 
 
 def score_bars(
@@ -166,11 +171,11 @@ def score_bars(
         height=0.9 + 0.36 * len(rows) + 0.9 * len(horizons),
     )
     for axes, horizon in zip(all_axes, horizons, strict=True):
-        _score_panel(axes, [row for row in rows if row["horizon"] == horizon], highlight, kind)
+        score_panel(axes, [row for row in rows if row["horizon"] == horizon], highlight, kind)
     return save_figure(figure, path)
 
 
-def _score_panel(axes: Axes, rows: list[dict], highlight: str | None, kind: Kind) -> None:
+def score_panel(axes: Axes, rows: list[dict], highlight: str | None, kind: Kind) -> None:
     rows = sorted(rows, key=lambda row: row["crps"], reverse=True)
     for place, row in enumerate(rows):
         crps = kind.score_factor * row["crps"]

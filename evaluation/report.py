@@ -3,6 +3,7 @@
 Design choices:
 * Files keep the keys of the command that writes them: `rows` of an evaluation, `before` and `after` of a training,
   `tickers` of a run of adapters. `made_by` says which command it was. Reading gives all of them one shape.
+* An evaluation of several horizons is a report of the first one listed; the others are its parts.
 * What stands in a report is what stands in a table: cards, pages and the terminal take the same cells.
 """
 
@@ -14,13 +15,16 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.text import Text
 
 from ..bars_tsf_llm import OHLCV, Kind
+from ..common.errors import printable
 from ..common.reading import shapes_of
 from ..common.tables import Columns, Row, Table, number, with_interval
 
 OURS, BEFORE, ORIGINAL = "model", "before", "original"  # names of rows
-SCORES = ("rows", "before", "after", "baselines", "verdicts", "verdict", "difference", "differences")
+SCORES = ("rows", "before", "after", "baselines", "verdicts", "verdict", "difference", "differences", "horizons")
+USUAL = "garch_t"  # what a quant measures skill against, where it is there
 SIGNS = {"loss_type": "dpo", "reward": "grpo", "teacher": "distill", "tickers": "lora", "kept": "adapt"}
 
 
@@ -32,22 +36,27 @@ class Report:
     rows: dict[str, dict[str, Any]]  # by name: `model` is what this is about, the others stand beside it
     verdicts: dict[str, str]  # on `model`, by what it is compared with or by the figure compared
     facts: dict[str, Any]  # settings, data, dates, costs: all that is no score
-    parts: dict[str, "Report"] = field(default_factory=dict)  # of a single adapter or copy each
+    parts: dict[str, "Report"] = field(default_factory=dict)  # of a single adapter, copy or further horizon each
+    headline: str | None = None  # the verdict against the strongest baseline first
+    comparisons: dict[str, dict[str, Any]] = field(default_factory=dict)  # the numbers behind `verdicts`, if any
 
     @classmethod
     def of(cls, content: Mapping[str, Any], made_by: str | None = None) -> "Report":
         made_by = made_by or content.get("made_by") or _maker(content)
         facts = {name: value for name, value in content.items() if name not in SCORES}
         rows = {OURS: content.get("after"), BEFORE: content.get("before")}
-        rows |= {row["model"]: row for row in content.get("rows") or () if row["model"] != "student"}  # "after" is
+        rows |= {row["model"]: row for row in _own(content) if row["model"] != "student"}  # "after" is
         rows |= content.get("baselines") or {}
         kind, parts = _parts(content, made_by)
+        shared = {name: value for name, value in facts.items() if name not in _of_horizons(content)}
         return cls(
             made_by=made_by,
             rows={name: row for name, row in rows.items() if row},
             verdicts=_verdicts(content),
             facts=facts,
-            parts={name: cls.of({**facts, **part}, kind) for name, part in parts.items()},
+            parts={name: cls.of({**shared, **part}, kind) for name, part in parts.items()},
+            headline=content.get("verdict") if made_by in ("evaluate", "horizon") else None,
+            comparisons={n: one for n, one in (content.get("verdicts") or {}).items() if isinstance(one, dict)},
         )
 
     @classmethod
@@ -61,6 +70,39 @@ class Report:
             raise ValueError(f"{path} holds no scores: give a results.json of `tsf-llm evaluate`, or a report.json")
         with shapes_of(path, "give one that this package wrote"):
             return cls.of(content)
+
+    @property
+    def horizons(self) -> list["Report"]:
+        """One per horizon: this, and its parts if they are further ones."""
+        return [self, *(part for part in self.parts.values() if part.made_by == "horizon")]
+
+    @property
+    def strongest(self) -> str | None:
+        """The baseline of least CRPS."""
+        rest = {name: row["crps"] for name, row in self.rows.items() if name != OURS and row.get("crps") is not None}
+        return self.facts.get("strongest") or min(rest, key=rest.__getitem__, default=None)
+
+    @property
+    def reference(self) -> str | None:
+        """What skill is measured against: GARCH-t, or else the strongest baseline."""
+        return USUAL if USUAL in self.rows else self.strongest
+
+    @property
+    def best(self) -> list[str]:
+        """The model confidence set: which may be the best."""
+        told = self.facts.get("mcs") or {}
+        return [name for name, row in self.rows.items() if {**row, **told.get(name, {})}.get("in_mcs")]
+
+
+def _own(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the first listed horizon, where there are several."""
+    rows = content.get("rows") or []
+    return [row for row in rows if row["horizon"] == content["horizon"]] if content.get("horizons") else rows
+
+
+def _of_horizons(content: Mapping[str, Any]) -> set[str]:
+    """Facts that each horizon has for itself, so that none is taken for another's."""
+    return {name for one in (content.get("horizons") or {}).values() for name in one}
 
 
 def _maker(content: Mapping[str, Any]) -> str:
@@ -78,6 +120,16 @@ def _parts(content: Mapping[str, Any], made_by: str) -> tuple[str, dict[str, dic
             name: {"after": row, "rows": [rows[ORIGINAL]], "differences": {ORIGINAL: row.get("difference") or {}}}
             for name, row in rows.items()
         }
+    if made_by == "evaluate":
+        further = {n: one for n, one in (content.get("horizons") or {}).items() if int(n) != content["horizon"]}
+        return "horizon", {
+            name: {
+                **one,
+                "horizon": int(name),
+                "rows": [row for row in content["rows"] if row["horizon"] == int(name)],
+            }
+            for name, one in further.items()
+        }
     return "adapter", content["tickers"] if made_by == "lora" else {}
 
 
@@ -86,7 +138,7 @@ def _verdicts(content: Mapping[str, Any]) -> dict[str, str]:
     told = {**(content.get("differences") or {}), **(content.get("verdicts") or {})}
     if isinstance(difference := content.get("difference"), dict):  # of several figures
         told = difference | told
-    elif "verdict" in content:
+    elif "verdict" in content and not content.get("rows"):  # of an evaluation it is the headline
         told = {BEFORE: content["verdict"]} | told
     words = {name: one.get("verdict") if isinstance(one, dict) else one for name, one in told.items()}
     return {name: one for name, one in words.items() if one}
@@ -112,30 +164,94 @@ def table_of(rows: Mapping[str, Row], columns: Columns, heading: str = "") -> Ta
     )
 
 
+def evaluation_columns(report: Report, kind: Kind = OHLCV) -> Columns:
+    """What an evaluation is judged by: rows are compared with one another, so each is asked for beside the others."""
+    unit = "%" if kind is OHLCV else kind.score_unit
+    columns = forecast_columns(kind)
+    base = (report.rows.get(report.reference or "") or {}).get("crps")
+
+    def skill(row: Row) -> str:
+        crps = row.get("crps")
+        return "-" if not base or crps is None else number(1 - crps / base, "+.1f", 100)
+
+    def p_value(row: Row) -> str:
+        p = report.comparisons.get(row["model"], {}).get("dm_p")
+        return "<.001" if p is not None and p < 0.001 else number(p, ".3f")
+
+    kept = ("coverage 80", "direction [95 % CI]", "base rate")
+    return {
+        f"CRPS, {unit}": columns[f"CRPS, {unit}"],
+        f"skill, % of {report.reference}": skill,
+        "DM p": p_value,
+        **{name: columns[name] for name in kept},
+    }
+
+
+def evaluation_table(report: Report, kind: Kind = OHLCV, heading: str = "") -> Table:
+    """The rows of one horizon."""
+    return table_of(report.rows, evaluation_columns(report, kind), heading)
+
+
+def conclusions(report: Report) -> list[str]:
+    """The headline, or else, in a file without one, all verdicts."""
+    return [report.headline] if report.headline else list(report.verdicts.values())
+
+
+def warning_of(report: Report) -> str | None:
+    """Of scores that are not, or may not be, out of sample."""
+    if (out_of_sample := report.facts.get("out_of_sample")) is False:
+        return f"Not out of sample: the model has seen prices through {report.facts['trained_through']}."
+    unknown = "Whether this is out of sample is unknown: the model does not say which dates it has seen."
+    return unknown if out_of_sample is None else None
+
+
 def print_evaluation(report: Report, kind: Kind = OHLCV) -> None:
-    """The scores of an evaluation that matter most, and the verdicts."""
-    facts, count = report.facts, report.rows[OURS]["n"]
-    table = table_of(report.rows, forecast_columns(kind))
-    short = Table(("", "CRPS", "RMSE", "MASE", "cov80", "direction", "base"), table.cells)  # fits 80 columns
-    console = Console()
+    """The verdict first, then the scores that matter most, one table per horizon, then what went wrong."""
+    facts, console = report.facts, Console()
+    for one in report.horizons:
+        ahead = f"{one.facts['horizon']} ahead: " if report.parts else ""
+        for words in conclusions(one):
+            console.print(Text(f"model, {ahead}{words}" if ahead else f"model: {words}", style="bold"))
+    if warning := warning_of(report):
+        console.print(Text(warning, style="bold red" if facts["out_of_sample"] is False else ""))
+    for one in report.horizons:
+        console.print(_terminal(one, kind))
+    unit = "percent" if kind is OHLCV else kind.score_unit
     console.print(
-        short.terminal(
-            title=f"{facts['horizon']} bar(s) ahead, {facts['start']} to {facts['end']}, {count} forecasts",
-            caption=f"CRPS, RMSE in {'percent' if kind is OHLCV else kind.score_unit}, lower is better; cov80 should "
-            "be 0.80",
-            box=SIMPLE_HEAD,
-            pad_edge=False,
-            show_edge=False,
-            padding=(0, 1, 0, 0),
+        Text(
+            f"CRPS in {unit}, lower is better; skill: CRPS saved, % of {report.reference}'s; DM p: of no difference "
+            "to the model (Diebold-Mariano); cov80 should be 0.80"
         )
     )
-    for words in report.verdicts.values():
-        console.print(f"model: {words}", highlight=False)
+    for words in remarks(report):
+        console.print(Text(words))
+
+
+def _terminal(report: Report, kind: Kind) -> Any:
+    facts, table = report.facts, evaluation_table(report, kind)
+    title = f"{facts['horizon']} bar(s) ahead, {facts['start']} to {facts['end']}, {report.rows[OURS]['n']} forecasts"
+    short = Table(("", "CRPS", "skill", "DM p", "cov80", "direction", "base"), table.cells)  # fits 80 columns
+    return short.terminal(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+
+
+def remarks(report: Report) -> list[str]:
+    """Which baselines failed and how often the others were fitted, and how many steps the calendar did not foresee."""
+    facts = report.facts
+    lines = [f"{name} failed: {printable(str(why))}" for name, why in (facts.get("failed") or {}).items()]
+    if refits := facts.get("refits"):
+        lines.append(f"How baselines were fitted, on the past alone: {refit_schedule(refits)}.")
     if facts.get("on_calendar", 1) < 1:
-        console.print(f"{1 - facts['on_calendar']:.1%} of the scored steps came when {facts['calendar']} has none.")
-    if facts["out_of_sample"] is False:
-        console.print(
-            f"Not out of sample: the model has seen prices through {facts['trained_through']}.", style="bold red"
-        )
-    elif facts["out_of_sample"] is None:
-        console.print("Whether this is out of sample is unknown: the model does not say which dates it has seen.")
+        lines.append(f"{1 - facts['on_calendar']:.1%} of the scored steps came when {facts['calendar']} has none.")
+    return lines
+
+
+def refit_schedule(refits: Mapping[str, str]) -> str:
+    """Who was fitted when, in one line.
+
+    >>> refit_schedule({"drift": "running statistics", "garch_t": "refitted yearly", "har_range": "refitted yearly"})
+    'running statistics (drift), refitted yearly (garch_t, har_range)'
+    """
+    whens: dict[str, list[str]] = {}
+    for name, when in refits.items():
+        whens.setdefault(when, []).append(name)
+    return ", ".join(f"{when} ({', '.join(names)})" for when, names in whens.items())

@@ -26,15 +26,16 @@ from ..calibration_tsf_llm import Calibration
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .baselines.catalogue import choose
-from .baselines.naive import VOLATILITY_WINDOW, naive_scale
+from .baselines.naive import VOLATILITY_WINDOW, naive_scale, naive_square_scale
 from .baselines.panel import Panel
 from .baselines.run import run
-from .distributions import COVERAGE_LEVELS, Forecast, Histogram, Law, Moved, Quantiles, Samples, Scored
-from .scores import score, skill
+from .distributions import Forecast, Histogram, Law, Moved, Quantiles, Samples, Scored
+from .scores import bands, brief, score, skill
 from .significance import compare, overlap
 
 ORIGINS_AT_ONCE = 32
 KEYS = ("ticker", "origin")  # of a forecast
+OPTIONAL = ("square_scale", "sigma", "due")
 STEP_KEYS = ("crps", "coverage_80", "direction_accuracy")
 
 
@@ -48,20 +49,19 @@ class WalkForward:
     scale: np.ndarray  # [n,P] MASE denominators
     stride: int = 1  # bars between origins
     steps: list[dict[str, Forecast]] = field(default_factory=list)
+    square_scale: np.ndarray | None = None  # [n] RMSSE denominators of the last step
     sigma: np.ndarray | None = None  # [n] volatility known at the origin, in units of it
+    due: np.ndarray | None = None  # [n] datetime64 of the outcome at the last step
     refits: dict[str, str] = field(default_factory=dict)  # of each baseline: how often, in words
     failed: dict[str, str] = field(default_factory=dict)  # of each baseline that failed somewhere: why
     uncalibrated: Scored | None = None  # the model at the last step, where a calibration has moved it
 
     def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
         """One row per model, `model` is ours: scores at the last step; CRPS, coverage, direction at every step."""
-        scores = [
-            {name: self._score(forecast, step, seed) for name, forecast in forecasts.items()}
-            for step, forecasts in enumerate(self.steps)
-        ]
-        rows = {name: {"model": name, **last} for name, last in scores[-1].items()}
+        rows = {name: {"model": name, **self._score(forecast, seed)} for name, forecast in self.steps[-1].items()}
         for name, row in rows.items():
-            row |= {f"{key}_by_step": [one[name][key] for one in scores] for key in STEP_KEYS}
+            before = [brief(one[name], self.realised[:, p]) for p, one in enumerate(self.steps[:-1])]
+            row |= {f"{key}_by_step": [one[key] for one in [*before, row]] for key in STEP_KEYS}
         return rows
 
     def rows(self, seed: int = 0) -> list[dict[str, Any]]:
@@ -73,34 +73,21 @@ class WalkForward:
         answers = {}
         for name in list(self.steps[-1])[1:]:
             ours, theirs = self.crps(), self.crps(name)
-            both = np.isfinite(theirs)
-            ours, theirs, origin = ours[both], theirs[both], self.origin[both]
-            difference = compare(ours, theirs, origin, name, horizon=self.overlap, seed=seed)
+            difference = compare(ours, theirs, self.origin, name, horizon=self.overlap, seed=seed)
             saved = skill({"crps": float(ours.mean())}, {"crps": float(theirs.mean())})
             answers[name] = {**difference, "skill": saved}
         return answers
 
     @property
     def strongest(self) -> str | None:
-        """The baseline of least CRPS at the last step, on what it has forecast; None where there is none."""
-        names = list(self.steps[-1])[1:]
-        relative = {
-            name: np.nanmean(self.crps(name)) / self.crps()[np.isfinite(self.crps(name))].mean() for name in names
-        }
-        return min(relative, key=relative.__getitem__, default=None)
+        """The baseline of least CRPS at the last step; None where there is none."""
+        return min([*self.steps[-1]][1:], key=lambda name: self.crps(name).mean(), default=None)
 
-    def calibration(self, seed: int = 0) -> dict[str, Any]:
+    def calibration(self) -> dict[str, Any]:
         """The model's CRPS and coverage at the last step before a calibration, and after it if one was used."""
-        used = self.uncalibrated is not None
-        both = {"before": self.uncalibrated, "after": self.steps[-1]["model"]}
-        if not used:
-            both = {"before": both["after"], "after": None}
-        keys = ("crps", *(f"coverage_{level}" for level in COVERAGE_LEVELS))
-        told: dict[str, Any] = {"used": used}
-        for name, forecast in both.items():
-            row = None if forecast is None else self._score(forecast, len(self.steps) - 1, seed)
-            told[name] = row and {key: row[key] for key in keys}
-        return told
+        used, forecast, outcome = self.uncalibrated is not None, self.steps[-1]["model"], self.realised[:, -1]
+        told = [bands(one, outcome) for one in (*([self.uncalibrated] if used else []), forecast)]
+        return {"used": used, "before": told[0], "after": told[1] if used else None}
 
     def against(self, other: "WalkForward", name: str, seed: int = 0) -> dict[str, Any]:
         """The model's CRPS against that of another model, called `name`, on the same outcomes at the last step."""
@@ -123,14 +110,11 @@ class WalkForward:
         """Probability integral transform at the last step, `[n]`."""
         return self.steps[-1][model].pit(self.realised[:, -1])
 
-    def _score(self, forecast: Forecast, step: int, seed: int) -> dict[str, Any]:
-        parts = (self.realised[:, step], self.origin, self.scale[:, step])
-        if isinstance(forecast, Scored) and not (known := forecast.known).all():
-            forecast, parts = forecast.take(known), tuple(part[known] for part in parts)
-        row = score(forecast, *parts, horizon=overlap(step + 1, self.stride), seed=seed) | {"horizon": step + 1}
-        if isinstance(forecast, Scored) and forecast.is_one_number:
-            row |= {key: None for key in row if key.startswith("coverage")}  # one number has no interval
-        return row
+    def _score(self, forecast: Forecast, seed: int) -> dict[str, Any]:
+        squares = self.scale[:, -1] * 0 if self.square_scale is None else self.square_scale
+        parts = (self.realised[:, -1], self.origin, self.scale[:, -1])
+        options = {"horizon": len(self.steps), "seed": seed, "stride": self.stride}
+        return score(forecast, *parts, square_scale=squares, **options)
 
 
 def pick_origins(
@@ -214,7 +198,9 @@ def walk_forward(
         realised=joined(lambda one, rows: _realised(one, rows, horizon, kind)),
         scale=np.stack(naive, axis=1) / unit[:, None],
         stride=stride or horizon,
+        square_scale=joined(lambda one, rows: naive_square_scale(one.close, rows, horizon, kind)) / unit**2,
         sigma=joined(lambda one, rows: one.sigma[rows]) / unit,
+        due=joined(lambda one, rows: one.timestamp[rows + horizon]),
     )
     if calibrated is not None and horizon <= calibrated.steps:
         result.uncalibrated = Scored.joined([one[-1][0] for one in pairs])
@@ -240,7 +226,8 @@ def pool(results: Sequence[WalkForward]) -> WalkForward:
     if origins.has_duplicates:
         again = origins[origins.duplicated()][0]
         raise ValueError(f"two folds forecast {again[0]} from {again[1]}: their test periods must not overlap")
-    parts = {name: np.concatenate([getattr(one, name) for one in results]) for name in (*KEYS, "realised", "scale")}
+    names = [*KEYS, "realised", "scale", *(name for name in OPTIONAL if getattr(results[0], name) is not None)]
+    parts = {name: np.concatenate([getattr(one, name) for one in results]) for name in names}
     steps = [
         {name: Scored.joined([one.steps[p][name] for one in results]) for name in results[0].steps[p]}
         for p in range(len(results[0].steps))

@@ -220,7 +220,7 @@ def evaluate(
     start: Annotated[str, typer.Option(help="First date to forecast from.")],
     end: Annotated[str, typer.Option(help="Last date to forecast from.")],
     horizon: Annotated[str, typer.Option(metavar="N[,N...]", help="Bars ahead; several with commas between.")],
-    out: Annotated[Path, typer.Option(help="Folder for results.json and plots.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, results.json and plots.")],
     ticker: Ticker = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Bars between forecasts; by default the horizon.")] = None,
     baselines: Annotated[
@@ -283,7 +283,7 @@ def evaluate(
         strict=strict,
     )
     print_evaluation(report, pipe.processor.feature_extractor.series_kind)
-    typer.echo(f"results.json, scores.png and pit.png written to {out}")
+    typer.echo(f"report.html (opens offline), results.json and two plots written to {out}")
 
 
 @app.command()

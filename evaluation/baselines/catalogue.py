@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from ...bars_tsf_llm import OHLCV, Kind
 from ..distributions import Forecast
-from . import har, naive, volatility
+from . import boosting, classical, har, naive, networks, volatility
 from .panel import Panel
 
-NEVER, YEARLY = "running statistics", "refitted yearly"
+NEVER, YEARLY, ONCE = "running statistics", "refitted yearly", "trained once"
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,22 @@ class Baseline:
     refit: str = YEARLY
     pooled: bool = False  # fitted on all series at once; others are asked for one series at a time
     prices_only: bool = False  # needs open, high and low
+    plain_only: bool = False  # of values that are no prices
     seasonal: bool = False  # needs a season
     package: str | None = None  # beyond the usual ones
     groups: tuple[str, ...] = field(default=("all",))  # the smallest that has it, and those around it
 
     def suits(self, kind: Kind, season: int | None) -> bool:
         """Whether it has anything to say of such series."""
-        return (kind is OHLCV or not self.prices_only) and (season is not None or not self.seasonal)
+        return self.lacks(kind, season) is None
+
+    def lacks(self, kind: Kind, season: int | None) -> str | None:
+        """What such series would have to be or have, in words; None where they suit."""
+        if self.prices_only and kind is not OHLCV:
+            return "prices with open, high and low"
+        if self.seasonal and season is None:
+            return "a plain series with a season"
+        return "a plain series" if self.plain_only and kind is OHLCV else None
 
 
 FAST, STANDARD = ("fast", "standard", "all"), ("standard", "all")
@@ -44,6 +53,13 @@ CATALOGUE = [
     Baseline("gjr_garch_t", volatility.gjr_garch_t),
     Baseline("har_range_own", har.har_range_own, pooled=True, prices_only=True),
     Baseline("har_range", har.har_range, pooled=True, prices_only=True, groups=STANDARD),
+    Baseline("lightgbm", boosting.lightgbm, pooled=True, package="lightgbm"),
+    Baseline("auto_ets", classical.auto_ets, package="statsforecast"),
+    Baseline("auto_theta", classical.auto_theta, package="statsforecast"),
+    Baseline("auto_arima", classical.auto_arima, package="statsforecast"),
+    Baseline("dlinear", networks.dlinear, ONCE, pooled=True, plain_only=True),
+    Baseline("patchtst", networks.patchtst, ONCE, pooled=True, plain_only=True, package="transformers"),
+    Baseline("lstm", networks.lstm, ONCE, pooled=True, plain_only=True),
 ]
 
 
@@ -60,7 +76,7 @@ def choose(names: str | Sequence[str], kind: Kind = OHLCV, season: int | None = 
     if unknown := [name for name in wanted if name not in by_name]:
         raise ValueError(f"--baselines {', '.join(unknown)}: choose fast, standard, all or from {', '.join(by_name)}")
     chosen = [by_name[name] for name in dict.fromkeys(wanted)]
-    if odd := [one.name for one in chosen if not one.suits(kind, season)]:
-        what = "prices with open, high and low" if kind is not OHLCV else "a plain series with a season"
-        raise ValueError(f"--baselines {', '.join(odd)}: needs {what}; leave it out")
+    for one in chosen:
+        if what := one.lacks(kind, season):
+            raise ValueError(f"--baselines {one.name}: needs {what}; leave it out")
     return chosen

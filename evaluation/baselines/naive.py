@@ -101,5 +101,14 @@ def naive_scale(close: np.ndarray, origins: np.ndarray, horizon: int, kind: Kind
 
     It is what the last price misses by, on average, in sample. Raises ValueError where an origin has none.
     """
+    return _naive_error(close, origins, horizon, kind, power=1)
+
+
+def naive_square_scale(close: np.ndarray, origins: np.ndarray, horizon: int, kind: Kind = OHLCV) -> np.ndarray:
+    """Mean squared one, [n]: the denominator of RMSSE, before its root."""
+    return _naive_error(close, origins, horizon, kind, power=2)
+
+
+def _naive_error(close: np.ndarray, origins: np.ndarray, horizon: int, kind: Kind, *, power: int) -> np.ndarray:
     log_close, position = _known_log_prices(close, origins, horizon, horizon, kind)
-    return log_close.diff(horizon).abs().expanding().mean().to_numpy()[position]
+    return (log_close.diff(horizon).abs() ** power).expanding().mean().to_numpy()[position]

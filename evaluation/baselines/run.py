@@ -4,13 +4,12 @@ Design choices:
 * A task is one baseline on one series, or on all of them where it is fitted on all. What a task gives is what scores
   ask (`Scored`), in safetensors, under a name that hashes everything it read: the code, the bars, the origins.
 * A run that died, or one with another model, finds the tasks that are done. `TSF_LLM_CACHE` moves the folder.
-* A task that fails leaves its reason; its forecasts are unknown, and the row is scored on the others.
+* A task that fails leaves its reason. Every row is scored on the same outcomes: a forecast that could not be made is
+  that of `historical_volatility_20`, and the reason says so. A row of which less than half could be made is left out.
 """
 
 import hashlib
-import inspect
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -24,13 +23,12 @@ from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
 from ...common.files import replace_file
-from .. import distributions
 from ..distributions import Scored
-from . import panel as panel_module
-from .catalogue import NEVER, Baseline
+from .catalogue import NEVER, Baseline, choose
 from .panel import Panel
 
 LIBRARIES = ("numpy", "scipy", "arch", "statsmodels", "torch")
+[STAND_IN] = choose("historical_volatility_20")  # which every origin has history for
 FAILURES = (ValueError, ArithmeticError, RuntimeError, ImportError, np.linalg.LinAlgError)
 
 
@@ -55,10 +53,7 @@ def run(
     num_proc: int = 1,
     progress: bool = True,
 ) -> tuple[dict[str, dict[int, Scored]], dict[str, str]]:
-    """Each baseline's forecasts by step, scored on outcomes `[n,P]` in units `[n]`; and what failed, by name.
-
-    A baseline of which nothing could be made has no forecasts.
-    """
+    """Each baseline's forecasts by step, scored on outcomes `[n,P]` in units `[n]`; and what failed, by name."""
     tasks = [task for one in baselines for task in _tasks(one, panel, outcome, unit)]
     answers = Parallel(n_jobs=num_proc, return_as="generator")(delayed(_answer)(task, steps) for task in tasks)
     bar = tqdm(
@@ -73,9 +68,27 @@ def run(
             continue
         whole = found.setdefault(name, {step: Scored.missing(outcome[:, i]) for i, step in enumerate(steps)})
         for step, scored in answer.items():
-            for part in fields(Scored):
-                getattr(whole[step], part.name)[task.positions] = getattr(scored, part.name)
-    return found, {name: _told(reasons, len(panel.series)) for name, reasons in failures.items()}
+            _fill(whole[step], task.positions, scored)
+    told = {name: _told(reasons, len(panel.series)) for name, reasons in failures.items()}
+    for name, by_step in [*found.items()]:
+        known = np.logical_and.reduce([one.known for one in by_step.values()])
+        if known.all():
+            continue
+        words, missing = f"{told.get(name, 'not every forecast could be made')}; {{}}", np.flatnonzero(~known)
+        if 2 * len(missing) > len(known):
+            told[name] = words.format(f"{len(missing)} of {len(known)} forecasts are missing, so it has no row")
+            del found[name]
+            continue
+        told[name] = words.format(f"{len(missing)} of {len(known)} forecasts are those of {STAND_IN.name}")
+        others, _ = run([STAND_IN], panel, steps, outcome, unit, progress=False)
+        for step, scored in by_step.items():
+            _fill(scored, missing, others[STAND_IN.name][step].take(missing))
+    return found, told
+
+
+def _fill(scored: Scored, positions: np.ndarray, values: Scored) -> None:
+    for part in fields(Scored):
+        getattr(scored, part.name)[positions] = getattr(values, part.name)
 
 
 def _tasks(baseline: Baseline, panel: Panel, outcome: np.ndarray, unit: np.ndarray) -> Iterator[Task]:
@@ -117,19 +130,19 @@ def cache_folder() -> Path:
 
 
 def _key(task: Task, steps: Sequence[int]) -> str:
-    """A hash of everything that the answer depends on."""
-    code = (sys.modules[task.baseline.forecast.__module__], distributions, panel_module)
+    """A hash of everything that the answer depends on, all code of this room among it."""
+    room = Path(__file__).parent
+    code = [room.parent / "distributions.py", *sorted(room.glob("*.py"))]
     panel, versions = task.panel, [_version(name) for name in (*LIBRARIES, task.baseline.package)]
     settings = (task.baseline.name, panel.kind.name, panel.season, str(panel.start), panel.seed, [*steps], versions)
     digest = hashlib.sha256(repr(settings).encode())
-    for module in code:
-        digest.update(inspect.getsource(module).encode())
+    for source in code:
+        digest.update(source.read_bytes())
     for array in (task.outcome, task.unit, *panel.rows):
         digest.update(np.ascontiguousarray(array).tobytes())
     for one in panel.series:
-        digest.update(one.ticker.encode())
-        for array in (one.timestamp, one.close, one.ohlc, one.sigma, one.features):
-            digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+        for part in vars(one).values():
+            digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
     return digest.hexdigest()
 
 

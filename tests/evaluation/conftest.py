@@ -1,4 +1,8 @@
-"""What walks forward and what evaluates share: bars, and a pipeline of an untrained model."""
+"""What walks forward and what evaluates share: bars, a pipeline of an untrained model, made-up results."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -26,3 +30,9 @@ def processor(bars):
 def pipe(tiny_model, processor):
     tokens = {"vocab_size": 34, "pad_token_id": 32, "bar_token_id": 33}
     return TsfLlmPipeline(model=tiny_model(**tokens), processor=processor)
+
+
+@pytest.fixture(scope="session")
+def synthetic():
+    """The functions of `synthetic_results.py`."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("synthetic_results.py"))))

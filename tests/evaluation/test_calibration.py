@@ -9,7 +9,7 @@ import pytest
 
 from tsf_llm.calibration_tsf_llm import check_state
 from tsf_llm.evaluation import calibration
-from tsf_llm.evaluation.calibration import calibrate, decide, outcome_times
+from tsf_llm.evaluation.calibration import calibrate, decide
 from tsf_llm.evaluation.distributions import Gaussian, Scored
 from tsf_llm.evaluation.walk_forward import WalkForward
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
@@ -31,11 +31,11 @@ def walk(seed=0, *, spread=1.0, late_spread=None, days=240, tickers=6, steps=2):
     scored = [{"model": Scored.of(law, outcomes[:, p])} for p, law in enumerate(laws)]
     names = np.tile([f"T{k}" for k in range(tickers)], days)
     parts = {"ticker": names, "origin": dates[day], "realised": outcomes, "scale": np.ones_like(outcomes)}
-    return WalkForward(**parts, steps=scored), dates[day + 1]
+    return WalkForward(**parts, steps=scored, due=dates[day + 1])
 
 
 def test_a_too_narrow_law_is_widened_and_kept():
-    state = decide(*walk(spread=0.6))
+    state = decide(walk(spread=0.6))
     assert state["kept"]
     np.testing.assert_allclose(state["spread"], 1 / 0.6, rtol=0.08)
     before, after = (state["by_step"][name] for name in ("before", "after"))
@@ -49,7 +49,7 @@ def test_a_too_narrow_law_is_widened_and_kept():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_was_true_of_one_half_alone_is_not_kept(seed):
-    state = decide(*walk(seed, spread=0.6, late_spread=1.2))
+    state = decide(walk(seed, spread=0.6, late_spread=1.2))
     assert not state["kept"]
     assert "on the later half" in state["reason"]
     assert state["later_half"]["difference"] > 0
@@ -57,7 +57,7 @@ def test_what_was_true_of_one_half_alone_is_not_kept(seed):
 
 
 def test_too_few_dates_are_a_reason_and_no_error():
-    state = decide(*walk(spread=0.6, days=20))
+    state = decide(walk(spread=0.6, days=20))
     assert (state["kept"], "too short" in state["reason"]) == (False, True)
     check_state(state)
 
@@ -72,30 +72,18 @@ def test_the_first_fit_knows_no_outcome_of_the_later_half(monkeypatch):
 
     original = calibration.fit
     monkeypatch.setattr(calibration, "fit", watched)
-    one, known = walk(spread=0.6)
+    one = walk(spread=0.6)
     middle = np.unique(one.origin)[120]
     late = one.origin < middle
     late[::2] = False
-    known = np.where(late, middle + np.timedelta64(9, "D"), known)
-    decide(one, known)
+    known = np.where(late, middle + np.timedelta64(9, "D"), one.due)
+    decide(replace(one, due=known))
     realised = np.where((known > middle)[:, None], 9.0, one.realised)
-    decide(replace(one, realised=realised), known)
+    decide(replace(one, realised=realised, due=known))
     (first, dates), (again, _) = seen[0], seen[-2 if len(seen) == 4 else -1]
     assert len(dates) == (known <= middle).sum()
     assert dates.max() < middle
     np.testing.assert_array_equal(first, again)
-
-
-def test_an_outcome_is_known_at_its_own_bar(pipe, bars):
-    series = pipe.processor.encode(bars)
-    origin = np.array([one.timestamp[300] for one in series])
-    parts = {
-        "ticker": np.array([one.ticker for one in series]),
-        "realised": np.zeros((2, 3)),
-        "scale": np.ones((2, 3)),
-    }
-    one = WalkForward(**parts, origin=origin, steps=[{}] * 3)
-    np.testing.assert_array_equal(outcome_times(one, series), [s.timestamp[303] for s in series])
 
 
 def test_no_bar_after_the_end_is_read(pipe, bars):

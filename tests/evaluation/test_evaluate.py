@@ -21,10 +21,11 @@ def evaluated(pipe, bars, tmp_path_factory):
     return out, evaluate_model(pipe, bars, **PERIOD, out=out, seed=5)
 
 
-def test_writes_what_it_returns_and_two_plots(evaluated):
+def test_writes_what_it_returns_a_page_and_two_plots(evaluated):
     out, report = evaluated
     assert {path.name for path in out.iterdir()} == {*FILES, ".tsf_llm.json"}
     assert Report.read(out / "results.json") == report
+    assert str(report.headline) in (out / "report.html").read_text(encoding="utf-8")
     for picture in ("scores.png", "pit.png"):
         assert Image.open(out / picture).size[0] > 900
 

@@ -74,7 +74,7 @@ def test_the_terminal_shows_what_is_undefined_as_a_dash_within_80_columns(tmp_pa
     print_evaluation(Report.read(tmp_path / "results.json"))
     told = capsys.readouterr().out
     assert max(map(len, told.splitlines())) <= 80
-    assert "historical_volatility_20 2.000 4.000 - 0.80 0.500 [0.40, 0.60] 0.500" in " ".join(told.split())
+    assert "historical_volatility_20 2.000 +0.0 - 0.80 0.500 [0.40, 0.60] 0.500" in " ".join(told.split())
     assert "model: so so" in told
     assert "Not out of sample: the model has seen prices through 2012-01-01" in told
 

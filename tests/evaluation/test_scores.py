@@ -119,9 +119,9 @@ def test_rows_may_come_in_any_order(calibrated, realised):
     order = np.random.default_rng(3).permutation(len(DATES))
     scale = np.full(len(DATES), 0.015)
     forecast = Gaussian(calibrated.mean[order], calibrated.std[order])
-    shuffled = metrics.score(forecast, realised[order], DATES[order], scale, 1)
-    for name, value in score(calibrated, realised).items():
-        assert_allclose(shuffled[name], value)
+    shuffled = metrics.score(forecast, realised[order], DATES[order], scale, 1, square_scale=scale)
+    for name, value in score(calibrated, realised, square_scale=scale).items():
+        assert shuffled[name] is value is None or np.allclose(shuffled[name], value), name
 
 
 def test_newey_west_t_is_the_textbook_sum():
@@ -143,6 +143,132 @@ def test_results_are_reproducible_and_serialisable(calibrated, random_walk, real
         assert json.loads(json.dumps(row, allow_nan=False)) == row
         assert row == score(forecast, realised, seed=3)
         assert row["crps_ci95"] != score(forecast, realised, seed=4)["crps_ci95"]
+
+
+def test_pinball_and_interval_score_are_their_definitions(calibrated, realised):
+    row = score(calibrated, realised)
+    levels = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
+    error = realised[:, None] - stats.norm.ppf(levels, calibrated.mean[:, None], calibrated.std[:, None])
+    assert_allclose(row["pinball"], np.maximum(levels * error, (levels - 1) * error).mean())
+    low, high = (stats.norm.ppf(level, calibrated.mean, calibrated.std) for level in (0.1, 0.9))
+    outside = np.maximum(low - realised, 0) + np.maximum(realised - high, 0)
+    assert_allclose(row["interval_score_80"], np.mean(high - low + 10 * outside))
+
+
+def test_squares_are_scaled_and_compared_with_zero(calibrated, realised):
+    square = (realised - calibrated.mean) ** 2
+    scale = np.where(np.arange(len(DATES)) % 2, 0.0004, 0.0)
+    row = score(calibrated, realised, square_scale=scale)
+    assert_allclose(row["rmsse"], np.sqrt(np.mean(square[1::2]) / 0.0004))
+    assert_allclose(row["r2_oos"], 1 - square.sum() / (realised**2).sum())
+    assert score(calibrated, realised)["rmsse"] is None
+    assert score(calibrated, np.zeros(len(DATES)))["r2_oos"] is None
+
+
+def test_variance_is_scored_against_squared_returns():
+    rng = np.random.default_rng(20)
+    std = rng.uniform(0.01, 0.03, len(DATES))
+    realised = rng.normal(0, std)
+    right, wrong = (score(Gaussian(0 * std, s), realised) for s in (std, np.full(len(DATES), std.mean())))
+    assert_allclose(right["qlike"], np.mean(2 * np.log(std) + (realised / std) ** 2))
+    square = realised**2
+    assert_allclose(right["r2_variance"], 1 - np.sum((square - std**2) ** 2) / np.sum((square - square.mean()) ** 2))
+    assert right["qlike"] < wrong["qlike"]
+    assert right["r2_variance"] > wrong["r2_variance"]
+    assert score(Gaussian(0 * std, np.where(np.arange(len(DATES)) == 3, 0, std)), realised)["qlike"] is None
+
+
+def test_one_number_has_no_interval_and_no_variance(realised):
+    row = score(Samples(np.repeat(realised[:, None] / 2, 2, axis=1)), realised)
+    names = ("coverage_80", "interval_score_80", "pit_ks", "pit_ks_p", "qlike", "r2_variance")
+    assert [row[name] for name in names] == [None] * 6
+    assert row["pinball"] > 0
+    assert metrics.brief(Samples(np.repeat(realised[:, None] / 2, 2, axis=1)), realised)["coverage_80"] is None
+
+
+def test_a_brief_score_says_what_the_whole_one_says(calibrated, realised):
+    row = score(calibrated, realised)
+    for name, value in metrics.brief(calibrated, realised).items():
+        assert row[name] == value
+
+
+def test_the_pit_is_tested_with_tickers_of_a_date_as_one():
+    """A shock that all tickers share makes their PITs alike: the usual test rejects what is right, ours does not."""
+    rng, rejected, usual = np.random.default_rng(21), 0, 0
+    for trial in range(60):
+        common = rng.standard_normal(NUM_DATES).repeat(NUM_TICKERS)
+        pit = stats.norm.cdf(0.9 * common + np.sqrt(0.19) * rng.standard_normal(len(DATES)))
+        rejected += metrics.pit_test(pit, DATES, horizon=1, seed=trial) < 0.1
+        usual += stats.kstest(pit, "uniform").pvalue < 0.1
+    assert rejected <= 14 < usual
+    assert metrics.pit_test(rng.uniform(size=len(DATES)) ** 1.5, DATES, horizon=1) < 0.01
+    assert metrics.pit_test(pit[:45], DATES[:45], horizon=1) is None
+
+
+def test_the_pit_distance_is_that_of_kolmogorov_and_smirnov(calibrated, realised):
+    expected = stats.kstest(calibrated.cdf(realised), "uniform").statistic
+    assert_allclose(score(calibrated, realised)["pit_ks"], expected)
+
+
+def test_wilson_interval_of_directions(calibrated, realised):
+    row = score(calibrated, realised)
+    n, share, z = row["direction_n"], row["direction_accuracy"], stats.norm.ppf(0.975)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    assert_allclose(row["direction_wilson95"], [centre - half, centre + half])
+
+
+def test_pesaran_timmermann_is_the_published_statistic_where_moves_are_independent():
+    rng = np.random.default_rng(22)
+    up = rng.random(4_000) < 0.6
+    called = np.where(rng.random(4_000) < 0.04, up, rng.random(4_000) < 0.7)
+    x, y, n = called.mean(), up.mean(), len(up)
+    by_chance = x * y + (1 - x) * (1 - y)
+    variance = by_chance * (1 - by_chance) / n - (
+        (2 * y - 1) ** 2 * x * (1 - x) / n + (2 * x - 1) ** 2 * y * (1 - y) / n + 4 * x * y * (1 - x) * (1 - y) / n**2
+    )
+    published = stats.norm.sf((np.mean(called == up) - by_chance) / np.sqrt(variance))
+    assert 0.001 < published < 0.2
+    ours = metrics.pesaran_timmermann(called, up, np.arange(n), horizon=1)
+    assert_allclose(stats.norm.isf(ours), stats.norm.isf(published), rtol=0.03)
+    assert_allclose(metrics.pesaran_timmermann(~called, up, np.arange(n), horizon=1), 1 - ours)
+
+
+def test_pesaran_timmermann_needs_both_calls_and_counts_a_date_once(realised):
+    up = realised > 0
+    assert metrics.pesaran_timmermann(np.ones(len(up)), up, DATES, horizon=1) is None
+    assert metrics.pesaran_timmermann(up[:0], up[:0], DATES[:0], horizon=1) is None
+    a, b = (np.random.default_rng(seed).random(60) < 0.5 for seed in (1, 2))
+    once = metrics.pesaran_timmermann(a, b, np.arange(60), horizon=1)
+    copied = metrics.pesaran_timmermann(a.repeat(9), b.repeat(9), np.arange(60).repeat(9), horizon=1)
+    assert_allclose(copied, once)
+
+
+def test_ic_is_the_mean_pearson_correlation_over_dates(calibrated, realised):
+    shape = (NUM_DATES, NUM_TICKERS)
+    per_date = [
+        np.corrcoef(a, b)[0, 1] for a, b in zip(calibrated.mean.reshape(shape), realised.reshape(shape), strict=True)
+    ]
+    row = score(calibrated, realised)
+    assert_allclose(row["ic"], np.mean(per_date))
+    assert_allclose(row["ic_t"], metrics.newey_west_t(np.array(per_date), horizon=1))
+    same = Gaussian(np.repeat(np.random.default_rng(0).random(NUM_DATES), NUM_TICKERS), calibrated.std)
+    assert score(same, realised)["ic"] is None
+
+
+def test_outcomes_that_do_not_overlap_are_independent_whatever_the_horizon(calibrated, realised):
+    row = score(calibrated, realised, horizon=20, stride=20)
+    assert {**row, "horizon": 1} == score(calibrated, realised)
+    assert score(calibrated, realised, horizon=20)["crps_ci95"] != row["crps_ci95"]
+
+
+def test_ranks_across_tickers_need_ten_of_them(calibrated, realised):
+    row = score(calibrated, realised)
+    assert (row["rps"], row["rps_dates"]) == (None, 0)
+    weeks = np.repeat(np.arange(NUM_DATES // 4), 4 * NUM_TICKERS)
+    row = metrics.score(calibrated, realised, weeks, np.full(len(DATES), 0.015), 1)
+    assert row["rps"] < 0.16
+    assert row["rps_dates"] == NUM_DATES // 4
 
 
 def test_skill_is_the_share_of_crps_saved(calibrated, random_walk, realised):

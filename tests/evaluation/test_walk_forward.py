@@ -197,15 +197,3 @@ def test_one_step_ahead_the_law_is_exact(pipe, bars):
     paths = pipe.sample(pipe.processor.batch([chunk]), horizon=1, samples=20_000)[..., 0]
     sampled = Samples(paths).crps(exact.realised[:3, 0])
     np.testing.assert_allclose(exact.crps()[:3], sampled, rtol=0.05)
-
-
-def test_a_baseline_that_fails_on_one_ticker_is_scored_on_the_others(result):
-    holed = type(result)(**{**vars(result), "steps": [dict(step) for step in result.steps]})
-    mine = result.ticker == "AAA"
-    for step, forecasts in enumerate(holed.steps):
-        known, missing = forecasts["drift"].take(~mine), type(forecasts["drift"]).missing(result.realised[mine, step])
-        forecasts["drift"] = type(known).joined([missing, known])
-    rows = holed.by_name()
-    assert rows["drift"]["n"] == (~mine).sum()
-    assert rows["drift"]["crps"] == pytest.approx(result.crps("drift")[~mine].mean())
-    assert np.isfinite(holed.verdicts()["drift"]["difference"])

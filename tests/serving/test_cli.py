@@ -34,7 +34,8 @@ def test_evaluate_writes_rows_and_plots(run, model, tmp_path):
     code, text, _ = run("evaluate", "--model", model, "--data", "sample", *period, "--out", tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert code == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "scores.png", "pit.png", ".tsf_llm.json"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"results.json", "report.html", "scores.png", "pit.png", ".tsf_llm.json"}
     for key in ("model", "horizon", "crps", "mase", "mae", "rmse", "coverage_80", "direction_accuracy"):
         assert all(key in row for row in results["rows"]), key
     for key in ("direction_ci95", "direction_base_rate", "rank_ic"):

@@ -36,7 +36,7 @@ def test_quickstart_leaves_calibrated_results(quickstart):
 def test_quickstart_writes_everything_the_readme_names(quickstart):
     names = {path.name for path in quickstart.iterdir()}
     plots = {"forecast.png", "hindsight.png", "scores.png", "pit.png"}
-    assert names == {"model", "forecast.csv", "results.json", "audit.json", ".tsf_llm.json", *plots}
+    assert names == {"model", "forecast.csv", "results.json", "report.html", "audit.json", ".tsf_llm.json", *plots}
     for picture in [*(quickstart / name for name in plots), quickstart / "model" / "loss.png"]:
         assert Image.open(picture).size[0] > 900
     names = {path.name for path in quickstart.rglob("*")}

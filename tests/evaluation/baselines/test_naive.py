@@ -3,7 +3,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE
-from tsf_llm.evaluation.baselines.naive import drift, historical_volatility, naive_scale, random_walk, seasonal_naive
+from tsf_llm.evaluation.baselines.naive import (
+    drift,
+    historical_volatility,
+    naive_scale,
+    naive_square_scale,
+    random_walk,
+    seasonal_naive,
+)
 
 
 @pytest.fixture
@@ -48,6 +55,7 @@ def test_baselines_agree_with_a_loop_over_origins(baseline_forecasts, close, hor
             assert_allclose(forecasts[name].std[i], step_std * np.sqrt(horizon), rtol=1e-10)
         multi_step = np.log(close[horizon : origin + 1] / close[: origin + 1 - horizon])
         assert_allclose(naive_scale(close, ORIGINS, horizon)[i], np.abs(multi_step).mean(), rtol=1e-12)
+        assert_allclose(naive_square_scale(close, ORIGINS, horizon)[i], np.mean(multi_step**2), rtol=1e-12)
 
 
 def test_the_future_never_changes_a_forecast(baseline_forecasts, close):
@@ -60,7 +68,8 @@ def test_the_future_never_changes_a_forecast(baseline_forecasts, close):
         for name, forecast in baseline_forecasts(future, origins, 3).items():
             assert_array_equal(forecast.mean, original[name].mean)
             assert_array_equal(forecast.std, original[name].std)
-        assert_array_equal(naive_scale(future, origins, 3), naive_scale(close, origins, 3))
+        for scale in (naive_scale, naive_square_scale):
+            assert_array_equal(scale(future, origins, 3), scale(close, origins, 3))
 
 
 def test_the_past_does_change_a_forecast(baseline_forecasts, close):

@@ -6,7 +6,7 @@ import pytest
 from tsf_llm.evaluation.baselines import run as running
 from tsf_llm.evaluation.baselines.catalogue import YEARLY, Baseline, choose
 from tsf_llm.evaluation.baselines.panel import Panel
-from tsf_llm.evaluation.baselines.run import run
+from tsf_llm.evaluation.baselines.run import STAND_IN, run
 from tsf_llm.evaluation.distributions import Gaussian
 
 CALLS = []
@@ -47,9 +47,23 @@ def ask(panel, baselines, **options):
 
 def test_a_failure_leaves_its_reason_and_the_others_their_scores(panel):
     found, failed = ask(panel, [FITTED, *choose("drift")])
-    assert failed == {"fitted": "1 of 2 series: BAD: did not converge"}
-    np.testing.assert_array_equal(found["fitted"][2].known, panel.which == 0)
+    assert failed == {
+        "fitted": "1 of 2 series: BAD: did not converge; 10 of 20 forecasts are those of historical_volatility_20"
+    }
+    stand_in, bad = ask(panel, choose("historical_volatility_20"))[0], panel.which == 1
+    for part in ("losses", "quantiles", "p_up", "variance"):
+        ours, theirs = (getattr(one[name][2], part) for one, name in ((found, "fitted"), (stand_in, STAND_IN.name)))
+        np.testing.assert_array_equal(ours[bad], theirs[bad])
+    losses = (one[name][2].losses[~bad] for one, name in ((found, "fitted"), (stand_in, STAND_IN.name)))
+    assert not np.array_equal(*losses)
     assert found["drift"][1].known.all()
+
+
+def test_a_row_of_mostly_stand_ins_is_left_out(panel):
+    few = Panel(panel.series, [np.arange(50, 54), np.arange(50, 60)])
+    found, failed = ask(few, [FITTED])
+    assert found == {}
+    assert failed["fitted"].endswith("10 of 14 forecasts are missing, so it has no row")
 
 
 def test_what_fails_everywhere_has_no_row(panel):

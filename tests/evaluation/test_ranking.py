@@ -1,0 +1,96 @@
+"""ranking.py: quintiles as the M6 competition ranks them, and the score of forecasts of single tickers."""
+
+import doctest
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from tsf_llm.evaluation import ranking
+
+LEVELS = np.arange(1, 100) / 100
+
+
+def test_the_formulas_in_the_docstrings():
+    assert doctest.testmod(ranking) == (0, 2)
+
+
+@pytest.mark.parametrize("size", [10, 12, 100])
+def test_every_quintile_has_its_fifth_and_the_least_return_is_in_the_first(size):
+    values = np.random.default_rng(0).standard_normal((size, 1))
+    found = ranking.quintiles(values)
+    assert_allclose(found.sum(axis=1), 1)
+    assert_allclose(found.sum(axis=0), np.bincount(5 * np.arange(size) // size))
+    order = np.argsort(values[:, 0])
+    assert found[order[0], 0] == found[order[-1], 4] == 1
+    assert (np.diff(found[order].argmax(axis=1)) >= 0).all()
+
+
+def test_tied_tickers_share_what_they_span():
+    values = np.arange(10.0)
+    values[1:3] = 1  # ranks 2 and 3: one of the first quintile, one of the second
+    found = ranking.quintiles(values[:, None])
+    assert_allclose(found[1:3], [[0.5, 0.5, 0, 0, 0]] * 2)
+    assert_allclose(np.delete(found, [1, 2], axis=0), ranking.quintiles(np.arange(10.0)[:, None])[[0, *range(3, 10)]])
+    assert_allclose(ranking.quintiles(np.zeros((10, 3))), 0.2)
+
+
+def test_a_column_with_ties_changes_no_other():
+    values = np.random.default_rng(1).standard_normal((20, 4))
+    alone = [ranking.quintiles(values[:, [k]]) for k in range(4)]
+    assert_allclose(ranking.quintiles(values), np.mean(alone, axis=0))
+    values[:5, 2] = 0.3
+    alone[2] = ranking.quintiles(values[:, [2]])
+    assert_allclose(ranking.quintiles(values), np.mean(alone, axis=0))
+
+
+def test_a_fifth_everywhere_scores_sixteen_hundredths():
+    outcome = ranking.quintiles(np.random.default_rng(2).standard_normal((100, 1)))
+    assert_allclose(ranking.ranked_probability_score(np.full((100, 5), 0.2), outcome).mean(), 0.16)
+    assert_allclose(ranking.ranked_probability_score(outcome, outcome), 0)
+    probability = np.array([[0.1, 0.2, 0.4, 0.2, 0.1]])  # cumulative .1 .3 .7 .9 1 against 0 0 1 1 1
+    by_hand = (0.01 + 0.09 + 0.09 + 0.01 + 0) / 5
+    assert_allclose(ranking.ranked_probability_score(probability, np.eye(5)[[2]]), by_hand)
+
+
+def gaussians(size, num_dates, seed=0):
+    """Quantiles of tickers of unlike volatility, [n,99], outcomes and dates; and mean and std of each ticker."""
+    rng = np.random.default_rng(seed)
+    std, mean = 0.02 * np.exp(0.4 * rng.standard_normal(size)), 0.003 * rng.standard_normal(size)
+    quantiles = stats.norm.ppf(LEVELS, mean[:, None], std[:, None])
+    realised = rng.normal(mean, std, (num_dates, size))
+    return np.tile(quantiles, (num_dates, 1)), realised.ravel(), np.arange(num_dates).repeat(size), mean, std
+
+
+@pytest.mark.parametrize("size", [12, 60])
+def test_the_score_of_quantiles_is_that_of_endless_independent_draws(size):
+    quantiles, realised, dates, mean, std = gaussians(size, 100)
+    exact = ranking.quintiles(np.random.default_rng(5).normal(mean, std, (50_000, size)).T)
+    outcomes = realised.reshape(100, size, 1)
+    expected = np.mean([ranking.ranked_probability_score(exact, ranking.quintiles(one)) for one in outcomes])
+    found = ranking.rps(quantiles, realised, dates)
+    assert_allclose(found["rps"], expected, atol=3e-4)
+    assert found["rps"] < 0.16
+    assert found["rps_dates"] == 100
+
+
+def test_a_point_mass_at_one_place_for_all_says_nothing():
+    _, realised, dates, *_ = gaussians(20, 5)
+    assert_allclose(ranking.rps(np.zeros((100, 99)), realised, dates)["rps"], 0.16)
+
+
+def test_dates_with_few_tickers_are_left_out():
+    quantiles, realised, dates, *_ = gaussians(10, 6)
+    whole = np.ones(60, bool)
+    whole[[3, 14]] = False  # dates 0 and 1 have nine tickers
+    found = ranking.rps(quantiles[whole], realised[whole], dates[whole])
+    assert found == ranking.rps(quantiles[20:], realised[20:], dates[20:])
+    assert ranking.rps(quantiles[:9], realised[:9], dates[:9]) == {"rps": None, "rps_dates": 0}
+
+
+def test_tickers_may_come_in_any_order():
+    quantiles, realised, dates, *_ = gaussians(15, 8)
+    order = np.random.default_rng(3).permutation(len(dates))
+    shuffled = ranking.rps(quantiles[order], realised[order], dates[order])
+    assert shuffled == ranking.rps(quantiles, realised, dates)
