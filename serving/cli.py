@@ -53,6 +53,12 @@ Calendar = Annotated[
     str | None,
     typer.Option(help="Exchange whose sessions date the steps, as XNYS, XBOM or 24/7; by default the model's own."),
 ]
+Calibrated = Annotated[
+    str,
+    typer.Option(
+        "--calibration", metavar="auto|on|off", help="Use what `calibrate` kept, insist on it, or leave it out."
+    ),
+]
 Value = Annotated[
     str | None, typer.Option(help="Plain series: column to forecast; by default value, y or the only one of numbers.")
 ]
@@ -156,6 +162,7 @@ def forecast(
     ] = None,
     samples: Samples = 256,
     seed: Seed = 0,
+    calibration: Calibrated = "auto",
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
     strict: Strict = False,
     market: Market = None,
@@ -189,11 +196,13 @@ def forecast(
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
+    pipe.calibration(calibration, horizon)  # refuses before the data is read
     columns = Columns(value, id, time, dates, decimal)
     bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
     asked = {"horizon": horizon, "samples": samples, "seed": seed, "as_of": as_of, "strict": strict}
+    asked["calibration"] = calibration
     frame = pipe(bars, market=_market(market, dates, decimal), calendar=calendar, **asked)
     write_table(frame, out)
     if plot is not None:
@@ -221,6 +230,7 @@ def evaluate(
     num_proc: Annotated[int, typer.Option("--num-proc", min=1, help="Processes for the baselines.")] = 1,
     samples: Samples = 256,
     seed: Seed = 0,
+    calibration: Calibrated = "auto",
     strict: Strict = False,
     market: Market = None,
     calendar: Calendar = None,
@@ -252,6 +262,7 @@ def evaluate(
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
+    pipe.calibration(calibration, max(steps))  # refuses before the data is read
     columns = Columns(value, id, time, dates, decimal)
     bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
     report = evaluate_model(
@@ -265,6 +276,7 @@ def evaluate(
         num_proc=num_proc,
         samples=samples,
         seed=seed,
+        calibration=calibration,
         out=out,
         market=_market(market, dates, decimal),
         calendar=calendar,
@@ -347,6 +359,46 @@ def backtest(
     typer.echo(
         f"backtest.json and equity.png written to {out}, {results['trials']} trial(s) in {results['trials_log']}"
     )
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Option(help="Folder of a model that training wrote.")],
+    data: Data,
+    ticker: Ticker = None,
+    start: Annotated[
+        str | None, typer.Option(help="First date to forecast from; by default the first after training.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(help="Last date that is read; by default the last that the model has seen.")
+    ] = None,
+    horizon: Annotated[int | None, typer.Option(min=1, help="Bars ahead; by default those the model learned.")] = None,
+    samples: Samples = 256,
+    seed: Seed = 0,
+    strict: Strict = False,
+    market: Market = None,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Widen or narrow a model's law as validation dates ask; kept only if later validation dates are better for it.
+
+    Exit code 0 in both cases; what was found is stored in the model's processor_config.json.
+
+    Example: tsf-llm calibrate --model quickstart/model --data sample
+    """
+    from ..common.files import check_apart
+    from ..data_prep.columns import Columns
+    from .calibrate import calibrate as calibrate_folder
+    from .calibrate import print_calibrated
+
+    check_apart(model, data, market)
+    columns = Columns(value, id, time, dates, decimal)
+    options = {"start": start, "end": end, "horizon": horizon, "samples": samples, "seed": seed, "strict": strict}
+    options |= {"names": _names(ticker), "columns": columns, "market": _market(market, dates, decimal)}
+    print_calibrated(calibrate_folder(model, data, **options))
 
 
 @app.command()
