@@ -84,11 +84,11 @@ class _Known:
         """Raises ValueError where fewer returns are known, or none of them is a move."""
         if last < fewest:
             raise ValueError(
-                f"{self.ticker}: {last} return(s) are known at {fence} and {fewest} are needed: start later, or give "
+                f"{self.ticker}: {max(last, 0)} return(s) are known at {_day(fence)} and {fewest} are needed: start later, or give "
                 "earlier bars"
             )
         if np.ptp(self.value[: last + 1]) == 0:
-            raise ValueError(f"{self.ticker}: no move is known at {fence}: start later, or leave it out")
+            raise ValueError(f"{self.ticker}: no move is known at {_day(fence)}: start later, or leave it out")
 
     def law(self, scale: np.ndarray, last: int, step: int, location: float = 0.0) -> np.ndarray:
         """Standardised `step`-step returns known at `last`; NaN or infinite where the scale was zero."""
@@ -161,7 +161,7 @@ def _fit_at(
     if model is None:
         name = "GJR-GARCH" if asymmetric else "GARCH"
         raise ValueError(
-            f"{known.ticker}: {name} did not converge on the {last} returns known at {fence}, from {len(STARTS) + 1} "
+            f"{known.ticker}: {name} did not converge on the {last} returns known at {_day(fence)}, from {len(STARTS) + 1} "
             "starting points: look at its prices, or leave it out"
         )
     return model, model.variance(returns)
@@ -189,3 +189,8 @@ def _start(start: tuple[float, float, float] | None, mean: float, asymmetric: bo
     alpha, beta, nu = start
     news = (alpha / 2, alpha) if asymmetric else (alpha,)
     return np.array([mean, 1 - alpha - beta, *news, beta, nu])
+
+
+def _day(fence: pd.Timestamp) -> str:
+    """The date, with the time only where there is one."""
+    return str(fence.date() if fence == fence.normalize() else fence)
