@@ -84,8 +84,8 @@ class _Known:
         """Raises ValueError where fewer returns are known, or none of them is a move."""
         if last < fewest:
             raise ValueError(
-                f"{self.ticker}: {max(last, 0)} return(s) are known at {_day(fence)} and {fewest} are needed: start later, or give "
-                "earlier bars"
+                f"{self.ticker}: {max(last, 0)} return(s) are known at {_day(fence)} and {fewest} are needed: "
+                "start later, or give earlier bars"
             )
         if np.ptp(self.value[: last + 1]) == 0:
             raise ValueError(f"{self.ticker}: no move is known at {_day(fence)}: start later, or leave it out")
@@ -161,8 +161,8 @@ def _fit_at(
     if model is None:
         name = "GJR-GARCH" if asymmetric else "GARCH"
         raise ValueError(
-            f"{known.ticker}: {name} did not converge on the {last} returns known at {_day(fence)}, from {len(STARTS) + 1} "
-            "starting points: look at its prices, or leave it out"
+            f"{known.ticker}: {name} did not converge on the {last} returns known at {_day(fence)}, from "
+            f"{len(STARTS) + 1} starting points: look at its prices, or leave it out"
         )
     return model, model.variance(returns)
 
