@@ -14,6 +14,7 @@ from ..common.provenance import provenance
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .baselines.catalogue import choose
+from .groups import groups
 from .page import write_page
 from .plots import pit_histogram, score_bars
 from .report import Report
@@ -103,7 +104,7 @@ def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     """What one horizon says of the model beside its baselines."""
     strongest, verdicts = walk.strongest, walk.verdicts(seed)
     told = {"verdict": headline(verdicts, strongest)} if strongest is not None else {}
-    return {"n": len(walk.origin), "strongest": strongest, **told, "verdicts": verdicts}
+    return {"n": len(walk.origin), "strongest": strongest, **told, "verdicts": verdicts, "groups": groups(walk)}
 
 
 def _on_calendar(series: Sequence[EncodedSeries], result: WalkForward, horizon: int, calendar: str) -> float:

@@ -103,10 +103,9 @@ class WalkForward:
         return self.steps[-1][model].pit(self.realised[:, -1])
 
     def _score(self, forecast: Forecast, seed: int) -> dict[str, Any]:
-        squares = self.scale[:, -1] * 0 if self.square_scale is None else self.square_scale
         parts = (self.realised[:, -1], self.origin, self.scale[:, -1])
-        options = {"horizon": len(self.steps), "seed": seed, "stride": self.stride}
-        return score(forecast, *parts, square_scale=squares, **options)
+        options = {"square_scale": self.square_scale, "stride": self.stride}
+        return score(forecast, *parts, horizon=len(self.steps), seed=seed, **options)
 
 
 def pick_origins(
@@ -236,11 +235,11 @@ def _scored(
 ) -> list[Scored]:
     """The forecasts of a chunk at each step."""
     unit, realised = _unit(*chunk, kind), _realised(*chunk, horizon, kind)
-    laws = _laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)
+    laws = step_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)
     return [Scored.of(law.divided(unit), realised[:, p]) for p, law in enumerate(laws)]
 
 
-def _laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:
+def step_laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:
     """Of each step: exact one step ahead, that of the paths beyond; a single number stands twice."""
     if pipe.model.can_generate():
         if horizon == 1:
