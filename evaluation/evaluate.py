@@ -18,7 +18,7 @@ from .groups import groups
 from .page import write_page
 from .plots import pit_histogram, score_bars
 from .report import Report
-from .significance import headline
+from .significance import confidence_set, headline
 from .walk_forward import WalkForward, walk_forward
 
 BY = "evaluate"
@@ -105,9 +105,11 @@ def evaluate_model(
 def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     """What one horizon says of the model beside its baselines."""
     strongest, verdicts = walk.strongest, walk.verdicts(seed)
-    told = {"verdict": headline(verdicts, strongest)} if strongest is not None else {}
+    told: dict[str, Any] = {"verdict": headline(verdicts, strongest)} if strongest is not None else {}
+    losses = {name: walk.crps(name) for name in walk.steps[-1]}
+    told |= {"mcs": confidence_set(losses, walk.origin, horizon=walk.overlap, seed=seed), "groups": groups(walk)}
     told["calibration"] = walk.calibration()
-    return {"n": len(walk.origin), "strongest": strongest, **told, "verdicts": verdicts, "groups": groups(walk)}
+    return {"n": len(walk.origin), "strongest": strongest, "verdicts": verdicts, **told}
 
 
 def _on_calendar(series: Sequence[EncodedSeries], result: WalkForward, horizon: int, calendar: str) -> float:

@@ -192,37 +192,45 @@ def _section(report: Report, walk: WalkForward | None, kind: Kind) -> dict[str, 
     }
 
 
-def _further(report: Report, kind: Kind) -> Table | None:
-    """Scores that only some readers ask for; a column that no row has is left out."""
-    columns: dict[str, tuple[str, str, float]] = {
-        f"RMSE, {_unit(kind)}": ("rmse", ".3f", kind.score_factor),
-        f"MAE, {_unit(kind)}": ("mae", ".3f", kind.score_factor),
-        "MASE": ("mase", ".3f", 1),
-        "RMSSE": ("rmsse", ".3f", 1),
-        f"pinball, {_unit(kind)}": ("pinball", ".3f", kind.score_factor),
-        f"interval score 80, {_unit(kind)}": ("interval_score_80", ".2f", kind.score_factor),
-        "coverage 50": ("coverage_50", ".2f", 1),
-        "coverage 90": ("coverage_90", ".2f", 1),
-        "PIT KS": ("pit_ks", ".3f", 1),
-        "PIT p": ("pit_ks_p", ".3f", 1),
-        "QLIKE": ("qlike", ".3f", 1),
-        "R2 variance": ("r2_variance", ".3f", 1),
-        "R2 out of sample, %": ("r2_oos", ".2f", 100),
-        "Pesaran-Timmermann p": ("pesaran_timmermann_p", ".3f", 1),
-        "IC": ("ic", ".3f", 1),
-        "IC t": ("ic_t", ".1f", 1),
-        "rank IC": ("rank_ic", ".3f", 1),
-        "rank IC t": ("rank_ic_t", ".1f", 1),
-        "RPS": ("rps", ".4f", 1),
-        "energy score": ("energy_score", ".4f", 1),
-    }
+def _further(report: Report, kind: Kind) -> list[Table]:
+    """Scores that only some readers ask for, in tables that fit on paper; what no row has is left out."""
+    unit, factor = _unit(kind), kind.score_factor
+    tables: list[dict[str, tuple[str, str, float]]] = [
+        {
+            f"MAE, {unit}": ("mae", ".3f", factor),
+            "MASE": ("mase", ".3f", 1),
+            f"RMSE, {unit}": ("rmse", ".3f", factor),
+            "RMSSE": ("rmsse", ".3f", 1),
+            f"pinball, {unit}": ("pinball", ".3f", factor),
+            f"interval score 80, {unit}": ("interval_score_80", ".2f", factor),
+            "coverage 50": ("coverage_50", ".2f", 1),
+            "coverage 90": ("coverage_90", ".2f", 1),
+            "PIT KS": ("pit_ks", ".3f", 1),
+            "PIT p": ("pit_ks_p", ".3f", 1),
+        },
+        {
+            "QLIKE": ("qlike", ".3f", 1),
+            "R2 variance": ("r2_variance", ".3f", 1),
+            "R2 out of sample, %": ("r2_oos", ".2f", 100),
+            "Pesaran-Timmermann p": ("pesaran_timmermann_p", ".3f", 1),
+            "IC": ("ic", ".3f", 1),
+            "IC t": ("ic_t", ".1f", 1),
+            "rank IC": ("rank_ic", ".3f", 1),
+            "rank IC t": ("rank_ic_t", ".1f", 1),
+            "RPS": ("rps", ".4f", 1),
+            "energy score": ("energy_score", ".4f", 1),
+        },
+    ]
     rows = report.rows
-    kept = {name: how for name, how in columns.items() if any(row.get(how[0]) is not None for row in rows.values())}
 
     def cell(key: str, form: str, factor: float) -> Any:
         return lambda row: number(row.get(key), form, factor)
 
-    return table_of(rows, {name: cell(*how) for name, how in kept.items()}, heading="row") if kept else None
+    told = [
+        {name: cell(*how) for name, how in table.items() if any(row.get(how[0]) is not None for row in rows.values())}
+        for table in tables
+    ]
+    return [table_of(rows, columns, heading="row") for columns in told if columns]
 
 
 def _plots(report: Report, walk: WalkForward | None, kind: Kind) -> list[Plot]:

@@ -20,7 +20,7 @@ MARKERS = dict(zip(LEVELS, ("o", "s", "^"), strict=True))
 SHOWN = 50  # groups at most: the ends of the order are shown
 
 
-def _rows_figure(count: int) -> tuple[Figure, Axes]:
+def _rows_figure(count: float) -> tuple[Figure, Axes]:
     figure, [axes] = new_figure(height=max(1.9, 1.0 + 0.27 * count), width=WIDTH)
     axes.grid(visible=False, axis="y")
     return figure, axes

@@ -42,6 +42,8 @@ def test_the_results_say_what_was_asked_and_what_was_scored(evaluated):
     assert PERIOD["start"] <= results["start"] < results["end"] <= PERIOD["end"]
     assert [row["model"] for row in results["rows"]] == ["model", *results["verdicts"]]
     assert results["made_by"] == "evaluate"
+    assert set(results["mcs"]) == {row["model"] for row in results["rows"]}
+    assert any(one["in_mcs"] for one in results["mcs"].values())
 
 
 @pytest.mark.parametrize(("seen", "out_of_sample"), [("2015-12-31", True), ("2016-01-05", False), (None, None)])
