@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from .bars_tsf_llm import day_end
 from .calendars_tsf_llm import check_calendar
+from .calibration_tsf_llm import CHOICES, Calibration, stored
 from .columns_tsf_llm import as_frame
 from .feature_extraction_tsf_llm import with_progress
 from .processing_tsf_llm import FORECAST_QUANTILES, TsfLlmProcessor, quantile_column
@@ -52,6 +53,8 @@ class TsfLlmPipeline(Pipeline):
         strict: refuse bars of which one ticker cannot be forecast. By default it is skipped: a warning says why, and
             so does `skipped` in the `attrs` of the answer.
         seed: of the paths.
+        calibration: `auto` (the default) uses the processor's own where `tsf-llm calibrate` kept one, `on` refuses
+            where there is none for all steps, `off` leaves the model's law as it is.
         as_of: forecast as if nothing after this date were known; by default from the last bar.
         market: bars of an index or of a universe, for a model whose features read them; without it they are masked.
         calendar: exchange whose sessions date the steps, as "XNYS" or "24/7"; by default the processor's own.
@@ -104,7 +107,8 @@ class TsfLlmPipeline(Pipeline):
                 if name in kwargs:
                     raise ValueError(f"{name} and {alias} are two names of one thing: give one of them")
                 kwargs[name] = kwargs.pop(alias)
-        steps = [{"as_of", "market", "strict"}, {"horizon", "samples", "seed"}, {"quantile_levels", "calendar"}]
+        forward_names = {"horizon", "samples", "seed", "calibration"}
+        steps = [{"as_of", "market", "strict"}, forward_names, {"quantile_levels", "calendar"}]
         if unknown := sorted(kwargs.keys() - set().union(*steps) - {*COLUMN_NAMES}):
             known = sorted(set().union(*steps) | {*COLUMN_NAMES})
             raise ValueError(f"unknown argument(s) {unknown}: use {', '.join(known)}")
@@ -112,6 +116,7 @@ class TsfLlmPipeline(Pipeline):
             if kwargs.get(name) is not None and kwargs[name] < 1:
                 raise ValueError(f"{name}={kwargs[name]}: must be 1 or more")
         check_calendar(kwargs.get("calendar"), needed=True)
+        check_choice(kwargs.get("calibration", "auto"))
         levels = kwargs.get("quantile_levels", FORECAST_QUANTILES)
         if not len(levels) or not all(0 < level < 1 for level in levels) or len({*levels}) < len(levels):
             raise ValueError(
@@ -141,13 +146,34 @@ class TsfLlmPipeline(Pipeline):
         return {"answer": self._answer(batch, **settings)}
 
     def _answer(
-        self, batch: BatchFeature, horizon: int | None = None, samples: int = 256, seed: int = 0
+        self,
+        batch: BatchFeature,
+        horizon: int | None = None,
+        samples: int = 256,
+        seed: int = 0,
+        calibration: str = "auto",
     ) -> dict[str, Any]:
         horizon = horizon or self.reach
+        calibrated = self.calibration(calibration, horizon)
         if self.samples_paths:
             self.check_size(len(batch["ticker"]), batch["past_values"].shape[1], horizon=horizon, samples=samples)
-            return {"batch": batch, "paths": self.sample(batch, horizon=horizon, samples=samples, seed=seed)}
+            paths = self.sample(batch, horizon=horizon, samples=samples, seed=seed)
+            return {"batch": batch, "paths": paths if calibrated is None else calibrated(paths)}
         return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
+
+    def calibration(self, choice: str, horizon: int) -> Calibration | None:
+        """What moves and widens the laws of the steps, if any; see `calibration` of a call.
+
+        Raises:
+            ValueError: an unknown choice, or `on` where none was kept or it has fewer steps.
+        """
+        check_choice(choice)
+        kept = stored(self.processor.calibration) if self.samples_paths and choice != "off" else None
+        if choice == "on" and (kept is None or kept.steps < horizon):
+            state = self.processor.calibration or {}
+            why = f"it has {kept.steps} step(s), not {horizon}" if kept else state.get("reason", "this model has none")
+            raise ValueError(f"calibration=on, but {why}: choose auto or off, or run tsf-llm calibrate")
+        return kept
 
     def check_size(self, rows: int, bars: int, *, horizon: int, samples: int) -> None:
         """Raises ValueError, before anything is computed, for paths that this machine cannot hold.
@@ -316,6 +342,12 @@ class TsfLlmPipeline(Pipeline):
         weight = (wanted - levels[left]) / (levels[right] - levels[left])
         spread_BPK = quantiles_BPQ[..., left] * (1 - weight) + quantiles_BPQ[..., right] * weight
         return spread_BPK.transpose(0, 2, 1)
+
+
+def check_choice(calibration: str) -> None:
+    """Raises ValueError for what is no way to use a calibration."""
+    if calibration not in CHOICES:
+        raise ValueError(f"calibration={calibration!r}: choose {', '.join(CHOICES)}")
 
 
 def memory_of_this_machine() -> float:

@@ -24,6 +24,7 @@ from transformers.processing_utils import ProcessorMixin
 from .audit_tsf_llm import audit_features
 from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
 from .calendars_tsf_llm import next_timestamps
+from .calibration_tsf_llm import check_state
 from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, standard_return
 from .original_features_tsf_llm import OriginalFeatureExtractor
 from .tokenization_tsf_llm import TsfLlmTokenizer
@@ -60,8 +61,12 @@ class TsfLlmProcessor(ProcessorMixin):
         self,
         feature_extractor: TsfLlmFeatureExtractor | None = None,
         tokenizer: TsfLlmTokenizer | None = None,
+        calibration: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
+        if calibration is not None:
+            check_state(calibration)
+        self.calibration = calibration  # of the model beside it: whether one was kept, and what it is
         super().__init__(feature_extractor or TsfLlmFeatureExtractor(), tokenizer or TsfLlmTokenizer(), **kwargs)
 
     @classmethod
@@ -74,6 +79,7 @@ class TsfLlmProcessor(ProcessorMixin):
         return cls(
             features.from_dict(settings, **rest),
             TsfLlmTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)[0].get("calibration"),
         )
 
     @property

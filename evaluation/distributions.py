@@ -2,6 +2,7 @@
 
 * Forms with the same methods: closed (`Gaussian`), sampled (`Samples`), a scale times an empirical law (`Residuals`),
   a grid of quantiles (`Quantiles`), and the probabilities of bins (`Histogram`: a causal model's law of one step).
+* `Moved` is any of them, moved and widened (`calibration_tsf_llm`).
 * Each holds n forecasts; every method is one vectorised call and returns one value (or one row) per forecast.
 * Ties count half, so a forecast with all its mass on zero gives P(up) = 0.5, not 0 or 1.
 * Quantiles of K samples are those of Weibull (the i-th of K sits at level i / (K + 1)): where outcome and samples are
@@ -370,6 +371,53 @@ def _zero_first(sums: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Moved(Law):
+    """n laws of another form, each moved and widened: exact, whatever the form.
+
+    >>> law = Moved.about_median(Gaussian(np.ones(1), np.ones(1)), shift=0.0, spread=2.0)
+    >>> law.point.tolist(), law.variance.tolist()
+    ([1.0], [4.0])
+    """
+
+    law: Law
+    offset: np.ndarray  # [n]
+    factor: float
+
+    @classmethod
+    def about_median(cls, law: Law, shift: float, spread: float) -> "Moved":
+        """By `shift` half widths of its central 80 %, and `spread` times as wide, as `Calibration` does to samples."""
+        low, middle, high = law.quantile([0.1, 0.5, 0.9]).T
+        return cls(law, middle * (1 - spread) + shift * (high - low) / 2, spread)
+
+    def divided(self, unit: np.ndarray) -> "Moved":
+        """In units `[n]`."""
+        return Moved(self.law.divided(unit), self.offset / unit, self.factor)
+
+    def _back(self, y: np.ndarray) -> np.ndarray:
+        return (np.asarray(y) - self.offset) / self.factor
+
+    @property
+    def point(self) -> np.ndarray:
+        return self.offset + self.factor * self.law.point
+
+    @property
+    def variance(self) -> np.ndarray:
+        return self.factor**2 * self.law.variance
+
+    def cdf(self, y: np.ndarray) -> np.ndarray:
+        return self.law.cdf(self._back(y))
+
+    def pit_cell(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.law.pit_cell(self._back(y))
+
+    def quantile(self, levels: Sequence[float]) -> np.ndarray:
+        return self.offset[:, None] + self.factor * self.law.quantile(levels)
+
+    def crps(self, y: np.ndarray) -> np.ndarray:
+        return self.factor * self.law.crps(self._back(y))
+
+
+@dataclass(frozen=True)
 class Scored:
     """What scores ask of n forecasts and their outcomes, without the laws: memory that does not depend on their form.
 
@@ -451,4 +499,4 @@ class Scored:
         assert np.array_equal(y, self.outcome, equal_nan=True), "scored on other outcomes"
 
 
-Forecast = Gaussian | Samples | Residuals | Quantiles | Histogram | Scored
+Forecast = Gaussian | Samples | Residuals | Quantiles | Histogram | Moved | Scored

@@ -37,6 +37,7 @@ def evaluate_model(
     samples: int = 256,
     seed: int = 0,
     baselines: str | Sequence[str] = "standard",
+    calibration: str = "auto",
     num_proc: int = 1,
     market: pd.DataFrame | None = None,
     calendar: str | None = None,
@@ -56,6 +57,7 @@ def evaluate_model(
     panel = extractor.check_known(bars, strict=strict)
     series = pipe.processor.encode(panel, market=market)
     options = {"stride": stride, "samples": samples, "seed": seed, "baselines": baselines, "num_proc": num_proc}
+    options["calibration"] = calibration
     walks = {h: walk_forward(pipe, series, start=start, end=end, horizon=h, **options) for h in horizons}
     scored = set(np.concatenate([walk.ticker for walk in walks.values()]).tolist())
     for one in series:
@@ -67,7 +69,7 @@ def evaluate_model(
     cutoff = pipe.model.config.trained_through
     first = pd.Timestamp(min(walk.origin.min() for walk in walks.values()))
     last = pd.Timestamp(max(walk.origin.max() for walk in walks.values()))
-    found = {h: _found(walk, seed) for h, walk in walks.items()}
+    found = {h: {"stride": stride or h, **_found(walk, seed)} for h, walk in walks.items()}
     results = {
         "rows": [row for walk in walks.values() for row in walk.rows(seed)],
         **found[horizons[0]],
@@ -75,7 +77,6 @@ def evaluate_model(
         "start": str(first.date()),
         "end": str(last.date()),
         "horizon": horizons[0],
-        "stride": stride or horizons[0],
         "refits": {name: words for walk in walks.values() for name, words in walk.refits.items()},
         "failed": {name: words for walk in walks.values() for name, words in walk.failed.items()},
         "tickers": sorted(scored),
@@ -105,6 +106,7 @@ def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     """What one horizon says of the model beside its baselines."""
     strongest, verdicts = walk.strongest, walk.verdicts(seed)
     told = {"verdict": headline(verdicts, strongest)} if strongest is not None else {}
+    told["calibration"] = walk.calibration()
     return {"n": len(walk.origin), "strongest": strongest, **told, "verdicts": verdicts, "groups": groups(walk)}
 
 

@@ -160,6 +160,13 @@ def _scaled(errors: np.ndarray, scale: np.ndarray) -> float | None:
     return float(np.mean(errors[scale > 0] / scale[scale > 0])) if (scale > 0).any() else None
 
 
+def bands(forecast: Forecast, realised: np.ndarray) -> dict[str, float | None]:
+    """CRPS and the coverage of every central interval; one number has none."""
+    coverage = dict(_coverage(forecast, realised, COVERAGE_LEVELS))
+    known = (forecast.variance > 0).any()
+    return {"crps": float(forecast.crps(realised).mean()), **(coverage if known else dict.fromkeys(coverage))}
+
+
 def brief(forecast: Forecast, realised: np.ndarray) -> dict[str, float | None]:
     """CRPS, coverage of the 80 % interval and direction alone: what `score` says of them, without a bootstrap."""
     _, right = _called(forecast.p_up, realised)

@@ -22,14 +22,15 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..bars_tsf_llm import Kind
+from ..calibration_tsf_llm import Calibration
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .baselines.catalogue import choose
 from .baselines.naive import VOLATILITY_WINDOW, naive_scale, naive_square_scale
 from .baselines.panel import Panel
 from .baselines.run import run
-from .distributions import Forecast, Histogram, Law, Quantiles, Samples, Scored
-from .scores import brief, score, skill
+from .distributions import Forecast, Histogram, Law, Moved, Quantiles, Samples, Scored
+from .scores import bands, brief, score, skill
 from .significance import compare, overlap
 
 ORIGINS_AT_ONCE = 32
@@ -53,6 +54,7 @@ class WalkForward:
     due: np.ndarray | None = None  # [n] datetime64 of the outcome at the last step
     refits: dict[str, str] = field(default_factory=dict)  # of each baseline: how often, in words
     failed: dict[str, str] = field(default_factory=dict)  # of each baseline that failed somewhere: why
+    uncalibrated: Scored | None = None  # the model at the last step, where a calibration has moved it
 
     def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
         """One row per model, `model` is ours: scores at the last step; CRPS, coverage, direction at every step."""
@@ -80,6 +82,12 @@ class WalkForward:
     def strongest(self) -> str | None:
         """The baseline of least CRPS at the last step; None where there is none."""
         return min([*self.steps[-1]][1:], key=lambda name: self.crps(name).mean(), default=None)
+
+    def calibration(self) -> dict[str, Any]:
+        """The model's CRPS and coverage at the last step before a calibration, and after it if one was used."""
+        used, forecast, outcome = self.uncalibrated is not None, self.steps[-1]["model"], self.realised[:, -1]
+        told = [bands(one, outcome) for one in (*([self.uncalibrated] if used else []), forecast)]
+        return {"used": used, "before": told[0], "after": told[1] if used else None}
 
     def against(self, other: "WalkForward", name: str, seed: int = 0) -> dict[str, Any]:
         """The model's CRPS against that of another model, called `name`, on the same outcomes at the last step."""
@@ -147,13 +155,14 @@ def walk_forward(
     samples: int = 256,
     seed: int = 0,
     baselines: str | Sequence[str] = "fast",
+    calibration: str = "auto",
     num_proc: int = 1,
     progress: bool = True,
 ) -> WalkForward:
     """Forecasts of the model and of the baselines (`catalogue.choose`) from every `stride`-th bar of [start, end].
 
     `series` is what the model's own processor makes of the bars. `stride` defaults to the horizon, so that outcomes do
-    not overlap. `num_proc` processes run the baselines.
+    not overlap. `num_proc` processes run the baselines. `calibration` is that of the pipeline's calls.
 
     Raises:
         ValueError: for a model without numbers (classes), an unknown baseline, or an empty period.
@@ -173,7 +182,9 @@ def walk_forward(
         together = max(len(rows) for _, rows in chunks)
         pipe.check_size(together, extractor.context_length, horizon=horizon, samples=samples)
     bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=None if progress else True, leave=False)
-    ours = [_scored(pipe, chunk, horizon, samples, seed, kind) for chunk in bar]
+    calibrated = pipe.calibration(calibration, horizon)
+    pairs = [_scored(pipe, chunk, horizon, samples, seed, kind, calibrated) for chunk in bar]
+    ours = [[after for _, after in one] for one in pairs]
 
     def joined(function) -> np.ndarray:
         return np.concatenate([function(one, rows) for one, rows in kept])
@@ -190,6 +201,8 @@ def walk_forward(
         sigma=joined(lambda one, rows: one.sigma[rows]) / unit,
         due=joined(lambda one, rows: one.timestamp[rows + horizon]),
     )
+    if calibrated is not None and horizon <= calibrated.steps:
+        result.uncalibrated = Scored.joined([one[-1][0] for one in pairs])
     panel = Panel([one for one, _ in kept], [rows for _, rows in kept], kind, season, seed=seed)
     steps = range(1, horizon + 1)
     theirs, result.failed = run(chosen, panel, steps, result.realised, unit, num_proc=num_proc, progress=progress)
@@ -231,15 +244,27 @@ def _realised(one: EncodedSeries, rows: np.ndarray, horizon: int, kind: Kind) ->
 
 
 def _scored(
-    pipe: TsfLlmPipeline, chunk: tuple[EncodedSeries, np.ndarray], horizon: int, samples: int, seed: int, kind: Kind
-) -> list[Scored]:
-    """The forecasts of a chunk at each step."""
+    pipe: TsfLlmPipeline,
+    chunk: tuple[EncodedSeries, np.ndarray],
+    horizon: int,
+    samples: int,
+    seed: int,
+    kind: Kind,
+    calibrated: Calibration | None,
+) -> list[tuple[Scored, Scored]]:
+    """The forecasts of a chunk at each step, before and after the calibration."""
     unit, realised = _unit(*chunk, kind), _realised(*chunk, horizon, kind)
-    laws = _laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)
-    return [Scored.of(law.divided(unit), realised[:, p]) for p, law in enumerate(laws)]
+    pairs = []
+    for p, law in enumerate(step_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)):
+        before = after = Scored.of(law.divided(unit), realised[:, p])
+        if calibrated is not None and p < calibrated.steps:
+            moved = Moved.about_median(law, calibrated.shift[p], calibrated.spread[p])
+            after = Scored.of(moved.divided(unit), realised[:, p])
+        pairs.append((before, after))
+    return pairs
 
 
-def _laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:
+def step_laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:
     """Of each step: exact one step ahead, that of the paths beyond; a single number stands twice."""
     if pipe.model.can_generate():
         if horizon == 1:

@@ -53,6 +53,12 @@ Calendar = Annotated[
     str | None,
     typer.Option(help="Exchange whose sessions date the steps, as XNYS, XBOM or 24/7; by default the model's own."),
 ]
+Calibrated = Annotated[
+    str,
+    typer.Option(
+        "--calibration", metavar="auto|on|off", help="Use what `calibrate` kept, insist on it, or leave it out."
+    ),
+]
 Value = Annotated[
     str | None, typer.Option(help="Plain series: column to forecast; by default value, y or the only one of numbers.")
 ]
@@ -156,6 +162,7 @@ def forecast(
     ] = None,
     samples: Samples = 256,
     seed: Seed = 0,
+    calibration: Calibrated = "auto",
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
     strict: Strict = False,
     market: Market = None,
@@ -189,11 +196,13 @@ def forecast(
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
+    pipe.calibration(calibration, horizon)  # refuses before the data is read
     columns = Columns(value, id, time, dates, decimal)
     bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
     asked = {"horizon": horizon, "samples": samples, "seed": seed, "as_of": as_of, "strict": strict}
+    asked["calibration"] = calibration
     frame = pipe(bars, market=_market(market, dates, decimal), calendar=calendar, **asked)
     write_table(frame, out)
     if plot is not None:
@@ -221,6 +230,7 @@ def evaluate(
     num_proc: Annotated[int, typer.Option("--num-proc", min=1, help="Processes for the baselines.")] = 1,
     samples: Samples = 256,
     seed: Seed = 0,
+    calibration: Calibrated = "auto",
     strict: Strict = False,
     market: Market = None,
     calendar: Calendar = None,
@@ -252,6 +262,7 @@ def evaluate(
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
+    pipe.calibration(calibration, max(steps))  # refuses before the data is read
     columns = Columns(value, id, time, dates, decimal)
     bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
     report = evaluate_model(
@@ -265,6 +276,7 @@ def evaluate(
         num_proc=num_proc,
         samples=samples,
         seed=seed,
+        calibration=calibration,
         out=out,
         market=_market(market, dates, decimal),
         calendar=calendar,
@@ -272,6 +284,170 @@ def evaluate(
     )
     print_evaluation(report, pipe.processor.feature_extractor.series_kind)
     typer.echo(f"report.html (opens offline), results.json and two plots written to {out}")
+
+
+@app.command()
+def backtest(
+    model: Model,
+    data: Data,
+    start: Annotated[str, typer.Option(help="First date to decide on.")],
+    end: Annotated[str, typer.Option(help="Last date; what is held is sold at its last close.")],
+    horizon: Horizon,
+    out: Annotated[Path, typer.Option(help="Folder for backtest.json and equity.png.")],
+    rule: Annotated[
+        str,
+        typer.Option(
+            metavar="sign|threshold|kelly|long-short|all", help="What is held; several rules with commas between."
+        ),
+    ] = "sign",
+    cost_bp: Annotated[float, typer.Option(min=0, help="Costs in basis points of what is traded.")] = 10.0,
+    every: Annotated[int | None, typer.Option(min=1, help="Bars between decisions; by default the horizon.")] = None,
+    trials_log: Annotated[
+        Path | None,
+        typer.Option(
+            help="Log of all that was tried, which the verdict pays for; by default trials.jsonl beside OUT."
+        ),
+    ] = None,
+    ticker: Ticker = None,
+    samples: Samples = 256,
+    seed: Seed = 0,
+    strict: Strict = False,
+    market: Market = None,
+    id: Id = None,
+    time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Trade on past forecasts: decided at a close, filled at the next open, with costs, beside buy and hold.
+
+    Tickers that cannot be forecast are skipped: `skipped` in backtest.json says why.
+
+    Example: tsf-llm backtest --model quickstart/model --data sample --start 2012-01-01 --end 2013-02-28 --horizon 5
+    --out backtest
+    """
+    from ..bars_tsf_llm import day_end
+    from ..common.files import check_apart
+    from ..data_prep.columns import Columns
+    from ..evaluation.strategy import backtest_model, print_backtest
+    from ..training.data import read_for
+    from ..training.models import digest
+    from .loading import load_pipeline
+
+    check_apart(out, data, market)
+    if day_end(start) > day_end(end):
+        raise ValueError(f"--start {start} lies after --end {end}: swap them")
+    pipe = load_pipeline(model)
+    columns = Columns(None, id, time, dates, decimal)
+    results = backtest_model(
+        pipe,
+        read_for(pipe.processor, data, _names(ticker), columns, strict=strict),
+        start=start,
+        end=end,
+        horizon=horizon,
+        out=out,
+        weights=digest(pipe.model),
+        rules=rule,
+        every=every,
+        cost_bp=cost_bp,
+        samples=samples,
+        seed=seed,
+        market=_market(market, dates, decimal),
+        strict=strict,
+        trials_log=trials_log,
+    )
+    print_backtest(results)
+    typer.echo(
+        f"backtest.json and equity.png written to {out}, {results['trials']} trial(s) in {results['trials_log']}"
+    )
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Option(help="Folder of a model that training wrote.")],
+    data: Data,
+    ticker: Ticker = None,
+    start: Annotated[
+        str | None, typer.Option(help="First date to forecast from; by default the first after training.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(help="Last date that is read; by default the last that the model has seen.")
+    ] = None,
+    horizon: Annotated[int | None, typer.Option(min=1, help="Bars ahead; by default those the model learned.")] = None,
+    samples: Samples = 256,
+    seed: Seed = 0,
+    strict: Strict = False,
+    market: Market = None,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Widen or narrow a model's law as validation dates ask; kept only if later validation dates are better for it.
+
+    Exit code 0 in both cases; what was found is stored in the model's processor_config.json.
+
+    Example: tsf-llm calibrate --model quickstart/model --data sample
+    """
+    from ..common.files import check_apart
+    from ..data_prep.columns import Columns
+    from .calibrate import calibrate as calibrate_folder
+    from .calibrate import print_calibrated
+
+    check_apart(model, data, market)
+    columns = Columns(value, id, time, dates, decimal)
+    options = {"start": start, "end": end, "horizon": horizon, "samples": samples, "seed": seed, "strict": strict}
+    options |= {"names": _names(ticker), "columns": columns, "market": _market(market, dates, decimal)}
+    print_calibrated(calibrate_folder(model, data, **options))
+
+
+@app.command()
+def explain(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for explain.json and explain.html.")],
+    ticker: Ticker = None,
+    start: Annotated[
+        str | None, typer.Option(help="First date to explain; by default the first that the model has not seen.")
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="Last date to explain; by default the last.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="Dates, drawn at random by the seed.")] = 40,
+    repeats: Annotated[int, typer.Option(min=1, help="Permutations of every feature and group.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of dates and permutations.")] = 0,
+    strict: Strict = False,
+    market: Market = None,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Show what forecasts rest on: features, past bars, experts by regime, the market; JSON and one page with plots.
+
+    Example: tsf-llm explain --model quickstart/model --data sample --out explanation
+    """
+    from ..bars_tsf_llm import day_end
+    from ..common.files import check_apart
+    from ..data_prep.columns import Columns
+    from ..evaluation.explanation.explain import explain_model
+    from ..training.data import read_for
+    from .loading import load_pipeline
+
+    check_apart(out, data, market)
+    if start is not None and end is not None and day_end(start) > day_end(end):
+        raise ValueError(f"--start {start} lies after --end {end}: swap them")
+    pipe = load_pipeline(model)
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value, id, time, dates, decimal), strict=strict)
+    options = {"most": most, "repeats": repeats, "seed": seed, "strict": strict}
+    result = explain_model(
+        pipe, bars, out=out, start=start, end=end, market=_market(market, dates, decimal), **options
+    )
+    first = result["groups"][0]
+    typer.echo(
+        f"{result['windows']} windows, {result['start']} to {result['end']}; the most important group is "
+        f"{first['name']}: without it the loss rises by {first['percent']:.2f} %"
+    )
+    typer.echo(f"explain.json and explain.html written to {out}")
 
 
 @app.command()

@@ -67,7 +67,9 @@ def load_with_adapter(name: str) -> tuple[Model, TsfLlmProcessor]:
     seen = base.config.trained_through, facts.get("trained_through")  # what either does not tell is unknown of both
     model.config.trained_through = max(seen, key=day_end) if all(seen) else None
     own = cached_file(name, "processor_config.json", _raise_exceptions_for_missing_entries=False)
-    return model, TsfLlmProcessor.from_pretrained(name if own else base_name)
+    processor = TsfLlmProcessor.from_pretrained(name if own else base_name)
+    processor.calibration = None  # which was that of the base's weights
+    return model, processor
 
 
 def is_adapter(name: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoProcessor
 
 from tsf_llm.configuration_tsf_llm import PROCESSOR_EXTRAS
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
@@ -255,3 +256,17 @@ def test_tokens_of_the_real_returns_lead_back_to_the_real_prices(processor, make
     realised = bars["close"].to_numpy()[origins + 1]
     np.testing.assert_allclose(processor.decode(paths, batch)["mean"], realised, rtol=0.005)
     np.testing.assert_allclose(processor.inverse_transform(z[:, None], batch)[:, 0], realised, rtol=1e-12)
+
+
+def test_a_calibration_travels_with_the_processor(processor, tmp_path):
+    kept = {"kept": True, "shift": [0.0, 0.1], "spread": [1.1, 1.2], "through": "2019-02-28"}
+    TsfLlmProcessor(processor.feature_extractor, processor.tokenizer, calibration=kept).save_pretrained(tmp_path)
+    assert TsfLlmProcessor.from_pretrained(tmp_path).calibration == kept
+    assert AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True).calibration == kept
+    path = tmp_path / "processor_config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | {"calibration": kept | {"spread": [1.1, -1]}}))
+    with pytest.raises(ValueError, match="shift and spread are not one sound number per step"):
+        TsfLlmProcessor.from_pretrained(tmp_path)
+    path.write_text(json.dumps({name: part for name, part in saved.items() if name != "calibration"}))
+    assert TsfLlmProcessor.from_pretrained(tmp_path).calibration is None

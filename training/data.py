@@ -60,6 +60,7 @@ class TrainingData:
                     f"horizon={args.horizon}, but {model} answers for {reach} bar(s): add --horizon {reach}"
                 )
         if given is not None:  # a model reads the columns that it knows
+            given.calibration = None  # which was that of the old weights
             known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
             args = replace(args, **known)
         spacing = None if given is None else given.feature_extractor.bar_seconds

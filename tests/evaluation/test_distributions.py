@@ -4,7 +4,8 @@ import scoringrules
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from tsf_llm.evaluation.distributions import LEVELS, Gaussian, Histogram, Quantiles, Residuals, Samples, Scored
+from tsf_llm.calibration_tsf_llm import Calibration
+from tsf_llm.evaluation.distributions import LEVELS, Gaussian, Histogram, Moved, Quantiles, Residuals, Samples, Scored
 
 
 @pytest.fixture
@@ -186,3 +187,27 @@ def test_scored_keeps_what_scores_ask_and_leaves_out_what_was_not_made(samples):
     assert_allclose(kept.sign, np.sign(samples.values).mean(axis=1))
     with pytest.raises(AssertionError, match="other outcomes"):
         kept.crps(y + 1)
+
+
+def test_a_moved_law_is_that_of_its_moved_samples(samples):
+    y = np.array([0.0, 0.01, -0.02, 0.2, 0.005])
+    calibration = Calibration([0.2], [1.4])
+    expected = Samples(calibration(samples.values[..., None])[..., 0])
+    moved = Moved.about_median(samples, 0.2, 1.4)
+    assert_allclose(moved.quantile(LEVELS), expected.quantile(LEVELS))
+    for name in ("point", "median", "variance", "p_up"):
+        assert_allclose(getattr(moved, name), getattr(expected, name), err_msg=name)
+    for name in ("crps", "cdf", "pit"):
+        assert_allclose(getattr(moved, name)(y), getattr(expected, name)(y), err_msg=name)
+    unit = np.array([1.0, 2.0, 0.5, 4.0, 0.1])
+    assert_allclose(moved.divided(unit).crps(y / unit), moved.crps(y) / unit)
+
+
+def test_a_moved_normal_law_is_normal(gaussian):
+    y = np.array([0.4, -0.01, -0.3])
+    half_width = stats.norm.ppf(0.9) * gaussian.std
+    expected = Gaussian(gaussian.mean + 0.3 * half_width, 0.7 * gaussian.std)
+    moved = Moved.about_median(gaussian, 0.3, 0.7)
+    assert_allclose(moved.crps(y), expected.crps(y))
+    assert_allclose(moved.p_up, expected.p_up)
+    assert_allclose(moved.variance, expected.variance)
