@@ -1,6 +1,7 @@
 """Pictures of forecasts and scores, each written as one PNG (`common/figures.py` has what they share)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -247,7 +248,7 @@ def equity_curves(
         above.fill_between(times, *band, color=GREY, alpha=0.25, linewidth=0)
     colours = [*(BLUE, ORANGE, GREEN, PURPLE)[: len(equity) - 1], BLACK]
     for (name, curve), colour in zip(equity.items(), colours, strict=True):
-        style = {"color": colour, "linewidth": 1.6, "linestyle": "--" if colour == BLACK else "-"}
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.6, "linestyle": "--" if colour == BLACK else "-"}
         above.plot(times, curve, label=name.replace("_", " "), **style)
         below.plot(times, curve / np.maximum.accumulate(curve) - 1, **style)
     above.axhline(1, color=GREY, linewidth=0.8)
