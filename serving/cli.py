@@ -443,9 +443,12 @@ def explain(
         pipe, bars, out=out, start=start, end=end, market=_market(market, dates, decimal), **options
     )
     first = result["groups"][0]
+    interval = "too few dates for an interval"
+    if first["percent_ci95"] is not None:
+        interval = "95 % interval {:+.2f} % to {:+.2f} %".format(*first["percent_ci95"])
     typer.echo(
-        f"{result['windows']} windows, {result['start']} to {result['end']}; the most important group is "
-        f"{first['name']}: without it the loss rises by {first['percent']:.2f} %"
+        f"{result['windows']} windows, {result['start']} to {result['end']}; most important is the group "
+        f"{first['name']}: permuted, it changes the loss by {first['percent']:+.2f} % ({interval})"
     )
     typer.echo(f"explain.json and explain.html written to {out}")
 

@@ -21,10 +21,11 @@ from ...bars_tsf_llm import Kind
 from ...feature_extraction_tsf_llm import EncodedSeries
 from ...pipeline_tsf_llm import TsfLlmPipeline
 from ..baselines.naive import naive_scale
-from ..distributions import Histogram, Law, Quantiles, Samples
+from ..distributions import Histogram, Quantiles, Samples
 from ..walk_forward import pick_origins
 
 WINDOWS_AT_ONCE = 256
+Exact = Histogram | Quantiles | Samples  # a law that is known, of a single number both samples
 TREND_BARS = 20
 
 
@@ -96,7 +97,7 @@ class Probe:
     def loss_name(self) -> str:
         return "crps" if self.pipe.samples_paths else "absolute_error"
 
-    def law(self, past_values: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None) -> Law:
+    def law(self, past_values: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None) -> Exact:
         """The forecasts, of other inputs where they are given; bars that a mask hides leave the others' places alone.
 
         Hidden bars would otherwise make earlier ones look nearer than they are.

@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tsf_llm.evaluation.explanation.explain import FILES, explain_model
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 OPTIONS = {"start": "2016-01-01", "end": "2016-03-01", "most": 12, "repeats": 1}
 
@@ -54,3 +58,17 @@ def test_what_somebody_else_wrote_is_left_alone(pipe, bars, tmp_path):
     with pytest.raises(ValueError, match="was not written by this package"):
         explain_model(pipe, bars, **OPTIONS, out=tmp_path)
     assert (tmp_path / "explain.json").read_text() == "mine"
+
+
+def test_a_plain_series_is_told_in_units_of_its_own_changes(tiny_model, tmp_path):
+    rng = np.random.default_rng(0)
+    series = pd.DataFrame({"timestamp": pd.date_range("2020-01-01", periods=500, freq="h"), "series_id": "A"})
+    series["value"], series["x"] = 1000 * rng.normal(0, 1, 500), rng.normal(0, 1, 500)
+    extractor = TsfLlmFeatureExtractor(kind="univariate", context_length=16, past_covariates=["x"])
+    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(series)
+    sizes = {"vocab_size": 34, "pad_token_id": 32, "bar_token_id": 33, "num_features": len(extractor.names)}
+    pipe = TsfLlmPipeline(model=tiny_model(**sizes), processor=processor)
+    result = explain_model(pipe, series, out=tmp_path, most=20, repeats=1)
+    assert result["unit"] == "mean absolute change"
+    assert 0 < result["mean_loss"] < 10
+    assert {"series", "covariates"} <= {row["name"] for row in result["groups"]}
