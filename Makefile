@@ -18,7 +18,8 @@ VERSION_TESTS := $(addprefix tests/, \
     train_scripts/test_lora.py::test_leaves_the_base_an_adapter_per_ticker_and_a_report \
     test_calendars_tsf_llm.py::test_intraday_bars_do_not_cross_the_close \
     data_prep/test_prepare.py::test_a_corrected_bar_is_found \
-    data_prep/test_yahoo.py::test_prices_are_those_of_yfinance)
+    data_prep/test_yahoo.py::test_prices_are_those_of_yfinance \
+    evaluation/baselines/test_classical.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-slow test-lowest test-newest quality style clean
@@ -73,12 +74,15 @@ $(DEV_STAMP): setup.py constraints.txt | $(BIN)/pip
 	@touch $(RUN_STAMP) $@
 
 # Environments named after uv's resolutions; torch stays at the tested version, installed by pip: uv, or another
-# version, would bring gigabytes of CUDA libraries. "Newest" is that of the day: `make clean` renews it.
+# version, would bring gigabytes of CUDA libraries. "Newest" is that of the day: `make clean` renews it. The lowest pandas
+# is one that statsforecast runs with.
+$(VENV)-lowest-direct/.installed: EXTRAS := dev,statsforecast
+$(VENV)-highest/.installed: EXTRAS := dev
 $(VENV)-lowest-direct/.installed $(VENV)-highest/.installed: setup.py constraints.txt
 	@echo "Installing the $(patsubst $(VENV)-%,%,$(@D)) versions in $(@D)"
 	@$(PYTHON) -m venv --clear $(@D)
 	@grep "^torch==" constraints.txt > $(@D)/torch.txt
 	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile uv -r $(@D)/torch.txt
-	@VIRTUAL_ENV="$(abspath $(@D))" $(@D)/bin/uv pip install --quiet -e ".[dev]" -c $(@D)/torch.txt \
+	@VIRTUAL_ENV="$(abspath $(@D))" $(@D)/bin/uv pip install --quiet -e ".[$(EXTRAS)]" -c $(@D)/torch.txt \
 	    --resolution $(patsubst $(VENV)-%,%,$(@D))
 	@touch $@

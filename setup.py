@@ -91,6 +91,7 @@ setup(
         "tsf_llm.data_prep",
         "tsf_llm.evaluation",
         "tsf_llm.evaluation.baselines",
+        "tsf_llm.evaluation.explanation",
         "tsf_llm.publishing",
         "tsf_llm.training",
         "tsf_llm.preferences",

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from .files import replace_file
 
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
+GREEN, PURPLE = "#009E73", "#CC79A7"
 
 
 def new_figure(

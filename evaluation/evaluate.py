@@ -14,6 +14,7 @@ from ..common.provenance import provenance
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .baselines.catalogue import choose
+from .groups import groups
 from .page import write_page
 from .plots import pit_histogram, score_bars
 from .report import Report
@@ -68,7 +69,7 @@ def evaluate_model(
     cutoff = pipe.model.config.trained_through
     first = pd.Timestamp(min(walk.origin.min() for walk in walks.values()))
     last = pd.Timestamp(max(walk.origin.max() for walk in walks.values()))
-    found = {h: _found(walk, seed) for h, walk in walks.items()}
+    found = {h: {"stride": stride or h, **_found(walk, seed)} for h, walk in walks.items()}
     results = {
         "rows": [row for walk in walks.values() for row in walk.rows(seed)],
         **found[horizons[0]],
@@ -76,7 +77,6 @@ def evaluate_model(
         "start": str(first.date()),
         "end": str(last.date()),
         "horizon": horizons[0],
-        "stride": stride or horizons[0],
         "refits": {name: words for walk in walks.values() for name, words in walk.refits.items()},
         "failed": {name: words for walk in walks.values() for name, words in walk.failed.items()},
         "tickers": sorted(scored),
@@ -107,7 +107,7 @@ def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     strongest, verdicts = walk.strongest, walk.verdicts(seed)
     told = {"verdict": headline(verdicts, strongest)} if strongest is not None else {}
     told["calibration"] = walk.calibration()
-    return {"n": len(walk.origin), "strongest": strongest, **told, "verdicts": verdicts}
+    return {"n": len(walk.origin), "strongest": strongest, **told, "verdicts": verdicts, "groups": groups(walk)}
 
 
 def _on_calendar(series: Sequence[EncodedSeries], result: WalkForward, horizon: int, calendar: str) -> float:

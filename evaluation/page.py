@@ -22,7 +22,7 @@ from ..common.files import write_text
 from ..common.pages import html
 from ..common.tables import Columns, Row, Table, number, with_interval
 from . import page_plots
-from .report import OURS, Report, conclusions, evaluation_table, remarks, table_of, warning_of
+from .report import OURS, Report, conclusions, evaluation_table, p_value, remarks, table_of, warning_of
 from .walk_forward import WalkForward
 
 NAMED = 12  # tickers at most
@@ -33,27 +33,60 @@ GROUPS = {  # kind of group: (title, what it shows)
     "period": ("With and without the crash of 2020", "Half of an edge may come from a few weeks."),
     "ticker": ("By ticker", "Tickers share most of what happens: few of them are independent."),
 }
-MEANINGS = {
-    "CRPS": "Distance of the forecast distribution from what happened, in units of the outcome. It rewards a "
-    "distribution that is both sharp and honest. Lower is better; only rows of one table can be compared.",
-    "skill": "CRPS saved, in percent of the CRPS of the row named in the heading. Above 0 is better than that row.",
-    "DM p": "Diebold and Mariano's test with Harvey's correction that model and row are equally good, over dates. "
-    "Below 0.05 a difference is more than chance would often give.",
-    "95 % CI": "Interval by a block bootstrap over dates, so that tickers that move together count once.",
-    "confidence set": "Rows that may be the best: in 90 % of all samples it holds the best (Hansen, Lunde, Nason).",
-    "coverage": "Share of outcomes inside the central band of that level; it should equal the level.",
-    "PIT": "Where the outcome fell in its forecast distribution. Flat is right; a hump in the middle is too wide a "
-    "forecast, a valley too narrow a one, a slope a forecast that leans to one side.",
-    "direction": "Share of moves whose sign was called, with its interval. It means something only above 0.5 and "
-    "above the base rate, the share of rises, which “always up” reaches.",
-    "RMSE, MASE": "Error of the mean; error of the median over the error that the last price had in sample.",
-    "interval score": "Width of the 80 % band plus a fine for each outcome outside of it. Lower is better.",
-    "QLIKE, R2 variance": "How well the forecast variance foretold the squared outcome.",
-    "IC t": "Newey-West t of the daily correlation of forecast and outcome across tickers. Above 2 is notable.",
-    "RPS": "Ranked probability score of quintiles across tickers, as in the M6 competition; guessing gives 0.16.",
+MEANINGS: dict[str, tuple[tuple[str, ...], str]] = {  # name: (keys of rows, words), told where a row has one of them
+    "CRPS": (
+        ("crps",),
+        "Distance of the forecast distribution from what happened, in units of the outcome. It rewards a distribution "
+        "that is both sharp and honest. Lower is better; only rows of one table can be compared.",
+    ),
+    "skill": (
+        ("crps",),
+        "CRPS saved, in percent of the CRPS of the row named in the heading. Above 0 is better than that row.",
+    ),
+    "DM p": (
+        ("crps",),
+        "Diebold and Mariano's test with Harvey's correction that model and row are equally good, over dates. Below "
+        "0.05 a difference is more than chance would often give. “Better” needs this and the interval.",
+    ),
+    "95 % CI": (("crps",), "Interval by a block bootstrap over dates, so that tickers that move together count once."),
+    "confidence set": (
+        ("in_mcs",),
+        "Rows that may be the best: in 90 % of all samples it holds the best (Hansen, Lunde, Nason).",
+    ),
+    "coverage": (
+        ("coverage_80",),
+        "Share of outcomes inside the central band of that level; it should equal the level.",
+    ),
+    "PIT": (
+        ("crps",),
+        "Where the outcome fell in its forecast distribution. Flat is right; a hump in the middle is too wide a "
+        "forecast, a valley too narrow a one, a slope a forecast that leans to one side.",
+    ),
+    "direction": (
+        ("direction_accuracy",),
+        "Share of moves whose sign was called, with its interval. It means something only above 0.5 and above the "
+        "base rate, the share of rises, which “always up” reaches.",
+    ),
+    "RMSE, MASE": (
+        ("rmse", "mase"),
+        "Error of the mean; error of the median over the error that the last price had in sample.",
+    ),
+    "interval score": (
+        ("interval_score_80",),
+        "Width of the 80 % band plus a fine for each outcome outside of it. Lower is better.",
+    ),
+    "QLIKE, R2 variance": (("qlike", "r2_variance"), "How well the forecast variance foretold the squared outcome."),
+    "IC, rank IC": (
+        ("ic", "rank_ic"),
+        "Mean over dates of the correlation of forecast and outcome across tickers, and its Newey-West t: above 2 is "
+        "notable.",
+    ),
+    "RPS": (
+        ("rps",),
+        "Ranked probability score of quintiles across tickers, as in the M6 competition; guessing gives 0.16.",
+    ),
 }
 SETTINGS = {
-    "stride": "bars between forecasts",
     "samples": "sampled paths per forecast",
     "seed": "seed",
     "trained_through": "model trained through",
@@ -100,7 +133,7 @@ def page(report: Report, *, walks: Mapping[int, WalkForward] | None = None, kind
         warning=warning_of(report),
         overview=_overview(report, kind) if several else None,
         sections=[_section(one, (walks or {}).get(one.facts["horizon"]), kind) for one in report.horizons],
-        meanings=MEANINGS,
+        meanings=_meanings(report),
         settings={name: facts[key] for key, name in SETTINGS.items() if facts.get(key) is not None},
         remarks=remarks(report),
         skipped={printable(name): printable(str(why)) for name, why in (facts.get("skipped") or {}).items()},
@@ -121,15 +154,15 @@ def _overview(report: Report, kind: Kind) -> Table:
     lines = []
     for one in report.horizons:
         beside, row = one.comparisons.get(one.strongest or "", {}), one.rows[OURS]
-        relative = {"relative": _percent(beside.get("relative")), "ends": beside.get("relative_ci95")}
-        relative["ends"] = relative["ends"] and [_percent(end) for end in relative["ends"]]
+        ends = [_percent(end) for end in beside.get("relative_ci95") or []]
+        relative = {"relative": _percent(beside.get("relative")), "ends": ends}
         lines.append({**row, **relative, "name": _ahead(one), "strongest": one.strongest, "dm_p": beside.get("dm_p")})
     columns: Columns = {
         "": lambda row: row["name"],
         f"CRPS, {_unit(kind)}": lambda row: number(row.get("crps"), ".3f", kind.score_factor),
         "strongest baseline": lambda row: row["strongest"] or "-",
         "CRPS beside it, % [95 % CI]": lambda row: with_interval(row, "relative", "+.1f", ("ends", "+.1f")),
-        "DM p": lambda row: number(row["dm_p"], ".3f"),
+        "DM p": lambda row: p_value(row["dm_p"]),
         "coverage 80": lambda row: number(row.get("coverage_80"), ".2f"),
         "forecasts": lambda row: f"{row['n']:,}",
     }
@@ -147,12 +180,13 @@ def _unit(kind: Kind) -> str:
 def _section(report: Report, walk: WalkForward | None, kind: Kind) -> dict[str, Any]:
     row, best = report.rows[OURS], report.best
     dates = f" from {row['num_dates']:,} dates" if row.get("num_dates") else ""
+    stride = f", {report.facts['stride']} bar(s) apart" if report.facts.get("stride") else ""
     return {
         "title": _ahead(report)[0].upper() + _ahead(report)[1:],
-        "about": f"{row['n']:,} forecasts{dates}. Scores are of the {kind.score_name} to the last step.",
+        "about": f"{row['n']:,} forecasts{dates}{stride}. Scores are of the {kind.score_name} to the last step.",
         "scores": evaluation_table(report, kind, heading="row"),
         "best": f"The best may be any of: {', '.join(best)} (model confidence set, 90 %)." if best else "",
-        "verdicts": [f"The model is {words}." for words in report.verdicts.values()],
+        "verdicts": list(report.verdicts.values()),
         "plots": _plots(report, walk, kind),
         "more": _further(report, kind),
     }
@@ -208,7 +242,7 @@ def _plots(report: Report, walk: WalkForward | None, kind: Kind) -> list[Plot]:
         ),
     ]
     if walk is not None:
-        found.append(("Calibration (PIT)", MEANINGS["PIT"], page_plots.pit(walk.pit()), False))
+        found.append(("Calibration (PIT)", MEANINGS["PIT"][1], page_plots.pit(walk.pit()), False))
     if walk is not None and strongest is not None:
         by_date = pd.Series(walk.crps() - walk.crps(strongest)).groupby(walk.origin).mean()
         words = (
@@ -226,6 +260,14 @@ def _plots(report: Report, walk: WalkForward | None, kind: Kind) -> list[Plot]:
         words = f"CRPS saved, % of {strongest}'s: right of 0 the model is better. {words}"
         found.append((title, words, page_plots.skills(skills), False))
     return [Plot(title, words, embedded(figure), wide) for title, words, figure, wide in found if figure is not None]
+
+
+def _meanings(report: Report) -> dict[str, str]:
+    """Of what stands on the page."""
+    rows = [row for one in report.horizons for row in one.rows.values()]
+    told = {key for row in rows for key, value in row.items() if value is not None}
+    told |= {"in_mcs"} if any(one.best for one in report.horizons) else set()
+    return {name: words for name, (keys, words) in MEANINGS.items() if told.intersection(keys)}
 
 
 def _named(rows: Mapping[str, Row]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy import stats
 
 from ..bars_tsf_llm import OHLCV, Kind, kind_of
-from ..common.figures import BLACK, BLUE, GREY, ORANGE, new_figure, save_figure
+from ..common.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, save_figure
 
 # Central interval in percent, its two columns, its tint of the blue.
 BANDS = ((90, "q05", "q95", "#D9EAF3"), (80, "q10", "q90", "#A9CFE4"), (50, "q25", "q75", "#6FB0D3"))
@@ -227,4 +227,36 @@ def leak_bars(rows: list[dict], path: str | Path, *, note: str = "") -> Path:
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(visible=False, axis="y")
+    return save_figure(figure, path)
+
+
+def equity_curves(
+    times: np.ndarray, equity: dict[str, np.ndarray], path: str | Path, *, band: np.ndarray | None, note: str = ""
+) -> Path:
+    """Equity `[T]` of each strategy, the last of which is what they are compared with, and its falls below its high.
+
+    band `[2,T]` holds nine of ten random entries; `note` is a second line of subtitle.
+    """
+    figure, (above, below) = new_figure(
+        "What a unit of money became, after costs",
+        f"decided at a close, traded at the next open; grey: 90 % of random entries of the first rule{_below(note)}",
+        rows=2,
+        height=6.4,
+    )
+    if band is not None:
+        above.fill_between(times, *band, color=GREY, alpha=0.25, linewidth=0)
+    colours = [*(BLUE, ORANGE, GREEN, PURPLE)[: len(equity) - 1], BLACK]
+    for (name, curve), colour in zip(equity.items(), colours, strict=True):
+        style = {"color": colour, "linewidth": 1.6, "linestyle": "--" if colour == BLACK else "-"}
+        above.plot(times, curve, label=name.replace("_", " "), **style)
+        below.plot(times, curve / np.maximum.accumulate(curve) - 1, **style)
+    above.axhline(1, color=GREY, linewidth=0.8)
+    above.set_ylabel("equity", fontsize=9)
+    above.legend(fontsize=9, frameon=False, loc="upper left", ncols=len(equity))
+    above.margins(y=0.15)
+    below.set_ylabel("below its high", fontsize=9)
+    below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for axes in (above, below):
+        axes.margins(x=0.01)
+        _label_dates(axes)
     return save_figure(figure, path)

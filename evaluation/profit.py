@@ -22,6 +22,15 @@ from .walk_forward import WalkForward
 COVERAGE = (0.1, 0.9)  # ends of the central 80 percent
 
 
+def trading_cost(traded: np.ndarray, cost_bp: float | np.ndarray) -> np.ndarray:
+    """What it costs to trade that much, in its own unit.
+
+    >>> float(trading_cost(np.array(2.0), cost_bp=10))
+    0.002
+    """
+    return traded * cost_bp / 1e4
+
+
 def profit(position_BK: np.ndarray, realised_BP: np.ndarray, cost_bp: float) -> np.ndarray:
     """position * (exp(y[P]) - 1) - cost * turnover, `[B,K]`, per unit of capital; getting in and out turns over 2.
 
@@ -30,7 +39,7 @@ def profit(position_BK: np.ndarray, realised_BP: np.ndarray, cost_bp: float) -> 
     >>> profit(np.array([[0.5]]), np.log([[1.1]]), cost_bp=10).round(6).tolist()
     [[0.049]]
     """
-    return position_BK * np.expm1(realised_BP[:, -1:]) - cost_bp / 1e4 * 2 * np.abs(position_BK)
+    return position_BK * np.expm1(realised_BP[:, -1:]) - trading_cost(2 * np.abs(position_BK), cost_bp)
 
 
 def forecast_utility(result: WalkForward, cost_bp: float) -> np.ndarray:

@@ -174,17 +174,22 @@ def evaluation_columns(report: Report, kind: Kind = OHLCV) -> Columns:
         crps = row.get("crps")
         return "-" if not base or crps is None else number(1 - crps / base, "+.1f", 100)
 
-    def p_value(row: Row) -> str:
-        p = report.comparisons.get(row["model"], {}).get("dm_p")
-        return "<.001" if p is not None and p < 0.001 else number(p, ".3f")
-
     kept = ("coverage 80", "direction [95 % CI]", "base rate")
     return {
         f"CRPS, {unit}": columns[f"CRPS, {unit}"],
         f"skill, % of {report.reference}": skill,
-        "DM p": p_value,
+        "DM p": lambda row: p_value(report.comparisons.get(row["model"], {}).get("dm_p")),
         **{name: columns[name] for name in kept},
     }
+
+
+def p_value(p: float | None) -> str:
+    """A small one without its digits.
+
+    >>> p_value(0.0004), p_value(0.0123), p_value(None)
+    ('<.001', '0.012', '-')
+    """
+    return "<.001" if p is not None and p < 0.001 else number(p, ".3f")
 
 
 def evaluation_table(report: Report, kind: Kind = OHLCV, heading: str = "") -> Table:
@@ -195,6 +200,15 @@ def evaluation_table(report: Report, kind: Kind = OHLCV, heading: str = "") -> T
 def conclusions(report: Report) -> list[str]:
     """The headline, or else, in a file without one, all verdicts."""
     return [report.headline] if report.headline else list(report.verdicts.values())
+
+
+def headlines(report: Report) -> list[str]:
+    """The `conclusions` of every horizon, each with its horizon where there are several."""
+    return [
+        f"{one.facts['horizon']} ahead: {words}" if len(report.horizons) > 1 else words
+        for one in report.horizons
+        for words in conclusions(one)
+    ]
 
 
 def warning_of(report: Report) -> str | None:
@@ -208,10 +222,8 @@ def warning_of(report: Report) -> str | None:
 def print_evaluation(report: Report, kind: Kind = OHLCV) -> None:
     """The verdict first, then the scores that matter most, one table per horizon, then what went wrong."""
     facts, console = report.facts, Console()
-    for one in report.horizons:
-        ahead = f"{one.facts['horizon']} ahead: " if report.parts else ""
-        for words in conclusions(one):
-            console.print(Text(f"model, {ahead}{words}" if ahead else f"model: {words}", style="bold"))
+    for words in headlines(report):
+        console.print(Text(f"model, {words}" if report.parts else f"model: {words}", style="bold"))
     if warning := warning_of(report):
         console.print(Text(warning, style="bold red" if facts["out_of_sample"] is False else ""))
     for one in report.horizons:

@@ -111,10 +111,9 @@ class WalkForward:
         return self.steps[-1][model].pit(self.realised[:, -1])
 
     def _score(self, forecast: Forecast, seed: int) -> dict[str, Any]:
-        squares = self.scale[:, -1] * 0 if self.square_scale is None else self.square_scale
         parts = (self.realised[:, -1], self.origin, self.scale[:, -1])
-        options = {"horizon": len(self.steps), "seed": seed, "stride": self.stride}
-        return score(forecast, *parts, square_scale=squares, **options)
+        options = {"square_scale": self.square_scale, "stride": self.stride}
+        return score(forecast, *parts, horizon=len(self.steps), seed=seed, **options)
 
 
 def pick_origins(
@@ -256,7 +255,7 @@ def _scored(
     """The forecasts of a chunk at each step, before and after the calibration."""
     unit, realised = _unit(*chunk, kind), _realised(*chunk, horizon, kind)
     pairs = []
-    for p, law in enumerate(_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)):
+    for p, law in enumerate(step_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)):
         before = after = Scored.of(law.divided(unit), realised[:, p])
         if calibrated is not None and p < calibrated.steps:
             moved = Moved.about_median(law, calibrated.shift[p], calibrated.spread[p])
@@ -265,7 +264,7 @@ def _scored(
     return pairs
 
 
-def _laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:
+def step_laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:
     """Of each step: exact one step ahead, that of the paths beyond; a single number stands twice."""
     if pipe.model.can_generate():
         if horizon == 1:

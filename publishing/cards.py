@@ -18,7 +18,16 @@ from huggingface_hub import CardData, DatasetCard, DatasetCardData, EvalResult, 
 from ..bars_tsf_llm import KINDS, OHLCV, Kind
 from ..common.tables import Columns, number, with_interval
 from ..data_prep.augment import AUGMENTATIONS
-from ..evaluation.report import BEFORE, ORIGINAL, OURS, Report, forecast_columns, table_of
+from ..evaluation.report import (
+    BEFORE,
+    ORIGINAL,
+    OURS,
+    Report,
+    evaluation_columns,
+    forecast_columns,
+    headlines,
+    table_of,
+)
 from ..quantization_tsf_llm import METHOD as INT8
 
 TASK = "time-series-forecasting"
@@ -235,10 +244,12 @@ def _metadata(facts: Facts, scores: Scores | None) -> dict[str, Any]:
     }
 
 
-def _topics(scores: Scores, kind: Kind) -> dict[str, dict[str, Any]]:
-    """Tables of the rows that have one of the figures, and verdicts, by what they are about."""
+def _topics(scores: Scores, kind: Kind) -> dict[str, Any]:
+    """Tables of the rows that have one of the figures, and verdicts, by what they are about; the headlines."""
+    report = scores.report
+    evaluated = report.made_by == "evaluate"
     columns = {
-        "forecasts": (("crps", "rmse"), forecast_columns(kind)),
+        "forecasts": (("crps", "rmse"), evaluation_columns(report, kind) if evaluated else forecast_columns(kind)),
         "classes": (("log_loss", "accuracy"), CLASS_COLUMNS),
         "pairs": (("pair_accuracy",), PAIR_COLUMNS),
         "utility": (("utility",), PROFIT_COLUMNS),
@@ -248,10 +259,10 @@ def _topics(scores: Scores, kind: Kind) -> dict[str, dict[str, Any]]:
         rows = {name: row for name, row in scores.rows.items() if any(row.get(key) is not None for key in keys)}
         tables |= {topic: table_of(rows, cells).markdown()} if rows else {}
     verdicts: dict[str, dict[str, str]] = {}
-    for name, words in scores.report.verdicts.items():
+    for name, words in report.verdicts.items():
         topic = "pairs" if name in PAIRS else "utility" if name.startswith("utility") else "forecasts"
         verdicts.setdefault(topic, {})[name] = words
-    return {"tables": tables, "verdicts": verdicts}
+    return {"tables": tables, "verdicts": verdicts, "headlines": headlines(report) if report.headline else []}
 
 
 # --- datasets ------------------------------------------------------------------------------------------------------

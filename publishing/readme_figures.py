@@ -5,18 +5,19 @@ python -m tsf_llm.publishing.readme_figures quickstart/results.json README.md RE
 
 from ..bars_tsf_llm import OHLCV
 from ..common.pages import fill_pages
-from ..evaluation.report import OURS, Report, forecast_columns, table_of
+from ..evaluation.report import OURS, Report, evaluation_table, headlines
 
 MARKER = "quickstart-results"
 
 
 def markdown(report: Report) -> str:
-    """The rows and verdicts of `results.json`."""
+    """The rows of `results.json`, a table per horizon, and what they say."""
     facts, count = report.facts, report.rows[OURS]["n"]
-    period = f"{facts['start']} to {facts['end']}, {facts['horizon']} bars ahead"
+    steps = ", ".join(str(one.facts["horizon"]) for one in report.horizons)
+    period = f"{facts['start']} to {facts['end']}, {steps} bars ahead"
     forecasts = f"{count} forecasts of {', '.join(facts['tickers'])}, {period}, seed {facts['seed']}. The model is:"
-    table = table_of(report.rows, forecast_columns(OHLCV), heading="model").markdown()
-    return "\n".join([table, "", forecasts, "", *(f"* {words}" for words in report.verdicts.values())])
+    tables = [evaluation_table(one, OHLCV, heading="model").markdown() for one in report.horizons]
+    return "\n".join(["\n\n".join(tables), "", forecasts, "", *(f"* {words}" for words in headlines(report))])
 
 
 if __name__ == "__main__":

@@ -287,6 +287,81 @@ def evaluate(
 
 
 @app.command()
+def backtest(
+    model: Model,
+    data: Data,
+    start: Annotated[str, typer.Option(help="First date to decide on.")],
+    end: Annotated[str, typer.Option(help="Last date; what is held is sold at its last close.")],
+    horizon: Horizon,
+    out: Annotated[Path, typer.Option(help="Folder for backtest.json and equity.png.")],
+    rule: Annotated[
+        str,
+        typer.Option(
+            metavar="sign|threshold|kelly|long-short|all", help="What is held; several rules with commas between."
+        ),
+    ] = "sign",
+    cost_bp: Annotated[float, typer.Option(min=0, help="Costs in basis points of what is traded.")] = 10.0,
+    every: Annotated[int | None, typer.Option(min=1, help="Bars between decisions; by default the horizon.")] = None,
+    trials_log: Annotated[
+        Path | None,
+        typer.Option(
+            help="Log of all that was tried, which the verdict pays for; by default trials.jsonl beside OUT."
+        ),
+    ] = None,
+    ticker: Ticker = None,
+    samples: Samples = 256,
+    seed: Seed = 0,
+    strict: Strict = False,
+    market: Market = None,
+    id: Id = None,
+    time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Trade on past forecasts: decided at a close, filled at the next open, with costs, beside buy and hold.
+
+    Tickers that cannot be forecast are skipped: `skipped` in backtest.json says why.
+
+    Example: tsf-llm backtest --model quickstart/model --data sample --start 2012-01-01 --end 2013-02-28 --horizon 5
+    --out backtest
+    """
+    from ..bars_tsf_llm import day_end
+    from ..common.files import check_apart
+    from ..data_prep.columns import Columns
+    from ..evaluation.strategy import backtest_model, print_backtest
+    from ..training.data import read_for
+    from ..training.models import digest
+    from .loading import load_pipeline
+
+    check_apart(out, data, market)
+    if day_end(start) > day_end(end):
+        raise ValueError(f"--start {start} lies after --end {end}: swap them")
+    pipe = load_pipeline(model)
+    columns = Columns(None, id, time, dates, decimal)
+    results = backtest_model(
+        pipe,
+        read_for(pipe.processor, data, _names(ticker), columns, strict=strict),
+        start=start,
+        end=end,
+        horizon=horizon,
+        out=out,
+        weights=digest(pipe.model),
+        rules=rule,
+        every=every,
+        cost_bp=cost_bp,
+        samples=samples,
+        seed=seed,
+        market=_market(market, dates, decimal),
+        strict=strict,
+        trials_log=trials_log,
+    )
+    print_backtest(results)
+    typer.echo(
+        f"backtest.json and equity.png written to {out}, {results['trials']} trial(s) in {results['trials_log']}"
+    )
+
+
+@app.command()
 def calibrate(
     model: Annotated[str, typer.Option(help="Folder of a model that training wrote.")],
     data: Data,
@@ -324,6 +399,55 @@ def calibrate(
     options = {"start": start, "end": end, "horizon": horizon, "samples": samples, "seed": seed, "strict": strict}
     options |= {"names": _names(ticker), "columns": columns, "market": _market(market, dates, decimal)}
     print_calibrated(calibrate_folder(model, data, **options))
+
+
+@app.command()
+def explain(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for explain.json and explain.html.")],
+    ticker: Ticker = None,
+    start: Annotated[
+        str | None, typer.Option(help="First date to explain; by default the first that the model has not seen.")
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="Last date to explain; by default the last.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="Dates, drawn at random by the seed.")] = 40,
+    repeats: Annotated[int, typer.Option(min=1, help="Permutations of every feature and group.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of dates and permutations.")] = 0,
+    strict: Strict = False,
+    market: Market = None,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Show what forecasts rest on: features, past bars, experts by regime, the market; JSON and one page with plots.
+
+    Example: tsf-llm explain --model quickstart/model --data sample --out explanation
+    """
+    from ..bars_tsf_llm import day_end
+    from ..common.files import check_apart
+    from ..data_prep.columns import Columns
+    from ..evaluation.explanation.explain import explain_model
+    from ..training.data import read_for
+    from .loading import load_pipeline
+
+    check_apart(out, data, market)
+    if start is not None and end is not None and day_end(start) > day_end(end):
+        raise ValueError(f"--start {start} lies after --end {end}: swap them")
+    pipe = load_pipeline(model)
+    bars = read_for(pipe.processor, data, _names(ticker), Columns(value, id, time, dates, decimal), strict=strict)
+    options = {"most": most, "repeats": repeats, "seed": seed, "strict": strict}
+    result = explain_model(
+        pipe, bars, out=out, start=start, end=end, market=_market(market, dates, decimal), **options
+    )
+    first = result["groups"][0]
+    typer.echo(
+        f"{result['windows']} windows, {result['start']} to {result['end']}; the most important group is "
+        f"{first['name']}: without it the loss rises by {first['percent']:.2f} %"
+    )
+    typer.echo(f"explain.json and explain.html written to {out}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ SUBPACKAGES = [
     "data_prep",
     "evaluation",
     "evaluation/baselines",
+    "evaluation/explanation",
     "publishing",
     "training",
     "preferences",
@@ -78,7 +79,8 @@ def test_root_folder_is_not_a_regular_package():
 
 
 def test_every_subpackage_is_shipped():
-    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    places = [*ROOT.glob("*/__init__.py"), *ROOT.glob("*/*/__init__.py")]
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in places}
     assert folders == set(SUBPACKAGES)
 
 

@@ -408,7 +408,10 @@ def test_quantile_levels(pipe, head, bars):
         ({"target_column": "open"}, "the bars have open and close too: drop or rename one of them"),
         ({"horizon": 0}, "horizon=0: must be 1 or more"),
         ({"samples": 0}, "samples=0: must be 1 or more"),
-        ({"steps": 3, "epochs": 2}, r"unknown argument\(s\) \['epochs', 'steps'\]: use as_of, calendar, calibration, horizon"),
+        (
+            {"steps": 3, "epochs": 2},
+            r"unknown argument\(s\) \['epochs', 'steps'\]: use as_of, calendar, calibration, horizon",
+        ),
         ({"as_of": "2001-01-01"}, "AAA: 0 observed bars"),
     ],
 )

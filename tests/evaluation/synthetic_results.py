@@ -62,6 +62,7 @@ def one_horizon(horizon: int) -> dict[str, Any]:
 
     return {
         "n": 6634,
+        "stride": horizon,
         "strongest": "har_range",
         "verdict": "no edge over har_range (CRPS -0.8 %, DM p = 0.181); better than garch_t (CRPS -1.9 %)",
         "verdicts": against,

@@ -61,12 +61,20 @@ def test_every_horizon_has_its_verdict_table_and_plots(three, synthetic):
     assert text.count(synthetic.results()["verdict"]) == 3
     assert text.count("CRPS beside har_range over time") == 3
     assert text.count("With and without the crash of 2020") == 3
+    assert "107 dates, 20 bar(s) apart" in text
     assert "The best may be any of: model, har_range" in text
     assert "IPO : IPO: 10 observed bars, 20 are needed" in text
     assert "gjr_garch_t failed: no convergence for 3 of 62 tickers" in text
     assert "refitted yearly (garch_t, har_range)" in text
     assert "None" not in text
     assert "nan" not in text.split()
+
+
+def test_only_what_stands_on_the_page_is_explained(three):
+    text = Read(three).text
+    assert "Hansen, Lunde, Nason" in text
+    assert "foretold the squared outcome" in text
+    assert "as in the M6 competition" not in text  # no row has it
 
 
 def test_what_is_undefined_is_a_dash(synthetic):

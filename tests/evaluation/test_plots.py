@@ -131,3 +131,16 @@ def test_a_plain_series_is_called_a_value(bars, forecast, tmp_path, monkeypatch)
 def test_no_rows_have_no_plot(tmp_path):
     with pytest.raises(ValueError, match="no rows"):
         plots.leak_bars([], tmp_path / "leak.png")
+
+
+def test_equity_curves_show_each_strategy_and_what_it_is_compared_with(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
+    times = np.datetime64("2020-01-01") + np.arange(4)
+    curves = {"sign": np.array([1, 1.2, 0.9, 1.0]), "kelly": np.ones(4), "buy_and_hold": np.array([1, 1, 1, 2.0])}
+    plots.equity_curves(times, curves, tmp_path / "equity.png", band=np.array([[0.9] * 4, [1.1] * 4]), note="a note")
+    [figure] = drawn
+    above, below = figure.axes
+    assert above.get_legend_handles_labels()[1] == ["sign", "kelly", "buy and hold"]
+    assert below.lines[0].get_ydata().tolist() == pytest.approx([0, 0, -0.25, 1 / 1.2 - 1])
+    assert "a note" in above.get_title(loc="left")

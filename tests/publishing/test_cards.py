@@ -109,11 +109,22 @@ def test_every_score_is_in_metadata_and_text(tmp_path):
     assert set(card.data.metrics) == {*values, "accuracy"}
     [task] = {(result.task_type, result.dataset_type) for result in card.data.eval_results}
     assert task == ("time-series-forecasting", "bars")
-    assert "| this model | 2.235 | 4.413 | 0.760 | 0.82 | 0.507 [0.45, 0.56] | 0.563 |" in card.text
-    assert "| random_walk | 2.312 | 4.413 | 0.760 | - | - | 0.563 |" in card.text
+    assert "| this model | 2.235 | +3.3 | - | 0.82 | 0.507 [0.45, 0.56] | 0.563 |" in card.text
+    assert "| random_walk | 2.312 | +0.0 | - | - | - | 0.563 |" in card.text
     assert f"* {BETTER}\n* {NO_EDGE}" in card.text
     assert "295 forecasts of AAPL, IBM, 5 bars ahead, from 2011-11-10 to 2013-02-22" in card.text
     assert "measured with tsf-llm 9.8.7, commit `a2714a6`" in card.text
+
+
+def test_the_headlines_stand_first_and_p_values_beside_their_rows(tmp_path):
+    one = {"verdict": BETTER, "verdicts": {"random_walk": {"verdict": BETTER, "dm_p": 0.04}}}
+    text = model_card(FACTS, scores_of(RESULTS | one, tmp_path))
+    assert f"## Scores\n\n**It is {BETTER}.**\n\n295 forecasts" in text
+    assert "| random_walk | 2.312 | +0.0 | 0.040 |" in text
+    horizons = {"5": one, "1": {"verdict": NO_EDGE, "verdicts": {}}}
+    rows = [{**row, "horizon": horizon} for horizon in (5, 1) for row in (MODEL, WALK)]
+    text = model_card(FACTS, scores_of(RESULTS | one | {"horizons": horizons, "rows": rows}, tmp_path))
+    assert f"**5 ahead: {BETTER}.**\n\n**1 ahead: {NO_EDGE}.**\n\n295 forecasts" in text
 
 
 def test_metadata_of_a_model():

@@ -18,16 +18,28 @@ RESULTS |= {"start": "a", "end": "b", "horizon": 5}
 @pytest.mark.parametrize(
     ("change", "cells"),
     [
-        ({}, "0.700 | 0.81 | 0.500 [0.40, 0.60] | 0.500"),
-        ({"direction_accuracy": None, "direction_ci95": None}, "0.700 | 0.81 | - | 0.500"),
-        ({"direction_ci95": None}, "0.700 | 0.81 | 0.500 | 0.500"),  # too few dates for an interval
-        ({"mase": None, "coverage_80": None, "direction_base_rate": None}, "- | - | 0.500 [0.40, 0.60] | -"),
+        ({}, "- | - | 0.81 | 0.500 [0.40, 0.60] | 0.500"),  # no baseline to measure skill against
+        ({"direction_accuracy": None, "direction_ci95": None}, "- | - | 0.81 | - | 0.500"),
+        ({"direction_ci95": None}, "- | - | 0.81 | 0.500 | 0.500"),  # too few dates for an interval
+        ({"coverage_80": None, "direction_base_rate": None}, "- | - | - | 0.500 [0.40, 0.60] | -"),
     ],
 )
 def test_figures_come_from_results(change, cells):
     text = readme_figures.markdown(Report.of({**RESULTS, "rows": [ROW | change]}))
-    assert f"| model | 2.130 | 4.000 | {cells} |" in text
+    assert f"| model | 2.130 | {cells} |" in text
     assert text.endswith("3 forecasts of A, a to b, 5 bars ahead, seed 0. The model is:\n\n* no edge over x")
+
+
+def test_every_horizon_has_a_table_and_a_headline():
+    rows = [ROW | {"horizon": 5}, ROW | {"model": "x", "crps": 0.0426, "horizon": 5}, ROW | {"horizon": 1}]
+    verdicts = {"x": {"dm_p": 0.0001, "verdict": "better than x (CRPS)"}}
+    one = {"verdict": "better than x by 50 %", "strongest": "x", "verdicts": verdicts}
+    content = RESULTS | one | {"rows": rows, "horizons": {"5": one, "1": {"verdict": "nothing", "verdicts": {}}}}
+    text = readme_figures.markdown(Report.of(content))
+    assert "| model | CRPS, % | skill, % of x | DM p |" in text
+    assert "| model | 2.130 | +50.0 | - |" in text
+    assert "| x | 4.260 | +0.0 | <.001 |" in text
+    assert text.endswith("* 5 ahead: better than x by 50 %\n* 1 ahead: nothing")
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")

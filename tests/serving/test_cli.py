@@ -43,6 +43,34 @@ def test_evaluate_writes_rows_and_plots(run, model, tmp_path):
     assert "random_walk" in text
 
 
+def test_backtest_trades_beside_buy_and_hold_and_counts_trials(run, model, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "trials.jsonl"
+    period = ["--start", "2012-06-01", "--end", "2012-12-31", "--horizon", 5, "--samples", 16, "--out", out]
+    code, text, error = run("backtest", "--model", model, "--data", "sample", *period, "--rule", "sign,kelly")
+    assert code == 0, error
+    assert {path.name for path in out.iterdir()} == {"backtest.json", "equity.png", ".tsf_llm.json"}
+    results = json.loads((out / "backtest.json").read_text())
+    assert [*results["strategies"]] == ["sign", "kelly", "buy_and_hold"]
+    assert (results["trials"], len(log.read_text().splitlines())) == (2, 2)
+    assert "buy and hold" in text
+    assert "2 trial(s)" in text
+
+
+def test_explain_writes_figures_and_a_page(run, model, tmp_path):
+    options = ["--start", "2012-06-01", "--end", "2012-12-31", "--most", 10, "--repeats", 1, "--ticker", "IBM,MSFT"]
+    code, text, _ = run("explain", "--model", model, "--data", "sample", *options, "--out", tmp_path)
+    result = json.loads((tmp_path / "explain.json").read_text())
+    assert code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"explain.json", "explain.html", ".tsf_llm.json"}
+    assert (result["windows"], result["tickers"]) == (20, ["IBM", "MSFT"])
+    assert result["groups"][0]["name"] in text
+    code, _, error = run("explain", "--model", model, "--data", "sample", "--start", "2030-01-01", "--out", tmp_path)
+    assert code == 2
+    assert "no forecast of 1 step(s) can be scored" in error
+    swapped = ["--start", "2012-12-31", "--end", "2012-06-01"]
+    assert run("explain", "--model", model, "--data", "sample", *swapped, "--out", tmp_path)[0] == 2
+
+
 def test_a_calendar_dates_forecasts_and_checks_evaluations(run, model, tmp_path):
     out = tmp_path / "forecast.csv"
     chosen = ["--model", model, "--data", "sample", "--ticker", "AAPL", "--samples", 16]
@@ -208,6 +236,7 @@ SAMPLE = ["--data", "sample"]
 FORECAST = ["forecast", "--horizon", 5, "--out", "forecast.csv"]
 EVALUATE = ["evaluate", "--horizon", 5, "--out", "evaluation"]
 ADAPT = ["adapt", "--out", "adapter"]
+BACKTEST = ["backtest", "--horizon", 5, "--out", "backtest", "--model", "{model}", *SAMPLE]
 
 
 @pytest.mark.parametrize(
@@ -225,6 +254,9 @@ ADAPT = ["adapt", "--out", "adapter"]
             [*EVALUATE, "--model", "{model}", "--data", "{bad}", "--start", "2012-01-01", "--end", "2013-01-01"],
             ["row"],
         ),
+        ([*BACKTEST, "--start", "2012-06-01", "--end", "2012-01-01"], ["swap"]),
+        ([*BACKTEST, "--start", "2031-01-01", "--end", "2032-01-01"], ["2031-01-01"]),
+        ([*BACKTEST, "--start", "2012-01-01", "--end", "2012-02-01", "--rule", "magic"], ["magic", "long-short"]),
         (["audit", "--data", "sample", "--features", "nowhere.py"], ["nowhere.py"]),
         (["audit", "--data", "sample", "--model", "nowhere"], ["nowhere"]),
         (["quickstart", "--ticker", "ZZZ", "--out", "q"], ["ZZZ", "AAPL"]),
@@ -250,7 +282,17 @@ def test_help_teaches(run):
     code, text, _ = run("--help")
     assert code == 0
     assert all(name in text for name in ("quickstart", "forecast", "evaluate", "audit", "leak"))
-    for command in ("quickstart", "forecast", "evaluate", "calibrate", "adapt", "audit", "leak"):
+    for command in (
+        "quickstart",
+        "forecast",
+        "evaluate",
+        "calibrate",
+        "backtest",
+        "explain",
+        "adapt",
+        "audit",
+        "leak",
+    ):
         assert "Example: tsf-llm" in run(command, "--help")[1]
 
 

@@ -31,3 +31,7 @@ def test_what_is_unknown_or_does_not_suit_is_refused():
         choose("drift,garhc")
     with pytest.raises(ValueError, match="--baselines seasonal_naive: needs a plain series with a season"):
         choose("seasonal_naive")
+    with pytest.raises(ValueError, match="--baselines lstm: needs a plain series; leave it out"):
+        choose("drift,lstm")
+    with pytest.raises(ValueError, match="--baselines har_range: needs prices with open, high and low"):
+        choose("har_range", UNIVARIATE)

@@ -1,0 +1,1 @@
+"""What a model's forecasts rest on: features, past bars, experts, the market."""

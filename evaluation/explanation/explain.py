@@ -1,0 +1,100 @@
+"""One explanation: `explain.json` and `explain.html`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...bars_tsf_llm import Kind, day_end
+from ...common.files import check_free, claim, write_json, write_text
+from ...common.provenance import provenance
+from ...feature_extraction_tsf_llm import EncodedSeries
+from ...pipeline_tsf_llm import TsfLlmPipeline
+from .experts import experts_by_regime
+from .importance import increase, last_forecasts, permutation_importance
+from .page import page
+from .past import past_bars
+from .probe import Probe
+
+BY = "explain"
+FILES = ("explain.json", "explain.html")
+
+
+def explain_model(
+    pipe: TsfLlmPipeline,
+    bars: pd.DataFrame,
+    *,
+    out: Path,
+    start: Any = None,
+    end: Any = None,
+    most: int = 40,
+    repeats: int = 3,
+    seed: int = 0,
+    market: pd.DataFrame | None = None,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Writes `explain.json` and a page that opens offline, and returns what the first says.
+
+    Windows are those of at most `most` dates of [start, end], drawn by the seed; by default of dates that the model
+    has not seen, if it says which and the bars go on. Each permutation is repeated `repeats` times.
+    """
+    check_free(out, FILES, by=BY)
+    panel = pipe.processor.feature_extractor.check_known(bars, strict=strict)
+    series = pipe.processor.encode(panel, market=market)
+    cutoff = pipe.model.config.trained_through
+    begin = _first_unseen(series, cutoff) if start is None else start
+    probe = Probe.of(pipe, series, start=begin, end=end, most=most, seed=seed)
+    first, last = pd.Timestamp(probe.dates.min()), pd.Timestamp(probe.dates.max())
+    result = {
+        "loss": probe.loss_name,
+        "unit": unit_in_words(pipe.processor.kind),
+        "mean_loss": float(probe.loss().mean()),
+        "windows": len(probe.outcome),
+        "dates": len(np.unique(probe.dates)),
+        "start": str(first.date()),
+        "end": str(last.date()),
+        "horizon": probe.horizon,
+        "tickers": sorted({*probe.batch["ticker"]}),
+        "skipped": panel.skipped,
+        "trained_through": cutoff,
+        "out_of_sample": None if cutoff is None else bool(first > day_end(cutoff)),
+        "seed": seed,
+        "repeats": repeats,
+        **permutation_importance(probe, repeats=repeats, seed=seed),
+        "past_bars": past_bars(probe, seed),
+        "experts": experts_by_regime(probe, seed),
+        "without_market": _without_market(probe, panel, market, seed),
+        "last_bars": last_forecasts(probe.at_last_bars(series)),
+        **provenance(BY),
+    }
+    claim(out, FILES, by=BY)
+    write_json(result, out / "explain.json")
+    write_text(page(result), out / "explain.html")
+    panel.settle()
+    return result
+
+
+def unit_in_words(kind: Kind) -> str:
+    """Of losses and forecasts."""
+    return "mean absolute change" if kind.unit_scores else "%"
+
+
+def _first_unseen(series: list[EncodedSeries], cutoff: str | None) -> pd.Timestamp | None:
+    """The bar time from which on forecasts are out of sample, if enough bars lie behind it."""
+    if cutoff is None:
+        return None
+    later = [one.timestamp[one.timestamp > day_end(cutoff, one.timestamp).to_datetime64()] for one in series]
+    times = np.unique(np.concatenate(later))
+    return pd.Timestamp(times[0]) if len(times) > 1 else None
+
+
+def _without_market(probe: Probe, panel: Any, market: Any, seed: int) -> dict[str, Any] | None:
+    """How much the loss rises when the market's features are unknown; None where none was read."""
+    if market is None or not probe.pipe.processor.feature_extractor.reads_market:
+        return None
+    blind = probe.encoded_as(probe.pipe.processor.encode(panel, market=None))
+    usual, without = probe.law(), blind.law()
+    moved = np.abs(without.median - usual.median)
+    losses = without.crps(probe.outcome)
+    return {**increase(probe, usual.crps(probe.outcome), losses, seed), "mean_change_of_median": float(moved.mean())}
