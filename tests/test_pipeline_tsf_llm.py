@@ -408,7 +408,10 @@ def test_quantile_levels(pipe, head, bars):
         ({"target_column": "open"}, "the bars have open and close too: drop or rename one of them"),
         ({"horizon": 0}, "horizon=0: must be 1 or more"),
         ({"samples": 0}, "samples=0: must be 1 or more"),
-        ({"steps": 3, "epochs": 2}, r"unknown argument\(s\) \['epochs', 'steps'\]: use as_of, calendar, horizon"),
+        (
+            {"steps": 3, "epochs": 2},
+            r"unknown argument\(s\) \['epochs', 'steps'\]: use as_of, calendar, calibration, horizon",
+        ),
         ({"as_of": "2001-01-01"}, "AAA: 0 observed bars"),
     ],
 )
@@ -522,3 +525,35 @@ def test_paths_that_no_machine_holds_are_refused_with_the_number(small, make_bar
         pipe(make_bars(60), horizon=90_000, samples=1_000_000)
     with pytest.raises(ValueError, match=r"horizon=1,000,000,000: more than 100,000 steps"):
         pipe(make_bars(60), horizon=10**9, samples=2)
+
+
+# Calibration
+
+
+def test_a_kept_calibration_widens_and_off_is_the_law_to_the_bit(pipe, processor, bars):
+    kept = {"kept": True, "shift": [0.0, 0.0], "spread": [2.0, 2.0], "through": "2019-02-28"}
+    parts = processor.feature_extractor, processor.tokenizer
+    wider = TsfLlmPipeline(model=pipe.model, processor=TsfLlmProcessor(*parts, calibration=kept))
+    raw = pipe(bars, horizon=2, samples=32)
+    pd.testing.assert_frame_equal(wider(bars, horizon=2, samples=32, calibration="off"), raw)
+    for choice in ({}, {"calibration": "auto"}, {"calibration": "on"}):
+        frame = wider(bars, horizon=2, samples=32, **choice)
+        widths = [np.log(one["q90"] / one["q10"]) for one in (frame, raw)]
+        np.testing.assert_allclose(widths[0], 2 * widths[1], rtol=1e-2)  # prices are interpolated, not their logs
+        np.testing.assert_allclose(frame["q50"], raw["q50"], rtol=1e-4)
+    later = [one(bars, horizon=3, samples=32).query("step == 3") for one in (wider, pipe)]
+    pd.testing.assert_frame_equal(*later)
+
+
+def test_calibration_on_needs_one_for_all_steps(pipe, processor, head, bars):
+    parts = processor.feature_extractor, processor.tokenizer
+    kept = {"kept": True, "shift": [0.0], "spread": [2.0], "through": "2019-02-28"}
+    states = {"it has 1 step": kept, "CRPS is no less": {"kept": False, "reason": "CRPS is no less"}, "has none": None}
+    for says, state in states.items():
+        one = TsfLlmPipeline(model=pipe.model, processor=TsfLlmProcessor(*parts, calibration=state))
+        with pytest.raises(ValueError, match=rf"calibration=on, but .*{says}"):
+            one(bars, horizon=2, samples=8, calibration="on")
+    with pytest.raises(ValueError, match="calibration=on, but this model has none"):
+        head("regression")(bars, calibration="on")
+    with pytest.raises(ValueError, match="calibration='maybe': choose auto, on, off"):
+        pipe(bars, calibration="maybe")

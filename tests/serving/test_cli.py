@@ -282,7 +282,17 @@ def test_help_teaches(run):
     code, text, _ = run("--help")
     assert code == 0
     assert all(name in text for name in ("quickstart", "forecast", "evaluate", "audit", "leak"))
-    for command in ("quickstart", "forecast", "evaluate", "backtest", "explain", "adapt", "audit", "leak"):
+    for command in (
+        "quickstart",
+        "forecast",
+        "evaluate",
+        "calibrate",
+        "backtest",
+        "explain",
+        "adapt",
+        "audit",
+        "leak",
+    ):
         assert "Example: tsf-llm" in run(command, "--help")[1]
 
 
