@@ -1,4 +1,4 @@
-"""Ranked probability score of return quintiles across tickers, as the M6 competition computes it.
+"""Scores of several numbers at once: return quintiles across tickers, as in the M6 competition, and whole paths.
 
 * On each date the tickers are ranked by what they returned. Rank 1 is the least; the lowest fifth of ranks is quintile
   1. Tickers that tie share the mean of the quintiles that they span.
@@ -15,6 +15,7 @@ from scipy import stats
 
 QUINTILES = 5
 FEWEST_RANKED = 10  # tickers of a date: two for each quintile
+SCORED_PATHS = 64  # whose distances are taken: the first, which are as good as any
 DRAWN = 200  # quantiles of a level that a date draws: few tickers draw each several times
 
 
@@ -61,3 +62,17 @@ def rps(
             draws = generator.permuted(np.tile(quantiles[mine], -(-DRAWN // len(mine))), axis=1)
             scores.append(ranked_probability_score(quintiles(draws), quintiles(realised[mine, None])).mean())
     return {"rps": float(np.mean(scores)) if scores else None, "rps_dates": len(scores)}
+
+
+def energy_scores(paths: np.ndarray, realised: np.ndarray) -> np.ndarray:
+    """E|X - y| - E|X - X'| / 2 of paths [n,K,P] beside what happened [n,P], over all steps at once, `[n]`.
+
+    The unbiased estimate of Gneiting and Raftery (2007, equation 22); with one step it is the CRPS of `Samples`.
+
+    >>> energy_scores(np.array([[[0.0, 0.0], [3.0, 4.0]]]), np.array([[0.0, 0.0]])).tolist()
+    [0.0]
+    """
+    paths = paths[:, :SCORED_PATHS]
+    count = paths.shape[1]
+    apart = np.linalg.norm(paths[:, :, None] - paths[:, None], axis=-1).sum(axis=(1, 2)) / (count * (count - 1))
+    return np.linalg.norm(paths - realised[:, None], axis=-1).mean(axis=1) - apart / 2

@@ -30,12 +30,13 @@ from .baselines.naive import VOLATILITY_WINDOW, naive_scale, naive_square_scale
 from .baselines.panel import Panel
 from .baselines.run import run
 from .distributions import Forecast, Histogram, Law, Moved, Quantiles, Samples, Scored
+from .ranking import energy_scores
 from .scores import bands, brief, score, skill
 from .significance import compare, overlap
 
 ORIGINS_AT_ONCE = 32
 KEYS = ("ticker", "origin")  # of a forecast
-OPTIONAL = ("square_scale", "sigma", "due")
+OPTIONAL = ("square_scale", "sigma", "due", "energy")
 STEP_KEYS = ("crps", "coverage_80", "direction_accuracy")
 
 
@@ -54,6 +55,7 @@ class WalkForward:
     due: np.ndarray | None = None  # [n] datetime64 of the outcome at the last step
     refits: dict[str, str] = field(default_factory=dict)  # of each baseline: how often, in words
     failed: dict[str, str] = field(default_factory=dict)  # of each baseline that failed somewhere: why
+    energy: np.ndarray | None = None  # [n] energy score of the model's paths, where it has some
     uncalibrated: Scored | None = None  # the model at the last step, where a calibration has moved it
 
     def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -62,6 +64,7 @@ class WalkForward:
         for name, row in rows.items():
             before = [brief(one[name], self.realised[:, p]) for p, one in enumerate(self.steps[:-1])]
             row |= {f"{key}_by_step": [one[key] for one in [*before, row]] for key in STEP_KEYS}
+            row["energy_score"] = float(self.energy.mean()) if name == "model" and self.energy is not None else None
         return rows
 
     def rows(self, seed: int = 0) -> list[dict[str, Any]]:
@@ -183,7 +186,8 @@ def walk_forward(
         pipe.check_size(together, extractor.context_length, horizon=horizon, samples=samples)
     bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=None if progress else True, leave=False)
     calibrated = pipe.calibration(calibration, horizon)
-    pairs = [_scored(pipe, chunk, horizon, samples, seed, kind, calibrated) for chunk in bar]
+    scored = [_scored(pipe, chunk, horizon, samples, seed, kind, calibrated) for chunk in bar]
+    pairs, energies = [one for one, _ in scored], [one for _, one in scored if one is not None]
     ours = [[after for _, after in one] for one in pairs]
 
     def joined(function) -> np.ndarray:
@@ -200,6 +204,7 @@ def walk_forward(
         square_scale=joined(lambda one, rows: naive_square_scale(one.close, rows, horizon, kind)) / unit**2,
         sigma=joined(lambda one, rows: one.sigma[rows]) / unit,
         due=joined(lambda one, rows: one.timestamp[rows + horizon]),
+        energy=np.concatenate(energies) if energies else None,
     )
     if calibrated is not None and horizon <= calibrated.steps:
         result.uncalibrated = Scored.joined([one[-1][0] for one in pairs])
@@ -251,17 +256,20 @@ def _scored(
     seed: int,
     kind: Kind,
     calibrated: Calibration | None,
-) -> list[tuple[Scored, Scored]]:
-    """The forecasts of a chunk at each step, before and after the calibration."""
+) -> tuple[list[tuple[Scored, Scored]], np.ndarray | None]:
+    """The forecasts of a chunk at each step, before and after the calibration; and its energy scores, if it has paths.
+
+    A calibration moves each step by itself, which leaves no joint law to score."""
     unit, realised = _unit(*chunk, kind), _realised(*chunk, horizon, kind)
+    laws = [law.divided(unit) for law in step_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)]
     pairs = []
-    for p, law in enumerate(step_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)):
-        before = after = Scored.of(law.divided(unit), realised[:, p])
+    for p, law in enumerate(laws):
+        before = after = Scored.of(law, realised[:, p])
         if calibrated is not None and p < calibrated.steps:
-            moved = Moved.about_median(law, calibrated.shift[p], calibrated.spread[p])
-            after = Scored.of(moved.divided(unit), realised[:, p])
+            after = Scored.of(Moved.about_median(law, calibrated.shift[p], calibrated.spread[p]), realised[:, p])
         pairs.append((before, after))
-    return pairs
+    has_paths = pipe.model.can_generate() and horizon > 1 and calibrated is None
+    return pairs, energy_scores(np.stack([law.values for law in laws], axis=-1), realised) if has_paths else None
 
 
 def step_laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:

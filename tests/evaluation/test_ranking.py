@@ -1,4 +1,4 @@
-"""ranking.py: quintiles as the M6 competition ranks them, and the score of forecasts of single tickers."""
+"""ranking.py: quintiles as the M6 competition ranks them, scores of single tickers and of paths."""
 
 import doctest
 
@@ -8,12 +8,13 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from tsf_llm.evaluation import ranking
+from tsf_llm.evaluation.distributions import Samples
 
 LEVELS = np.arange(1, 100) / 100
 
 
 def test_the_formulas_in_the_docstrings():
-    assert doctest.testmod(ranking) == (0, 2)
+    assert doctest.testmod(ranking) == (0, 3)
 
 
 @pytest.mark.parametrize("size", [10, 12, 100])
@@ -94,3 +95,21 @@ def test_tickers_may_come_in_any_order():
     order = np.random.default_rng(3).permutation(len(dates))
     shuffled = ranking.rps(quantiles[order], realised[order], dates[order])
     assert shuffled == ranking.rps(quantiles, realised, dates)
+
+
+# Whole paths
+
+
+def test_energy_score_of_one_step_is_the_crps():
+    rng = np.random.default_rng(0)
+    paths, realised = rng.normal(size=(20, 50, 1)), rng.normal(size=(20, 1))
+    assert_allclose(ranking.energy_scores(paths, realised), Samples(paths[..., 0]).crps(realised[:, 0]))
+
+
+def test_energy_score_prefers_steps_that_move_together_where_they_do():
+    """The same marginals at every step: only the joint law tells them apart."""
+    rng = np.random.default_rng(1)
+    joint = rng.normal(size=(2000, 64, 3)).cumsum(axis=2)
+    realised = rng.normal(size=(2000, 3)).cumsum(axis=1)
+    loose = np.stack([rng.permuted(joint[..., p], axis=1) for p in range(3)], axis=-1)
+    assert ranking.energy_scores(joint, realised).mean() < ranking.energy_scores(loose, realised).mean()

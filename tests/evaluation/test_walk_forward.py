@@ -197,3 +197,11 @@ def test_one_step_ahead_the_law_is_exact(pipe, bars):
     paths = pipe.sample(pipe.processor.batch([chunk]), horizon=1, samples=20_000)[..., 0]
     sampled = Samples(paths).crps(exact.realised[:3, 0])
     np.testing.assert_allclose(exact.crps()[:3], sampled, rtol=0.05)
+
+
+def test_paths_have_an_energy_score_and_baselines_none(result, pipe, bars):
+    rows = result.by_name()
+    assert rows["model"]["energy_score"] > rows["model"]["crps"]  # the distance over all steps
+    assert rows["drift"]["energy_score"] is None
+    one = walk_forward(pipe, encoded(pipe, bars), **PERIOD, horizon=1, stride=9, progress=False)
+    assert one.by_name()["model"]["energy_score"] is None
