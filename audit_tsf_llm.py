@@ -43,6 +43,7 @@ OWN_CUTS = 20_000  # of all tickers together, for the user's own features
 SURE = 0.99
 REVERSED = 600  # bars of the walk read backwards that are cut
 PLANTED = 0.7  # probability of a return's sign to be that of the last one
+PLANTED_PLAIN = 0.1  # of a plain series: its level stays where it is, which a ridge on levels needs
 SHOWN = 0.8  # accuracy from which on features show the last return well enough for the planted signal to be found
 
 
@@ -344,10 +345,11 @@ def backwards(bars: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_planted_signal(walk: pd.DataFrame, kind: Kind, rng: np.random.Generator) -> pd.DataFrame:
-    """These bars with steps of the same sizes, each with the sign of the last with probability `PLANTED`."""
+    """These bars with steps of the same sizes, each with the sign of the last with a probability that is planted."""
     steps = np.abs(np.diff(kind.additive(walk[kind.value].to_numpy()), prepend=np.nan))
     steps[0] = 0.0
-    signs = np.where(rng.random(len(walk)) < PLANTED, 1, -1).cumprod()
+    planted = PLANTED if kind is OHLCV else PLANTED_PLAIN
+    signs = np.where(rng.random(len(walk)) < planted, 1, -1).cumprod()
     level = (signs * steps).cumsum()
     if kind is not OHLCV:
         return walk.assign(**{kind.value: level})

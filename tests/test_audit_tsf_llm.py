@@ -107,7 +107,7 @@ def test_the_planted_signal_is_as_strong_as_stated():
     assert (bars["low"] <= bars[["open", "close"]].min(axis=1)).all()
     series = audit.with_planted_signal(audit.random_walk_series(rng, 20_000), UNIVARIATE, rng)
     signs = np.sign(np.diff(series["value"]))
-    assert (signs[1:] == signs[:-1]).mean() == pytest.approx(audit.PLANTED, abs=0.015)
+    assert (signs[1:] == signs[:-1]).mean() == pytest.approx(audit.PLANTED_PLAIN, abs=0.015)
 
 
 def test_the_planted_signal_is_missed_by_a_canary_that_cannot_sing(make_bars, monkeypatch):

@@ -30,6 +30,11 @@ def test_figures_come_from_results(change, cells):
     assert text.endswith("3 forecasts of A, a to b, 5 bars ahead, seed 0. The model is:\n\n* no edge over x")
 
 
+def test_what_failed_stands_below():
+    text = readme_figures.markdown(Report.of(RESULTS | {"failed": {"garch_t": "A: too short"}}))
+    assert text.endswith("* no edge over x\n\ngarch_t failed: A: too short")
+
+
 def test_every_horizon_has_a_table_and_a_headline():
     rows = [ROW | {"horizon": 5}, ROW | {"model": "x", "crps": 0.0426, "horizon": 5}, ROW | {"horizon": 1}]
     verdicts = {"x": {"dm_p": 0.0001, "verdict": "better than x (CRPS)"}}

@@ -25,7 +25,8 @@ def quickstart(tmp_path_factory):
 def test_quickstart_leaves_calibrated_results(quickstart):
     results = json.loads((quickstart / "results.json").read_text())
     rows = {row["model"]: row for row in results["rows"]}
-    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20"]
+    standard = ["random_walk", "drift", "historical_volatility_20", "ewma", "garch_t", "har_range"]
+    assert list(rows) == ["model", *standard]
     assert 0.70 <= rows["model"]["coverage_80"] <= 0.90
     assert rows["model"]["crps"] < 1.05 * rows["historical_volatility_20"]["crps"]
     assert results["out_of_sample"] is True
