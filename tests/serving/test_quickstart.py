@@ -62,8 +62,9 @@ def series_quickstart(tmp_path_factory, loads):
 def test_quickstart_takes_a_plain_series(series_quickstart):
     results = json.loads((series_quickstart / "results.json").read_text())
     rows = {row["model"]: row for row in results["rows"]}
-    assert list(rows) == ["model", "random_walk", "drift", "historical_volatility_20", "seasonal_naive_24"]
-    assert rows["seasonal_naive_24"]["crps"] < rows["random_walk"]["crps"]
+    plain = ["random_walk", "drift", "historical_volatility_20", "seasonal_naive", "ewma", "garch_t"]
+    assert list(rows) == ["model", *plain]
+    assert rows["seasonal_naive"]["crps"] < rows["random_walk"]["crps"]
     assert rows["model"]["crps"] < 2 * rows["random_walk"]["crps"]
     assert (results["horizon"], results["tickers"], results["out_of_sample"]) == (6, ["OT"], True)
     assert json.loads((series_quickstart / "audit.json").read_text())["passed"] is True
