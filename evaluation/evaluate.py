@@ -78,7 +78,7 @@ def evaluate_model(
         "end": str(last.date()),
         "horizon": horizons[0],
         "refits": {name: words for walk in walks.values() for name, words in walk.refits.items()},
-        "failed": {name: words for walk in walks.values() for name, words in walk.failed.items()},
+        "failed": {name: words for h in reversed(horizons) for name, words in walks[h].failed.items()},
         "tickers": sorted(scored),
         "skipped": panel.skipped,
         "samples": samples,
@@ -108,7 +108,7 @@ def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     told: dict[str, Any] = {"verdict": headline(verdicts, strongest)} if strongest is not None else {}
     losses = {name: walk.crps(name) for name in walk.steps[-1]}
     told |= {"mcs": confidence_set(losses, walk.origin, horizon=walk.overlap, seed=seed), "groups": groups(walk)}
-    told["calibration"] = walk.calibration()
+    told |= {"calibration": walk.calibration(), "failed": walk.failed}
     return {"n": len(walk.origin), "strongest": strongest, "verdicts": verdicts, **told}
 
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-LEVELS = (0.45, 0.55)  # a threshold position needs a chance of 55 % at least that the price goes its way
+THRESHOLDS = (0.45, 0.55)  # a threshold position needs a chance of 55 % at least that the price goes its way
 KELLY_CAP = 1.0  # most of a ticker's share of equity: half a Kelly bet of the usual daily forecast is far beyond it
 
 
 @dataclass(frozen=True)
-class Law:
+class Outlook:
     """What is forecast of each ticker's log return, NaN where nothing is.
 
     What a model does not tell is None: classes have no moments, a single number has no spread."""
@@ -28,22 +28,22 @@ class Law:
     p_up: np.ndarray  # [D,N]
     mean: np.ndarray | None = None  # [D,N]
     std: np.ndarray | None = None  # [D,N]
-    quantiles: np.ndarray | None = None  # [D,N,L] at `LEVELS`
+    quantiles: np.ndarray | None = None  # [D,N,L] at `THRESHOLDS`
 
 
-def sign(law: Law) -> np.ndarray:
+def sign(law: Outlook) -> np.ndarray:
     """Long where a rise is likelier than a fall, short where it is less likely; the same share of equity each.
 
-    >>> sign(Law(p_up=np.array([[0.6, 0.3, 0.5, np.nan]]))).round(2).tolist()
+    >>> sign(Outlook(p_up=np.array([[0.6, 0.3, 0.5, np.nan]]))).round(2).tolist()
     [[0.33, -0.33, 0.0, 0.0]]
     """
     return _shared(np.sign(law.p_up - 0.5))
 
 
-def threshold(law: Law) -> np.ndarray:
-    """Long where even the lower quantile of `LEVELS` is above zero, short where even the upper one is below it.
+def threshold(law: Outlook) -> np.ndarray:
+    """Long where even the lower quantile of `THRESHOLDS` is above zero, short where even the upper one is below it.
 
-    >>> threshold(Law(p_up=np.full((1, 2), 0.5), quantiles=np.array([[[0.1, 0.2], [-0.1, 0.1]]]))).tolist()
+    >>> threshold(Outlook(p_up=np.full((1, 2), 0.5), quantiles=np.array([[[0.1, 0.2], [-0.1, 0.1]]]))).tolist()
     [[0.5, 0.0]]
     """
     assert law.quantiles is not None
@@ -51,10 +51,10 @@ def threshold(law: Law) -> np.ndarray:
     return _shared(np.where(np.isnan(low), np.nan, 1.0 * (low > 0) - 1.0 * (high < 0)))
 
 
-def kelly(law: Law) -> np.ndarray:
+def kelly(law: Outlook) -> np.ndarray:
     """Mean over variance of the simple return (Kelly 1956, in Thorp's continuous form), cut at `KELLY_CAP`.
 
-    >>> kelly(Law(p_up=np.full((1, 2), 0.5), mean=np.array([[0.0, -0.9]]), std=np.ones((1, 2)))).round(2).tolist()
+    >>> kelly(Outlook(p_up=np.full((1, 2), 0.5), mean=np.array([[0.0, -0.9]]), std=np.ones((1, 2)))).round(2).tolist()
     [[0.25, -0.2]]
     """
     assert law.mean is not None
@@ -65,13 +65,13 @@ def kelly(law: Law) -> np.ndarray:
     return _shared(np.where(np.isnan(bet) & ~np.isnan(law.mean), 0.0, bet))
 
 
-def long_short(law: Law) -> np.ndarray:
+def long_short(law: Outlook) -> np.ndarray:
     """Half of equity long in the top decile of expected returns, half short in the bottom one.
 
     Below 20 tickers they are quintiles, below 5 the best and the worst one. Tickers that tie across the edge of a
     group are left out; where a leg is empty, or there is one ticker alone, nothing is held.
 
-    >>> long_short(Law(p_up=np.full((1, 4), 0.5), mean=np.array([[0.3, 0.1, np.nan, 0.2]]))).tolist()
+    >>> long_short(Outlook(p_up=np.full((1, 4), 0.5), mean=np.array([[0.3, 0.1, np.nan, 0.2]]))).tolist()
     [[0.5, -0.5, 0.0, 0.0]]
     """
     score = law.p_up if law.mean is None else law.mean
@@ -90,15 +90,15 @@ def _shared(bets: np.ndarray) -> np.ndarray:
     return np.nan_to_num(bets) / np.maximum(count, 1)
 
 
-RULES: dict[str, Callable[[Law], np.ndarray]] = {
+RULES: dict[str, Callable[[Outlook], np.ndarray]] = {
     "sign": sign,
     "threshold": threshold,
     "kelly": kelly,
     "long-short": long_short,
 }
-NEEDS = {"sign": (), "threshold": ("quantiles",), "kelly": ("mean", "std"), "long-short": ()}  # of a `Law`
+NEEDS = {"sign": (), "threshold": ("quantiles",), "kelly": ("mean", "std"), "long-short": ()}  # of a `Outlook`
 
 
-def possible_rules(law: Law) -> list[str]:
+def possible_rules(law: Outlook) -> list[str]:
     """The rules that such a law is enough for."""
     return [name for name in RULES if all(getattr(law, part) is not None for part in NEEDS[name])]

@@ -79,11 +79,11 @@ def summary(
 def forecast_rows(result: WalkForward, cost_bp: float | None, seed: int = 0) -> dict[str, dict[str, Any]]:
     """`result.rows` by name; that of the model with the interval of its coverage and with its utility."""
     rows = result.by_name(seed)
-    horizon, forecast, realised = len(result.steps), result.steps[-1]["model"], result.realised[:, -1]
+    forecast, realised = result.steps[-1]["model"], result.realised[:, -1]
     low, high = forecast.quantile(COVERAGE).T
     inside = None if rows["model"]["coverage_80"] is None else ((low <= realised) & (realised <= high)).astype(float)
     more = {"coverage_80": inside, "utility": forecast_values(result, cost_bp)["utility"]}
-    rows["model"] |= summary(more, result.origin, horizon=horizon, seed=seed)
+    rows["model"] |= summary(more, result.origin, horizon=result.overlap, seed=seed)
     return rows
 
 

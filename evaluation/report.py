@@ -247,11 +247,14 @@ def _terminal(report: Report, kind: Kind) -> Any:
 
 
 def remarks(report: Report) -> list[str]:
-    """Which baselines failed and how often the others were fitted, and how many steps the calendar did not foresee."""
+    """What failed, how often the others were fitted, what a calibration did, what the calendar did not foresee."""
     facts = report.facts
     lines = [f"{name} failed: {printable(str(why))}" for name, why in (facts.get("failed") or {}).items()]
     if refits := facts.get("refits"):
         lines.append(f"How baselines were fitted, on the past alone: {refit_schedule(refits)}.")
+    if (calibration := facts.get("calibration") or {}).get("used"):
+        shares = " to ".join(number(calibration[when]["coverage_80"], ".3f") for when in ("before", "after"))
+        lines.append(f"The model's law is calibrated, which took coverage 80 from {shares}.")
     if facts.get("on_calendar", 1) < 1:
         lines.append(f"{1 - facts['on_calendar']:.1%} of the scored steps came when {facts['calendar']} has none.")
     return lines

@@ -33,7 +33,7 @@ from ..pipeline_tsf_llm import TsfLlmPipeline
 from .backtest import Accounts, Prices, buy_and_hold, random_entries, trade
 from .performance import bars_per_year, expected_best, performance, probabilistic_sharpe, sharpe_difference
 from .plots import equity_curves
-from .positions import LEVELS, NEEDS, RULES, Law, possible_rules
+from .positions import NEEDS, RULES, THRESHOLDS, Outlook, possible_rules
 from .trials import NAME, add_trials, read_trials
 from .walk_forward import ORIGINS_AT_ONCE, step_laws
 
@@ -165,11 +165,11 @@ def forecast_law(
     samples: int = 256,
     seed: int = 0,
     progress: bool = True,
-) -> Law:
+) -> Outlook:
     """What is forecast at each of the times `[D]` of each series; NaN where it has no bar, or no known volatility."""
     D, N = len(times), len(series)
     p_up, mean, std = np.full((3, D, N), np.nan)
-    quantiles = np.full((D, N, len(LEVELS)), np.nan)
+    quantiles = np.full((D, N, len(THRESHOLDS)), np.nan)
     rows = [one.origins() for one in series]
     rows = [mine[np.isin(one.timestamp[mine], times)] for one, mine in zip(series, rows, strict=True)]
     chunks = [
@@ -189,10 +189,10 @@ def forecast_law(
             continue
         law = step_laws(pipe, batch, horizon, samples, seed)[-1]
         p_up[at, k], mean[at, k] = law.p_up, law.point
-        std[at, k], quantiles[at, k] = np.sqrt(law.variance), law.quantile(LEVELS)
+        std[at, k], quantiles[at, k] = np.sqrt(law.variance), law.quantile(THRESHOLDS)
     if classes:
-        return Law(p_up)
-    return Law(p_up, mean, std, quantiles) if pipe.samples_paths else Law(p_up, mean)
+        return Outlook(p_up)
+    return Outlook(p_up, mean, std, quantiles) if pipe.samples_paths else Outlook(p_up, mean)
 
 
 def verdict(row: Mapping[str, Any], hold: Mapping[str, Any], trials: int) -> str:
@@ -241,7 +241,7 @@ def _rules(pipe: TsfLlmPipeline, wanted: str | Sequence[str]) -> list[str]:
     """Raises ValueError for a rule that does not exist, or that needs more than the model tells."""
     number_known = None if _is_classes(pipe) else np.empty((0, 0))
     spread_known = number_known if pipe.samples_paths else None
-    possible = possible_rules(Law(np.empty((0, 0)), number_known, spread_known, spread_known))
+    possible = possible_rules(Outlook(np.empty((0, 0)), number_known, spread_known, spread_known))
     if wanted == "all":
         return possible
     names = [*dict.fromkeys(wanted.split(",") if isinstance(wanted, str) else wanted)]

@@ -134,8 +134,9 @@ def pick_origins(
     times = np.unique(np.concatenate([one.timestamp[rows] for one, rows in zip(series, found, strict=True)]))
     if not len(times):
         first, last = min(one.timestamp[0] for one in series), max(one.timestamp[-1] for one in series)
+        since, until = "the first bar" if start is None else start, "the last" if end is None else end
         raise ValueError(
-            f"no forecast of {horizon} step(s) can be scored between {start} and {end}: the bars run from "
+            f"no forecast of {horizon} step(s) can be scored between {since} and {until}: the bars run from "
             f"{pd.Timestamp(first)} to {pd.Timestamp(last)} and the outcomes must be among them"
         )
     return [rows[np.isin(one.timestamp[rows], times[::stride])] for one, rows in zip(series, found, strict=True)]

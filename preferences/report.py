@@ -39,17 +39,17 @@ class Judge:
 
     def report(self, before: tuple[WalkForward, np.ndarray], after: tuple[WalkForward, np.ndarray]) -> dict[str, Any]:
         """`before` and `after`, their paired differences, the baselines, and what it all says."""
-        when = {"horizon": self.data.args.horizon, "seed": self.seed}
         (first, scores_before), (last, scores_after) = before, after
+        when, of_pairs = ({"horizon": dates, "seed": self.seed} for dates in (last.overlap, self.data.args.horizon))
         pairs = [utility.pair_values(scores) for scores in (scores_before, scores_after)]
         values = [utility.forecast_values(forecasts, self.cost_bp) for forecasts in (first, last)]
         old = utility.forecast_rows(utility.without_baselines(first), self.cost_bp, self.seed)["model"]
         rows = utility.forecast_rows(last, self.cost_bp, self.seed)
         new = rows.pop("model")
         for row, own in zip((old, new), pairs, strict=True):
-            row |= utility.summary(own, self.pair_dates, **when)
+            row |= utility.summary(own, self.pair_dates, **of_pairs)
         difference = utility.differences(*values, last.origin, **when)
-        difference |= utility.differences(*pairs, self.pair_dates, **when)
+        difference |= utility.differences(*pairs, self.pair_dates, **of_pairs)
         verdicts: dict[str, str] = last.words(self.seed)
         if values[1]["utility"] is not None:
             assert self.cost_bp is not None

@@ -106,7 +106,7 @@ def train_and_score(
 
 def row(name: str, runs: list[dict[str, Any]], losses: dict[str, np.ndarray], result: WalkForward) -> dict[str, Any]:
     """One variant: its CRPS, and the difference to the base on the same origins."""
-    horizon, reports = len(result.steps), [run["report"] for run in runs]
+    reports = [run["report"] for run in runs]
     answer = {
         "model": name,
         "parameters": reports[0]["parameters"],
@@ -115,11 +115,11 @@ def row(name: str, runs: list[dict[str, Any]], losses: dict[str, np.ndarray], re
         "valid_loss_by_seed": [report["valid_loss"] for report in reports],
         "crps_by_seed": [float(run["losses"].mean()) for run in runs],
         "crps": float(losses[name].mean()),
-        "crps_ci95": mean_interval(losses[name], result.origin, horizon=horizon),
+        "crps_ci95": mean_interval(losses[name], result.origin, horizon=result.overlap),
     }
     if name == "base":
         return {**answer, "verdict": None}
-    return {**answer, **compare(losses[name], losses["base"], result.origin, "base", horizon=horizon)}
+    return {**answer, **compare(losses[name], losses["base"], result.origin, "base", horizon=result.overlap)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

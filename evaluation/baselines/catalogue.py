@@ -22,6 +22,7 @@ class Baseline:
     name: str
     forecast: Callable[[Panel, Sequence[int]], Mapping[int, Forecast]]
     refit: str = YEARLY
+    learned: bool = False  # reads the processor's features and sigma; others see prices alone
     pooled: bool = False  # fitted on all series at once; others are asked for one series at a time
     prices_only: bool = False  # needs open, high and low
     plain_only: bool = False  # of values that are no prices
@@ -53,13 +54,13 @@ CATALOGUE = [
     Baseline("gjr_garch_t", volatility.gjr_garch_t),
     Baseline("har_range_own", har.har_range_own, pooled=True, prices_only=True),
     Baseline("har_range", har.har_range, pooled=True, prices_only=True, groups=STANDARD),
-    Baseline("lightgbm", boosting.lightgbm, pooled=True, package="lightgbm"),
-    Baseline("auto_ets", classical.auto_ets, package="statsforecast"),
-    Baseline("auto_theta", classical.auto_theta, package="statsforecast"),
-    Baseline("auto_arima", classical.auto_arima, package="statsforecast"),
-    Baseline("dlinear", networks.dlinear, ONCE, pooled=True, plain_only=True),
-    Baseline("patchtst", networks.patchtst, ONCE, pooled=True, plain_only=True, package="transformers"),
-    Baseline("lstm", networks.lstm, ONCE, pooled=True, plain_only=True),
+    Baseline("lightgbm", boosting.lightgbm, learned=True, pooled=True, package="lightgbm"),
+    Baseline("auto_ets", classical.auto_ets, learned=True, package="statsforecast"),
+    Baseline("auto_theta", classical.auto_theta, learned=True, package="statsforecast"),
+    Baseline("auto_arima", classical.auto_arima, learned=True, package="statsforecast"),
+    Baseline("dlinear", networks.dlinear, ONCE, learned=True, pooled=True, plain_only=True),
+    Baseline("patchtst", networks.patchtst, ONCE, learned=True, pooled=True, plain_only=True, package="transformers"),
+    Baseline("lstm", networks.lstm, ONCE, learned=True, pooled=True, plain_only=True),
 ]
 
 

@@ -27,8 +27,8 @@ from statsmodels.tsa.forecasting.theta import ThetaModel
 from statsmodels.tsa.seasonal import seasonal_decompose
 
 from ..distributions import Forecast, Residuals
-from .knots import filled, unit
-from .panel import Panel
+from .knots import unit
+from .panel import Panel, filled
 
 try:
     from statsforecast import models as statsforecast

@@ -13,15 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from ...bars_tsf_llm import Kind
 from ...feature_extraction_tsf_llm import EncodedSeries
-from ..distributions import Quantiles
+from ..distributions import LEVELS, Quantiles
 
 KNOTS = np.array([0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
-LAW_LEVELS = np.arange(1, 100) / 100
 FEWEST_ROWS = 100  # of a fit
 
 
@@ -31,26 +29,21 @@ def unit(one: EncodedSeries, rows: np.ndarray, step: int) -> np.ndarray:
     return sigma[rows] * np.sqrt(step)
 
 
-def filled(one: EncodedSeries, kind: Kind) -> np.ndarray:
-    """Values (of prices their logs) `[N]`, a missing one the last known one; NaN before the first."""
-    return pd.Series(kind.additive(one.close)).ffill().to_numpy()
-
-
 def spread_knots(knots: np.ndarray) -> np.ndarray:
-    """Quantiles `[n,Q]` at `KNOTS` in any order -> the law's at `LAW_LEVELS` `[n,L]`.
+    """Quantiles `[n,Q]` at `KNOTS` in any order -> the law's at `LEVELS` `[n,L]`.
 
-    >>> exact = stats.norm.ppf(LAW_LEVELS)
+    >>> exact = stats.norm.ppf(LEVELS)
     >>> bool(np.allclose(spread_knots(stats.norm.ppf(KNOTS)[None]), exact))
     True
     """
-    scores, asked = stats.norm.ppf(KNOTS), stats.norm.ppf(LAW_LEVELS)
+    scores, asked = stats.norm.ppf(KNOTS), stats.norm.ppf(LEVELS)
     weights_QL = np.array([np.interp(asked, scores, one) for one in np.eye(len(KNOTS))])
     return np.sort(knots, axis=1) @ weights_QL
 
 
 def law(knots: np.ndarray, units: np.ndarray) -> Quantiles:
     """That of quantiles `[n,Q]` in units `[n]`."""
-    return Quantiles(spread_knots(knots) * units[:, None], LAW_LEVELS)
+    return Quantiles(spread_knots(knots) * units[:, None], LEVELS)
 
 
 @dataclass

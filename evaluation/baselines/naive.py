@@ -13,7 +13,7 @@ import pandas as pd
 
 from ...bars_tsf_llm import OHLCV, Kind
 from ..distributions import LEVELS, Gaussian, Quantiles
-from .panel import Panel
+from .panel import Panel, filled
 
 VOLATILITY_WINDOW = 20
 SEASONAL_ERRORS = 500  # most recent errors that make the seasonal naive distribution
@@ -76,24 +76,23 @@ def seasonal_naive(panel: Panel, steps: Sequence[int]) -> dict[int, Quantiles]:
     """
     [one], [origins] = panel.series, panel.rows
     assert panel.season is not None
-    filled = pd.Series(panel.kind.additive(one.close)).ffill().to_numpy()
-    return {h: _seasonal(filled, origins, h, panel.season) for h in steps}
+    return {h: _seasonal(filled(one, panel.kind), origins, h, panel.season) for h in steps}
 
 
-def _seasonal(filled: np.ndarray, origins: np.ndarray, horizon: int, season: int) -> Quantiles:
+def _seasonal(values: np.ndarray, origins: np.ndarray, horizon: int, season: int) -> Quantiles:
     back = season * -(-horizon // season)
-    start = int(np.isfinite(filled).argmax())
+    start = int(np.isfinite(values).argmax())
     if len(origins) and min(origins) < start + back + VOLATILITY_WINDOW:
         raise ValueError(
             f"origin {min(origins)} has fewer than {back + VOLATILITY_WINDOW} values before it, which seasons of "
             f"{season} need: start at a later origin or give earlier values"
         )
     errors = [
-        np.quantile(filled[first : t + 1] - filled[first - back : t + 1 - back], LEVELS, method="weibull")
+        np.quantile(values[first : t + 1] - values[first - back : t + 1 - back], LEVELS, method="weibull")
         for t in origins
         for first in [max(start + back, t + 1 - SEASONAL_ERRORS)]
     ]
-    return Quantiles((filled[origins + horizon - back] - filled[origins])[:, None] + np.array(errors), LEVELS)
+    return Quantiles((values[origins + horizon - back] - values[origins])[:, None] + np.array(errors), LEVELS)
 
 
 def naive_scale(close: np.ndarray, origins: np.ndarray, horizon: int, kind: Kind = OHLCV) -> np.ndarray:

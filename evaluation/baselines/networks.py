@@ -21,8 +21,8 @@ from torch import nn
 from ...bars_tsf_llm import Kind
 from ...feature_extraction_tsf_llm import EncodedSeries
 from ..distributions import Forecast
-from .knots import KNOTS, Outcomes, filled, law, unit
-from .panel import Panel
+from .knots import KNOTS, Outcomes, law, unit
+from .panel import Panel, filled
 
 LAST_SHARE = 0.1  # of what is known: training stops where the loss on it grows
 SMOOTHED = 25  # values that DLinear's trend is a mean of

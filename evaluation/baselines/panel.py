@@ -13,6 +13,11 @@ from ...feature_extraction_tsf_llm import EncodedSeries
 REFIT = pd.DateOffset(years=1)
 
 
+def filled(one: EncodedSeries, kind: Kind) -> np.ndarray:
+    """Values (of prices their logs) `[N]`, a missing one the last known one; NaN before the first."""
+    return pd.Series(kind.additive(one.close)).ffill().to_numpy()
+
+
 @dataclass(frozen=True)
 class Panel:
     """Origins of several series. A forecast from one reads bars up to it, a fit at a fence bars up to the fence.
@@ -51,6 +56,14 @@ class Panel:
         serving = np.searchsorted(ends, self.origin, side="right") - 1
         found = ((fence, np.flatnonzero(serving == i)) for i, fence in enumerate(ends))
         return [(fence, positions) for fence, positions in found if len(positions)]
+
+    def prices_alone(self) -> "Panel":
+        """Without what a model's processor made of the bars: the same for every model."""
+        bare = [
+            replace(one, features=np.empty((len(one.close), 0)), sigma=np.full(len(one.close), np.nan), calm=None)
+            for one in self.series
+        ]
+        return replace(self, series=bare)
 
     def alone(self) -> "list[Panel]":
         """A panel of each series, with the same fences."""

@@ -2,7 +2,8 @@
 
 Design choices:
 * A task is one baseline on one series, or on all of them where it is fitted on all. What a task gives is what scores
-  ask (`Scored`), in safetensors, under a name that hashes everything it read: the code, the bars, the origins.
+  ask (`Scored`), in safetensors, under a name that hashes everything it could read: the code, the bars, the origins.
+  A baseline that is not `learned` sees prices alone, so models with other features find its tasks too.
 * A run that died, or one with another model, finds the tasks that are done. `TSF_LLM_CACHE` moves the folder.
 * A task that fails leaves its reason. Every row is scored on the same outcomes: a forecast that could not be made is
   that of `historical_volatility_20`, and the reason says so. A row of which less than half could be made is left out.
@@ -13,6 +14,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -92,6 +94,7 @@ def _fill(scored: Scored, positions: np.ndarray, values: Scored) -> None:
 
 
 def _tasks(baseline: Baseline, panel: Panel, outcome: np.ndarray, unit: np.ndarray) -> Iterator[Task]:
+    panel = panel if baseline.learned else panel.prices_alone()
     if baseline.pooled:
         yield Task(baseline, panel, np.arange(len(outcome)), outcome, unit)
         return
@@ -131,19 +134,22 @@ def cache_folder() -> Path:
 
 def _key(task: Task, steps: Sequence[int]) -> str:
     """A hash of everything that the answer depends on, all code of this room among it."""
-    room = Path(__file__).parent
-    code = [room.parent / "distributions.py", *sorted(room.glob("*.py"))]
     panel, versions = task.panel, [_version(name) for name in (*LIBRARIES, task.baseline.package)]
     settings = (task.baseline.name, panel.kind.name, panel.season, str(panel.start), panel.seed, [*steps], versions)
-    digest = hashlib.sha256(repr(settings).encode())
-    for source in code:
-        digest.update(source.read_bytes())
+    digest = hashlib.sha256(_code() + repr(settings).encode())
     for array in (task.outcome, task.unit, *panel.rows):
         digest.update(np.ascontiguousarray(array).tobytes())
     for one in panel.series:
         for part in vars(one).values():
             digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
     return digest.hexdigest()
+
+
+@cache
+def _code() -> bytes:
+    """The sources of this room and of the laws."""
+    room = Path(__file__).parent
+    return b"".join(source.read_bytes() for source in (room.parent / "distributions.py", *sorted(room.glob("*.py"))))
 
 
 def _version(package: str | None) -> str | None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tsf_llm.evaluation.report import Report, print_evaluation
+from tsf_llm.evaluation.report import Report, print_evaluation, remarks
 
 ROW = {"n": 3, "crps": 0.02, "rmse": 0.04, "mase": None, "coverage_80": 0.8}
 ROW |= {"direction_accuracy": 0.5, "direction_ci95": None, "direction_base_rate": 0.5}
@@ -93,3 +93,13 @@ def test_the_terminal_says_what_is_known_of_the_dates(capsys, seen, out_of_sampl
     told = " ".join(capsys.readouterr().out.split())
     assert words in told
     assert ("out of sample" in told) == bool(words)
+
+
+def test_a_calibration_is_told_where_it_was_used():
+    told = {"used": True, "before": {"coverage_80": 0.7}, "after": {"coverage_80": 0.8}}
+    row = {"model": "model", "horizon": 1, "crps": 1.0}
+    used, unused = (
+        Report.of({"rows": [row], "horizon": 1, "calibration": one}, "evaluate") for one in (told, {"used": False})
+    )
+    assert remarks(used) == ["The model's law is calibrated, which took coverage 80 from 0.700 to 0.800."]
+    assert remarks(unused) == []

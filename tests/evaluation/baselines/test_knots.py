@@ -4,7 +4,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 from tsf_llm.bars_tsf_llm import UNIVARIATE
-from tsf_llm.evaluation.baselines.knots import KNOTS, Outcomes, filled, law, spread_knots, usable
+from tsf_llm.evaluation.baselines.knots import KNOTS, Outcomes, law, spread_knots, usable
 from tsf_llm.feature_extraction_tsf_llm import EncodedSeries
 
 DAY = np.timedelta64(1, "D")
@@ -40,7 +40,6 @@ def test_a_normal_law_is_exact_and_crossed_knots_are_put_in_order():
 def test_rows_whose_outcome_is_missing_are_no_rows():
     one = series([1, 2, np.nan, 4, 5])
     assert_array_equal(usable(one, 1), [0, 3])
-    assert_array_equal(filled(series([np.nan, 2, np.nan]), UNIVARIATE), [np.nan, 2, 2])
 
 
 def test_outcomes_are_in_units_of_the_origin(outcomes):

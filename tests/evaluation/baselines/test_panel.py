@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tsf_llm.evaluation.baselines.panel import Panel
+from tsf_llm.bars_tsf_llm import UNIVARIATE
+from tsf_llm.evaluation.baselines.panel import Panel, filled
 
 
 def test_fences_are_yearly_and_every_origin_has_one(make_panel):
@@ -28,3 +29,7 @@ def test_each_series_alone_keeps_the_fences_of_all(make_series):
     starts = {fence for part in panel.alone() for fence, _ in part.fences()}
     assert starts <= {fence for fence, _ in panel.fences()}
     assert panel.alone()[1].fences()[0][0] == panel.origin[0]
+
+
+def test_a_missing_value_is_the_last_known_one(make_series):
+    np.testing.assert_array_equal(filled(make_series([np.nan, 2, np.nan], UNIVARIATE), UNIVARIATE), [np.nan, 2, 2])

@@ -1,5 +1,7 @@
 """run.py: one failure stops nothing, finished work is found again, and only under the same inputs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,20 @@ def test_other_bars_are_other_work_and_a_torn_file_is_none(panel, make_series, t
         path.write_bytes(b"torn")
     ask(panel, [FITTED])
     assert CALLS.count("AAA") == 3
+
+
+def test_prices_are_all_that_most_baselines_see(panel):
+    """Another model's features change nothing for them; for a learned one they are other work."""
+    learned = replace(FITTED, learned=True)
+    others = [replace(one, features=one.features + 1, sigma=2 * one.sigma) for one in panel.series]
+    ask(panel, [FITTED, learned])
+    ask(replace(panel, series=others), [FITTED])
+    assert CALLS.count("AAA") == 2
+    ask(replace(panel, series=others), [learned])
+    assert CALLS.count("AAA") == 3
+    bare = panel.prices_alone().series[0]
+    assert bare.features.size == 0
+    assert np.isnan(bare.sigma).all()
 
 
 def test_processes_change_nothing(panel):
