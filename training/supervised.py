@@ -57,6 +57,8 @@ def train(data_args: DataArguments, model_args: ModelArguments, training_args: S
         "sample_weights": data_args.sample_weights,
         "class_weights": training_args.class_weights,
         "precision": training_args.mixed_precision.replace("no", "fp32"),
+        "matmul_gflops": training_args.matmul_gflops,
+        "ema_decay": training_args.ema_decay,
         "seed": training_args.seed,
     }
     trainer, continual = continue_or_start(model, data, train, valid, old, model_args, training_args)
