@@ -5,6 +5,7 @@ Design choices:
 * Whatever is fitted is fitted on the training dates; a model to go on from brings its own processor, unchanged.
 """
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -128,20 +129,33 @@ class TrainingData:
                 )
         return train, valid
 
-    def walk_forward(self, model: Any, *, seed: int = 0, start: Any = None, end: Any = None) -> WalkForward:
-        """The model's forecasts beside the baselines'; by default on the dates after validation."""
+    def walk_forward(
+        self, model: Any, *, seed: int = 0, start: Any = None, end: Any = None, most: int | None = None
+    ) -> WalkForward:
+        """The model's forecasts beside the baselines'; by default on the dates after validation.
+
+        With `most`, those of the model alone, from that many origins or fewer, evenly spaced."""
         if self.args.report_samples == 0 and model.can_generate():
             raise ValueError("report_samples=0: models are compared on sampled paths, give 2 or more")
+        start = self.split.valid_through + pd.Timedelta(1, "ns") if start is None else start
+        options: dict[str, Any] = {"samples": self.args.report_samples, "seed": seed}
+        if most is not None:
+            options |= {"baselines": (), "stride": self._sparse(start, most)}
         with evaluating(model):
             return walk_forward(
                 TsfLlmPipeline(model=model, processor=self.processor, device=model.device),
                 self.series,
-                start=self.split.valid_through + pd.Timedelta(1, "ns") if start is None else start,
+                start=start,
                 end=self.bars["timestamp"].max() if end is None else end,
                 horizon=self.args.horizon,
-                samples=self.args.report_samples,
-                seed=seed,
+                **options,
             )
+
+    def _sparse(self, start: Any, most: int) -> int:
+        """Bars between origins, a multiple of the horizon, that leave at most `most` from `start` on."""
+        since = day_end(start).to_datetime64()
+        forecasts = sum(int((one.timestamp >= since).sum()) for one in self.series) / self.args.horizon
+        return self.args.horizon * max(1, math.ceil(forecasts / most))
 
     def part(self, objective: Objective, **options: Any) -> WindowDataset:
         """Windows between any fences (`after`, `through`, `embargo`, `stride`), normally not augmented or weighted."""

@@ -35,7 +35,7 @@ from ..pipeline_tsf_llm import TsfLlmPipeline
 from .arguments import DataArguments, ModelArguments, SftArguments, model_fields
 from .data import TrainingData
 from .models import Model, head_of, load_model
-from .supervised import FIXED, load_or_make_model, test_scores
+from .supervised import FIXED, load_or_make_model, scored_on, test_scores
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
 
 
@@ -235,19 +235,20 @@ class Scores:
     result: WalkForward | None  # classes have no return to score
 
 
-def score(data: TrainingData, model: Model, training_args: SftArguments) -> Scores:
+def score(data: TrainingData, model: Model, training_args: SftArguments, *, most: int | None = None) -> Scores:
+    """On all dates after validation; with `most`, the returns of the model alone from that many origins."""
     if data.args.report_samples and head_of(model) == "classification":
         train, _ = data.windows("classification", seed=training_args.seed)
-        rows = test_scores(data, model, train, training_args)
+        rows = test_scores(data, model, train, training_args, most=None)
         return Scores({name: row for name, row in rows.items() if name != "verdicts"}, None)
-    return score_returns(data, model, training_args.seed)
+    return score_returns(data, model, training_args.seed, most)
 
 
-def score_returns(data: TrainingData, model: Model, seed: int) -> Scores:
+def score_returns(data: TrainingData, model: Model, seed: int, most: int | None = None) -> Scores:
     """Scores of returns; none for classes, or where no samples are wanted."""
     if data.args.report_samples == 0 or head_of(model) == "classification":
         return Scores({"model": {}}, None)
-    result = data.walk_forward(model, seed=seed)
+    result = data.walk_forward(model, seed=seed, most=most)
     return Scores(result.by_name(seed), result)
 
 
@@ -266,6 +267,7 @@ def comparison(scores: dict[str, Scores], seed: int) -> dict[str, Any]:
     others = {"teacher": "the teacher", "student_alone": "the student trained alone"}
     return {
         "before": scores["before"].rows["model"],
+        "before_scored_on": scored_on(scores["before"].rows["model"], student.rows["model"]),
         "after": student.rows["model"],
         "rows": [*named, *baselines],
         "differences": {
