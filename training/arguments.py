@@ -43,6 +43,8 @@ class DataArguments:
     valid_through: str | None = option(
         None, "last validation date; by default after 10 percent more; the rest is test"
     )
+    through: str | None = option(None, "no bar after this date is read, of the market neither; by default all are")
+    held_out: list[str] = option([], "tickers that are left out of everything, of the market too")
     horizon: int = option(5, "bars ahead")
     horizons: list[int] | None = option(
         None, "bars ahead whose law a causal LM names; by default 1, 5 and 20, of a plain series every one to horizon"
@@ -58,6 +60,9 @@ class DataArguments:
         [], "random changes of training windows: jitter=, scale=, warp=, crop=, mixup= and a strength"
     )
     sample_weights: str = option("none", "training windows to draw more often: none, volatility or recency:DAYS")
+    bag_years: bool = option(
+        False, "train on as many years, drawn with replacement by the seed, for an average of seeds"
+    )
     n_bins: int = option(256, "return tokens of the causal LM")
     report_samples: int = option(128, "sampled paths per forecast in report.json")
 
@@ -73,9 +78,10 @@ class DataArguments:
             raise ValueError(f"n_bins={self.n_bins}: use {MOST_BINS} at most; 64 to 1024 is usual")
         if self.report_samples < 0 or self.report_samples == 1:
             raise ValueError(f"report_samples={self.report_samples}: give 2 or more sampled paths, or 0 for no scores")
-        check_dates(self, "train_through", "valid_through")
+        check_dates(self, "train_through", "valid_through", "through")
         parse_augmentations(self.augment)
-        parse_weights(self.sample_weights)
+        if parse_weights(self.sample_weights) and self.bag_years:
+            raise ValueError(f"bag_years draws windows, and so does sample_weights={self.sample_weights}: give one")
 
     @property
     def columns(self) -> Columns:

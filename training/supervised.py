@@ -29,14 +29,16 @@ UNTRAINED_ORIGINS = 1000  # that tell how bad a new model is before it has learn
 FIXED = {"num_features", "prediction_length", "horizons", "vocab_size", "pad_token_id", "bar_token_id"}
 
 
-def train(data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments) -> dict[str, Any]:
-    """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
+def train(
+    data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments, data: TrainingData | None = None
+) -> dict[str, Any]:
+    """Reads, splits, trains, scores and saves; returns what `report.json` holds. `data` is what was read before."""
     started = time.perf_counter()
     check_folder(training_args.output_dir, data_args.data, data_args.market, model_args.replay_data)
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)
-    data = TrainingData.read(data_args, model_args.start)
+    data = data or TrainingData.read(data_args, model_args.start)
     model = load_or_make_model(data_args, model_args, data.processor)
     learned = model.config.trained_on
     data.mark(model)
