@@ -873,6 +873,11 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             **{CACHE: outputs.get(CACHE)},
         )
 
+    def tokens_only(self) -> "TsfLlmForCausalLM":
+        """Gives up the laws of far horizons, in place: what tunes sampled paths alone leaves them behind."""
+        self.config.horizons = self.law_head = None
+        return self
+
     def check_labels(self, labels: torch.Tensor | None) -> None:
         """Raises ValueError for labels that are no returns: `labels=input_ids` would teach to answer `<bar>`.
 
