@@ -269,11 +269,9 @@ def _split(bars: pd.DataFrame, args: DataArguments) -> Split:
     """Fences within the bars; where validation goes as far as `through`, nothing is left to test."""
     if args.through is None or args.valid_through is None or day_end(args.valid_through) < day_end(args.through):
         return Split.of(bars, args.train_through, args.valid_through)
-    first, last, fences = bars["timestamp"].min(), bars["timestamp"].max(), (args.train_through, args.valid_through)
+    first, last = bars["timestamp"].min(), bars["timestamp"].max()
     if args.train_through is None or not first < day_end(args.train_through) < last:
-        raise ValueError(
-            f"train through {fences[0]}, validate through {fences[1]}: the bars run from {first} to {last}"
-        )
+        raise ValueError(f"train_through={args.train_through}: give a date within the bars, from {first} to {last}")
     return Split(day_end(args.train_through), day_end(args.valid_through))
 
 

@@ -178,9 +178,7 @@ class Pretraining:
         recipe = hash_of(what, seed, settings)
         told = read_json(path) if path.is_file() else {"recipe": recipe}
         if told.get("recipe") != recipe:
-            raise ValueError(
-                f"{folder} is of another recipe or of other bars: choose another --output_dir, or remove it"
-            )
+            raise ValueError(f"{folder} is of another recipe or other bars: choose another --output_dir, or remove it")
         if "figures" not in told:
             claim(folder, [RUN], by=BY)
             write_json(told, path)
