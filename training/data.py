@@ -28,7 +28,7 @@ from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, usual_spacing
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import HORIZONS, TsfLlmProcessor
+from ..processing_tsf_llm import TsfLlmProcessor
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import DataArguments
 from .models import load_processor
@@ -332,8 +332,8 @@ def new_processor(args: DataArguments, kind: Kind) -> TsfLlmProcessor:
         past_covariates=args.past_covariates,
         known_covariates=args.known_covariates,
     )
-    horizons = args.horizons or (HORIZONS if kind is OHLCV else range(1, args.horizon + 1))
-    return TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins), horizons=sorted(horizons))
+    horizons = args.horizons or (None if kind is OHLCV else range(1, args.horizon + 1))
+    return TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins), horizons=horizons)
 
 
 def _market_bars(args: DataArguments, features: TsfLlmFeatureExtractor, universe: pd.DataFrame) -> pd.DataFrame | None:

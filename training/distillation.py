@@ -99,9 +99,9 @@ class DistillationTrainer(TsfLlmTrainer):
             # The model's own loss holds its side losses too. They stay whole: labels alone give way to the teacher.
             change = soft - label_loss(self.teacher, logits, labels, num_items_in_batch)
             if (wanted := inputs.get("law_labels")) is not None and outputs.get("law_logits") is not None:
-                share = 1.0 if num_items_in_batch is None else is_known(labels[:, 1:]).sum() / num_items_in_batch
+                total = is_known(labels[:, 1:]).sum() if num_items_in_batch is None else num_items_in_batch
                 laws = law_divergence(answers.law_logits, outputs["law_logits"], wanted, self.temperature)
-                change = change + share * (laws - law_loss(outputs["law_logits"], wanted))
+                change = change + (laws - law_loss(outputs["law_logits"], wanted)) / total
             loss = loss + self.alpha * change * self._times_counted(num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
@@ -142,11 +142,10 @@ def divergence(teacher: torch.Tensor, student: torch.Tensor, *, kind: str, tempe
 def law_divergence(
     teacher: torch.Tensor, student: torch.Tensor, labels: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Mean divergence of each far horizon where the outcome is known, summed: `law_loss` with soft labels."""
+    """`law_loss` with the teacher's bins for labels: the divergence where the outcome is known, summed."""
     T = labels.shape[1]
     each_BTH = divergence(teacher[:, :T].float(), student[:, :T].float(), kind="causal_lm", temperature=temperature)
-    known_BTH = is_known(labels)
-    return ((each_BTH * known_BTH).sum(dim=(0, 1)) / known_BTH.sum(dim=(0, 1)).clamp(min=1)).sum()
+    return (each_BTH * is_known(labels)).sum()
 
 
 def label_loss(model: Model, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:

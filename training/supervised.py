@@ -111,7 +111,7 @@ def load_or_make_model(
     config = TsfLlmConfig(
         num_features=len(processor.feature_extractor.names),
         prediction_length=data_args.horizon,
-        horizons=processor.horizons if model_args.head == "causal_lm" else None,
+        horizons=processor.tokenizer.horizons if model_args.head == "causal_lm" else None,
         vocab_size=len(processor.tokenizer),
         pad_token_id=processor.tokenizer.pad_token_id,
         bar_token_id=processor.tokenizer.bar_token_id,
