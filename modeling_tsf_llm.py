@@ -38,6 +38,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
+from .emission_tsf_llm import TsfLlmBarHead
 from .front_end_tsf_llm import TsfLlmFrontEnd, init_front_end
 from .norms_tsf_llm import TsfLlmBatchNorm, TsfLlmDynamicTanh, block_norm, latent_norm
 from .original_modeling_tsf_llm import (
@@ -92,9 +93,10 @@ class TsfLlmModelOutput(MoeModelOutputWithPast):
 
 @dataclass
 class TsfLlmCausalLMOutput(MoeCausalLMOutputWithPast):
-    """transformers' own, and `llmps_loss`, the scalar loss of the front end where there is one."""
+    """transformers' own, and the scalar losses of the front end and of the bar head, where there is one."""
 
     llmps_loss: torch.Tensor | None = None
+    bar_loss: torch.Tensor | None = None
 
 
 def rope(config: TsfLlmConfig) -> dict[str, Any]:
@@ -421,7 +423,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["TsfLlmDecoderLayer"]  # noqa: RUF012 (declared by the base class)
     _skip_keys_device_placement = [CACHE]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 (declared by the base class); first, other heads
-        *(r"^lm_head\.", r"^head\.", r"embed_tokens\."),
+        *(r"^lm_head\.", r"^head\.", r"^bar_head\.", r"embed_tokens\."),
         *NEVER_LOADED,
     ]
     _supports_flash_attn = True
@@ -692,12 +694,15 @@ class TsfLlmHead(TsfLlmPreTrainedModel):
         aux_loss: torch.Tensor | None,
         share: float | torch.Tensor = 1.0,
         llmps_loss: torch.Tensor | None = None,
+        bar_loss: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """In training the balance of the experts and the front end count too, by this batch's share in one step."""
+        """In training experts' balance, front end and bar head count too, by this batch's share in one step."""
         if self.training and aux_loss is not None:
             loss = loss + self.config.router_aux_loss_coef * share * aux_loss
         if self.training and llmps_loss is not None:
             loss = loss + self.config.llmps_lambda * share * llmps_loss
+        if self.training and bar_loss is not None:
+            loss = loss + self.config.bar_loss_weight * share * bar_loss
         return loss
 
 
@@ -787,7 +792,8 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
     """The language model: next-return tokens at every bar and at every return token.
 
     `labels` `[B,S]` are aligned with the sequence and shifted inside, as everywhere in transformers: the label of a
-    bar is the return token *of that bar*, so the bar before learns to name it; -100 where unknown."""
+    bar is the return token *of that bar*, so the bar before learns to name it; -100 where unknown. `bar_targets`
+    `[B,S,5]` are aligned in the same way: what a bar is made of, see `emission_tsf_llm`; NaN where unknown."""
 
     main_input_name = "input_ids"
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (declared by the base class)
@@ -803,6 +809,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         super().__init__(config)
         self.model = TsfLlmModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.bar_head = TsfLlmBarHead(config.hidden_size) if config.emits_bars else None
         self.post_init()
         defaults = {"do_sample": True, "top_k": 0, "max_new_tokens": config.prediction_length}  # whole distribution
         self.generation_config.update(
@@ -823,6 +830,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         cache: Cache | None = None,
+        bar_targets: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> TsfLlmCausalLMOutput:
         loss_kwargs = {k: kwargs.pop(k) for k in ("num_items_in_batch", "shift_labels") if k in kwargs}
@@ -842,16 +850,19 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.watched(self.lm_head(outputs[0][:, keep]))
-        loss = None
+        loss = bar_loss = None
         if labels is not None:
+            if self.bar_head is not None and bar_targets is not None:
+                bar_loss = self.bar_head(outputs[0][:, :-1], bar_targets[:, 1:])
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
             share = 1.0 if total is None else (labels[:, 1:] != -100).sum() / total
-            loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss)
+            loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss, bar_loss)
         return TsfLlmCausalLMOutput(
             loss=loss,
             aux_loss=aux_loss,
             llmps_loss=outputs.llmps_loss,
+            bar_loss=bar_loss,
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

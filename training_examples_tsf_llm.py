@@ -3,6 +3,7 @@
 Design choices:
 * The label of a bar is its own return token, known at the bar before; then come the tokens of the future. A head's
   labels are cumulative returns in units of the origin's sigma, or their classes.
+* Market bars also bring what each bar is made of, for a model with a head for it; the others let it pass.
 * A `datasets.Dataset` holds them ready: equal shapes, the names of the model's arguments, nothing to collate.
 
 Shapes: B windows, T bars, F features, P steps ahead.
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .bars_tsf_llm import day_end
+from .emission_tsf_llm import mean_volume, own_parts, parts_ahead
 from .feature_extraction_tsf_llm import EncodedSeries
 from .tokenization_tsf_llm import TsfLlmTokenizer
 
@@ -35,6 +37,14 @@ def token_labels(
         "attention_mask": np.concatenate((mask, known), axis=1).astype(np.int64),
         "labels": np.concatenate((bar_labels, np.where(known, future, -100)), axis=1),
     }
+
+
+def bar_targets(parts: np.ndarray, usable: np.ndarray, ahead: np.ndarray) -> dict[str, np.ndarray]:
+    """`bar_targets` `[B,T+P,5]` from the parts of bars `[B,T,5]`, which of them may be predicted `[B,T]`, and the
+    parts of bars ahead `[B,P,5]`."""
+    known = np.logical_and.accumulate(np.isfinite(ahead[..., 0]), axis=1)
+    both = [np.where(mask[..., None], values, np.nan) for mask, values in ((usable, parts), (known, ahead))]
+    return {"bar_targets": np.concatenate(both, axis=1).astype(np.float32)}
 
 
 def head_labels(ahead: np.ndarray, head: Head) -> np.ndarray:
@@ -78,7 +88,12 @@ def examples(
     usable[:, 0] = False
     tokens = tokenizer.encode_returns(series.standard_return())[np.maximum(context, 0)]
     labels = np.where(usable, tokens, -100)
-    return {**window, **token_labels(tokenizer, labels, window["attention_mask"], ahead)}
+    made = {**window, **token_labels(tokenizer, labels, window["attention_mask"], ahead)}
+    if series.ohlc is None or series.volume is None:
+        return made
+    bars, sigma = (series.ohlc, series.volume), series.sigma
+    parts = own_parts(*bars, sigma)[np.maximum(context, 0)]
+    return made | bar_targets(parts, usable, parts_ahead(*bars, mean_volume(series.volume), sigma, rows))
 
 
 def dataset_of(parts: Sequence[dict[str, np.ndarray]]) -> Any:
