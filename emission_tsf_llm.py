@@ -4,7 +4,7 @@ Design choices:
 * A bar is five numbers (`PARTS`), its return among them. The first four are in units of sigma, which is known at the
   bar before; of bars ahead it is the origin's and stays so along a path, as that of the tokens does. The volume is
   the log ratio to the mean of `VOLUME_BARS` known volumes, also of the bar before or of the origin.
-* Bars are coherent by construction: wicks are not negative and lie outside of open and close, volume is an exponential.
+* Bars are coherent by construction: wicks are not negative and lie outside of open and close, volumes exponentials.
 * The chain is return -> gap -> wicks -> volume, each linear in the hidden state and in what came before it. The gap
   is a share of the return and a Student t with 4 degrees of freedom; a wick is Burr XII (Singh and Maddala 1976), near
   a Weibull but with a tail that bears wrong bars; the log volume is a Student t again. All have quantiles in closed

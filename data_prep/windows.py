@@ -22,7 +22,7 @@ from ..bars_tsf_llm import day_end
 from ..emission_tsf_llm import mean_volume, own_parts, parts_ahead
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..processing_tsf_llm import TsfLlmProcessor
-from ..training_examples_tsf_llm import Head, bar_targets, head_labels, token_labels
+from ..training_examples_tsf_llm import Head, bar_targets, head_labels, law_labels, token_labels
 from . import augment as changes
 from .sampling_weights import parse_weights, recency, resample, volatility
 
@@ -79,9 +79,9 @@ class WindowDataset(Dataset):
             the i-th window drawn for the epoch.
         seed: of both. `set_epoch` gives them new draws.
 
-    A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]` and `past_values [B,T,F]`, and of
-    market bars `bar_targets [B,T+P,5]`;
-    for the heads `labels` are `[B,P]` and masks `[B,T]`.
+    A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]` and `past_values [B,T,F]`; where the
+    bins of far horizons are fitted, `law_labels [B,T,H]`; of market bars, `bar_targets [B,T+P,5]`. For the heads
+    `labels` are `[B,P]` and masks `[B,T]`.
     """
 
     def __init__(
@@ -123,6 +123,13 @@ class WindowDataset(Dataset):
         if through is not None:
             allowed &= stamps <= day_end(through, stamps).to_datetime64()
         self.is_label = allowed
+        ends = np.cumsum(sizes)[:-1]
+        self.laws = np.concatenate(
+            [
+                law_labels(one, self.tokenizer, processor.kind, labelled)
+                for one, labelled in zip(series, np.split(allowed, ends), strict=True)
+            ]
+        )
         last = rows + horizon  # the last label's row
         usable = self.observed & ~np.isnan(self.sigma) & (last < self.end_of)
         usable[usable] &= allowed[last[usable]] & allowed[rows[usable] + 1]
@@ -226,11 +233,13 @@ class WindowDataset(Dataset):
         usable[:, 1:] &= intact[:, :-1]  # the bar before is the one that predicts
         usable[:, 0] = False
         bar_labels = np.where(usable, self.tokens[rows], -100)
-        labels = token_labels(self.tokenizer, bar_labels, mask, self._returns(ahead))
-        if self.bars is None:
-            return labels
-        *bars, parts = self.bars
-        return labels | bar_targets(parts[rows], usable, parts_ahead(*bars, self.sigma, ahead))
+        batch = token_labels(self.tokenizer, bar_labels, mask, self._returns(ahead))
+        if self.laws.shape[1]:
+            batch["law_labels"] = np.where((mask & intact)[..., None], self.laws[rows], -100)
+        if self.bars is not None:
+            *bars, parts = self.bars
+            batch |= bar_targets(parts[rows], usable, parts_ahead(*bars, self.sigma, ahead))
+        return batch
 
     def _head_labels(self, mask: np.ndarray, ahead: np.ndarray) -> dict[str, np.ndarray]:
         labels = head_labels(self._returns(ahead), self.objective)
