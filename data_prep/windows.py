@@ -79,7 +79,7 @@ class WindowDataset(Dataset):
             the i-th window drawn for the epoch.
         seed: of both. `set_epoch` gives them new draws.
 
-    A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]` and `past_values [B,T,F]`; where the
+    A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]`, `past_values [B,T,F]`; where the
     bins of far horizons are fitted, `law_labels [B,T,H]`; of market bars, `bar_targets [B,T+P,5]`. For the heads
     `labels` are `[B,P]` and masks `[B,T]`.
     """
