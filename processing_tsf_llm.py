@@ -26,6 +26,7 @@ from .audit_tsf_llm import audit_features
 from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
 from .calendars_tsf_llm import next_timestamps
 from .calibration_tsf_llm import check_state
+from .emission_tsf_llm import mean_volume
 from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, standard_return
 from .laws_tsf_llm import PiecewiseLaw, horizon_returns
 from .original_features_tsf_llm import OriginalFeatureExtractor
@@ -216,7 +217,8 @@ class TsfLlmProcessor(ProcessorMixin):
 
         Returns:
             `past_values [B,T,F]`, `attention_mask [B,T]`, `input_ids [B,T]` (bar placeholders) for the model, and
-            `scale [B]` (sigma at the origin), `last_close [B]`, `ticker`, `origin`, `bar_times` (lists) for `decode`;
+            `scale [B]` (sigma at the origin), `last_close [B]`, `mean_volume [B]` (NaN where none is known), `ticker`,
+            `origin`, `bar_times` (lists) for `decode`;
             `skipped`: ticker -> why it has no window, which a warning says too.
 
         Raises:
@@ -255,6 +257,10 @@ class TsfLlmProcessor(ProcessorMixin):
         calm = ((series.sigma if series.calm is None else series.calm, origins) for series, origins in requests)
         arrays["scale"] = np.concatenate([sigma[origins] for sigma, origins in calm])
         arrays["last_close"] = np.concatenate([series.close[origins] for series, origins in requests])
+        traded = (np.full(len(one.close), np.nan) if one.volume is None else one.volume for one, _ in requests)
+        arrays["mean_volume"] = np.concatenate(
+            [mean_volume(volume)[origins] for volume, (_, origins) in zip(traded, requests, strict=True)]
+        )
         batch = BatchFeature(arrays, tensor_type=return_tensors)
         batch["ticker"] = [series.ticker for series, origins in requests for _ in origins]
         batch["origin"] = [pd.Timestamp(stamp) for series, origins in requests for stamp in series.timestamp[origins]]

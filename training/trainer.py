@@ -41,13 +41,13 @@ from .checkpoints import (
 from .class_weights import class_weights, parse_class_weights
 from .continual import Anchor, ReplayDataset
 
-SIDE_LOSSES = ("aux_loss", "llmps_loss")
+SIDE_LOSSES = ("aux_loss", "llmps_loss", "bar_loss")
 
 
 class TsfLlmTrainer(Trainer):
-    """Logs, beside `loss`, `aux_loss` (1 = experts evenly used), the front end's `llmps_loss` and EWC's `ewc_loss`, if
-    any; and `expert_load_min`, `expert_load_max`, the smallest and largest share of choices that fell on one expert of
-    one layer (1 / E = even).
+    """Logs, beside `loss`, `aux_loss` (1 = experts evenly used), the front end's `llmps_loss`, the bar head's
+    `bar_loss` and EWC's `ewc_loss`, if any; and `expert_load_min`, `expert_load_max`, the smallest and largest share
+    of choices that fell on one expert of one layer (1 / E = even).
 
     `eval_loss` is the mean over all labels, whatever the batches and processes they came in; a mean of batch means
     counts a label more where its batch has few.
