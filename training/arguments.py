@@ -50,6 +50,7 @@ class DataArguments:
         None, "bars ahead whose law a causal LM names; by default 1, 5 and 20, of a plain series every one to horizon"
     )
     stride: int = option(8, "bars between the origins of neighbouring training windows")
+    valid_stride: int | None = option(None, "the same between validation windows; by default as in training")
     context_length: int = option(128, "bars the model looks back")
     feature_groups: list[str] | None = option(None, "feature groups of docs/features.md; the default ones if none")
     market: str | None = option(None, "price file that features read, of an index or universe; all tickers if none")
@@ -69,7 +70,7 @@ class DataArguments:
     def __post_init__(self) -> None:
         if not self.data:
             raise ValueError("data is empty: name a price file, a folder, or 'sample' for the embedded prices")
-        check_least(self, 1, "horizon", "stride", "context_length")
+        check_least(self, 1, "horizon", "stride", "valid_stride", "context_length")
         if self.horizons is not None and (
             min(self.horizons, default=0) != 1 or len({*self.horizons}) < len(self.horizons)
         ):

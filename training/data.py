@@ -125,7 +125,13 @@ class TrainingData:
             sample_weights=args.sample_weights,
             seed=seed,
         )
-        valid = self.part(objective, after=split.train_through, through=split.valid_through, embargo=args.horizon)
+        valid = self.part(
+            objective,
+            after=split.train_through,
+            through=split.valid_through,
+            embargo=args.horizon,
+            stride=args.valid_stride or args.stride,
+        )
         if args.bag_years and len(train):
             train.origins = bag_of_years(train.origins, train.timestamp, seed)
         for name, part in (("training", train), ("validation", valid)):
