@@ -426,7 +426,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["TsfLlmDecoderLayer"]  # noqa: RUF012 (declared by the base class)
     _skip_keys_device_placement = [CACHE]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 (declared by the base class); first, other heads
-        *(r"^lm_head\.", r"^head\.", r"^bar_head\.", r"embed_tokens\."),
+        *(r"^lm_head\.", r"^law_head\.", r"^bar_head\.", r"^head\.", r"embed_tokens\."),
         *NEVER_LOADED,
     ]
     _supports_flash_attn = True
@@ -863,13 +863,15 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             law_logits = self.law_head(hidden).unflatten(-1, (-1, self.config.num_bins))
         loss = bar_loss = None
         if labels is not None:
-            if self.bar_head is not None and bar_targets is not None:
-                bar_loss = self.bar_head(outputs[0][:, :-1], bar_targets[:, 1:])
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
+            known = (labels[:, 1:] != -100).sum()
+            if self.bar_head is not None and bar_targets is not None:
+                bar_loss = self.bar_head(outputs[0][:, :-1], bar_targets[:, 1:]) / known.clamp(min=1)
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
-            share = 1.0 if total is None else (labels[:, 1:] != -100).sum() / total
+            total = known if total is None else total
             if law_logits is not None and law_labels is not None:
-                loss = loss + share * law_loss(law_logits, law_labels)
+                loss = loss + law_loss(law_logits, law_labels) / total  # per token: a batch may be cut into parts
+            share = known / total
             loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss, bar_loss)
         return TsfLlmCausalLMOutput(
             loss=loss,
