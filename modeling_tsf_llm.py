@@ -816,10 +816,10 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             law_logits = self.law_head(hidden).unflatten(-1, (-1, self.config.num_bins))
         loss = bar_loss = None
         if labels is not None:
-            if self.bar_head is not None and bar_targets is not None:
-                bar_loss = self.bar_head(outputs[0][:, :-1], bar_targets[:, 1:])
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
             known = (labels[:, 1:] != -100).sum()
+            if self.bar_head is not None and bar_targets is not None:
+                bar_loss = self.bar_head(outputs[0][:, :-1], bar_targets[:, 1:]) / known.clamp(min=1)
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
             total = known if total is None else total
             if law_logits is not None and law_labels is not None:
