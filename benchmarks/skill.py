@@ -70,6 +70,7 @@ class Arguments(Output):
     end: str = option("2021-04-20", "last origin")
     crash: list[str] = option(["2020-02-20", "2020-05-31"], "two dates, between which skill is also left out")
     markdown: Path | None = field(default=None, metadata={"metavar": "FILE", "help": "write the tables here"})
+    per_window: int = option(1, "origins that share a window, for large models: faster, and all but the same laws")
     samples: int = option(256, "paths, of a horizon beyond the laws of a model")
     seed: int = option(0, "of paths, draws and bootstraps")
     num_proc: int = option(1, "processes that run baselines")
@@ -82,6 +83,8 @@ class Arguments(Output):
             raise ValueError(f"--models {absent[0]}: no such folder; download the model, looks are counted beside it")
         if strange := {*self.contexts} - {*CONTEXTS}:
             raise ValueError(f"--contexts {sorted(strange)[0]}: choose from {', '.join(CONTEXTS)}")
+        if self.per_window < 1:
+            raise ValueError(f"--per_window {self.per_window}: give 1 or more")
         if not self.horizons or min(self.horizons) < 1:
             raise ValueError(f"--horizons {self.horizons}: give 1 or more steps")
         if len(self.crash) != 2 or pd.Timestamp(self.crash[0]) > pd.Timestamp(self.crash[1]):
@@ -120,7 +123,8 @@ def run(args: Arguments) -> dict[str, Any]:
             tests = _tests(args, series)
             rows = [row for test in tests for name in test.baselines for row in _rows(test, name, args.seed)]
         for name in names:
-            options = {"samples": args.samples, "seed": args.seed, "told": f"{name}, {context}"}
+            options = {"samples": args.samples, "seed": args.seed, "per_window": args.per_window}
+            options["told"] = f"{name}, {context}"
             found = forecasts(pipes[name], series, [test.outcomes for test in tests], **options)
             about = {"model": name, "context": context}
             for test, ours in zip(tests, found, strict=True):
@@ -231,6 +235,7 @@ def _about(args: Arguments, pipes: Mapping[str, TsfLlmPipeline], tests: Sequence
         "looks": looks,
         "trained_through": cutoffs,
         "out_of_sample": {name: None if one is None else bool(start > day_end(one)) for name, one in cutoffs.items()},
+        "per_window": args.per_window,
         "seed": args.seed,
         **circumstances("torch", "transformers", "arch"),
         **provenance(BY),
@@ -291,12 +296,9 @@ def note(results: Mapping[str, Any]) -> str:
     )
 
 
-def tables(results: Mapping[str, Any]) -> list[Table]:
-    return [main_table(results), detail_table(results), joint_table(results)]
-
-
 def markdown(results: Mapping[str, Any]) -> str:
-    return "\n\n".join([*(one.markdown() for one in tables(results)), note(results)]) + "\n"
+    tables = (make(results).markdown() for make in (main_table, detail_table, joint_table))
+    return "\n\n".join([*tables, note(results)]) + "\n"
 
 
 def _percent(skill: float | None, p: float | None = None) -> str:
@@ -308,8 +310,8 @@ def main(arguments: list[str] | None = None) -> int:
     (args,) = Parser(Arguments, prog=BY, description=__doc__).parse_args_and_config(arguments)
     results = run(args)
     console = Console()
-    for table in tables(results):
-        console.print(table.terminal())
+    console.print(main_table(results).terminal(title="CRPS saved, %"))
+    console.print(joint_table(results).terminal(title="quintiles of returns"))
     console.print(note(results), soft_wrap=True)
     if args.json is not None:
         write_json(results, args.json)

@@ -3,11 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from tsf_llm.calibration_tsf_llm import Calibration
 from tsf_llm.evaluation.every_bar import Outcomes, baselines, forecasts
 from tsf_llm.evaluation.walk_forward import walk_forward
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
 START, END = "2016-04-01", "2016-06-30"
 
@@ -15,6 +19,15 @@ START, END = "2016-04-01", "2016-06-30"
 @pytest.fixture(scope="module")
 def series(pipe, bars):
     return pipe.processor.encode(bars)
+
+
+@pytest.fixture(scope="module")
+def direct(tiny_model, bars):
+    """A model that names the laws of its horizons."""
+    extractor = TsfLlmFeatureExtractor(feature_groups=["bar"], context_length=16)
+    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32), horizons=[1, 3]).fit(bars, through="2015-12-31")
+    tokens = {"vocab_size": 34, "pad_token_id": 32, "bar_token_id": 33, "horizons": [1, 3]}
+    return TsfLlmPipeline(model=tiny_model(**tokens), processor=processor)
 
 
 def asked(series, *horizons):
@@ -78,3 +91,24 @@ def test_a_model_without_a_law_of_returns_is_refused(pipe, series, monkeypatch):
     monkeypatch.setattr(type(pipe), "samples_paths", property(lambda pipe: False))
     with pytest.raises(ValueError, match="no law of a return: name another"):
         forecasts(pipe, series, asked(series, 1), progress=False)
+
+
+def test_origins_that_share_a_window_look_back_over_fewer_bars(direct, series):
+    """Of each four, the last over all 16, the first over 13."""
+    outcomes = asked(series, 1, 3)
+    found = forecasts(direct, series, outcomes, per_window=4, progress=False)
+    for fewer in range(4):
+        settings = direct.processor.feature_extractor.to_dict() | {"context_length": 16 - fewer}
+        processor = TsfLlmProcessor(TsfLlmFeatureExtractor.from_dict(settings), direct.processor.tokenizer)
+        shorter = TsfLlmPipeline(model=direct.model, processor=processor)
+        for shared, exact in zip(found, forecasts(shorter, series, outcomes, progress=False), strict=True):
+            mine = np.tile(np.arange(len(shared.losses) // 2)[::-1] % 4 == fewer, 2)
+            assert_allclose(shared.quantiles[mine], exact.quantiles[mine], atol=1e-6)
+            assert not np.allclose(shared.quantiles[~mine], exact.quantiles[~mine], atol=1e-6)
+
+
+def test_what_cannot_share_a_window_is_refused(direct, series):
+    with pytest.raises(ValueError, match="9 origins to a window: 8 at most"):
+        forecasts(direct, series, asked(series, 1), per_window=9, progress=False)
+    with pytest.raises(ValueError, match="this model has no law of 4 steps"):
+        forecasts(direct, series, asked(series, 4), per_window=2, progress=False)
