@@ -123,7 +123,7 @@ def run(args: Arguments) -> dict[str, Any]:
             tests = _tests(args, series)
             rows = [row for test in tests for name in test.baselines for row in _rows(test, name, args.seed)]
         for name in names:
-            options = {"samples": args.samples, "seed": args.seed, "per_window": args.per_window}
+            options: dict[str, Any] = {"samples": args.samples, "seed": args.seed, "per_window": args.per_window}
             options["told"] = f"{name}, {context}"
             found = forecasts(pipes[name], series, [test.outcomes for test in tests], **options)
             about = {"model": name, "context": context}

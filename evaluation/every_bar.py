@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers.feature_extraction_utils import BatchFeature
 
 from ..bars_tsf_llm import OHLCV
 from ..feature_extraction_tsf_llm import EncodedSeries
@@ -79,7 +80,7 @@ def baselines(
     """Of each the n forecasts; and what failed, by name."""
     kept = [(one, rows) for one, rows in zip(series, outcomes.rows, strict=True) if len(rows)]
     panel = Panel([one for one, _ in kept], [rows for _, rows in kept], seed=seed)
-    options = {"num_proc": num_proc, "progress": progress}
+    options: dict[str, Any] = {"num_proc": num_proc, "progress": progress}
     unit = np.ones(len(outcomes.realised))
     found, failed = run(choose(names), panel, [outcomes.horizon], outcomes.realised[:, None], unit, **options)
     return {name: by_step[outcomes.horizon] for name, by_step in found.items()}, failed
@@ -161,6 +162,6 @@ def _shared_laws(
     logits = {1: out.logits[..., : pipe.processor.tokenizer.n_bins]}
     logits |= {far: out.law_logits[:, :, i] for i, far in enumerate(model.config.far_horizons)}
     shares = {h: one.flatten(0, 1).cpu()[at].double().softmax(-1).numpy() for h, one in logits.items()}
-    scale = {"scale": (one.sigma if one.calm is None else one.calm)[rows]}
+    scale = BatchFeature({"scale": (one.sigma if one.calm is None else one.calm)[rows]})
     anchors = {h: pipe.processor.horizon_law(found, scale, h) for h, found in shares.items()}
     return [Piecewise.like(law) for law in every_step(anchors, horizon)]
