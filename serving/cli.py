@@ -191,7 +191,7 @@ def forecast(
     if plot is not None:
         check_output(plot, ".png")
     for path in (out, *([plot] if plot else [])):
-        check_apart(path, data, market, model)
+        check_apart(path, data, market)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
