@@ -92,6 +92,7 @@ class TsfLlmConfig(PreTrainedConfig):
         llmps_lambda: weight in training of the front end's own loss: features should resemble the bars.
         trained_through: last date (ISO) that the weights have seen; forecasts before it are not out of sample.
         trained_on: what the weights were trained on, in words.
+        processor_digest: `digest` of the processor they were trained with; another one would be misread.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: for a field of the wrong type or an impossible combination.
@@ -175,6 +176,7 @@ class TsfLlmConfig(PreTrainedConfig):
     llmps_lambda: float | int = 0.01
     trained_through: str | None = None
     trained_on: str | None = None
+    processor_digest: str | None = None
     auto_map: dict | None = None
     custom_pipelines: dict | None = None
 

@@ -4,7 +4,7 @@ Design choices:
 - Uploaded is what git tracks, and the two models: who clones the Hub's repository has what a clone of this one has.
   What lies around untracked (environments, caches, outputs, notes) stays here.
 - git keeps the weights as plain files, so that a clone needs no git-lfs. The Hub wants them in LFS: only the pushed
-  `.gitattributes` says so. In a clone it would make git-lfs, where it is installed, rewrite files that are no pointers.
+  `.gitattributes` says so. In a clone it would have git-lfs, where that is installed, rewrite what is no pointer.
 - `mini/` holds no code: `from_pretrained(..., subfolder="mini")` takes that of the root.
 """
 

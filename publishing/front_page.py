@@ -25,11 +25,17 @@ from .checkout import MINI
 from .upload import count_parameters
 
 MARKER = "shipped"
-PAGES = ("README.md", "README.zh.md")
+PAGES = {"README.md": "front.md", "README.zh.md": "front.zh.md"}  # and their words
 RESULTS = "results.json"
 LARGE = "27M"
 AS_GOOD = 0.002  # of skill: differences of single seeds are as large
+OF_MODELS = ("looks", "trained_through", "out_of_sample")  # in the results, by the name of the model
 RANKED = ("universe", "unseen")  # context and tickers of the scores in the metadata
+METRICS = {
+    "crps": "CRPS of the cumulative log return",
+    "skill": "share of CRPS saved against GARCH(1,1)-t",
+    "coverage_80": "coverage of the 80 % interval",
+}
 DATASETS = {  # of the training: name in the metadata -> what it is, and its licence
     "pooksoft-sp500-daily": "62 large US stocks, AlphaVantage daily adjusted, by Pooksoft (MIT)",
     "stocknet-prices": "53 US stocks, 2012 to 2017, by Yumo Xu (MIT)",
@@ -39,44 +45,58 @@ DATASETS = {  # of the training: name in the metadata -> what it is, and its lic
 }
 
 
-def write_front_pages(root: Path) -> None:
-    """Both READMEs of a checkout.
+def front_pages(root: Path, folders: dict[str, Path], results: dict[str, Any] | None) -> dict[str, str]:
+    """Both READMEs of a checkout by name, as they are to be.
+
+    `folders` are those of the `27M` and, if there is one, of `mini`; `results` are those of `read_results`.
 
     Raises:
-        ValueError: no model lies there, the results are of other weights, or a page has no markers.
+        ValueError: no model lies there, or a page has no markers.
     """
-    results = read_results(root)
-    text = shipped(root, results)
-    pages = {name: fill((root / name).read_text(encoding="utf-8"), text, MARKER) for name in PAGES}
-    pages[PAGES[0]] = with_metadata(pages[PAGES[0]], metadata(results))
-    for name, page in pages.items():
+    pages = {
+        name: fill((root / name).read_text(encoding="utf-8"), shipped(folders, results, template), MARKER)
+        for name, template in PAGES.items()
+    }
+    return pages | {"README.md": with_metadata(pages["README.md"], metadata(results))}
+
+
+def write_front_pages(root: Path) -> None:
+    """Both READMEs of a checkout, from what lies there.
+
+    Raises:
+        ValueError: as `front_pages` and `read_results`.
+    """
+    folders = {LARGE: root} | ({MINI: root / MINI} if (root / MINI).is_dir() else {})
+    path = root / RESULTS
+    results = read_results(path, folders) if path.is_file() else None
+    for name, page in front_pages(root, folders, results).items():
         write_text(page, root / name)
 
 
-def read_results(root: Path) -> dict[str, Any] | None:
-    """What `skill` found of the two models here, under the names `27M` and `mini`; None if it was not run.
+def read_results(path: Path, folders: dict[str, Path]) -> dict[str, Any]:
+    """What skill found, under our names of the models: it was asked of the large one first.
 
     Raises:
         ValueError: it speaks of other models.
     """
-    path = root / RESULTS
-    if not path.is_file():
-        return None
     results = read_json(path)
-    with shapes_of(path, "run tsf_llm.benchmarks.skill again, with --models . mini"):
+    with shapes_of(path, "run tsf_llm.benchmarks.skill again"):
         asked = list(results["looks"])
-        if len(asked) > 2:
-            raise ValueError(f"{path} is about {', '.join(asked)}: run skill with --models . mini")
-        ours = dict(zip(asked, (LARGE, MINI), strict=False))
-        for name, place in zip(asked, (root, root / MINI), strict=False):
-            now = _config(place)["trained_through"]
-            if (then := results["trained_through"][name]) != now:
-                raise ValueError(
-                    f"{path}: {name} was trained through {then}, {place} through {now}: run skill again"
-                )
-        rows = [row | {"model": ours.get(row["model"], row["model"])} for row in results["rows"]]
-        named = {key: {ours[name]: results[key][name] for name in asked} for key in ("looks", "out_of_sample")}
-        return {**results, **named, "rows": rows}
+        if len(asked) != len(folders):
+            raise ValueError(
+                f"{path} is about {', '.join(asked)}: run it with --models for {' and '.join(folders)}, in this order"
+            )
+        ours = dict(zip(asked, folders, strict=True))
+        for name, called in ours.items():
+            then, now = results["trained_through"][name], _config(folders[called])["trained_through"]
+            if then != now:
+                raise ValueError(f"{path}: {name} was trained through {then}, {called} through {now}: run it again")
+        rows = {
+            key: [row | {"model": ours.get(row["model"], row["model"])} for row in results[key]]
+            for key in ("rows", "joint")
+        }
+        named = {key: {ours[name]: results[key][name] for name in asked} for key in OF_MODELS}
+        return {**results, **rows, **named}
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -93,7 +113,7 @@ def metadata(results: dict[str, Any] | None) -> str:
     scores = list(_scores(results)) if results else []
     if scores:
         data |= {"model_name": "TSF-LLM 27M", "eval_results": scores}
-    return str(ModelCardData(**data, metrics=["crps", "coverage_80"]).to_yaml())
+    return str(ModelCardData(**data, metrics=list(METRICS)).to_yaml())
 
 
 def _scores(results: dict[str, Any]) -> Iterable[EvalResult]:
@@ -103,19 +123,16 @@ def _scores(results: dict[str, Any]) -> Iterable[EvalResult]:
     for row in results["rows"]:
         if row["model"] == LARGE and (row["context"], row["tickers"]) == RANKED:
             about = f"daily US stocks never trained on, {start} to {end}, {row['horizon']} bars ahead"
-            for metric, key, name in (
-                ("crps", "crps", "CRPS of the cumulative log return"),
-                ("skill", "skill", "CRPS saved against GARCH(1,1)-t"),
-                ("coverage_80", "coverage_80", "Coverage of the 80 % interval"),
-            ):
-                if row[key] is not None:
+            for metric, name in METRICS.items():
+                if row[metric] is not None:
                     yield EvalResult(
                         task_type=TASK,
                         dataset_type="bars",
+                        dataset_config=f"{row['horizon']} ahead",
                         dataset_name=about,
                         metric_type=metric,
                         metric_name=name,
-                        metric_value=round(row[key], 5),
+                        metric_value=round(row[metric], 5),
                     )
 
 
@@ -129,35 +146,30 @@ def with_metadata(page: str, yaml: str) -> str:
 # --- the words -----------------------------------------------------------------------------------------------------
 
 
-def shipped(root: Path, results: dict[str, Any] | None) -> str:
+def shipped(folders: dict[str, Path], results: dict[str, Any] | None, template: str) -> str:
     """What lies at the root and in `mini/`, whether the small one is as good, and the scores of both, as Markdown."""
-    template = Path(__file__).with_name("front.md").read_text(encoding="utf-8")
+    words = Path(__file__).with_name(template).read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    folders = {LARGE: root} | ({MINI: root / MINI} if (root / MINI / "config.json").is_file() else {})
     models = {
         name: _config(folder) | {"parameters": count_parameters(weight_files(folder).values())}
         for name, folder in folders.items()
     }
-    told = {"models": models, "results": results, "datasets": DATASETS.values()}
-    if results:
-        told |= {"verdict": verdict(results["rows"]) if MINI in results["looks"] else "", "table": table(results)}
-    return environment.from_string(template).render(**told).strip()
+    told = {"models": models, "results": results, "datasets": DATASETS.values(), "as_good": AS_GOOD}
+    told |= {"gained": gained(results["rows"]), "table": table(results)} if results else {"gained": {}, "table": ""}
+    return environment.from_string(words).render(**told).strip()
 
 
-def verdict(rows: list[dict[str, Any]]) -> str:
-    """Whether mini is as good: at no horizon does it save, on average over contexts and tickers, `AS_GOOD` less."""
+def gained(rows: list[dict[str, Any]]) -> dict[int, float]:
+    """Skill of mini less that of the 27M by horizon, the mean over contexts and tickers; empty without mini.
+
+    Mini is as good if at no horizon it is `AS_GOOD` lower."""
     skill = {(row["model"], row["context"], row["tickers"], row["horizon"]): row["skill"] for row in rows}
-    gained: dict[int, list[float]] = {}
+    found: dict[int, list[float]] = {}
     for (model, *rest), value in skill.items():
         other = skill.get((MINI, *rest))
         if model == LARGE and None not in (value, other):
-            gained.setdefault(rest[-1], []).append(other - value)
-    means = {horizon: sum(found) / len(found) for horizon, found in sorted(gained.items())}
-    if not means:
-        return ""
-    points = ", ".join(f"{number(mean, '+.2f', 100)} points at h = {horizon}" for horizon, mean in means.items())
-    good = "mini is as good as the 27M" if min(means.values()) > -AS_GOOD else "the 27M is better than mini"
-    return f"{good} (mini less 27M in CRPS saved, mean of the rows below: {points})"
+            found.setdefault(rest[-1], []).append(other - value)
+    return {horizon: sum(each) / len(each) for horizon, each in sorted(found.items())}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -176,9 +188,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        "front_page", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser("front_page", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("root", type=Path, help="the checkout")
     with one_line_errors("front_page"):
         write_front_pages(parser.parse_args().root)

@@ -32,8 +32,7 @@ def find_model(model: str | Path) -> str:
         FileNotFoundError: it is neither.
         ValueError: its config is broken, or of a model of another kind.
     """
-    if str(model) in SHIPPED and not Path(model).exists():
-        model = _shipped(str(model))
+    model = located(model)
     path = Path(model)
     if path.is_dir() and any((path / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG)):
         refuse_pipes(path)
@@ -46,13 +45,16 @@ def find_model(model: str | Path) -> str:
     return str(model)
 
 
-def _shipped(name: str) -> Path:
-    if not (SHIPPED[name] / CONFIG_NAME).is_file():
+def located(model: str | Path) -> str | Path:
+    """The folder of `shipped` or `mini`; any other name as it is. Raises FileNotFoundError if it is not there."""
+    if str(model) not in SHIPPED or Path(model).exists():
+        return model
+    if not (SHIPPED[str(model)] / CONFIG_NAME).is_file():
         raise FileNotFoundError(
-            f"no model '{name}' lies beside the code in {ROOT}: a wheel has none; clone the repository and install it "
-            "with `pip install -e .`, or name a folder that training wrote or a model on the Hub"
+            f"no model '{model}' lies beside the code in {ROOT}, nor a folder of this name here: a wheel has none; "
+            "install a clone with `pip install -e .`, or name a folder that training wrote or a model on the Hub"
         )
-    return SHIPPED[name]
+    return SHIPPED[str(model)]
 
 
 def check_start(model: str, output_dir: str | Path | None) -> None:
@@ -148,6 +150,7 @@ def load_causal_lm(model: str | Path, purpose: str) -> TsfLlmForCausalLM:
 
 def load_processor(model: str | Path) -> TsfLlmProcessor:
     """The processor that lies beside a model; raises ValueError if there is none."""
+    model = located(model)
     if Path(model).is_dir() and not (Path(model) / PROCESSOR_NAME).is_file():
         raise ValueError(
             f"{model} holds no processor (no {PROCESSOR_NAME}): copy it whole from the folder of its training"
