@@ -145,17 +145,8 @@ def test_a_dry_run_writes_nothing(clone, capsys):
 
 def test_weights_are_plain_files_in_git(clone):
     """A clone needs no git-lfs, and one that has it finds nothing to do."""
-    command = [
-        "git",
-        "-C",
-        str(clone),
-        "check-attr",
-        "filter",
-        "text",
-        "--",
-        "model.safetensors",
-        "mini/model.safetensors",
-    ]
+    files = ["model.safetensors", "mini/model.safetensors"]
+    command = ["git", "-C", str(clone), "check-attr", "filter", "text", "--", *files]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert [line.rpartition(": ")[2] for line in found] == ["unspecified", "unset"] * 2
     blob = subprocess.run(["git", "-C", str(clone), "show", "HEAD:model.safetensors"], capture_output=True, check=True)
