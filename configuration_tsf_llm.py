@@ -94,6 +94,7 @@ class TsfLlmConfig(PreTrainedConfig):
         bar_loss_weight: weight in training of that head's negative log-likelihood.
         trained_through: last date (ISO) that the weights have seen; forecasts before it are not out of sample.
         trained_on: what the weights were trained on, in words.
+        processor_digest: `digest` of the processor they were trained with; another one would be misread.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: for a field of the wrong type or an impossible combination.
@@ -180,6 +181,7 @@ class TsfLlmConfig(PreTrainedConfig):
     bar_loss_weight: float | int = 0.1
     trained_through: str | None = None
     trained_on: str | None = None
+    processor_digest: str | None = None
     auto_map: dict | None = None
     custom_pipelines: dict | None = None
 

@@ -100,6 +100,10 @@ class TsfLlmPipeline(Pipeline):
         if model.can_generate():
             for horizon in model.config.far_horizons:
                 processor.tokenizer.edges_of(horizon)
+        if model.config.processor_digest not in (None, processor.digest):
+            raise ValueError(
+                "the processor has other features or bins than that of the model's training: load both from one folder"
+            )
         prediction_type = None if model.can_generate() else model.config.prediction_type
         processor.feature_extractor.check_head(prediction_type, model.config.prediction_length)
         self.model.eval()

@@ -12,6 +12,8 @@ Shapes: N bars of one ticker, B windows, T bars of a window, F features, K sampl
 from .versions_tsf_llm import NEEDED  # noqa: F401 (first: a processor that opens without a model checks it too)
 
 # isort: split
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -97,6 +99,14 @@ class TsfLlmProcessor(ProcessorMixin):
     @property
     def covariates(self) -> list[str]:
         return self.feature_extractor.covariates
+
+    @property
+    def digest(self) -> str:
+        """Of what a model's numbers mean: its features, in order, and the bins of its laws.
+
+        Not of the scalers: an adapter may have those of its ticker."""
+        meaning = self.feature_extractor.names, self.tokenizer.bin_edges, self.tokenizer.law_edges
+        return hashlib.blake2b(json.dumps(meaning, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     @property
     def fitted_through(self) -> str | None:

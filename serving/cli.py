@@ -38,7 +38,10 @@ app = typer.Typer(
 
 DATA_HELP = "Price file (csv, csv.gz, parquet), folder of them, hf:org/name, or 'sample' for the embedded prices."
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
-Model = Annotated[str, typer.Option(help="Folder of a model or adapter that training wrote, or a Hub name.")]
+SHIPPED = "shipped"  # as training/models.py has it, which takes long to import
+Model = Annotated[
+    str, typer.Option(help="Folder of a model or adapter, a Hub name, or shipped or mini, which lie beside the code.")
+]
 Horizon = Annotated[int, typer.Option(min=1, help="Bars ahead.")]
 Samples = Annotated[int, typer.Option(min=2, help="Sampled paths per forecast.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampled paths.")]
@@ -152,10 +155,10 @@ def download(
 
 @app.command()
 def forecast(
-    model: Model,
     data: Data,
     horizon: Horizon,
     out: Annotated[Path, typer.Option(help="CSV or parquet file to write.")],
+    model: Model = SHIPPED,
     ticker: Ticker = None,
     as_of: Annotated[
         str | None, typer.Option(help="Forecast as if nothing after this were known: a date (a whole day), or a time.")
@@ -210,7 +213,7 @@ def forecast(
     if plot is not None:
         check_output(plot, ".png")
     for path in (out, *([plot] if plot else [])):
-        check_apart(path, data, market, model)
+        check_apart(path, data, market)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
@@ -239,12 +242,12 @@ def forecast(
 
 @app.command()
 def evaluate(
-    model: Model,
     data: Data,
     start: Annotated[str, typer.Option(help="First date to forecast from.")],
     end: Annotated[str, typer.Option(help="Last date to forecast from.")],
     horizon: Annotated[str, typer.Option(metavar="N[,N...]", help="Bars ahead; several with commas between.")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, results.json and plots.")],
+    model: Model = SHIPPED,
     ticker: Ticker = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Bars between forecasts; by default the horizon.")] = None,
     baselines: Annotated[
@@ -312,12 +315,12 @@ def evaluate(
 
 @app.command()
 def backtest(
-    model: Model,
     data: Data,
     start: Annotated[str, typer.Option(help="First date to decide on.")],
     end: Annotated[str, typer.Option(help="Last date; what is held is sold at its last close.")],
     horizon: Horizon,
     out: Annotated[Path, typer.Option(help="Folder for backtest.json and equity.png.")],
+    model: Model = SHIPPED,
     rule: Annotated[
         str,
         typer.Option(
@@ -427,9 +430,9 @@ def calibrate(
 
 @app.command()
 def explain(
-    model: Model,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for explain.json and explain.html.")],
+    model: Model = SHIPPED,
     ticker: Ticker = None,
     start: Annotated[
         str | None, typer.Option(help="First date to explain; by default the first that the model has not seen.")

@@ -193,6 +193,7 @@ class TrainingData:
         if not unknown and (before is None or day_end(before) <= day_end(now)):
             config.trained_through = now
         config.trained_on = self.describe()
+        config.processor_digest = self.processor.digest
 
     def provenance(self, config: Any) -> dict[str, Any]:
         """The lines of a report that say what was trained on and whether its scores are a test."""
