@@ -88,6 +88,7 @@ def run(
     options |= {"dates": columns.dates, "decimal": columns.decimal}
     options |= {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
     options |= {"data": dataset, "output_dir": out / "model", "horizon": horizon, "head": head}
+    options["disable_tqdm"] = False  # transformers takes a quiet log for a wish for no bar
     parser = Parser((DataArguments, ModelArguments, SftArguments))
     train(*parser.read(CONFIGS / "quickstart.yaml", **options))
     for checkpoint in (out / "model").glob("checkpoint-*"):

@@ -27,7 +27,7 @@ from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import SftArguments
-from .callbacks import DynamicLrCallback, EpochCallback, FiniteCallback, NonFiniteError
+from .callbacks import DynamicLrCallback, EpochCallback, FiniteCallback, NonFiniteError, show_one_bar
 from .checkpoints import (
     check_same_training,
     claim_folder,
@@ -63,6 +63,7 @@ class TsfLlmTrainer(Trainer):
         self, *args: Any, class_weights: torch.Tensor | None = None, anchor: Anchor | None = None, **kwargs: Any
     ):
         super().__init__(*args, **kwargs)
+        show_one_bar(self)
         self.class_weights, self.anchor = class_weights, anchor
         self._vectors = {name for name, p in self.model.named_parameters() if p.ndim < 2}
         self._side_losses: dict[str, list[torch.Tensor]] = defaultdict(list)

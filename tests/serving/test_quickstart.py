@@ -1,6 +1,7 @@
 """quickstart.py: the quick start for real, on the embedded prices and on a plain series."""
 
 import json
+import re
 import sys
 
 import pandas as pd
@@ -75,8 +76,10 @@ def test_quickstart_takes_a_plain_series(series_quickstart):
 
 def test_quickstart_with_a_head_that_knows_its_steps_alone(run, loads, tmp_path):
     words = ["--dataset", loads, "--value", "OT", "--horizon", 3, "--head", "quantile", "--out", tmp_path]
-    code, _, _ = run("quickstart", *words)
-    assert code == 0
+    code, out, error = run("quickstart", *words)
+    assert (code, error) == (0, "")  # no bar where there is no terminal, and no library's warning
+    assert "{" not in out
+    assert re.search(r"^step \d+ of \d+: .*validation [\d.]+$", out, re.MULTILINE)
     assert len(pd.read_csv(tmp_path / "forecast.csv")) == 3
     code, _, error = run("quickstart", "--head", "regression", "--out", tmp_path)
     assert (code, "--head regression" in error) == (2, True)
