@@ -3,14 +3,16 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 import transformers
 from rich.console import Console
 
 from ..audit_tsf_llm import audit_features, bound_in_words
-from ..bars_tsf_llm import kind_of
-from ..common.files import check_apart, check_free, claim, write_csv, write_json
+from ..bars_tsf_llm import Kind, kind_of
+from ..common.files import check_apart, check_free, claim, write_csv, write_json, write_parquet
 from ..common.parser import Parser
 from ..data_prep.columns import USUAL, Columns
 from ..data_prep.sources import read_data
@@ -27,7 +29,7 @@ from .loading import load_pipeline
 
 FILES = ("audit.json", "forecast.csv", "forecast.png", "hindsight.png")  # beside those of training and evaluation
 
-HINDSIGHT_BARS = 20  # the second fan chart starts this many bars before the end, to show what happened
+MOST_BARS, MOST_SERIES = 50_000, 30  # what a quick start looks at, so that it stays one whatever the data
 
 
 def run(
@@ -44,7 +46,8 @@ def run(
     """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns what the evaluation found.
 
     A file without price columns is a plain series: `columns` and covariates are those of `read_data`. The ticker is by
-    default AAPL, or else the first; the horizon that of the config. `head` is `causal_lm` or `quantile`.
+    default AAPL, or else the first; the horizon that of the config. `head` is `causal_lm` or `quantile`. Of more data
+    than `MOST_BARS` and `MOST_SERIES` a part is used, see `bounded`.
 
     Raises:
         ValueError: for a ticker or data that cannot be used.
@@ -63,12 +66,15 @@ def run(
     kind = kind_of(bars)
     tickers = list(bars[kind.id].unique())
     ticker = ticker or ("AAPL" if "AAPL" in tickers else tickers[0])
-    mine = bars[bars[kind.id] == ticker]
-    if mine.empty:
+    if ticker not in tickers:
         raise ValueError(f"no ticker {ticker!r} in {dataset}; choose one of {', '.join(tickers)}")
+    whole, bars = bars, bounded(bars, kind, ticker)
+    mine = bars[bars[kind.id] == ticker]
     split = Split.of(bars)
     days = [bars["timestamp"].min(), split.train_through, split.valid_through, bars["timestamp"].max()]
-    console.print(f"{len(bars)} bars of {len(tickers)} tickers")
+    console.print(f"{len(bars)} bars of {bars[kind.id].nunique()} tickers")
+    if len(bars) < len(whole):
+        console.print(f"of {len(whole)} bars of {len(tickers)}: a quick start looks at a part; sft trains on all")
     for name, first, last in zip(("train", "validate", "test"), days, days[1:], strict=False):
         console.print(f"  {name:9}{first.date()} to {last.date()}", highlight=False)
 
@@ -84,13 +90,14 @@ def run(
     )
 
     console.rule("3. Training")
-    options = {f"{name}_column": getattr(columns, name) for name in ("value", "id", "time")}
-    options |= {"dates": columns.dates, "decimal": columns.decimal}
-    options |= {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
-    options |= {"data": dataset, "output_dir": out / "model", "horizon": horizon, "head": head}
+    options = {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
+    options |= {"output_dir": out / "model", "horizon": horizon, "head": head}
     options["disable_tqdm"] = False  # transformers takes a quiet log for a wish for no bar
     parser = Parser((DataArguments, ModelArguments, SftArguments))
-    train(*parser.read(CONFIGS / "quickstart.yaml", **options))
+    with TemporaryDirectory() as folder:
+        data = Path(folder) / Path(dataset).name  # which the model notes
+        write_parquet(bars, data / "bars.parquet")
+        train(*parser.read(CONFIGS / "quickstart.yaml", **options, data=data))
     for checkpoint in (out / "model").glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     pipe = load_pipeline(out / "model")
@@ -115,8 +122,18 @@ def run(
 
 
 def hindsight(pipe, bars: pd.DataFrame, path: Path) -> None:
-    """A fan chart from some bars ago, with what happened since."""
-    horizon = max(HINDSIGHT_BARS, pipe.reach) if pipe.model.can_generate() else pipe.reach
+    """A fan chart from as many bars ago as the model names without sampling, with what happened since."""
+    horizon = pipe.law_reach or pipe.reach
     origin = bars["timestamp"].iloc[-horizon - 1]
     past, ahead = bars[bars["timestamp"] <= origin], bars[bars["timestamp"] > origin]
     fan_chart(past, pipe(past, horizon=horizon), path, realised=ahead)
+
+
+def bounded(bars: pd.DataFrame, kind: Kind, ticker: str) -> pd.DataFrame:
+    """Whole series, `ticker` and then the others as they come, up to `MOST_SERIES` and `MOST_BARS`; of a `ticker` that
+    is longer than that its last bars."""
+    counts = bars[kind.id].value_counts(sort=False)
+    names = [ticker, *counts.index.drop(ticker)]
+    fitting = int(np.searchsorted(counts[names].cumsum(), MOST_BARS, side="right"))
+    kept = bars[bars[kind.id].isin(names[: min(max(fitting, 1), MOST_SERIES)])]
+    return kept.groupby(kind.id, sort=False).tail(MOST_BARS).reset_index(drop=True)

@@ -1,10 +1,12 @@
-"""Callbacks of the training scripts: fresh draws per epoch, the trend-based learning rate, a stop at NaN, one bar.
+"""Callbacks of the training scripts: fresh draws per epoch, the trend-based learning rate, a limit of time, a stop at
+NaN, one bar.
 
 None keeps a state that the weights depend on: what they need is in the trainer's log, so a resumed run goes on as if
 never stopped.
 """
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +84,41 @@ class DynamicLrCallback(TrainerCallback):
             lr_scheduler.base_lrs = [rate * after / before for rate in lr_scheduler.base_lrs]
 
 
+TIMED = 8  # steps whose time says how many more there is time for
+CLOSE = 0.95  # a schedule is cut only if fewer than this share of its steps fit
+
+
+class TimeLimitCallback(TrainerCallback):
+    """Ends training after about `seconds`: what the steps so far took, validations among them, says how many more fit.
+
+    The rest of the learning-rate schedule is squeezed into these, so that it ends where it would have ended."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.start, self.planned, self.timed_from = 0.0, 0, (0, 0.0)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.start, self.planned, self.timed_from = time.perf_counter(), state.max_steps, (0, 0.0)
+
+    def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
+        now, step = time.perf_counter(), state.global_step
+        first, since = self.timed_from = self.timed_from if self.timed_from[0] else (step, now)  # the first is slow
+        if step < first + TIMED:
+            return
+        left = max(1, int((self.start + self.seconds - now) / ((now - since) / (step - first))))
+        if left >= CLOSE * (state.max_steps - step):
+            return
+        if isinstance(lr_scheduler, LambdaLR):
+            pace = (state.max_steps - step) / left
+            rates = lr_scheduler.lr_lambdas
+            lr_scheduler.lr_lambdas = [lambda k, rate=rate: rate(step + (k - step) * pace) for rate in rates]
+        state.max_steps = step + left
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps < self.planned and state.is_world_process_zero:
+            tqdm.write(f"{state.max_steps} of {self.planned} steps: as many as {self.seconds:g} seconds allow here")
+
+
 class NonFiniteError(ValueError):
     """A loss or gradient is NaN or infinite; the message says how to go on."""
 
@@ -135,6 +172,7 @@ class OneBarCallback(TrainerCallback):
         logging.disable_progress_bar()  # of each checkpoint
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.bar.total = state.max_steps  # which a limit of time may have cut
         self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -27,7 +27,14 @@ from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import SftArguments
-from .callbacks import DynamicLrCallback, EpochCallback, FiniteCallback, NonFiniteError, show_one_bar
+from .callbacks import (
+    DynamicLrCallback,
+    EpochCallback,
+    FiniteCallback,
+    NonFiniteError,
+    TimeLimitCallback,
+    show_one_bar,
+)
 from .checkpoints import (
     check_same_training,
     claim_folder,
@@ -175,8 +182,10 @@ def make_trainer(
     `options` are further ones of `trainer_class`.
 
     Raises:
-        ValueError: for class weights without classes, or EWC with FSDP.
+        ValueError: for class weights without classes, EWC with FSDP, or a limit of time for several processes.
     """
+    if training_args.max_seconds and training_args.world_size > 1:
+        raise ValueError("max_seconds asks one clock, and several processes have one each: give max_steps")
     patience = training_args.early_stopping_patience
     stops = patience and training_args.load_best_model_at_end
     callbacks: list[TrainerCallback] = [EarlyStoppingCallback(patience)] if stops else []
@@ -184,6 +193,8 @@ def make_trainer(
         callbacks.append(EpochCallback())
     if training_args.dynamic_lr:
         callbacks.append(DynamicLrCallback())
+    if training_args.max_seconds:
+        callbacks.append(TimeLimitCallback(training_args.max_seconds))
     trainer = trainer_class(
         model=model,
         args=training_args,

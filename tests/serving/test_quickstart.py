@@ -4,12 +4,15 @@ import json
 import re
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from tsf_llm.bars_tsf_llm import UNIVARIATE
 from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS
 from tsf_llm.serving import cli
+from tsf_llm.serving import quickstart as quick
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,21 @@ def test_quickstart_with_a_head_that_knows_its_steps_alone(run, loads, tmp_path)
     assert len(pd.read_csv(tmp_path / "forecast.csv")) == 3
     code, _, error = run("quickstart", "--head", "regression", "--out", tmp_path)
     assert (code, "--head regression" in error) == (2, True)
+
+
+def test_a_quick_start_looks_at_a_part_of_much_data(monkeypatch):
+    monkeypatch.setattr(quick, "MOST_BARS", 10)
+    monkeypatch.setattr(quick, "MOST_SERIES", 3)
+    lengths = {"a": 4, "b": 3, "c": 2, "d": 20, "e": 1}
+    bars = pd.DataFrame({"series_id": np.repeat([*lengths], [*lengths.values()])})
+    bars["value"] = bars.groupby("series_id").cumcount()
+
+    def kept(*names, first):
+        some = bars[bars["series_id"].isin(names)]
+        found = quick.bounded(some, UNIVARIATE, first)
+        return found.groupby("series_id", sort=False)["value"].agg(["size", "max"]).apply(tuple, axis=1).to_dict()
+
+    assert kept("a", "b", first="b") == {"a": (4, 3), "b": (3, 2)}
+    assert kept(*"abce", first="e") == {"a": (4, 3), "b": (3, 2), "e": (1, 0)}  # three series
+    assert kept(*"abcd", first="b") == {"a": (4, 3), "b": (3, 2), "c": (2, 1)}  # whole ones
+    assert kept(*"abcd", first="d") == {"d": (10, 19)}  # the last bars of a long one

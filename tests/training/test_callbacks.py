@@ -1,5 +1,6 @@
 """callbacks.py: the trend moves the learning rate and survives a resume; NaN stops the run; one bar shows it."""
 
+import itertools
 import json
 import math
 
@@ -168,3 +169,22 @@ def test_one_bar_on_a_terminal_and_none_where_it_is_not_wanted(train, tmp_path, 
     assert bars == ({"training"} if shown else set())
     assert ("15/15" in err, "validation=" in err) == (shown, shown)
     assert ("step 15 of 15" in out, "{'" in out) == (not shown, False)
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(30, 30), (20, 20), (1, 10), (300, 60)])
+def test_a_limit_of_time_cuts_steps_and_squeezes_the_schedule(train, tmp_path, capsys, monkeypatch, seconds, steps):
+    monkeypatch.setattr(callbacks.time, "perf_counter", itertools.count().__next__)  # a second per step
+    options = {**STEPS, "eval_strategy": "epoch", "save_strategy": "epoch", "logging_steps": 1}
+    train(tmp_path, **options | {"max_steps": 60, "max_seconds": seconds}, early_stopping_patience=0)
+    [last] = [path for path in checkpoints(tmp_path) if path.name == f"checkpoint-{steps}"]
+    log = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    assert (log[-1]["step"], "eval_loss" in log[-1]) == (steps, True)  # validated, and saved, where it ended
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    assert rates[-1] < 0.02 * max(rates) or steps == 10
+    told = [line for line in capsys.readouterr().out.splitlines() if "seconds allow" in line]
+    assert told == ([] if steps == 60 else [f"{steps} of 60 steps: as many as {seconds} seconds allow here"])
+
+
+def test_a_limit_of_time_is_no_less_than_none(train, tmp_path):
+    with pytest.raises(ValueError, match=r"max_seconds=-1\.0: must be 0 or more"):
+        train(tmp_path, max_seconds=-1)
