@@ -71,6 +71,7 @@ class TsfLlmTrainer(Trainer):
     ):
         super().__init__(*args, **kwargs)
         show_one_bar(self)
+        self.label_names = ["labels"]  # transformers asks for all of `forward`; a model of tokens alone has no others
         self.class_weights, self.anchor = class_weights, anchor
         self._vectors = {name for name, p in self.model.named_parameters() if p.ndim < 2}
         self._side_losses: dict[str, list[torch.Tensor]] = defaultdict(list)
