@@ -103,10 +103,14 @@ def quickstart(
         str,
         typer.Option(metavar="causal_lm|quantile", help="Paths of any length, or all steps of the horizon at once."),
     ] = "causal_lm",
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Train a small model, where the shipped weights would suit as well.")
+    ] = False,
 ) -> None:
-    """Train on real daily prices, forecast, score beside naive forecasts and plot; offline, in minutes on two cores.
+    """Forecast, fit to a ticker, score beside naive forecasts and plot; offline, in five minutes on two cores.
 
-    A file without price columns is taken for plain series: timestamp, [series_id,] value.
+    Daily prices are forecast by the weights that lie beside this code; all else is learned from scratch. A file
+    without price columns is taken for plain series: timestamp, [series_id,] value.
 
     Example: tsf-llm quickstart --ticker MSFT --out quickstart
     """
@@ -122,6 +126,7 @@ def quickstart(
         known_covariates=_names(known_covariates) or [],
         horizon=horizon,
         head=head,
+        from_scratch=from_scratch,
     )
 
 

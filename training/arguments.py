@@ -185,6 +185,10 @@ class SftArguments(Defaults, TrainingArguments):
         None, "products in bfloat16; slow on CPUs without instructions for it"
     )
     probe_bf16: bool = option(False, "where bf16 is not given, time it first and use it where it is faster")
+
+    max_seconds: float = option(
+        0, "keep training to about so long: the first steps tell how many of all there is time for; 0 for no limit"
+    )
     dynamic_lr: bool = option(
         False,
         "follow the trend of the validation loss: the schedule's rate is cut when it rises and "
@@ -205,6 +209,7 @@ class SftArguments(Defaults, TrainingArguments):
         super().__post_init__()
         if self.early_stopping_patience < 0:
             raise ValueError(f"early_stopping_patience={self.early_stopping_patience}: give 1 or more, or 0 for none")
+        check_least(self, 0, "max_seconds")
         if self.dynamic_lr and self.eval_strategy == "no":
             raise ValueError("dynamic_lr=true follows the validation loss: set eval_strategy to epoch or steps")
         parse_class_weights(self.class_weights)
