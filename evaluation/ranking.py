@@ -67,7 +67,7 @@ def rps(
 def path_rps(
     paths: np.ndarray, realised: np.ndarray, dates: np.ndarray, *, joint: bool, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The score of one step of sampled paths [n,K] beside what happened [n]: the dates with 10 tickers or more, and the
+    """The score of one step of sampled paths [n,K] beside what happened [n]: dates with 10 tickers or more, and the
     mean of each.
 
     If `joint`, path k of a ticker goes with path k of the others of its date. If not, each ticker's are shuffled: the
