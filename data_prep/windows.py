@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ..bars_tsf_llm import day_end
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..processing_tsf_llm import TsfLlmProcessor
-from ..training_examples_tsf_llm import Head, head_labels, token_labels
+from ..training_examples_tsf_llm import Head, head_labels, law_labels, token_labels
 from . import augment as changes
 from .sampling_weights import parse_weights, recency, resample, volatility
 
@@ -78,8 +78,8 @@ class WindowDataset(Dataset):
             the i-th window drawn for the epoch.
         seed: of both. `set_epoch` gives them new draws.
 
-    A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]` and `past_values [B,T,F]`;
-    for the heads `labels` are `[B,P]` and masks `[B,T]`.
+    A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]`, `past_values [B,T,F]` and, where
+    the bins of far horizons are fitted, `law_labels [B,T,H]`; for the heads `labels` are `[B,P]` and masks `[B,T]`.
     """
 
     def __init__(
@@ -120,6 +120,13 @@ class WindowDataset(Dataset):
         if through is not None:
             allowed &= stamps <= day_end(through, stamps).to_datetime64()
         self.is_label = allowed
+        ends = np.cumsum(sizes)[:-1]
+        self.laws = np.concatenate(
+            [
+                law_labels(one, self.tokenizer, processor.kind, labelled)
+                for one, labelled in zip(series, np.split(allowed, ends), strict=True)
+            ]
+        )
         last = rows + horizon  # the last label's row
         usable = self.observed & ~np.isnan(self.sigma) & (last < self.end_of)
         usable[usable] &= allowed[last[usable]] & allowed[rows[usable] + 1]
@@ -223,7 +230,10 @@ class WindowDataset(Dataset):
         usable[:, 1:] &= intact[:, :-1]  # the bar before is the one that predicts
         usable[:, 0] = False
         bar_labels = np.where(usable, self.tokens[rows], -100)
-        return token_labels(self.tokenizer, bar_labels, mask, self._returns(ahead))
+        batch = token_labels(self.tokenizer, bar_labels, mask, self._returns(ahead))
+        if self.laws.shape[1]:
+            batch["law_labels"] = np.where((mask & intact)[..., None], self.laws[rows], -100)
+        return batch
 
     def _head_labels(self, mask: np.ndarray, ahead: np.ndarray) -> dict[str, np.ndarray]:
         labels = head_labels(self._returns(ahead), self.objective)

@@ -41,6 +41,9 @@ class DataArguments:
         None, "last validation date; by default after 10 percent more; the rest is test"
     )
     horizon: int = option(5, "bars ahead")
+    horizons: list[int] | None = option(
+        None, "bars ahead whose law a causal LM names; by default 1, 5 and 20, of a plain series every one to horizon"
+    )
     stride: int = option(8, "bars between the origins of neighbouring training windows")
     context_length: int = option(128, "bars the model looks back")
     feature_groups: list[str] | None = option(None, "feature groups of docs/features.md; the default ones if none")
@@ -59,6 +62,10 @@ class DataArguments:
         if not self.data:
             raise ValueError("data is empty: name a price file, a folder, or 'sample' for the embedded prices")
         check_least(self, 1, "horizon", "stride", "context_length")
+        if self.horizons is not None and (
+            min(self.horizons, default=0) != 1 or len({*self.horizons}) < len(self.horizons)
+        ):
+            raise ValueError(f"horizons={self.horizons}: give distinct steps from 1 on, as 1 5 20")
         if self.n_bins > MOST_BINS:
             raise ValueError(f"n_bins={self.n_bins}: use {MOST_BINS} at most; 64 to 1024 is usual")
         if self.report_samples < 0 or self.report_samples == 1:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import MIN_BARS, CheckedBars, Kind, day_end, kind_of, split_tickers
+from ..bars_tsf_llm import MIN_BARS, OHLCV, CheckedBars, Kind, day_end, kind_of, split_tickers
 from ..calendars_tsf_llm import bar_spacing
 from ..common.inference import evaluating
 from ..configuration_tsf_llm import TsfLlmConfig
@@ -25,7 +25,7 @@ from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, usual_spacing
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import TsfLlmProcessor
+from ..processing_tsf_llm import HORIZONS, TsfLlmProcessor
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import DataArguments
 from .models import load_processor
@@ -251,7 +251,8 @@ def new_processor(args: DataArguments, kind: Kind) -> TsfLlmProcessor:
         past_covariates=args.past_covariates,
         known_covariates=args.known_covariates,
     )
-    return TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins))
+    horizons = args.horizons or (HORIZONS if kind is OHLCV else range(1, args.horizon + 1))
+    return TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins), horizons=sorted(horizons))
 
 
 def _market_bars(args: DataArguments, features: TsfLlmFeatureExtractor, universe: pd.DataFrame) -> pd.DataFrame | None:

@@ -25,7 +25,7 @@ from .models import check_start, find_model, head_of
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
 
 logger = logging.get_logger(__name__)
-FIXED = {"num_features", "prediction_length", "vocab_size", "pad_token_id", "bar_token_id"}
+FIXED = {"num_features", "prediction_length", "horizons", "vocab_size", "pad_token_id", "bar_token_id"}
 
 
 def train(data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments) -> dict[str, Any]:
@@ -104,6 +104,7 @@ def load_or_make_model(
     config = TsfLlmConfig(
         num_features=len(processor.feature_extractor.names),
         prediction_length=data_args.horizon,
+        horizons=processor.horizons if model_args.head == "causal_lm" else None,
         vocab_size=len(processor.tokenizer),
         pad_token_id=processor.tokenizer.pad_token_id,
         bar_token_id=processor.tokenizer.bar_token_id,
