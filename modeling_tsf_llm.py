@@ -424,7 +424,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["TsfLlmDecoderLayer"]  # noqa: RUF012 (declared by the base class)
     _skip_keys_device_placement = [CACHE]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 (declared by the base class); first, other heads
-        *(r"^lm_head\.", r"^head\.", r"embed_tokens\."),
+        *(r"^lm_head\.", r"^law_head\.", r"^head\.", r"embed_tokens\."),
         *NEVER_LOADED,
     ]
     _supports_flash_attn = True
@@ -856,10 +856,12 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
+            known = (labels[:, 1:] != -100).sum()
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
-            share = 1.0 if total is None else (labels[:, 1:] != -100).sum() / total
+            total = known if total is None else total
             if law_logits is not None and law_labels is not None:
-                loss = loss + share * law_loss(law_logits, law_labels)
+                loss = loss + law_loss(law_logits, law_labels) / total  # per token: a batch may be cut into parts
+            share = known / total
             loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss)
         return TsfLlmCausalLMOutput(
             loss=loss,

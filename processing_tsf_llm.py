@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
 
 from .audit_tsf_llm import audit_features
 from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
@@ -32,7 +33,8 @@ from .original_features_tsf_llm import OriginalFeatureExtractor
 from .tokenization_tsf_llm import TsfLlmTokenizer
 from .training_examples_tsf_llm import HEADS, Head, dataset_of, examples
 
-HORIZONS = (1, 5, 20)  # bars ahead whose law a causal model names; the first is its next token
+HORIZONS = (1, 5, 20)  # bars ahead whose law a causal model names where none are given; the first is its next token
+logger = logging.get_logger(__name__)
 FORECAST_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
@@ -65,12 +67,12 @@ class TsfLlmProcessor(ProcessorMixin):
         feature_extractor: TsfLlmFeatureExtractor | None = None,
         tokenizer: TsfLlmTokenizer | None = None,
         calibration: dict[str, Any] | None = None,
-        horizons: Sequence[int] = HORIZONS,
+        horizons: Sequence[int] | None = None,
         **kwargs: Any,
     ):
         if calibration is not None:
             check_state(calibration)
-        self.horizons = [int(h) for h in horizons]  # whose bins `fit` finds
+        self.horizons = None if horizons is None else sorted(horizons)  # as asked for; the tokenizer's are fitted
         self.calibration = calibration  # of the model beside it: whether one was kept, and what it is
         super().__init__(feature_extractor or TsfLlmFeatureExtractor(), tokenizer or TsfLlmTokenizer(), **kwargs)
 
@@ -85,7 +87,7 @@ class TsfLlmProcessor(ProcessorMixin):
             features.from_dict(settings, **rest),
             TsfLlmTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
             (own := cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)[0]).get("calibration"),
-            own.get("horizons", [1]),
+            own.get("horizons"),
         )
 
     @property
@@ -138,12 +140,18 @@ class TsfLlmProcessor(ProcessorMixin):
             closes = [one[self.kind.value].to_numpy() for one in bars_through(tickers, through, self.kind).values()]
             moves = [self.feature_extractor.volatility(close) for close in closes]
             self.tokenizer.fit(np.concatenate([standard_return(*move) for move in moves]))
-            far = [h for h in self.horizons if h > 1]
+            far = [h for h in self.horizons or HORIZONS if h > 1]
             ahead = (
                 horizon_returns(self.kind.additive(close), sigma, far)
                 for close, (_, sigma) in zip(closes, moves, strict=True)
             )
-            self.tokenizer.fit_laws(np.concatenate([*ahead]), far)
+            returns_NH = np.concatenate([*ahead])
+            if self.horizons is None:
+                enough = np.isfinite(returns_NH).sum(axis=0) >= self.tokenizer.n_bins
+                if left_out := [h for h, kept in zip(far, enough, strict=True) if not kept]:
+                    logger.warning(f"too few bars for the law of {left_out} bars ahead: paths will say what follows")
+                returns_NH, far = returns_NH[:, enough], [h for h, kept in zip(far, enough, strict=True) if kept]
+            self.tokenizer.fit_laws(returns_NH, far)
 
     def encode(
         self, bars: Bars, as_of: Any = None, *, market: Bars | None = None, strict: bool = False

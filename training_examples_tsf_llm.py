@@ -45,7 +45,7 @@ def law_labels(
 ) -> np.ndarray:
     """Bins of the cumulative return from each bar to each far horizon, int64 `[N,H]`; -100 where an end is unknown or
     a bar behind it is not among those that may be labels (`[N]`)."""
-    horizons = [int(h) for h in tokenizer.law_edges]
+    horizons = tokenizer.horizons[1:]
     returns_NH = horizon_returns(kind.additive(series.close), series.sigma, horizons)
     is_label = np.ones(len(series.close), bool) if is_label is None else is_label
     first = np.append(is_label[1:], False)
