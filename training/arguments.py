@@ -44,7 +44,10 @@ class DataArguments:
     stride: int = option(8, "bars between the origins of neighbouring training windows")
     context_length: int = option(128, "bars the model looks back")
     feature_groups: list[str] | None = option(None, "feature groups of docs/features.md; the default ones if none")
-    market: str | None = option(None, "price file that features read, of an index or universe; all tickers if none")
+    market: list[str] | None = option(
+        None,
+        "price files of a universe or index (by default all tickers), of an implied-volatility index, or 'sample'",
+    )
     calendar: str | None = option(None, "exchange that dates forecasts, as XNYS or 24/7; by default told by the bars")
     scaling: Literal["robust", "standard", "minmax"] = option("robust", "feature scaling")
     per_ticker: bool = option(False, "scale every ticker by itself")
