@@ -67,6 +67,9 @@ class TsfLlmConfig(PreTrainedConfig):
         attention_softmax_axis, router_weighting, original_arithmetic: how SpaceExploreAI computes, for its weights
             alone; `original_modeling_tsf_llm.py` tells each. `original_arithmetic` stands for LayerNorm in the latents
             of `mla`, positions modulo the window, BatchNorm's biased running variance.
+        input_dropout: probability in [0, 1) with which an input feature is hidden while training.
+        horizons: steps ahead whose cumulative return the language model names at every bar, beside the next token,
+            which is step 1; `None` for tokens alone, as in folders saved before it.
         prediction_length: steps ahead, `P`.
         prediction_type: head of `TsfLlmForPrediction`: `regression`, `quantile` or `classification` (down, flat, up).
         quantiles: increasing levels in (0, 1) of the quantile head.
@@ -97,6 +100,7 @@ class TsfLlmConfig(PreTrainedConfig):
     model_type = "tsf_llm"
     keys_to_ignore_at_inference = [  # noqa: RUF012 (Trainer wants a list)
         CACHE,
+        "law_logits",
         "router_logits",
         "aux_loss",
         "llmps_loss",
@@ -137,6 +141,7 @@ class TsfLlmConfig(PreTrainedConfig):
     max_position_embeddings: int = 512
     attention_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
+    input_dropout: float | int = 0.0
     is_causal: bool = True
     rope_interleaved: bool = False
     attention_softmax_axis: Literal["keys", "heads", "pooled_heads"] = "keys"
@@ -144,6 +149,7 @@ class TsfLlmConfig(PreTrainedConfig):
     original_arithmetic: bool = False
     initializer_range: float = 0.02
     use_cache: bool = True
+    horizons: list[int] | tuple[int, ...] | None = (1, 5, 20)
     prediction_length: int = 1
     prediction_type: Literal["regression", "quantile", "classification"] = "regression"
     quantiles: list[float] | tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -198,7 +204,21 @@ class TsfLlmConfig(PreTrainedConfig):
         """transformers' own. A `prediction_type` of the call asks for that head, whichever class was saved."""
         if "prediction_type" in kwargs:
             config_dict = {**config_dict, "architectures": None}
-        return super().from_dict(config_dict, **kwargs)
+        return super().from_dict({"horizons": None, **config_dict}, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """transformers' own, with the horizons also where they are the default: their absence means none."""
+        return {**super().to_diff_dict(), "horizons": self.horizons and list(self.horizons)}
+
+    @property
+    def num_bins(self) -> int:
+        """Return tokens: those of the vocabulary that are not special."""
+        return self.vocab_size - 2
+
+    @property
+    def far_horizons(self) -> list[int]:
+        """The horizons beyond the next token, which have heads of their own."""
+        return [h for h in self.horizons or () if h > 1]
 
     def least_weights(self) -> int:
         """How many numbers the model has at least, without building it."""
@@ -219,7 +239,8 @@ class TsfLlmConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)}: at most {most:,}; lower it")
         if (weights := self.least_weights()) > MOST_WEIGHTS:
             raise ValueError(f"a model of {weights:,} weights wants {weights * 4 / 1e9:,.0f} GB: lower its sizes")
-        shares = {"attention_dropout": "probability", "hidden_dropout": "probability", "t2t_mask_ratio": "share"}
+        dropouts = ("attention_dropout", "hidden_dropout", "input_dropout")
+        shares = {**dict.fromkeys(dropouts, "probability"), "t2t_mask_ratio": "share"}
         for name, what in shares.items():
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: a {what} must lie in [0, 1)")
@@ -297,6 +318,12 @@ class TsfLlmConfig(PreTrainedConfig):
             raise ValueError(
                 f"quantiles={levels}: give strictly increasing levels between 0 and 1, e.g. [0.1, 0.5, 0.9]"
             )
+
+    def validate_horizons(self):
+        """Steps increase strictly from 1 on."""
+        steps = list(self.horizons or ())
+        if self.horizons is not None and (not steps or sorted(set(steps)) != steps or steps[0] < 1):
+            raise ValueError(f"horizons={steps}: give increasing steps of 1 or more, e.g. [1, 5, 20], or None")
 
     def validate_tokens(self):
         """Special tokens are distinct ids of the vocabulary that leave room for return bins."""

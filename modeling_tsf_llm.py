@@ -39,6 +39,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
 from .front_end_tsf_llm import TsfLlmFrontEnd, init_front_end
+from .laws_tsf_llm import law_loss
 from .norms_tsf_llm import TsfLlmBatchNorm, TsfLlmDynamicTanh, block_norm, latent_norm
 from .original_modeling_tsf_llm import (
     NEVER_LOADED,
@@ -92,9 +93,11 @@ class TsfLlmModelOutput(MoeModelOutputWithPast):
 
 @dataclass
 class TsfLlmCausalLMOutput(MoeCausalLMOutputWithPast):
-    """transformers' own, and `llmps_loss`, the scalar loss of the front end where there is one."""
+    """transformers' own; `llmps_loss`, the scalar loss of the front end where there is one; and `law_logits`
+    `[B,S,H,bins]`, the bins of the cumulative return to each of `config.far_horizons`."""
 
     llmps_loss: torch.Tensor | None = None
+    law_logits: torch.Tensor | None = None
 
 
 def rope(config: TsfLlmConfig) -> dict[str, Any]:
@@ -421,7 +424,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["TsfLlmDecoderLayer"]  # noqa: RUF012 (declared by the base class)
     _skip_keys_device_placement = [CACHE]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 (declared by the base class); first, other heads
-        *(r"^lm_head\.", r"^head\.", r"embed_tokens\."),
+        *(r"^lm_head\.", r"^law_head\.", r"^head\.", r"embed_tokens\."),
         *NEVER_LOADED,
     ]
     _supports_flash_attn = True
@@ -568,6 +571,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             )
         if past_values is not None:
             past_values = past_values.to(self.input_projection.weight.dtype)
+            past_values = F.dropout(past_values, self.config.input_dropout, self.training)
             bars_BTD = self.input_projection(past_values)
         if input_ids is None:
             assert past_values is not None
@@ -787,7 +791,8 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
     """The language model: next-return tokens at every bar and at every return token.
 
     `labels` `[B,S]` are aligned with the sequence and shifted inside, as everywhere in transformers: the label of a
-    bar is the return token *of that bar*, so the bar before learns to name it; -100 where unknown."""
+    bar is the return token *of that bar*, so the bar before learns to name it; -100 where unknown. `law_labels`
+    `[B,T,H]` are the bins of the cumulative return *from* each bar to each far horizon, not shifted."""
 
     main_input_name = "input_ids"
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (declared by the base class)
@@ -803,6 +808,8 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         super().__init__(config)
         self.model = TsfLlmModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        far = len(config.far_horizons)
+        self.law_head = nn.Linear(config.hidden_size, far * config.num_bins, bias=False) if far else None
         self.post_init()
         defaults = {"do_sample": True, "top_k": 0, "max_new_tokens": config.prediction_length}  # whole distribution
         self.generation_config.update(
@@ -819,6 +826,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        law_labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -841,23 +849,36 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             **kwargs,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.watched(self.lm_head(outputs[0][:, keep]))
+        hidden = outputs[0][:, keep]
+        logits, law_logits = self.watched(self.lm_head(hidden)), None
+        if self.law_head is not None:
+            law_logits = self.law_head(hidden).unflatten(-1, (-1, self.config.num_bins))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
+            known = (labels[:, 1:] != -100).sum()
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
-            share = 1.0 if total is None else (labels[:, 1:] != -100).sum() / total
+            total = known if total is None else total
+            if law_logits is not None and law_labels is not None:
+                loss = loss + law_loss(law_logits, law_labels) / total  # per token: a batch may be cut into parts
+            share = known / total
             loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss)
         return TsfLlmCausalLMOutput(
             loss=loss,
             aux_loss=aux_loss,
             llmps_loss=outputs.llmps_loss,
             logits=logits,
+            law_logits=law_logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
             **{CACHE: outputs.get(CACHE)},
         )
+
+    def tokens_only(self) -> "TsfLlmForCausalLM":
+        """Gives up the laws of far horizons, in place: what tunes sampled paths alone leaves them behind."""
+        self.config.horizons = self.law_head = None
+        return self
 
     def check_labels(self, labels: torch.Tensor | None) -> None:
         """Raises ValueError for labels that are no returns: `labels=input_ids` would teach to answer `<bar>`.

@@ -2,7 +2,9 @@
 
 Design choices:
 * The command line, the evaluation and `pipeline("time-series-forecasting", ...)` all forecast through this class.
-* The context is read once; its cache is then shared by all sampled paths, which `generate` continues.
+* Steps up to the model's last horizon have laws, exact, from one forward pass; nothing is sampled for them.
+* Of paths the context is read once; its cache is then shared by all of them, which `generate` continues. They take the
+  laws' values and keep their own ranks.
 * Every path has its own uniform numbers, drawn from (seed, ticker, origin): a forecast can be reproduced, and does not
   depend on which other tickers share its batch.
 
@@ -11,7 +13,8 @@ Shapes: B origins, K sampled paths, P steps, Q quantiles, V vocabulary.
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -29,12 +32,14 @@ from .calendars_tsf_llm import check_calendar
 from .calibration_tsf_llm import CHOICES, Calibration, stored
 from .columns_tsf_llm import as_frame
 from .feature_extraction_tsf_llm import with_progress
+from .laws_tsf_llm import PiecewiseLaw, every_step, with_laws
 from .processing_tsf_llm import FORECAST_QUANTILES, TsfLlmProcessor, quantile_column
 from .versions_tsf_llm import CACHE
 
 logger = logging.get_logger(__name__)
 TASK = "time-series-forecasting"
 ROWS_AT_ONCE = 2048  # paths decoded together: bounds memory, not results
+LAWS_AT_ONCE = 256  # windows read together
 MOST_STEPS = 100_000  # ahead
 ALIASES = {"prediction_length": "horizon", "num_samples": "samples"}  # as Chronos and transformers call them -> ours
 COLUMN_NAMES = ("id_column", "timestamp_column", "target_column")
@@ -49,7 +54,7 @@ class TsfLlmPipeline(Pipeline):
             for a list of answers.
         horizon: steps ahead; by default the model's `prediction_length`. The original's weights know one horizon, two
             bars as published; steps before it lie on the straight line to it.
-        samples: paths per ticker.
+        samples: paths per ticker, for steps beyond the model's last horizon.
         strict: refuse bars of which one ticker cannot be forecast. By default it is skipped: a warning says why, and
             so does `skipped` in the `attrs` of the answer.
         seed: of the paths.
@@ -90,6 +95,9 @@ class TsfLlmPipeline(Pipeline):
                 f"the processor has {processor.tokenizer.vocab_size} tokens, the model {model.config.vocab_size}: "
                 "load both from one folder"
             )
+        if model.can_generate():
+            for horizon in model.config.far_horizons:
+                processor.tokenizer.edges_of(horizon)
         prediction_type = None if model.can_generate() else model.config.prediction_type
         processor.feature_extractor.check_head(prediction_type, model.config.prediction_length)
         self.model.eval()
@@ -155,11 +163,24 @@ class TsfLlmPipeline(Pipeline):
     ) -> dict[str, Any]:
         horizon = horizon or self.reach
         calibrated = self.calibration(calibration, horizon)
-        if self.samples_paths:
+        if not self.samples_paths:
+            return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
+        answer: dict[str, Any] = {"batch": batch, "laws": self.laws(batch, horizon)}
+        if horizon > self.law_reach:
+            if self.model.can_generate() and self.model.config.horizons:
+                logger.warning_once(
+                    f"This model names the law of steps up to {self.law_reach}: those beyond come from sampled paths."
+                )
             self.check_size(len(batch["ticker"]), batch["past_values"].shape[1], horizon=horizon, samples=samples)
             paths = self.sample(batch, horizon=horizon, samples=samples, seed=seed)
-            return {"batch": batch, "paths": paths if calibrated is None else calibrated(paths)}
-        return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
+            answer["paths"] = paths if calibrated is None else calibrated(paths)
+        if calibrated is not None:
+            moves = zip(calibrated.shift, calibrated.spread, strict=True)
+            answer["laws"] = [
+                law if move is None else law.moved(*move)
+                for law, move in zip(answer["laws"], chain(moves, repeat(None)), strict=False)
+            ]
+        return answer
 
     def calibration(self, choice: str, horizon: int) -> Calibration | None:
         """What moves and widens the laws of the steps, if any; see `calibration` of a call.
@@ -229,8 +250,8 @@ class TsfLlmPipeline(Pipeline):
         return frame
 
     def _prices(self, outputs: dict[str, Any], quantile_levels: Sequence[float], calendar: str | None) -> pd.DataFrame:
-        if "paths" in outputs:
-            return self.processor.decode(outputs["paths"], outputs["batch"], quantile_levels, calendar)
+        if "prediction" not in outputs:
+            return self._of_laws_and_paths(outputs, quantile_levels, calendar)
         prediction = outputs["prediction"]
         paths = prediction[:, None] if prediction.ndim == 2 else np.zeros((len(prediction), 1, prediction.shape[1]))
         frame = self.processor.decode(paths, outputs["batch"], quantile_levels, calendar)
@@ -241,10 +262,29 @@ class TsfLlmPipeline(Pipeline):
             frame["mean"], frame["p_up"] = np.nan, (prediction[..., 2] + prediction[..., 1] / 2).ravel()
         return frame
 
+    def _of_laws_and_paths(
+        self, outputs: dict[str, Any], quantile_levels: Sequence[float], calendar: str | None
+    ) -> pd.DataFrame:
+        """The steps that have a law from it, the others from paths."""
+        laws, batch = outputs["laws"], outputs["batch"]
+        if "paths" not in outputs:
+            return self.processor.decode_laws(laws, batch, quantile_levels, calendar)
+        frame = self.processor.decode(outputs["paths"], batch, quantile_levels, calendar)
+        if laws:
+            exact = self.processor.decode_laws(laws, batch, quantile_levels, calendar)
+            near, columns = frame["step"] <= len(laws), list(exact.columns[4:])
+            frame.loc[near, columns] = exact[columns].to_numpy()
+        return frame
+
     @property
     def reach(self) -> int:
         """Most steps ahead of a head, and the usual number of a causal LM."""
         return self.processor.feature_extractor.reach or self.model.config.prediction_length
+
+    @property
+    def law_reach(self) -> int:
+        """Steps ahead whose law is known without sampling."""
+        return max(self.model.config.horizons or [1]) if self.model.can_generate() else 0
 
     @property
     def samples_paths(self) -> bool:
@@ -254,22 +294,49 @@ class TsfLlmPipeline(Pipeline):
     def sample(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> np.ndarray:
         """Cumulative log returns of sampled paths, float64 `[B,K,P]`; see `processor.batch` for many origins at once.
 
-        For a quantile model the `K` values of a step are its evenly spaced quantiles: they have no path order."""
+        The values of a step with a law are its quantiles at the levels k / (K + 1); see `with_laws`. So are those of a
+        quantile model, but without the order of paths."""
         if not self.model.can_generate():
             return self._spread_quantiles(self.predict_head(batch, horizon), batch, samples)
-        chunk, tokens = max(1, ROWS_AT_ONCE // samples), []
+        tokens = [
+            self.sample_tokens(rows, horizon=horizon, samples=samples, seed=seed)
+            for rows in self._chunks(batch, max(1, ROWS_AT_ONCE // samples), "paths")
+        ]
+        uniforms = path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed)
+        paths = self.processor.path_returns(np.concatenate(tokens), batch)
+        return with_laws(paths, self.laws(batch, horizon), uniforms.view(paths.shape).numpy())
+
+    @staticmethod
+    def _chunks(batch: Any, size: int, what: str) -> Iterator[BatchFeature]:
+        """Rows of a batch, some at a time, with a progress bar where they take long."""
         columns = {key: value for key, value in batch.items() if key != "skipped"}
-        for i in with_progress(range(0, len(batch["ticker"]), chunk), "paths", "batch"):
-            rows = BatchFeature({key: value[i : i + chunk] for key, value in columns.items()})
-            tokens.append(self.sample_tokens(rows, horizon=horizon, samples=samples, seed=seed))
-        return self.processor.path_returns(np.concatenate(tokens), batch)
+        for i in with_progress(range(0, len(batch["ticker"]), size), what, "batch"):
+            yield BatchFeature({key: value[i : i + size] for key, value in columns.items()})
+
+    def laws(self, batch: Any, horizon: int) -> list[PiecewiseLaw]:
+        """The law of the cumulative log return (difference) to each step up to `horizon` or the model's last horizon.
+
+        From one forward pass; a model that names no bins has none."""
+        horizon, laws = min(horizon, self.law_reach), []
+        if horizon == 0:
+            return []
+        for rows in self._chunks(batch, LAWS_AT_ONCE, "laws"):
+            laws.append(every_step(self._anchors(rows), horizon))
+        return [PiecewiseLaw.joined(step) for step in zip(*laws, strict=True)]
 
     @torch.inference_mode()
-    def one_step_law(self, batch: Any) -> np.ndarray:
-        """Probability of every return bin one step ahead, float64 `[B,n_bins]`: the law that `sample` draws from."""
+    def _anchors(self, batch: Any) -> dict[int, PiecewiseLaw]:
+        """The laws that the model names: of the next bar and of its horizons."""
         columns = {key: batch[key].to(self.model.device) for key in ("past_values", "input_ids", "attention_mask")}
-        logits = self.model(**columns, use_cache=False, logits_to_keep=1).logits[:, 0].double()
-        return logits[:, : self.processor.tokenizer.n_bins].softmax(-1).cpu().numpy()
+        out = self.model(**columns, use_cache=False, logits_to_keep=1)
+        shares = {1: out.logits[:, 0, : self.processor.tokenizer.n_bins]}
+        for i, horizon in enumerate(self.model.config.far_horizons):
+            shares[horizon] = out.law_logits[:, 0, i]
+        return {h: self.processor.horizon_law(self._shares(logits), batch, h) for h, logits in shares.items()}
+
+    @staticmethod
+    def _shares(logits: torch.Tensor) -> np.ndarray:
+        return logits.double().softmax(-1).cpu().numpy()
 
     @torch.inference_mode()
     def sample_tokens(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ Shapes: N bars of one ticker, B windows, T bars of a window, F features, K sampl
 from .versions_tsf_llm import NEEDED  # noqa: F401 (first: a processor that opens without a model checks it too)
 
 # isort: split
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,16 +20,20 @@ import pandas as pd
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
 
 from .audit_tsf_llm import audit_features
 from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
 from .calendars_tsf_llm import next_timestamps
 from .calibration_tsf_llm import check_state
 from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, standard_return
+from .laws_tsf_llm import PiecewiseLaw, horizon_returns
 from .original_features_tsf_llm import OriginalFeatureExtractor
 from .tokenization_tsf_llm import TsfLlmTokenizer
 from .training_examples_tsf_llm import HEADS, Head, dataset_of, examples
 
+HORIZONS = (1, 5, 20)  # bars ahead whose law a causal model names where none are given; the first is its next token
+logger = logging.get_logger(__name__)
 FORECAST_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
@@ -62,10 +66,12 @@ class TsfLlmProcessor(ProcessorMixin):
         feature_extractor: TsfLlmFeatureExtractor | None = None,
         tokenizer: TsfLlmTokenizer | None = None,
         calibration: dict[str, Any] | None = None,
+        horizons: Sequence[int] | None = None,
         **kwargs: Any,
     ):
         if calibration is not None:
             check_state(calibration)
+        self.horizons = None if horizons is None else sorted(horizons)  # as asked for; the tokenizer's are fitted
         self.calibration = calibration  # of the model beside it: whether one was kept, and what it is
         super().__init__(feature_extractor or TsfLlmFeatureExtractor(), tokenizer or TsfLlmTokenizer(), **kwargs)
 
@@ -79,7 +85,8 @@ class TsfLlmProcessor(ProcessorMixin):
         return cls(
             features.from_dict(settings, **rest),
             TsfLlmTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
-            cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)[0].get("calibration"),
+            (own := cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)[0]).get("calibration"),
+            own.get("horizons"),
         )
 
     @property
@@ -130,9 +137,20 @@ class TsfLlmProcessor(ProcessorMixin):
     def _fit_bins(self, tickers: CheckedBars, through: Any) -> None:
         if self.feature_extractor.reach is None:
             closes = [one[self.kind.value].to_numpy() for one in bars_through(tickers, through, self.kind).values()]
-            self.tokenizer.fit(
-                np.concatenate([standard_return(*self.feature_extractor.volatility(close)) for close in closes])
+            moves = [self.feature_extractor.volatility(close) for close in closes]
+            self.tokenizer.fit(np.concatenate([standard_return(*move) for move in moves]))
+            far = [h for h in self.horizons or HORIZONS if h > 1]
+            ahead = (
+                horizon_returns(self.kind.additive(close), sigma, far)
+                for close, (_, sigma) in zip(closes, moves, strict=True)
             )
+            returns_NH = np.concatenate([*ahead])
+            if self.horizons is None:
+                enough = np.isfinite(returns_NH).sum(axis=0) >= self.tokenizer.n_bins
+                if left_out := [h for h, kept in zip(far, enough, strict=True) if not kept]:
+                    logger.warning(f"too few bars for the law of {left_out} bars ahead: paths will say what follows")
+                returns_NH, far = returns_NH[:, enough], [h for h, kept in zip(far, enough, strict=True) if kept]
+            self.tokenizer.fit_laws(returns_NH, far)
 
     def encode(
         self, bars: Bars, as_of: Any = None, *, market: Bars | None = None, strict: bool = False
@@ -177,7 +195,7 @@ class TsfLlmProcessor(ProcessorMixin):
         length = self.feature_extractor.context_length
         options: dict[str, Any] = {"context_length": length, "horizon": horizon, "stride": stride, "head": head}
         encoded = self.encode(bars, through, market=market)
-        parts = [examples(one, self.tokenizer, **options, after=after) for one in encoded]
+        parts = [examples(one, self.tokenizer, **options, kind=self.kind, after=after) for one in encoded]
         if not (found := [part for part in parts if part is not None]):
             raise ValueError(
                 f"no window of {horizon} step(s) has its labels in (after={after}, through={through}]: move the dates "
@@ -250,6 +268,11 @@ class TsfLlmProcessor(ProcessorMixin):
         standard = self.tokenizer.decode_returns(np.asarray(tokens))
         return np.cumsum(standard, axis=-1) * np.asarray(batch["scale"], dtype=float)[:, None, None]
 
+    def horizon_law(self, shares: np.ndarray, batch: BatchFeature, horizon: int) -> PiecewiseLaw:
+        """Shares of the bins of a horizon `[B,n_bins]` -> the law of the cumulative log return (difference) to it."""
+        unit = np.asarray(batch["scale"], dtype=float) * np.sqrt(horizon)
+        return PiecewiseLaw.of_bins(shares, self.tokenizer.edges_of(horizon), unit)
+
     def log_returns(self, values: np.ndarray | torch.Tensor, batch: BatchFeature) -> np.ndarray:
         """A head's numbers `[B,P]` or `[B,P,Q]` -> cumulative log returns from the origin, of the same shape."""
         return self.feature_extractor.log_returns(np.asarray(values, dtype=float), batch)
@@ -281,6 +304,27 @@ class TsfLlmProcessor(ProcessorMixin):
         for level, values in zip(quantile_levels, quantiles_QBP, strict=True):
             frame[quantile_column(level)] = values.ravel()
         frame["p_up"] = ((cumulative > 0).mean(axis=1) + 0.5 * (cumulative == 0).mean(axis=1)).ravel()
+        return frame
+
+    def decode_laws(
+        self,
+        laws: Sequence[PiecewiseLaw],
+        batch: BatchFeature,
+        quantile_levels: Sequence[float] = FORECAST_QUANTILES,
+        calendar: str | None = None,
+    ) -> pd.DataFrame:
+        """The law of each step -> the rows of `decode`, exact."""
+        last_close = np.asarray(batch["last_close"], dtype=float)
+        frame = self._empty_forecast(batch, len(laws), calendar or self.feature_extractor.calendar)
+
+        def stacked(columns: Iterable[np.ndarray]) -> np.ndarray:
+            return np.stack([*columns], axis=1).ravel()
+
+        frame["mean"] = stacked(law.expectation(lambda x: self.kind.level(last_close[:, None], x)) for law in laws)
+        prices_PBQ = [self.kind.level(last_close[:, None], law.quantile(quantile_levels)) for law in laws]
+        for i, level in enumerate(quantile_levels):
+            frame[quantile_column(level)] = stacked(prices[:, i] for prices in prices_PBQ)
+        frame["p_up"] = stacked(law.p_up for law in laws)
         return frame
 
     def _empty_forecast(self, batch: BatchFeature, horizon: int, calendar: str | None) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Return tokens: standardised returns <-> bins.
 
 A token is the bin of `log(close[t] / close[t-1]) / sigma[t-1]`: what is left of a return once the volatility known
-before it is divided out.
+before it is divided out. The cumulative return to a horizon beyond the next bar has bins of its own, as many.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from transformers.tokenization_utils import PreTrainedTokenizer
 
+from .laws_tsf_llm import check_edges
+
 
 class TsfLlmTokenizer(PreTrainedTokenizer):
     """Standardised returns <-> bins `0..n_bins-1`; then come `<pad>` and `<bar>`.
@@ -17,6 +19,7 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
     Args:
         n_bins: number of bins, tails included; even, so that zero can be an edge.
         bin_edges: fitted state, `n_bins + 1` increasing numbers; `fit` sets them.
+        law_edges: fitted state, as many for each horizon beyond 1; `fit_laws` sets them.
 
     No token ends a path. `eos_token` is `<pad>`, for trl wants one; models never generate it.
     """
@@ -28,20 +31,29 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
     TAIL_REACH = 10  # times as far as the body at most: real crashes lie within, a split beyond it
     MOST_BINS = 1_000_000
 
-    def __init__(self, n_bins: int = 256, bin_edges: Sequence[float] | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        n_bins: int = 256,
+        bin_edges: Sequence[float] | None = None,
+        law_edges: dict[str, list[float]] | None = None,
+        **kwargs: Any,
+    ):
         if not isinstance(n_bins, int) or not 4 * self.TAIL_BINS <= n_bins <= self.MOST_BINS or n_bins % 2:
             raise ValueError(
                 f"n_bins={n_bins!r}: use an even number of at least {4 * self.TAIL_BINS}, at most {self.MOST_BINS}"
             )
         if bin_edges is not None and not _are_increasing(bin_edges, n_bins + 1):
             raise ValueError(f"bin_edges must be {n_bins + 1} increasing numbers, got {bin_edges!s:.99}: fit it again")
+        check_edges(law_edges, n_bins + 1, _are_increasing)
         self.n_bins = n_bins
+        ordered = sorted((law_edges or {}).items(), key=lambda item: int(item[0]))  # JSON sorts them as texts
+        self.law_edges = {h: [float(edge) for edge in edges] for h, edges in ordered}
         self.bin_edges = None if bin_edges is None else [float(edge) for edge in bin_edges]
         self._names = [f"r{i}" for i in range(n_bins)] + ["<pad>", "<bar>"]
         self._ids = {token: i for i, token in enumerate(self._names)}
         special = {"pad_token": "<pad>", "eos_token": "<pad>", "extra_special_tokens": ["<bar>"]}
         kwargs = {**special, "padding_side": "left", **kwargs}
-        super().__init__(n_bins=n_bins, bin_edges=self.bin_edges, **kwargs)
+        super().__init__(n_bins=n_bins, bin_edges=self.bin_edges, law_edges=self.law_edges, **kwargs)
 
     def fit(self, standard_returns: np.ndarray) -> "TsfLlmTokenizer":
         """Edges from the data: equal shares in the body, geometric widths in both tails, and an edge at zero.
@@ -52,9 +64,25 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
         Raises:
             ValueError: for too few returns to place the edges.
         """
-        z = np.sort(standard_returns[np.isfinite(standard_returns)])
+        self.bin_edges = self.init_kwargs["bin_edges"] = self._edges_of(standard_returns, "returns")
+        return self
+
+    def fit_laws(self, returns_NH: np.ndarray, horizons: Sequence[int]) -> "TsfLlmTokenizer":
+        """Edges of each far horizon, from the `horizon_returns` to it.
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        found = {str(h): self._edges_of(returns_NH[:, i], f"returns over {h} bars") for i, h in enumerate(horizons)}
+        self.law_edges = self.init_kwargs["law_edges"] = found
+        return self
+
+    def _edges_of(self, returns: np.ndarray, what: str) -> list[float]:
+        z = np.sort(returns[np.isfinite(returns)])
         if len(z) < self.n_bins:
-            raise ValueError(f"{len(z)} returns for {self.n_bins} bins: fit on more bars or use fewer bins")
+            raise ValueError(
+                f"{len(z)} {what} for {self.n_bins} bins: fit on more bars, or use fewer bins or shorter horizons"
+            )
         body = np.quantile(z, np.linspace(self.TAIL_SHARE, 1 - self.TAIL_SHARE, self.n_bins - 2 * self.TAIL_BINS + 1))
         reach = self.TAIL_REACH * np.abs(body[[0, -1]]).max() or np.inf
         low, high = np.clip(z[[0, -1]], -reach, reach)
@@ -66,8 +94,7 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
         edges[inner][np.abs(edges[inner]).argmin()] = 0.0
         edges = np.maximum.accumulate(edges)
         edges += 1e-9 * (np.arange(len(edges)) - np.flatnonzero(edges == 0)[0])  # ties would give bins without width
-        self.bin_edges = self.init_kwargs["bin_edges"] = edges.tolist()
-        return self
+        return edges.tolist()
 
     @property
     def fitted_edges(self) -> np.ndarray:
@@ -82,9 +109,23 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
         edges = self.fitted_edges
         return (edges[1:] + edges[:-1]) / 2
 
-    def encode_returns(self, standard_returns: np.ndarray, unknown: int = -100) -> np.ndarray:
+    @property
+    def horizons(self) -> list[int]:
+        """Bars ahead that have bins."""
+        return [1, *map(int, self.law_edges)]
+
+    def edges_of(self, horizon: int) -> np.ndarray:
+        """Those of a horizon, `[n_bins + 1]`, or a `ValueError` where it was not fitted."""
+        if horizon > 1 and str(horizon) not in self.law_edges:
+            raise ValueError(
+                f"the bins of {horizon} bars ahead are not fitted, but those of {self.horizons}: "
+                "load model and processor from one folder"
+            )
+        return self.fitted_edges if horizon == 1 else np.asarray(self.law_edges[str(horizon)])
+
+    def encode_returns(self, standard_returns: np.ndarray, unknown: int = -100, horizon: int = 1) -> np.ndarray:
         """Bin of every standardised return, int64; `unknown` for NaN. Beyond the outer edges the outer bin."""
-        bins = np.searchsorted(self.fitted_edges[1:-1], np.nan_to_num(standard_returns), side="right")
+        bins = np.searchsorted(self.edges_of(horizon)[1:-1], np.nan_to_num(standard_returns), side="right")
         return np.where(np.isnan(standard_returns), unknown, bins)
 
     def decode_returns(self, ids: np.ndarray) -> np.ndarray:

@@ -3,9 +3,11 @@
 Design choices:
 * The label of a bar is its own return token, known at the bar before; then come the tokens of the future. A head's
   labels are cumulative returns in units of the origin's sigma, or their classes.
+* At every bar the bins of the cumulative returns from there to the far horizons are labels too: dense, for they cost
+  no further pass.
 * A `datasets.Dataset` holds them ready: equal shapes, the names of the model's arguments, nothing to collate.
 
-Shapes: B windows, T bars, F features, P steps ahead.
+Shapes: B windows, T bars, F features, P steps ahead, H far horizons, N bars of one series.
 """
 
 from collections.abc import Sequence
@@ -13,8 +15,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .bars_tsf_llm import day_end
+from .bars_tsf_llm import Kind, day_end
 from .feature_extraction_tsf_llm import EncodedSeries
+from .laws_tsf_llm import horizon_returns
 from .tokenization_tsf_llm import TsfLlmTokenizer
 
 Head = Literal["causal_lm", "regression", "quantile", "classification"]
@@ -37,6 +40,22 @@ def token_labels(
     }
 
 
+def law_labels(
+    series: EncodedSeries, tokenizer: TsfLlmTokenizer, kind: Kind, is_label: np.ndarray | None = None
+) -> np.ndarray:
+    """Bins of the cumulative return from each bar to each far horizon, int64 `[N,H]`; -100 where an end is unknown or
+    a bar behind it is not among those that may be labels (`[N]`)."""
+    horizons = tokenizer.horizons[1:]
+    returns_NH = horizon_returns(kind.additive(series.close), series.sigma, horizons)
+    is_label = np.ones(len(series.close), bool) if is_label is None else is_label
+    first = np.append(is_label[1:], False)
+    columns = []
+    for i, h in enumerate(horizons):
+        allowed = first & np.append(is_label[h:], np.zeros(min(h, len(first)), bool))[: len(first)]
+        columns.append(np.where(allowed, tokenizer.encode_returns(returns_NH[:, i], horizon=h), -100))
+    return np.stack(columns, axis=1) if columns else np.empty((len(first), 0), np.int64)
+
+
 def head_labels(ahead: np.ndarray, head: Head) -> np.ndarray:
     """Cumulative standardised returns `[B,P]`, NaN once a return is unknown; or their classes, -100 where unknown."""
     cumulative = np.cumsum(ahead, axis=1)
@@ -55,6 +74,7 @@ def examples(
     horizon: int,
     stride: int,
     head: Head,
+    kind: Kind,
     after: Any = None,
 ) -> dict[str, np.ndarray] | None:
     """All windows of one ticker whose labels lie behind `after`; None if there is none."""
@@ -78,7 +98,11 @@ def examples(
     usable[:, 0] = False
     tokens = tokenizer.encode_returns(series.standard_return())[np.maximum(context, 0)]
     labels = np.where(usable, tokens, -100)
-    return {**window, **token_labels(tokenizer, labels, window["attention_mask"], ahead)}
+    told = {**window, **token_labels(tokenizer, labels, window["attention_mask"], ahead)}
+    if tokenizer.law_edges:
+        laws = law_labels(series, tokenizer, kind, is_label)[np.maximum(context, 0)]
+        told["law_labels"] = np.where(window["attention_mask"][..., None] > 0, laws, -100)
+    return told
 
 
 def dataset_of(parts: Sequence[dict[str, np.ndarray]]) -> Any:
@@ -94,7 +118,7 @@ def dataset_of(parts: Sequence[dict[str, np.ndarray]]) -> Any:
         raise ImportError("training_dataset makes a datasets.Dataset: pip install datasets") from error
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     kinds = {
-        name: Array2D(array.shape[1:], "float32") if array.ndim == 3 else ListOf(Value(str(array.dtype)))
+        name: Array2D(array.shape[1:], str(array.dtype)) if array.ndim == 3 else ListOf(Value(str(array.dtype)))
         for name, array in arrays.items()
     }
     return Dataset.from_dict(arrays, features=Features(kinds)).with_format("torch")

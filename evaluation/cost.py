@@ -64,7 +64,9 @@ def forward_task(pipe: TsfLlmPipeline, batch: BatchFeature) -> Task:
 
 
 def forecast_task(pipe: TsfLlmPipeline, batch: BatchFeature, *, horizon: int, samples: int) -> Task:
-    """A whole forecast: sampled paths where the model gives a distribution, else the head's answer."""
+    """A whole forecast: the laws where the model names them all, else sampled paths, or the head's answer."""
+    if horizon <= pipe.law_reach:
+        return partial(pipe.laws, batch, horizon)
     if pipe.samples_paths:
         return partial(pipe.sample, batch, horizon=horizon, samples=samples)
     return partial(pipe.predict_head, batch, horizon)

@@ -1,7 +1,7 @@
 """Forecast distributions of one scalar: the cumulative log return from an origin to one step ahead.
 
 * Forms with the same methods: closed (`Gaussian`), sampled (`Samples`), a scale times an empirical law (`Residuals`),
-  a grid of quantiles (`Quantiles`), and the probabilities of bins (`Histogram`: a causal model's law of one step).
+  a grid of quantiles (`Quantiles`), and shares of bins (`Piecewise`: what a causal model names).
 * `Moved` is any of them, moved and widened (`calibration_tsf_llm`).
 * Each holds n forecasts; every method is one vectorised call and returns one value (or one row) per forecast.
 * Ties count half, so a forecast with all its mass on zero gives P(up) = 0.5, not 0 or 1.
@@ -19,6 +19,8 @@ from functools import cached_property
 import numpy as np
 import scoringrules
 from scipy import stats
+
+from ..laws_tsf_llm import PiecewiseLaw
 
 # A ticker that never moved has a standard deviation of zero, where the closed forms are 0 / 0.
 SMALLEST_STD = 1e-12
@@ -288,86 +290,12 @@ class Quantiles(Law):
         return scoringrules.crps_ensemble(y, self._masses.values, estimator="nrg", backend="numpy")
 
 
-@dataclass(frozen=True)
-class Histogram(Law):
-    """n laws given by the probabilities of the same bins, uniform within each, in units of a scale per forecast.
+class Piecewise(PiecewiseLaw, Law):
+    """n laws whose quantile functions are linear between given points, as a causal model's own."""
 
-    >>> law = Histogram(np.array([[0.5, 0.5]]), np.array([-1.0, 0.0, 1.0]), np.array([2.0]))
-    >>> law.crps(np.array([0.0])).round(6).tolist(), law.quantile([0.25, 0.75]).tolist()
-    ([0.333333], [[-1.0, 1.0]])
-    """
-
-    probabilities: np.ndarray  # [n, B], sums of 1
-    edges: np.ndarray  # [B + 1]
-    scale: np.ndarray  # [n]
-
-    @cached_property
-    def _at_edges(self) -> np.ndarray:
-        """The distribution function at the edges, `[n, B + 1]`, which ends at 1."""
-        above = np.cumsum(self.probabilities, axis=1, dtype=float)
-        return np.concatenate((np.zeros((len(above), 1)), above / above[:, -1:]), axis=1)
-
-    @property
-    def _middles(self) -> np.ndarray:
-        return (self.edges[1:] + self.edges[:-1]) / 2
-
-    def divided(self, unit: np.ndarray) -> "Histogram":
-        """In units `[n]`."""
-        return Histogram(self.probabilities, self.edges, self.scale / unit)
-
-    @property
-    def point(self) -> np.ndarray:
-        return self.scale * (np.diff(self._at_edges) @ self._middles)
-
-    @property
-    def variance(self) -> np.ndarray:
-        squares = self._middles**2 + np.diff(self.edges) ** 2 / 12
-        return self.scale**2 * (np.diff(self._at_edges) @ squares) - self.point**2
-
-    def _place(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The bin of y, y in units of the scale but within the edges, and how far beyond them it is."""
-        z = np.asarray(y) / self.scale
-        inside = np.clip(z, self.edges[0], self.edges[-1])
-        return np.searchsorted(self.edges[1:-1], inside, side="right"), inside, np.abs(z - inside)
-
-    def _cdf(self, which: np.ndarray, inside: np.ndarray) -> np.ndarray:
-        rows = np.arange(len(which))
-        low, high = self._at_edges[rows, which], self._at_edges[rows, which + 1]
-        return low + (high - low) * (inside - self.edges[which]) / np.diff(self.edges)[which]
-
-    def cdf(self, y: np.ndarray) -> np.ndarray:
-        which, inside, _ = self._place(y)
-        return self._cdf(which, inside)
-
-    def quantile(self, levels: Sequence[float]) -> np.ndarray:
-        rows = np.arange(len(self.scale))
-        columns = []
-        for level in levels:
-            which = (self._at_edges[:, 1:-1] < level).sum(axis=1)
-            low, high = self._at_edges[rows, which], self._at_edges[rows, which + 1]
-            part = np.divide(level - low, high - low, out=np.zeros(len(rows)), where=high > low).clip(0, 1)
-            columns.append(self.edges[which] + part * np.diff(self.edges)[which])
-        return self.scale[:, None] * np.stack(columns, axis=1)
-
-    def crps(self, y: np.ndarray) -> np.ndarray:
-        """The integral of (F(x) - 1[x >= y])^2 over the piecewise linear distribution function, in closed form."""
-        which, inside, beyond = self._place(y)
-        rows, width, f = np.arange(len(which)), np.diff(self.edges), self._at_edges
-        left = _zero_first(np.cumsum(width * _mean_square(f[:, :-1], f[:, 1:]), axis=1))
-        right = _zero_first(np.cumsum(width * _mean_square(1 - f[:, :-1], 1 - f[:, 1:]), axis=1))
-        here, to_left, to_right = self._cdf(which, inside), inside - self.edges[which], self.edges[which + 1] - inside
-        whole = left[rows, which] + right[:, -1] - right[rows, which + 1]
-        own = to_left * _mean_square(f[rows, which], here) + to_right * _mean_square(1 - here, 1 - f[rows, which + 1])
-        return self.scale * (whole + own + beyond)
-
-
-def _mean_square(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Mean of the square of what runs linearly from low to high."""
-    return (low**2 + low * high + high**2) / 3
-
-
-def _zero_first(sums: np.ndarray) -> np.ndarray:
-    return np.concatenate((np.zeros((len(sums), 1)), sums), axis=1)
+    @classmethod
+    def like(cls, law: PiecewiseLaw) -> "Piecewise":
+        return cls(law.values, law.levels)
 
 
 @dataclass(frozen=True)
@@ -499,4 +427,4 @@ class Scored:
         assert np.array_equal(y, self.outcome, equal_nan=True), "scored on other outcomes"
 
 
-Forecast = Gaussian | Samples | Residuals | Quantiles | Histogram | Moved | Scored
+Forecast = Gaussian | Samples | Residuals | Quantiles | Piecewise | Moved | Scored

@@ -175,7 +175,7 @@ def forecast_law(
     chunks = [
         (k, mine[i : i + ORIGINS_AT_ONCE]) for k, mine in enumerate(rows) for i in range(0, len(mine), ORIGINS_AT_ONCE)
     ]
-    if pipe.samples_paths and horizon > 1:
+    if pipe.samples_paths and horizon > max(pipe.law_reach, 1):
         together = max(len(mine) for _, mine in chunks)
         context = pipe.processor.feature_extractor.context_length
         pipe.check_size(together, context, horizon=horizon, samples=samples)
@@ -187,7 +187,7 @@ def forecast_law(
             down_flat_up = pipe.predict_head(batch, horizon)[:, -1]
             p_up[at, k] = down_flat_up[:, 2] + down_flat_up[:, 1] / 2
             continue
-        law = step_laws(pipe, batch, horizon, samples, seed)[-1]
+        law = step_laws(pipe, batch, horizon, samples, seed)[0][-1]
         p_up[at, k], mean[at, k] = law.p_up, law.point
         std[at, k], quantiles[at, k] = np.sqrt(law.variance), law.quantile(THRESHOLDS)
     if classes:

@@ -6,7 +6,8 @@ Design choices:
 * Everything is scored on the cumulative log return to each step. The row of a model is its score at the last step.
 * A plain series is scored on its differences, in units of its mean absolute one-step difference known at the origin:
   so series of all sizes count alike. Its baselines include the seasonal naive one, where it has a season.
-* One step ahead a causal model's law is known from its logits and is scored exactly. Paths are sampled further ahead.
+* A causal model's law of a step up to its last horizon is known from its logits and is scored exactly. Paths are
+  sampled further ahead.
 * Of every law only what scores ask of it is kept (`Scored`), chunk by chunk: paths cost no memory.
 * Outcomes that are not in the data yet, or fall on a missing bar, are left out for all models alike.
 
@@ -29,7 +30,7 @@ from .baselines.catalogue import choose
 from .baselines.naive import VOLATILITY_WINDOW, naive_scale, naive_square_scale
 from .baselines.panel import Panel
 from .baselines.run import run
-from .distributions import Forecast, Histogram, Law, Moved, Quantiles, Samples, Scored
+from .distributions import Forecast, Law, Moved, Piecewise, Quantiles, Samples, Scored
 from .ranking import energy_scores
 from .scores import bands, brief, score, skill
 from .significance import compare, overlap
@@ -182,7 +183,7 @@ def walk_forward(
     origins = pick_origins(series, start, end, horizon, stride or horizon, history)
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
     chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
-    if pipe.samples_paths and horizon > 1:
+    if pipe.samples_paths and horizon > max(pipe.law_reach, 1):
         together = max(len(rows) for _, rows in chunks)
         pipe.check_size(together, extractor.context_length, horizon=horizon, samples=samples)
     bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=None if progress else True, leave=False)
@@ -262,28 +263,33 @@ def _scored(
 
     A calibration moves each step by itself, which leaves no joint law to score."""
     unit, realised = _unit(*chunk, kind), _realised(*chunk, horizon, kind)
-    laws = [law.divided(unit) for law in step_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)]
+    laws, paths = step_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)
     pairs = []
-    for p, law in enumerate(laws):
+    for p, law in enumerate(law.divided(unit) for law in laws):
         before = after = Scored.of(law, realised[:, p])
         if calibrated is not None and p < calibrated.steps:
             after = Scored.of(Moved.about_median(law, calibrated.shift[p], calibrated.spread[p]), realised[:, p])
         pairs.append((before, after))
-    has_paths = pipe.model.can_generate() and horizon > 1 and calibrated is None
-    return pairs, energy_scores(np.stack([law.values for law in laws], axis=-1), realised) if has_paths else None
+    if paths is None or calibrated is not None:
+        return pairs, None
+    return pairs, energy_scores(paths / unit[:, None, None], realised)
 
 
-def step_laws(pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int) -> list[Law]:
-    """Of each step: exact one step ahead, that of the paths beyond; a single number stands twice."""
+def step_laws(
+    pipe: TsfLlmPipeline, batch: Any, horizon: int, samples: int, seed: int
+) -> tuple[list[Law], np.ndarray | None]:
+    """Of each step: the model's own up to its last horizon, that of the paths beyond; a single number stands twice.
+
+    And the paths `[n,K,P]`, where some were needed."""
     if pipe.model.can_generate():
-        if horizon == 1:
-            edges, scale = pipe.processor.tokenizer.fitted_edges, np.asarray(batch["scale"], dtype=float)
-            return [Histogram(pipe.one_step_law(batch), edges, scale)]
+        laws: list[Law] = [Piecewise.like(law) for law in pipe.laws(batch, horizon)]
+        if len(laws) == horizon:
+            return laws, None
         paths = pipe.sample(batch, horizon=horizon, samples=samples, seed=seed)
-        return [Samples(paths[..., p]) for p in range(horizon)]
+        return laws + [Samples(paths[..., p]) for p in range(len(laws), horizon)], paths
     if pipe.samples_paths:  # evenly spaced quantiles
         values = pipe.sample(batch, horizon=horizon, samples=samples, seed=seed)
         levels = np.arange(1, samples + 1) / (samples + 1)
-        return [Quantiles(values[..., p], levels) for p in range(horizon)]
+        return [Quantiles(values[..., p], levels) for p in range(horizon)], None
     prediction = pipe.predict_head(batch, horizon)
-    return [Samples(np.repeat(prediction[:, [p]], 2, axis=1)) for p in range(horizon)]
+    return [Samples(np.repeat(prediction[:, [p]], 2, axis=1)) for p in range(horizon)], None

@@ -35,6 +35,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+from ..common.files import write_json
 from ..common.inference import evaluating
 from ..common.parser import option
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
@@ -43,7 +44,7 @@ from ..training.adapters import LoraArguments, lora_config
 from ..training.arguments import Defaults
 from ..training.callbacks import FiniteCallback
 from ..training.data import TrainingData
-from ..training.models import Model
+from ..training.models import ADAPTER_FACTS, Model
 from .reader import SplitPairs
 
 FEWEST_DF, MOST_DF = 2.1, 100.0  # a variance exists; beyond, Student-t is normal
@@ -188,6 +189,7 @@ class SteadyTrainer(Trainer):
         super().save_model(str(folder / "adapter"))
         if self.args.should_save:
             (folder / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle
+            write_json({"laws": False}, folder / "adapter" / ADAPTER_FACTS)  # the base's speak of other paths
             copy.deepcopy(model).merge_and_unload().save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
 

@@ -10,6 +10,7 @@ from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_fil
 
 from ..bars_tsf_llm import day_end
 from ..common.reading import read_json, shapes_of
+from ..modeling_tsf_llm import TsfLlmForCausalLM
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training.adapters import attach
@@ -58,11 +59,13 @@ def load_with_adapter(name: str) -> tuple[Model, TsfLlmProcessor]:
     base = load_model(base_name)
     file = cached_file(name, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False)
     facts = read_json(Path(file)) if file else {}
-    if facts and facts["base_digest"] != digest(base):
+    if facts.get("base_digest") not in (None, digest(base)):
         raise ValueError(
             f"{name} was trained on other weights than those of {base_name}: restore its base, name it as "
             f"base_model_name_or_path in {ADAPTER_CONFIG}, or adapt again"
         )
+    if isinstance(base, TsfLlmForCausalLM) and not facts.get("laws", True):
+        base.tokens_only()
     model = attach(base, name).merge_and_unload()
     seen = base.config.trained_through, facts.get("trained_through")  # what either does not tell is unknown of both
     model.config.trained_through = max(seen, key=day_end) if all(seen) else None

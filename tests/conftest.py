@@ -22,6 +22,7 @@ from tsf_llm.train_scripts import sft
 
 TINY = {
     "num_features": 5,
+    "horizons": None,
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,

@@ -116,12 +116,12 @@ def test_arguments_of_the_constructor_hold_until_a_call_says_otherwise(pipe, pro
 # What the answer depends on
 
 
-@pytest.mark.parametrize("horizon", [1, 4])
-def test_the_seed_decides(pipe, bars, horizon):
-    first, again = (pipe(bars, horizon=horizon, samples=40, seed=1) for _ in range(2))
+def test_the_seed_decides_what_is_sampled(pipe, bars):
+    first, again = (pipe(bars, horizon=4, samples=40, seed=1) for _ in range(2))
     pd.testing.assert_frame_equal(first, again, check_exact=True)
-    other = pipe(bars, horizon=horizon, samples=40, seed=2)
-    assert (values(other)[:, :-1] != values(first)[:, :-1]).any(axis=1).all()
+    other = pipe(bars, horizon=4, samples=40, seed=2)
+    differs = (values(other)[:, :-1] != values(first)[:, :-1]).any(axis=1)
+    assert differs.tolist() == (first["step"] > 1).tolist(), "the law of the next bar is known"
 
 
 def test_the_first_steps_do_not_depend_on_the_horizon(pipe, bars):

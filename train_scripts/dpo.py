@@ -34,6 +34,7 @@ from ..common.files import write_json
 from ..common.parser import parse_for, run
 from ..common.provenance import provenance
 from ..evaluation.plots import loss_curve
+from ..modeling_tsf_llm import TsfLlmForCausalLM
 from ..preferences.reader import PreferenceArguments, SplitPairs, read_or_build
 from ..preferences.report import Judge, print_findings
 from ..preferences.trainers import DpoArguments, Noise, fit_noise, make_trainer
@@ -91,12 +92,14 @@ def main(
 
 
 def tunable(model: Model, name: str) -> Model:
-    """The model; raises ValueError for a head that gives neither paths nor one number per step."""
+    """The model, a causal LM without laws of far horizons, which no pair of paths tunes.
+
+    Raises ValueError for a head that gives neither paths nor one number per step."""
     if not model.can_generate() and model.config.prediction_type != "regression":
         raise ValueError(
             f"{name} has a {model.config.prediction_type} head: pairs tune a causal LM or a regression head"
         )
-    return model
+    return model.tokens_only() if isinstance(model, TsfLlmForCausalLM) else model
 
 
 def how(training_args: DpoArguments, noise: Noise | None) -> dict[str, Any]:

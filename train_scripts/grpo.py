@@ -41,7 +41,7 @@ def main(
     set_seed(training_args.seed)
     check_folder(training_args.output_dir, data_args.data, data_args.market)
     base = base_model(base_args, data_args, training_args.output_dir, seed=training_args.seed)
-    model = load_causal_lm(base, "a reward needs")
+    model = load_causal_lm(base, "a reward needs").tokens_only()  # rewards tune paths alone
     data = TrainingData.read(data_args, base, model.config).with_fences_of(model.config)
     held = data.processor.feature_extractor.series_kind is OHLCV
     if not held and reward_args.reward != "crps":

@@ -6,7 +6,8 @@ The loss of a causal LM is, over the positions whose return is known,
 
 Design choices:
 * The teacher is frozen and reads each batch as the student does, augmentation included. No logits are stored.
-* The divergence is over return tokens alone: `<pad>` and `<bar>` are never drawn, and temperature inflates them.
+* The divergence is over return tokens alone: `<pad>` and `<bar>` are never drawn, and temperature inflates them. The
+  laws of far horizons are taught alike, each at the bars whose outcome is known.
 * Heads are distilled too: classes as above, numbers and quantiles by the squared distance to the teacher's.
 * Validation, which chooses the best weights, asks the labels alone: so the two students are chosen alike.
 * The student trained alone starts from the same weights, sees the same batches for as many steps; early stopping is
@@ -31,11 +32,12 @@ from ..data_prep.windows import WindowDataset
 from ..evaluation.cost import contest, forecast_task, forward_task, last_windows, weight_bytes
 from ..evaluation.plots import loss_curve
 from ..evaluation.walk_forward import WalkForward
+from ..laws_tsf_llm import law_loss
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .arguments import DataArguments, ModelArguments, SftArguments, model_fields
 from .data import TrainingData
 from .models import Model, head_of, load_model
-from .supervised import FIXED, load_or_make_model, test_scores
+from .supervised import FIXED, load_or_make_model, scored_on, test_scores
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
 
 
@@ -96,6 +98,10 @@ class DistillationTrainer(TsfLlmTrainer):
             soft = soft_n.mean() if num_items_in_batch is None else soft_n.sum() / num_items_in_batch
             # The model's own loss holds its side losses too. They stay whole: labels alone give way to the teacher.
             change = soft - label_loss(self.teacher, logits, labels, num_items_in_batch)
+            if (wanted := inputs.get("law_labels")) is not None and outputs.get("law_logits") is not None:
+                total = is_known(labels[:, 1:]).sum() if num_items_in_batch is None else num_items_in_batch
+                laws = law_divergence(answers.law_logits, outputs["law_logits"], wanted, self.temperature)
+                change = change + (laws - law_loss(outputs["law_logits"], wanted)) / total
             loss = loss + self.alpha * change * self._times_counted(num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
@@ -131,6 +137,15 @@ def divergence(teacher: torch.Tensor, student: torch.Tensor, *, kind: str, tempe
         return (student - teacher).square().flatten(1).mean(1) if student.ndim > 1 else (student - teacher).square()
     target, answer = ((one / temperature).log_softmax(-1) for one in (teacher, student))
     return F.kl_div(answer, target, reduction="none", log_target=True).sum(-1) * temperature**2
+
+
+def law_divergence(
+    teacher: torch.Tensor, student: torch.Tensor, labels: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """`law_loss` with the teacher's bins for labels: the divergence where the outcome is known, summed."""
+    T = labels.shape[1]
+    each_BTH = divergence(teacher[:, :T].float(), student[:, :T].float(), kind="causal_lm", temperature=temperature)
+    return (each_BTH * is_known(labels)).sum()
 
 
 def label_loss(model: Model, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
@@ -179,7 +194,7 @@ def check_pair(student: Model, teacher: Model, name: str) -> None:
             f"{name} is a {head_of(student)} model, the teacher a {head_of(teacher)} one: give two of one head"
         )
     names = {
-        "causal_lm": ("num_features", "vocab_size", "pad_token_id", "bar_token_id"),
+        "causal_lm": ("num_features", "vocab_size", "pad_token_id", "bar_token_id", "far_horizons"),
         "quantile": ("num_features", "prediction_length", "quantiles"),
     }.get(head_of(teacher), ("num_features", "prediction_length"))
     theirs = [(key, getattr(student.config, key), getattr(teacher.config, key)) for key in names]
@@ -235,19 +250,20 @@ class Scores:
     result: WalkForward | None  # classes have no return to score
 
 
-def score(data: TrainingData, model: Model, training_args: SftArguments) -> Scores:
+def score(data: TrainingData, model: Model, training_args: SftArguments, *, most: int | None = None) -> Scores:
+    """On all dates after validation; with `most`, the returns of the model alone from that many origins."""
     if data.args.report_samples and head_of(model) == "classification":
         train, _ = data.windows("classification", seed=training_args.seed)
-        rows = test_scores(data, model, train, training_args)
+        rows = test_scores(data, model, train, training_args, most=None)
         return Scores({name: row for name, row in rows.items() if name != "verdicts"}, None)
-    return score_returns(data, model, training_args.seed)
+    return score_returns(data, model, training_args.seed, most)
 
 
-def score_returns(data: TrainingData, model: Model, seed: int) -> Scores:
+def score_returns(data: TrainingData, model: Model, seed: int, most: int | None = None) -> Scores:
     """Scores of returns; none for classes, or where no samples are wanted."""
     if data.args.report_samples == 0 or head_of(model) == "classification":
         return Scores({"model": {}}, None)
-    result = data.walk_forward(model, seed=seed)
+    result = data.walk_forward(model, seed=seed, most=most)
     return Scores(result.by_name(seed), result)
 
 
@@ -266,6 +282,7 @@ def comparison(scores: dict[str, Scores], seed: int) -> dict[str, Any]:
     others = {"teacher": "the teacher", "student_alone": "the student trained alone"}
     return {
         "before": scores["before"].rows["model"],
+        "before_scored_on": scored_on(scores["before"].rows["model"], student.rows["model"]),
         "after": student.rows["model"],
         "rows": [*named, *baselines],
         "differences": {

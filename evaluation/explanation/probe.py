@@ -21,11 +21,11 @@ from ...bars_tsf_llm import Kind
 from ...feature_extraction_tsf_llm import EncodedSeries
 from ...pipeline_tsf_llm import TsfLlmPipeline
 from ..baselines.naive import naive_scale
-from ..distributions import Histogram, Quantiles, Samples
+from ..distributions import Piecewise, Quantiles, Samples
 from ..walk_forward import pick_origins
 
 WINDOWS_AT_ONCE = 256
-Exact = Histogram | Quantiles | Samples  # a law that is known, of a single number both samples
+Exact = Piecewise | Quantiles | Samples  # a law that is known, of a single number both samples
 TREND_BARS = 20
 
 
@@ -109,8 +109,7 @@ class Probe:
         ]
         answer = np.concatenate(parts)
         if self.pipe.model.can_generate():
-            edges, scale = self.pipe.processor.tokenizer.fitted_edges, np.asarray(self.batch["scale"], dtype=float)
-            return Histogram(answer, edges, scale).divided(self.unit)
+            return Piecewise.like(self.pipe.processor.horizon_law(answer, self.batch, 1)).divided(self.unit)
         answer = self.pipe.processor.log_returns(answer, self.batch)[:, self.horizon - 1] / self._per_row(answer)
         if self.pipe.samples_paths:
             return Quantiles(answer, np.asarray(self.pipe.model.config.quantiles))

@@ -14,6 +14,7 @@ from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
+from tsf_llm.training import supervised
 
 
 def weights(folder):
@@ -32,7 +33,7 @@ def test_trains_on_the_market(train, prices, tmp_path):
     assert universe.calendar == "XNYS"
     bars = pd.read_csv(prices, parse_dates=["timestamp"])
     features = universe.encode(bars, market=bars)[0].features
-    assert features[100, [universe.names.index(name) for name in ("market_beta_63", "market_dispersion_21")]].all()
+    assert features[100, [universe.names.index(name) for name in ("market_beta_63", "market_abs_return_21")]].all()
     index = tmp_path / "index.csv"
     bars[bars["ticker"] == "BBB"].to_csv(index, index=False)
     train(tmp_path / "index", feature_groups="market", num_train_epochs=1, market=index)
@@ -105,6 +106,15 @@ def _within(folder, *, epoch):
         if epoch < reached < epoch + 1:
             return path
     raise AssertionError("no checkpoint lies within the epoch")
+
+
+def test_an_untrained_model_is_scored_on_a_sample_without_baselines(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervised, "UNTRAINED_ORIGINS", 12)
+    report = train(tmp_path, num_train_epochs=1, report_samples=8)
+    assert 2 <= report["before"]["n"] <= 12 < report["after"]["n"]
+    assert report["before_scored_on"] == f"{report['before']['n']} of {report['after']['n']} origins"
+    again = train(tmp_path / "again", model_name_or_path=tmp_path, num_train_epochs=1, report_samples=8)
+    assert again["before"]["n"] == again["after"]["n"]  # one that has learned is compared on all
 
 
 def test_checkpoints_load_as_they_are(base_folder):
