@@ -12,6 +12,8 @@ Shapes: N bars of one ticker, B windows, T bars of a window, F features, K sampl
 from .versions_tsf_llm import NEEDED  # noqa: F401 (first: a processor that opens without a model checks it too)
 
 # isort: split
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -26,6 +28,7 @@ from .audit_tsf_llm import audit_features
 from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
 from .calendars_tsf_llm import next_timestamps
 from .calibration_tsf_llm import check_state
+from .emission_tsf_llm import mean_volume
 from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, standard_return
 from .laws_tsf_llm import PiecewiseLaw, horizon_returns
 from .original_features_tsf_llm import OriginalFeatureExtractor
@@ -96,6 +99,14 @@ class TsfLlmProcessor(ProcessorMixin):
     @property
     def covariates(self) -> list[str]:
         return self.feature_extractor.covariates
+
+    @property
+    def digest(self) -> str:
+        """Of what a model's numbers mean: its features, in order, and the bins of its laws.
+
+        Not of the scalers: an adapter may have those of its ticker."""
+        meaning = self.feature_extractor.names, self.tokenizer.bin_edges, self.tokenizer.law_edges
+        return hashlib.blake2b(json.dumps(meaning, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     @property
     def fitted_through(self) -> str | None:
@@ -216,7 +227,8 @@ class TsfLlmProcessor(ProcessorMixin):
 
         Returns:
             `past_values [B,T,F]`, `attention_mask [B,T]`, `input_ids [B,T]` (bar placeholders) for the model, and
-            `scale [B]` (sigma at the origin), `last_close [B]`, `ticker`, `origin`, `bar_times` (lists) for `decode`;
+            `scale [B]` (sigma at the origin), `last_close [B]`, `mean_volume [B]` (NaN where none is known), `ticker`,
+            `origin`, `bar_times` (lists) for `decode`;
             `skipped`: ticker -> why it has no window, which a warning says too.
 
         Raises:
@@ -255,6 +267,10 @@ class TsfLlmProcessor(ProcessorMixin):
         calm = ((series.sigma if series.calm is None else series.calm, origins) for series, origins in requests)
         arrays["scale"] = np.concatenate([sigma[origins] for sigma, origins in calm])
         arrays["last_close"] = np.concatenate([series.close[origins] for series, origins in requests])
+        traded = (np.full(len(one.close), np.nan) if one.volume is None else one.volume for one, _ in requests)
+        arrays["mean_volume"] = np.concatenate(
+            [mean_volume(volume)[origins] for volume, (_, origins) in zip(traded, requests, strict=True)]
+        )
         batch = BatchFeature(arrays, tensor_type=return_tensors)
         batch["ticker"] = [series.ticker for series, origins in requests for _ in origins]
         batch["origin"] = [pd.Timestamp(stamp) for series, origins in requests for stamp in series.timestamp[origins]]

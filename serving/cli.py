@@ -38,7 +38,10 @@ app = typer.Typer(
 
 DATA_HELP = "Price file (csv, csv.gz, parquet), folder of them, hf:org/name, or 'sample' for the embedded prices."
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
-Model = Annotated[str, typer.Option(help="Folder of a model or adapter that training wrote, or a Hub name.")]
+SHIPPED = "shipped"  # as training/models.py has it, which takes long to import
+Model = Annotated[
+    str, typer.Option(help="Folder of a model or adapter, a Hub name, or shipped or mini, which lie beside the code.")
+]
 Horizon = Annotated[int, typer.Option(min=1, help="Bars ahead.")]
 Samples = Annotated[int, typer.Option(min=2, help="Sampled paths per forecast.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampled paths.")]
@@ -100,10 +103,14 @@ def quickstart(
         str,
         typer.Option(metavar="causal_lm|quantile", help="Paths of any length, or all steps of the horizon at once."),
     ] = "causal_lm",
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Train a small model, where the shipped weights would suit as well.")
+    ] = False,
 ) -> None:
-    """Train on real daily prices, forecast, score beside naive forecasts and plot; offline, in minutes on two cores.
+    """Forecast, fit to a ticker, score beside naive forecasts and plot; offline, in five minutes on two cores.
 
-    A file without price columns is taken for plain series: timestamp, [series_id,] value.
+    Daily prices are forecast by the weights that lie beside this code; all else is learned from scratch. A file
+    without price columns is taken for plain series: timestamp, [series_id,] value.
 
     Example: tsf-llm quickstart --ticker MSFT --out quickstart
     """
@@ -119,6 +126,7 @@ def quickstart(
         known_covariates=_names(known_covariates) or [],
         horizon=horizon,
         head=head,
+        from_scratch=from_scratch,
     )
 
 
@@ -152,10 +160,10 @@ def download(
 
 @app.command()
 def forecast(
-    model: Model,
     data: Data,
     horizon: Horizon,
     out: Annotated[Path, typer.Option(help="CSV or parquet file to write.")],
+    model: Model = SHIPPED,
     ticker: Ticker = None,
     as_of: Annotated[
         str | None, typer.Option(help="Forecast as if nothing after this were known: a date (a whole day), or a time.")
@@ -164,6 +172,20 @@ def forecast(
     seed: Seed = 0,
     calibration: Calibrated = "auto",
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    ohlcv: Annotated[
+        bool,
+        typer.Option("--ohlcv", help="Whole bars: quantiles of open, high, low, volume; OUT.risk.json beside it."),
+    ] = False,
+    levels: Annotated[
+        str | None,
+        typer.Option(metavar="PRICES", help="With --ohlcv: probability that a bar touches each, as 180,200."),
+    ] = None,
+    stop: Annotated[
+        float | None, typer.Option(help="With --ohlcv: price of a stop, which comes before --target or not.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="With --ohlcv: price of a target. In one bar, stop first.")
+    ] = None,
     strict: Strict = False,
     market: Market = None,
     calendar: Calendar = None,
@@ -175,7 +197,9 @@ def forecast(
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
 
-    Tickers that cannot be forecast are skipped and named, with the reason; exit code 2 if none is left.
+    Tickers that cannot be forecast are skipped and named, with the reason; exit code 2 if none is left. With --ohlcv
+    OUT gets columns open_q10 to volume_q90 too, and a JSON file beside it says P(touch) of --levels, P(stop before
+    target) and the expected maximum drawdown.
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
@@ -185,25 +209,31 @@ def forecast(
     from ..data_prep.columns import Columns
     from ..evaluation.plots import fan_chart
     from ..training.data import read_for
+    from .bars import Barriers, forecast_bars, risk_file, write_risk
     from .loading import load_pipeline
 
     check_output(out, ".csv", ".parquet")
+    barriers = Barriers.read(levels, stop, target, asked=ohlcv)
+    risk_to = risk_file(out, data, market, model) if ohlcv else None
     if plot is not None:
         check_output(plot, ".png")
     for path in (out, *([plot] if plot else [])):
-        check_apart(path, data, market, model)
+        check_apart(path, data, market)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
     pipe.calibration(calibration, horizon)  # refuses before the data is read
+    if ohlcv:
+        pipe.check_emits_bars()
     columns = Columns(value, id, time, dates, decimal)
     bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
     asked = {"horizon": horizon, "samples": samples, "seed": seed, "as_of": as_of, "strict": strict}
     asked["calibration"] = calibration
-    frame = pipe(bars, market=_market(market, dates, decimal), calendar=calendar, **asked)
+    asked |= {"market": _market(market, dates, decimal), "calendar": calendar}
+    frame, risk = forecast_bars(pipe, bars, barriers, **asked) if ohlcv else (pipe(bars, **asked), {})
     write_table(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
@@ -211,16 +241,18 @@ def forecast(
         fan_chart(bars[past], frame, plot, realised=ahead if len(ahead) else None)
     skipped = f", {len(frame.attrs['skipped'])} skipped" if frame.attrs["skipped"] else ""
     typer.echo(f"{len(frame)} rows written to {out}{skipped}")
+    if risk_to is not None:
+        typer.echo(write_risk(risk, barriers, risk_to))
 
 
 @app.command()
 def evaluate(
-    model: Model,
     data: Data,
     start: Annotated[str, typer.Option(help="First date to forecast from.")],
     end: Annotated[str, typer.Option(help="Last date to forecast from.")],
     horizon: Annotated[str, typer.Option(metavar="N[,N...]", help="Bars ahead; several with commas between.")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, results.json and plots.")],
+    model: Model = SHIPPED,
     ticker: Ticker = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Bars between forecasts; by default the horizon.")] = None,
     baselines: Annotated[
@@ -288,12 +320,12 @@ def evaluate(
 
 @app.command()
 def backtest(
-    model: Model,
     data: Data,
     start: Annotated[str, typer.Option(help="First date to decide on.")],
     end: Annotated[str, typer.Option(help="Last date; what is held is sold at its last close.")],
     horizon: Horizon,
     out: Annotated[Path, typer.Option(help="Folder for backtest.json and equity.png.")],
+    model: Model = SHIPPED,
     rule: Annotated[
         str,
         typer.Option(
@@ -403,9 +435,9 @@ def calibrate(
 
 @app.command()
 def explain(
-    model: Model,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for explain.json and explain.html.")],
+    model: Model = SHIPPED,
     ticker: Ticker = None,
     start: Annotated[
         str | None, typer.Option(help="First date to explain; by default the first that the model has not seen.")

