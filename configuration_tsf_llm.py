@@ -26,7 +26,7 @@ AUTO_MAP: dict[str, Any] = {
     "AutoTokenizer": ["tokenization_tsf_llm.TsfLlmTokenizer", None],
 }
 # For `decode` and for people; the model ignores them.
-PROCESSOR_EXTRAS = ("scale", "last_close", "mean_volume", "ticker", "origin", "bar_times", "skipped")
+PROCESSOR_EXTRAS = ("scale", "last_close", "mean_volume", "ticker", "origin", "bar_times", "skipped", "loading")
 CLASS_LABELS = {0: "down", 1: "flat", 2: "up"}
 # Fields that version 0.1.0 wrote, and the one value that every model had.
 REMOVED = {"attention_scale_factor": 1.0, "routed_scaling_factor": 1.0, "router_score_function": "softmax"}

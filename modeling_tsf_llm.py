@@ -823,7 +823,8 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
             total = known if total is None else total
             if law_logits is not None and law_labels is not None:
-                loss = loss + law_loss(law_logits, law_labels) / total  # per token: a batch may be cut into parts
+                far_loss = law_loss(law_logits, law_labels, self.config.far_horizons)
+                loss = loss + far_loss / total  # per token: a batch may be cut into parts
             share = known / total
             loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss, bar_loss)
         return TsfLlmCausalLMOutput(

@@ -168,9 +168,19 @@ def forecast(
     as_of: Annotated[
         str | None, typer.Option(help="Forecast as if nothing after this were known: a date (a whole day), or a time.")
     ] = None,
-    samples: Samples = 256,
+    samples: Annotated[
+        int | None, typer.Option(min=2, help="Sampled paths per forecast; by default 256, with --joint 1024.")
+    ] = None,
     seed: Seed = 0,
     calibration: Calibrated = "auto",
+    joint: Annotated[
+        bool,
+        typer.Option("--joint", help="What the tickers do together too, in a file of OUT's name with .joint in it."),
+    ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(help='Of the portfolio: "AAPL=0.5,MSFT=0.5", or a CSV file of ticker, weight; else all equal.'),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
     ohlcv: Annotated[
         bool,
@@ -197,9 +207,10 @@ def forecast(
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
 
-    Tickers that cannot be forecast are skipped and named, with the reason; exit code 2 if none is left. With --ohlcv
-    OUT gets columns open_q10 to volume_q90 too, and a JSON file beside it says P(touch) of --levels, P(stop before
-    target) and the expected maximum drawdown.
+    Tickers that cannot be forecast are skipped and named, with the reason; exit code 2 if none is left. With --joint,
+    paths of all tickers move together as they did lately: the portfolio's quantiles, VaR and ES, and for every ticker
+    the probability to be the best, or in the top fifth. With --ohlcv OUT gets columns open_q10 to volume_q90 too,
+    and a JSON file beside it says P(touch) of --levels, P(stop before target) and the expected maximum drawdown.
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
@@ -208,8 +219,10 @@ def forecast(
     from ..common.files import check_apart, check_output, write_table
     from ..data_prep.columns import Columns
     from ..evaluation.plots import fan_chart
+    from ..evaluation.portfolio import joint_forecast
     from ..training.data import read_for
     from .bars import Barriers, forecast_bars, risk_file, write_risk
+    from .joint import joint_file, print_joint, read_weights
     from .loading import load_pipeline
 
     check_output(out, ".csv", ".parquet")
@@ -217,8 +230,13 @@ def forecast(
     risk_to = risk_file(out, data, market, model) if ohlcv else None
     if plot is not None:
         check_output(plot, ".png")
-    for path in (out, *([plot] if plot else [])):
-        check_apart(path, data, market)
+    if weights is not None and not joint:
+        raise ValueError("--weights are those of a portfolio: add --joint")
+    if joint and ohlcv:
+        raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
+    shares = read_weights(weights)
+    for path in (out, *([plot] if plot else []), *([joint_file(out)] if joint else [])):
+        check_apart(path, data, market, model, weights)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
@@ -230,10 +248,18 @@ def forecast(
     bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
-    asked = {"horizon": horizon, "samples": samples, "seed": seed, "as_of": as_of, "strict": strict}
-    asked["calibration"] = calibration
-    asked |= {"market": _market(market, dates, decimal), "calendar": calendar}
-    frame, risk = forecast_bars(pipe, bars, barriers, **asked) if ohlcv else (pipe(bars, **asked), {})
+    asked: dict[str, Any] = {"horizon": horizon, "seed": seed, "as_of": as_of, "strict": strict}
+    asked |= {"calibration": calibration, "market": _market(market, dates, decimal), "calendar": calendar}
+    asked["samples"] = samples or (1024 if joint else 256)
+    risk: dict[str, Any] = {}
+    if joint:
+        frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
+        write_table(table, joint_file(out))
+        print_joint(table, joint_file(out))
+    elif ohlcv:
+        frame, risk = forecast_bars(pipe, bars, barriers, **asked)
+    else:
+        frame = pipe(bars, **asked)
     write_table(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
