@@ -118,7 +118,8 @@ def run(args: Arguments) -> dict[str, Any]:
     tests: list[Test] = []
     rows: list[dict[str, Any]] = []
     joint: list[dict[str, Any]] = []
-    for context, names, series in _encoded(pipes, args.contexts, bars, market):
+    left_out: dict[str, str] = {}
+    for context, names, series in _encoded(pipes, args.contexts, bars, market, left_out):
         if not tests:
             tests = _tests(args, series)
             rows = [row for test in tests for name in test.baselines for row in _rows(test, name, args.seed)]
@@ -131,7 +132,9 @@ def run(args: Arguments) -> dict[str, Any]:
                 rows += [about | row for row in _rows(test, ours, args.seed)]
                 told = joint_rps(ours.quantiles, test.outcomes, series, seed=args.seed)
                 joint.append({**about, "horizon": test.outcomes.horizon, **told})
-    return {"rows": rows, "joint": joint, **_about(args, pipes, tests)}
+    if not tests:
+        raise ValueError(f"no model answers in {', '.join(args.contexts)}: {'; '.join(left_out.values())}")
+    return {"rows": rows, "joint": joint, "left_out": left_out, **_about(args, pipes, tests)}
 
 
 def _read(args: Arguments) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
@@ -143,20 +146,30 @@ def _read(args: Arguments) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
 
 
 def _encoded(
-    pipes: Mapping[str, TsfLlmPipeline], contexts: Sequence[str], bars: pd.DataFrame, market: list[pd.DataFrame]
+    pipes: Mapping[str, TsfLlmPipeline],
+    contexts: Sequence[str],
+    bars: pd.DataFrame,
+    market: list[pd.DataFrame],
+    left_out: dict[str, str],
 ) -> Iterator[tuple[str, list[str], list[EncodedSeries]]]:
-    """Each context with the models whose processor makes the same of it, and what that is."""
+    """Each context with the models whose processor makes the same of it, and what that is; the others' reasons."""
     markets: dict[str, list[pd.DataFrame]] = {"universe": [bars, *market], "index": market, "alone": []}
     alike: dict[str, list[str]] = {}
     for name, pipe in pipes.items():
         state = json.dumps(pipe.processor.feature_extractor.to_dict(), sort_keys=True, default=str)
         alike.setdefault(state, []).append(name)
     for names in alike.values():
-        processor = pipes[names[0]].processor
-        can = processor.feature_extractor.reads_market and processor.feature_extractor.fitted_with_market
         for context in contexts:
-            if context == "alone" or (can and markets[context]):
-                yield context, names, processor.encode(bars, market=markets[context] or None)
+            if context == "index" and not market:
+                continue
+            try:
+                series = pipes[names[0]].processor.encode(bars, market=markets[context] or None)
+            except ValueError as error:
+                if not str(error).startswith("market="):  # which its features do not read
+                    raise
+                left_out |= {f"{name}, {context}": str(error) for name in names}
+                continue
+            yield context, names, series
 
 
 def _tests(args: Arguments, series: Sequence[EncodedSeries]) -> list[Test]:
@@ -293,6 +306,7 @@ def note(results: Mapping[str, Any]) -> str:
         f"origin. Skill: CRPS saved against {REFERENCE}, in percent; in brackets p of Diebold and Mariano over dates. "
         f"Crash: {' to '.join(results['crash'])}. Looks at these dates so far: {looks}."
         + (f" NOT out of sample: {', '.join(seen)}." if seen else "")
+        + (f" Left out: {'; '.join(results['left_out'])}." if results["left_out"] else "")
     )
 
 

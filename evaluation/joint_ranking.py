@@ -2,8 +2,8 @@
 
 Design choices:
 * Both forecasts have the same laws of single tickers, and the same draws of their own: only one common factor differs.
-* u = Phi(b z + sqrt(1 - b^2) e), with e of the ticker, z of the date, and b the correlation of the ticker's last 60
-  returns with the mean of all, known at the origin.
+* u = Phi(b z + sqrt(1 - b^2) e), with e of the ticker, z of the date, and b the correlation of the ticker's last 250
+  returns with the mean of all, known at the origin. With 60, b is noise enough to lose what the factor gains.
 * A law stands here by its 99 quantiles, linear between them; what lies beyond them ranks as the last one.
 
 Shapes: n forecasts, A tickers of a date, K draws, W returns of the past, D dates.
@@ -23,7 +23,7 @@ from .every_bar import Outcomes
 from .ranking import FEWEST_RANKED, quintiles, ranked_probability_score
 from .significance import diebold_mariano
 
-WINDOW = 60  # returns
+WINDOW, FEWEST = 250, 60  # returns
 DRAWS = 256
 SMALLEST = 1e-9  # level
 
@@ -61,10 +61,10 @@ def joint_rps(
     scores, scored = [], []
     for date, mine in zip(dates, np.split(order, starts[1:]), strict=True):
         last = np.searchsorted(times, date, side="right")
-        if len(mine) < FEWEST_RANKED or last < WINDOW:
+        if len(mine) < FEWEST_RANKED or last < FEWEST:
             continue
         tickers = outcomes.ticker[mine].tolist()
-        past, came = moves[tickers].to_numpy()[last - WINDOW : last], quintiles(outcomes.realised[mine, None])
+        past, came = moves[tickers].to_numpy()[max(last - WINDOW, 0) : last], quintiles(outcomes.realised[mine, None])
         own, common = (_uniforms(names, date, seed) for names in (tickers, [""]))
         levels = (together(own, factor_loadings(past), ndtri(common)), own)
         draws = (at_levels(quantiles[mine], one) for one in levels)

@@ -62,6 +62,8 @@ def test_the_table(command, model, base_folder, files, tmp_path, capsys):
     assert {*keys} == wanted
     assert results["unseen"] == ["A", "B"]
     assert results["looks"] == {str(copy): 1 for copy in copies}
+    assert {*results["left_out"]} == {f"{copies[1]}, universe", f"{copies[1]}, index"}
+    assert f"Left out: {copies[1]}, universe; " in page
     assert f"{copies[0]} 1" in page
     assert "| model | context | tickers | h = 1 | h = 2 |" in page
     rows = dict(zip(keys, results["rows"], strict=True))
@@ -109,7 +111,7 @@ def test_contexts_of_one_processor_are_encoded_once(command, base_folder, tmp_pa
     called = []
     real = skill.load_pipeline
     monkeypatch.setattr(skill, "load_pipeline", lambda name: spied(real(name), called))
-    assert command(models=copies, horizons=1) == 0
+    assert command(models=copies, horizons=1, contexts="alone") == 0
     assert len(called) == 1
 
 
@@ -124,6 +126,7 @@ def spied(pipe, called):
     [
         ({"models": None}, "--models and --data are needed"),
         ({"models": "nowhere"}, "--models nowhere: no such folder"),
+        ({"contexts": "index"}, "no model answers in index: market=: "),
         ({"contexts": "moon"}, "--contexts moon: choose from universe, index, alone"),
         ({"horizons": 0}, "give 1 or more steps"),
         ({"crash": ["2020-05-31", "2020-02-20"]}, "give its first and its last day"),

@@ -9,7 +9,7 @@ from scipy import stats
 
 from tsf_llm.evaluation.distributions import LEVELS
 from tsf_llm.evaluation.every_bar import Outcomes
-from tsf_llm.evaluation.joint_ranking import WINDOW, at_levels, factor_loadings, joint_rps, together
+from tsf_llm.evaluation.joint_ranking import FEWEST, at_levels, factor_loadings, joint_rps, together
 
 
 def test_loadings_are_correlations_with_the_mean_and_zero_for_what_stands_still():
@@ -45,7 +45,7 @@ def made(loading, tickers=12, days=400):
     series = [
         SimpleNamespace(ticker=name, log_return=one, timestamp=time) for name, one in zip(names, moves, strict=True)
     ]
-    at = np.arange(WINDOW, days - 1)
+    at = np.arange(FEWEST, days - 1)
     origin, ticker = np.tile(time[at], tickers), np.repeat(names, len(at))
     outcomes = Outcomes(1, [at] * tickers, ticker, origin, np.tile(time[at + 1], tickers), moves[:, at + 1].ravel())
     return np.repeat(sigma, len(at))[:, None] * stats.norm.ppf(LEVELS), outcomes, series
@@ -55,7 +55,7 @@ def test_what_moves_together_is_ranked_better_together():
     tied = joint_rps(*made(0.95))
     assert tied["joint"] < min(tied["independent"], 0.16)
     assert tied["dm_p"] < 0.05
-    assert tied["days"] == 400 - WINDOW - 1
+    assert tied["days"] == 400 - FEWEST - 1
 
 
 def test_the_order_of_tickers_does_not_matter_and_too_few_have_no_score():
