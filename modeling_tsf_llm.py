@@ -15,7 +15,6 @@ r rotary part of a head, v value part, E experts, K experts per token, V vocabul
 from .versions_tsf_llm import CACHE  # first: names below are missing where transformers is too old
 
 # isort: split
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,6 @@ from transformers.integrations import use_experts_implementation
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
@@ -52,6 +50,7 @@ from .original_modeling_tsf_llm import (
 )
 from .pipeline_tsf_llm import TsfLlmPipeline  # noqa: F401 (registers its task; and so all code travels with a model)
 from .quantization_tsf_llm import use_int8_layers
+from .rotary_tsf_llm import TsfLlmRotaryEmbedding, rotate, yarn_scaling
 
 logger = logging.get_logger(__name__)
 
@@ -102,44 +101,6 @@ class TsfLlmCausalLMOutput(MoeCausalLMOutputWithPast):
     law_logits: torch.Tensor | None = None
 
 
-def rope(config: TsfLlmConfig) -> dict[str, Any]:
-    """The rope dictionary, which transformers fills in when a config is made."""
-    return dict(config.rope_parameters or {})
-
-
-class TsfLlmRotaryEmbedding(nn.Module):
-    """Cosines and sines `[B,S,r]` of rotary positions, for every `rope_type` of transformers. Su et al. 2021."""
-
-    def __init__(self, config: TsfLlmConfig):
-        super().__init__()
-        self.config = config
-        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = rope(config)["rope_type"]
-        known = {**ROPE_INIT_FUNCTIONS, "default": self.compute_default_rope_parameters}
-        inv_freq, self.attention_scaling = known[self.rope_type](config)
-        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
-        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(config: TsfLlmConfig, device=None, **kwargs) -> tuple[torch.Tensor, float]:
-        width = config.qk_rope_head_dim
-        exponent = torch.arange(0, width, 2, dtype=torch.float, device=device) / width
-        return 1.0 / rope(config)["rope_theta"] ** exponent, 1.0
-
-    @torch.no_grad()
-    @dynamic_rope_update
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        angle_BSr = (position_ids[..., None].float() * self.inv_freq.float()).repeat(1, 1, 2)
-        scaling = self.attention_scaling
-        return (angle_BSr.cos() * scaling).to(x.dtype), (angle_BSr.sin() * scaling).to(x.dtype)
-
-
-def rotate(x_BHSr: torch.Tensor, cos_BSr: torch.Tensor, sin_BSr: torch.Tensor) -> torch.Tensor:
-    """Rotates the pairs (i, i + r/2) of the last axis."""
-    first, second = x_BHSr.chunk(2, dim=-1)
-    return x_BHSr * cos_BSr[:, None] + torch.cat((-second, first), dim=-1) * sin_BSr[:, None]
-
-
 def eager_attention_forward(
     module: "TsfLlmAttention",
     query: torch.Tensor,
@@ -159,14 +120,6 @@ def eager_attention_forward(
     weights_BHSS = F.softmax(scores_BHSS, dim=-1, dtype=torch.float32).to(query.dtype)
     weights_BHSS = F.dropout(weights_BHSS, p=dropout, training=module.training)
     return torch.einsum("bhst,bhtv->bshv", weights_BHSS, value), weights_BHSS
-
-
-def yarn_scaling(config: TsfLlmConfig) -> float:
-    """DeepSeek's extra softmax scale under `rope_type="yarn"` with `mscale_all_dim`; 1 otherwise."""
-    parameters = rope(config)
-    if parameters["rope_type"] != "yarn" or parameters["factor"] <= 1:
-        return 1.0
-    return (0.1 * parameters.get("mscale_all_dim", 0) * math.log(parameters["factor"]) + 1.0) ** 2
 
 
 class TsfLlmAttention(nn.Module):
@@ -868,7 +821,8 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
             total = known if total is None else total
             if law_logits is not None and law_labels is not None:
-                loss = loss + law_loss(law_logits, law_labels) / total  # per token: a batch may be cut into parts
+                far_loss = law_loss(law_logits, law_labels, self.config.far_horizons)
+                loss = loss + far_loss / total  # per token: a batch may be cut into parts
             share = known / total
             loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss, bar_loss)
         return TsfLlmCausalLMOutput(

@@ -42,7 +42,7 @@ from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..publishing.upload import HubCallback
 from ..training.adapters import LoraArguments, lora_config
 from ..training.arguments import Defaults
-from ..training.callbacks import FiniteCallback
+from ..training.callbacks import FiniteCallback, show_one_bar
 from ..training.data import TrainingData
 from ..training.models import ADAPTER_FACTS, Model
 from .reader import SplitPairs
@@ -173,7 +173,11 @@ def reference_copy(model: Any) -> Any:
 
 
 class SteadyTrainer(Trainer):
-    """What the trainers of trl share here: how the model runs, and what is saved."""
+    """What the trainers of trl share here: how the model runs, what is shown, and what is saved."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        show_one_bar(self)
 
     def create_model_card(self, *args, **kwargs) -> None:
         """None: trl's speaks of text and chats."""

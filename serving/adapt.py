@@ -96,6 +96,7 @@ def adapt(
         "reason": f"on the validation dates the mean CRPS is {'lower' if kept else 'not lower'} with the adapter",
         "validation": {**valid, "interval_excludes_zero": _excludes_zero(valid)},
         **test,
+        "baselines": {name: row for name, row in after[1].by_name(seed).items() if name != "model"},
         "interval_excludes_zero": _excludes_zero(test),
         "seconds": round(time.perf_counter() - started, 1),
     }

@@ -1,17 +1,23 @@
-"""The main job on the embedded prices: audit, train, forecast, evaluate, plot."""
+"""The main job on the embedded prices: audit, forecast by the shipped weights, fit to a ticker, evaluate, plot; or,
+where these do not suit the data or `--from-scratch` is given: audit, train, forecast, evaluate, plot."""
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import transformers
 from rich.console import Console
 
 from ..audit_tsf_llm import audit_features, bound_in_words
-from ..bars_tsf_llm import kind_of
-from ..common.files import check_apart, check_free, claim, write_csv, write_json
+from ..bars_tsf_llm import Kind, kind_of
+from ..common.files import check_apart, check_free, claim, write_csv, write_json, write_parquet
 from ..common.parser import Parser
+from ..common.reading import read_json
 from ..data_prep.columns import USUAL, Columns
 from ..data_prep.sources import read_data
 from ..data_prep.windows import Split
@@ -20,14 +26,17 @@ from ..evaluation.evaluate import FILES as SCORES
 from ..evaluation.evaluate import evaluate_model
 from ..evaluation.plots import fan_chart
 from ..evaluation.report import Report, print_evaluation
+from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.starting_model import CONFIGS
 from ..training.supervised import train
 from .loading import load_pipeline
+from .shipped import copy_model, fences, shipped_model, variants, why_from_scratch
 
 FILES = ("audit.json", "forecast.csv", "forecast.png", "hindsight.png")  # beside those of training and evaluation
 
-HINDSIGHT_BARS = 20  # the second fan chart starts this many bars before the end, to show what happened
+VARIANTS_BY = 150  # seconds since the start after which no second variant is begun
+MOST_BARS, MOST_SERIES = 50_000, 30  # what a quick start looks at, so that it stays one whatever the data
 
 
 def run(
@@ -40,11 +49,13 @@ def run(
     known_covariates: Sequence[str] = (),
     horizon: int | None = None,
     head: str = "causal_lm",
+    from_scratch: bool = False,
 ) -> Report:
     """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns what the evaluation found.
 
     A file without price columns is a plain series: `columns` and covariates are those of `read_data`. The ticker is by
-    default AAPL, or else the first; the horizon that of the config. `head` is `causal_lm` or `quantile`.
+    default AAPL, or else the first; the horizon that of the config. `head` is `causal_lm` or `quantile`. Of more data
+    than `MOST_BARS` and `MOST_SERIES` a part is used, see `bounded`.
 
     Raises:
         ValueError: for a ticker or data that cannot be used.
@@ -54,58 +65,71 @@ def run(
     check_apart(out, dataset)
     check_free(out, SCORES, by=SCORED_BY)
     check_free(out, FILES, by="quickstart", told_by=("audit.json", "passed", "prefix_invariance"))
-    console = Console()
+    started, console = time.perf_counter(), Console()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
 
     console.rule("1. Prices")
-    bars = read_data(dataset, columns=columns, covariates=[*past_covariates, *known_covariates])
+    covariates = [*past_covariates, *known_covariates]
+    bars = read_data(dataset, columns=columns, covariates=covariates)
     kind = kind_of(bars)
     tickers = list(bars[kind.id].unique())
     ticker = ticker or ("AAPL" if "AAPL" in tickers else tickers[0])
-    mine = bars[bars[kind.id] == ticker]
-    if mine.empty:
+    if ticker not in tickers:
         raise ValueError(f"no ticker {ticker!r} in {dataset}; choose one of {', '.join(tickers)}")
-    split = Split.of(bars)
+    whole, bars = bars, bounded(bars, kind, ticker)
+    mine = bars[bars[kind.id] == ticker]
+    why = "--from-scratch asks for it" if from_scratch else why_from_scratch(bars, head=head, covariates=covariates)
+    pipe = None if why else load_pipeline(shipped_model())
+    split = Split.of(bars) if pipe is None else fences(bars, pipe.model.config.trained_through)
     days = [bars["timestamp"].min(), split.train_through, split.valid_through, bars["timestamp"].max()]
-    console.print(f"{len(bars)} bars of {len(tickers)} tickers")
+    console.print(f"{len(bars)} bars of {bars[kind.id].nunique()} tickers")
+    if len(bars) < len(whole):
+        console.print(f"of {len(whole)} bars of {len(tickers)}: a quick start looks at a part; sft trains on all")
     for name, first, last in zip(("train", "validate", "test"), days, days[1:], strict=False):
         console.print(f"  {name:9}{first.date()} to {last.date()}", highlight=False)
+    console.print(f"From scratch: {why}." if why else f"From the shipped weights, {_size(pipe)}.", highlight=False)
 
     console.rule("2. Leak audit")
-    report = audit_features(bars, past_covariates=past_covariates, known_covariates=known_covariates)
+    audit = audit_features(bars, past_covariates=past_covariates, known_covariates=known_covariates)
     claim(out, FILES, by="quickstart")
-    write_json(report, out / "audit.json")
-    if not report["passed"]:
+    write_json(audit, out / "audit.json")
+    if not audit["passed"]:
         raise ValueError(f"the leak audit failed, see {out / 'audit.json'}: remove the features it names")
     console.print(
-        f"passed: {report['features']} features, unchanged to the bit when their future is cut off or replaced;\n"
-        f"{bound_in_words(report)}"
+        f"passed: {audit['features']} features, unchanged to the bit when their future is cut off or replaced;\n"
+        f"{bound_in_words(audit)}"
     )
 
-    console.rule("3. Training")
-    options = {f"{name}_column": getattr(columns, name) for name in ("value", "id", "time")}
-    options |= {"dates": columns.dates, "decimal": columns.decimal}
-    options |= {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
-    options |= {"data": dataset, "output_dir": out / "model", "horizon": horizon, "head": head}
-    parser = Parser((DataArguments, ModelArguments, SftArguments))
-    train(*parser.read(CONFIGS / "quickstart.yaml", **options))
-    for checkpoint in (out / "model").glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    pipe = load_pipeline(out / "model")
-    horizon = pipe.model.config.prediction_length
-
-    console.rule("4. Forecast")
-    forecast = pipe(mine, horizon=horizon)
-    write_csv(forecast, out / "forecast.csv")
-    fan_chart(mine, forecast, out / "forecast.png")
-    shown = forecast.drop(columns=["q05", "q25", "q75", "q95"])
-    console.print(shown.to_string(index=False, float_format="{:.3f}".format), highlight=False)
-    hindsight(pipe, mine, out / "hindsight.png")
+    told: dict[str, Any] = {"start": "scratch" if why else "shipped"}
+    with TemporaryDirectory() as folder:
+        data = Path(folder) / Path(dataset).name  # which the model notes
+        write_parquet(bars, data / "bars.parquet")
+        if pipe is None:
+            console.rule("3. Training")
+            options = {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
+            pipe = trained(out / "model", {"data": data, "horizon": horizon, "head": head, **options})
+            console.rule("4. Forecast")
+        else:
+            console.rule("3. Forecast by the shipped weights")
+            copy_model(pipe, out / "model")
+        horizon = horizon or pipe.model.config.prediction_length
+        market = bars if pipe.processor.feature_extractor.reads_market else None
+        forecast = pipe(mine, horizon=horizon, market=market)
+        write_csv(forecast, out / "forecast.csv")
+        fan_chart(mine, forecast, out / "forecast.png")
+        shown = forecast.drop(columns=["q05", "q25", "q75", "q95"])
+        console.print(shown.to_string(index=False, float_format="{:.3f}".format), highlight=False)
+        hindsight(pipe, mine, out / "hindsight.png", market)
+        if not why:
+            console.rule(f"4. An adapter and a DPO variant for {ticker}")
+            options = {"data": data, "split": split, "market": market is not None, "until": started + VARIANTS_BY}
+            told |= variants(out / "model", ticker, out=out, horizon=horizon, **options)
 
     console.rule("5. Evaluation on the test dates")
-    start = split.valid_through + pd.Timedelta(1, "ns")
-    report = evaluate_model(pipe, bars, start=start, end=bars["timestamp"].max(), horizon=horizon, out=out)
+    start, end = split.valid_through + pd.Timedelta(1, "ns"), bars["timestamp"].max()
+    evaluate_model(pipe, bars, start=start, end=end, horizon=horizon, out=out, market=market)
+    report = noted(told, out / "results.json")
     print_evaluation(report, kind)
     console.rule()
     written = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
@@ -113,9 +137,47 @@ def run(
     return report
 
 
-def hindsight(pipe, bars: pd.DataFrame, path: Path) -> None:
-    """A fan chart from some bars ago, with what happened since."""
-    horizon = max(HINDSIGHT_BARS, pipe.reach) if pipe.model.can_generate() else pipe.reach
+def trained(folder: Path, options: dict[str, Any]) -> TsfLlmPipeline:
+    """A small model of the data, in a folder without checkpoints."""
+    options["disable_tqdm"] = False  # transformers takes a quiet log for a wish for no bar
+    parser = Parser((DataArguments, ModelArguments, SftArguments))
+    train(*parser.read(CONFIGS / "quickstart.yaml", output_dir=folder, **options))
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return load_pipeline(folder)
+
+
+def noted(told: dict[str, Any], path: Path) -> Report:
+    """`results.json` with what else a quick start found; and with no verdict on dates that the shipped weights have
+    seen."""
+    content = {**read_json(path), **told}
+    if told["start"] == "shipped" and content["out_of_sample"] is not True:
+        through = content["trained_through"]
+        content["verdict"] = f"no verdict: in sample for the shipped weights, which have seen prices through {through}"
+        for one in content["horizons"].values():
+            one["verdict"] = content["verdict"]
+        content["in_sample"] = "tsf-llm quickstart --from-scratch tests a small model on dates that it has not seen"
+    write_json(content, path)
+    return Report.of(content)
+
+
+def _size(pipe: TsfLlmPipeline) -> str:
+    return f"{pipe.model.num_parameters():,} parameters, trained through {pipe.model.config.trained_through}"
+
+
+def hindsight(pipe: TsfLlmPipeline, bars: pd.DataFrame, path: Path, market: pd.DataFrame | None) -> None:
+    """A fan chart from as many bars ago as the model names without sampling, with what happened since."""
+    horizon = max(pipe.law_reach, pipe.reach)
     origin = bars["timestamp"].iloc[-horizon - 1]
     past, ahead = bars[bars["timestamp"] <= origin], bars[bars["timestamp"] > origin]
-    fan_chart(past, pipe(past, horizon=horizon), path, realised=ahead)
+    fan_chart(past, pipe(past, horizon=horizon, market=market), path, realised=ahead)
+
+
+def bounded(bars: pd.DataFrame, kind: Kind, ticker: str) -> pd.DataFrame:
+    """Whole series, `ticker` and then the others as they come, up to `MOST_SERIES` and `MOST_BARS`; of a `ticker` that
+    is longer than that its last bars."""
+    counts = bars[kind.id].value_counts(sort=False)
+    names = [ticker, *counts.index.drop(ticker)]
+    fitting = int(np.searchsorted(counts[names].cumsum(), MOST_BARS, side="right"))
+    kept = bars[bars[kind.id].isin(names[: min(max(fitting, 1), MOST_SERIES)])]
+    return kept.groupby(kind.id, sort=False).tail(MOST_BARS).reset_index(drop=True)

@@ -82,7 +82,8 @@ def test_ragged_batch_pads_on_the_left_and_changes_no_values(small, make_bars):
             assert batch[key][row] == alone[key][0]
         assert batch["last_close"][row] == frame["close"].iloc[-1]
     assert (batch["input_ids"] == small.tokenizer.bar_token_id).all()
-    assert set(batch) - {"past_values", "attention_mask", "input_ids"} == set(PROCESSOR_EXTRAS)  # `generate` lets pass
+    extras = set(batch) - {"past_values", "attention_mask", "input_ids"}
+    assert extras | {"loading"} == set(PROCESSOR_EXTRAS)  # `generate` lets pass
 
 
 def test_batch_takes_any_origins(small, make_bars):
@@ -256,6 +257,16 @@ def test_tokens_of_the_real_returns_lead_back_to_the_real_prices(processor, make
     realised = bars["close"].to_numpy()[origins + 1]
     np.testing.assert_allclose(processor.decode(paths, batch)["mean"], realised, rtol=0.005)
     np.testing.assert_allclose(processor.inverse_transform(z[:, None], batch)[:, 0], realised, rtol=1e-12)
+
+
+def test_the_digest_is_that_of_features_and_bins(small, processor, make_bars, tmp_path):
+    small.save_pretrained(tmp_path)
+    again = TsfLlmProcessor.from_pretrained(tmp_path)
+    assert again.digest == small.digest != processor.digest
+    again.feature_extractor.center["*"][0] += 1.0
+    assert again.digest == small.digest  # an adapter may have scalers of its own
+    again.tokenizer.law_edges["5"][0] -= 1e-9
+    assert again.digest != small.digest
 
 
 def test_a_calibration_travels_with_the_processor(processor, tmp_path):

@@ -218,6 +218,7 @@ def train_adapter(
     set_seed(training_args.seed)
     train, valid = data.windows(head_of(base), seed=training_args.seed)
     config = lora_config(base, lora_args)
+    base.dates_itself = base.base_model.dates_itself = True  # it stays as it is; `about` dates the adapter
     with quiet(), frozen(base):
         model = get_peft_model(base, config)
         trainer = make_trainer(model, data.processor, train=train, valid=valid, training_args=training_args)
@@ -385,7 +386,6 @@ def run_ticker(
         own = with_own_scalers(data, ticker) if data.args.per_ticker else data
         before = data.walk_forward(base, seed=seed) if scored else None
         about = facts(base, own, lora_args, training_args, ticker=ticker)
-        base.dates_itself = base.base_model.dates_itself = True  # it stays as it is; `about` dates the adapter
         if resumes(training_args) and same_run(folder, about):
             model, training = attach(base, folder), read_facts(folder)["training"]
         else:

@@ -50,6 +50,7 @@ class DataArguments:
         None, "bars ahead whose law a causal LM names; by default 1, 5 and 20, of a plain series every one to horizon"
     )
     stride: int = option(8, "bars between the origins of neighbouring training windows")
+    valid_stride: int | None = option(None, "the same between validation windows; by default as in training")
     context_length: int = option(128, "bars the model looks back")
     feature_groups: list[str] | None = option(None, "feature groups of docs/features.md; the default ones if none")
     market: str | None = option(None, "price file that features read, of an index or universe; all tickers if none")
@@ -69,7 +70,7 @@ class DataArguments:
     def __post_init__(self) -> None:
         if not self.data:
             raise ValueError("data is empty: name a price file, a folder, or 'sample' for the embedded prices")
-        check_least(self, 1, "horizon", "stride", "context_length")
+        check_least(self, 1, "horizon", "stride", "valid_stride", "context_length")
         if self.horizons is not None and (
             min(self.horizons, default=0) != 1 or len({*self.horizons}) < len(self.horizons)
         ):
@@ -184,6 +185,10 @@ class SftArguments(Defaults, TrainingArguments):
         None, "products in bfloat16; slow on CPUs without instructions for it"
     )
     probe_bf16: bool = option(False, "where bf16 is not given, time it first and use it where it is faster")
+
+    max_seconds: float = option(
+        0, "keep training to about so long: the first steps tell how many of all there is time for; 0 for no limit"
+    )
     dynamic_lr: bool = option(
         False,
         "follow the trend of the validation loss: the schedule's rate is cut when it rises and "
@@ -204,6 +209,7 @@ class SftArguments(Defaults, TrainingArguments):
         super().__post_init__()
         if self.early_stopping_patience < 0:
             raise ValueError(f"early_stopping_patience={self.early_stopping_patience}: give 1 or more, or 0 for none")
+        check_least(self, 0, "max_seconds")
         if self.dynamic_lr and self.eval_strategy == "no":
             raise ValueError("dynamic_lr=true follows the validation loss: set eval_strategy to epoch or steps")
         parse_class_weights(self.class_weights)

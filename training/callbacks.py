@@ -1,9 +1,12 @@
-"""Callbacks of the training scripts: fresh draws per epoch, the trend-based learning rate, a stop at NaN.
+"""Callbacks of the training scripts: fresh draws per epoch, the trend-based learning rate, a limit of time, a stop at
+NaN, one bar.
 
-None keeps a state of its own: what they need is in the trainer's log, so a resumed run goes on as if never stopped.
+None keeps a state that the weights depend on: what they need is in the trainer's log, so a resumed run goes on as if
+never stopped.
 """
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +14,8 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, TrainerState
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.utils import logging
 
 from .checkpoints import checkpoints, missing_parts, step_of
@@ -80,6 +84,41 @@ class DynamicLrCallback(TrainerCallback):
             lr_scheduler.base_lrs = [rate * after / before for rate in lr_scheduler.base_lrs]
 
 
+TIMED = 8  # steps whose time says how many more there is time for
+CLOSE = 0.95  # a schedule is cut only if fewer than this share of its steps fit
+
+
+class TimeLimitCallback(TrainerCallback):
+    """Ends training after about `seconds`: what the steps so far took, validations among them, says how many more fit.
+
+    The rest of the learning-rate schedule is squeezed into these, so that it ends where it would have ended."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.start, self.planned, self.timed_from = 0.0, 0, (0, 0.0)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.start, self.planned, self.timed_from = time.perf_counter(), state.max_steps, (0, 0.0)
+
+    def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
+        now, step = time.perf_counter(), state.global_step
+        first, since = self.timed_from = self.timed_from if self.timed_from[0] else (step, now)  # the first is slow
+        if step < first + TIMED:
+            return
+        left = max(1, int((self.start + self.seconds - now) / ((now - since) / (step - first))))
+        if left >= CLOSE * (state.max_steps - step):
+            return
+        if isinstance(lr_scheduler, LambdaLR):
+            pace = (state.max_steps - step) / left
+            rates = lr_scheduler.lr_lambdas
+            lr_scheduler.lr_lambdas = [lambda k, rate=rate: rate(step + (k - step) * pace) for rate in rates]
+        state.max_steps = step + left
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps < self.planned and state.is_world_process_zero:
+            tqdm.write(f"{state.max_steps} of {self.planned} steps: as many as {self.seconds:g} seconds allow here")
+
+
 class NonFiniteError(ValueError):
     """A loss or gradient is NaN or infinite; the message says how to go on."""
 
@@ -112,3 +151,48 @@ class FiniteCallback(TrainerCallback):
         loss = (metrics or {}).get("eval_loss", 0.0)
         if not math.isfinite(loss):
             raise NonFiniteError("the validation loss", loss, args, state)
+
+
+SHOWN = {"loss": "loss", "eval_loss": "validation", "reward": "reward"}  # of the log, and what the bar calls it
+
+
+class OneBarCallback(TrainerCallback):
+    """One bar of training steps with the last losses; away from a terminal, or with `disable_tqdm`, a line for each
+    validation (each log entry, where nothing validates). All else that is logged is in `trainer_state.json`."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.told: dict[str, str] = {}
+        self.others = logging.is_progress_bar_enabled()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        off = True if args.disable_tqdm or not state.is_world_process_zero else None  # None: only on a terminal
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=off)
+        self.told, self.others = {}, logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # of each checkpoint
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.total = state.max_steps  # which a limit of time may have cut
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        fresh = {words: f"{logs[name]:.4g}" for name, words in SHOWN.items() if name in logs}
+        if self.bar is None or not fresh:
+            return
+        self.told |= fresh
+        self.bar.set_postfix(self.told)
+        if self.bar.disable and state.is_world_process_zero and ("eval_loss" in logs or args.eval_strategy == "no"):
+            figures = ", ".join(f"{words} {figure}" for words, figure in self.told.items())
+            print(f"step {state.global_step} of {state.max_steps}: {figures}", flush=True)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+        self.bar = None
+        if self.others:
+            logging.enable_progress_bar()
+
+
+def show_one_bar(trainer: Trainer) -> None:
+    """Instead of transformers' dictionaries between two bars. A notebook keeps its table."""
+    if any(trainer.pop_callback(theirs) for theirs in (ProgressCallback, PrinterCallback)):
+        trainer.add_callback(OneBarCallback())

@@ -125,7 +125,13 @@ class TrainingData:
             sample_weights=args.sample_weights,
             seed=seed,
         )
-        valid = self.part(objective, after=split.train_through, through=split.valid_through, embargo=args.horizon)
+        valid = self.part(
+            objective,
+            after=split.train_through,
+            through=split.valid_through,
+            embargo=args.horizon,
+            stride=args.valid_stride or args.stride,
+        )
         if args.bag_years and len(train):
             train.origins = bag_of_years(train.origins, train.timestamp, seed)
         for name, part in (("training", train), ("validation", valid)):
@@ -187,6 +193,7 @@ class TrainingData:
         if not unknown and (before is None or day_end(before) <= day_end(now)):
             config.trained_through = now
         config.trained_on = self.describe()
+        config.processor_digest = self.processor.digest
 
     def provenance(self, config: Any) -> dict[str, Any]:
         """The lines of a report that say what was trained on and whether its scores are a test."""

@@ -17,6 +17,7 @@ from ..columns_tsf_llm import find_columns, listed
 from ..common.parser import option
 from ..data_prep.tables import open_table
 from .arguments import SftArguments
+from .callbacks import show_one_bar
 
 LABELS = ("negative", "neutral", "positive")
 FEWEST = 10  # texts of each label, so that each part has some
@@ -57,6 +58,7 @@ class WeightedTrainer(Trainer):
 
     def __init__(self, *args: Any, weights: torch.Tensor | None, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        show_one_bar(self)
         self.weights = weights
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -28,7 +28,14 @@ from ..publishing.upload import HubCallback
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import SftArguments
 from .averaging import WeightAverage, check_average
-from .callbacks import DynamicLrCallback, EpochCallback, FiniteCallback, NonFiniteError
+from .callbacks import (
+    DynamicLrCallback,
+    EpochCallback,
+    FiniteCallback,
+    NonFiniteError,
+    TimeLimitCallback,
+    show_one_bar,
+)
 from .checkpoints import (
     check_same_training,
     claim_folder,
@@ -75,6 +82,8 @@ class TsfLlmTrainer(Trainer):
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("ema_decay averages whole tensors, which FSDP cuts up: leave it out, or use DDP")
             self.add_callback(self.average)
+        show_one_bar(self)
+        self.label_names = ["labels"]  # transformers asks for all of `forward`; a model of tokens alone has no others
         self.class_weights, self.anchor = class_weights, anchor
         self._vectors = {name for name, p in self.model.named_parameters() if p.ndim < 2}
         self._side_losses: dict[str, list[torch.Tensor]] = defaultdict(list)
@@ -212,8 +221,10 @@ def make_trainer(
     `options` are further ones of `trainer_class`.
 
     Raises:
-        ValueError: for class weights without classes, or EWC with FSDP.
+        ValueError: for class weights without classes, EWC with FSDP, or a limit of time for several processes.
     """
+    if training_args.max_seconds and training_args.world_size > 1:
+        raise ValueError("max_seconds asks one clock, and several processes have one each: give max_steps")
     patience = training_args.early_stopping_patience
     stops = patience and training_args.load_best_model_at_end
     callbacks: list[TrainerCallback] = [EarlyStoppingCallback(patience)] if stops else []
@@ -221,6 +232,8 @@ def make_trainer(
         callbacks.append(EpochCallback())
     if training_args.dynamic_lr:
         callbacks.append(DynamicLrCallback())
+    if training_args.max_seconds:
+        callbacks.append(TimeLimitCallback(training_args.max_seconds))
     trainer = trainer_class(
         model=model,
         args=training_args,

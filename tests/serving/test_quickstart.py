@@ -1,14 +1,18 @@
 """quickstart.py: the quick start for real, on the embedded prices and on a plain series."""
 
 import json
+import re
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from tsf_llm.bars_tsf_llm import UNIVARIATE
 from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS
 from tsf_llm.serving import cli
+from tsf_llm.serving import quickstart as quick
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +79,28 @@ def test_quickstart_takes_a_plain_series(series_quickstart):
 
 def test_quickstart_with_a_head_that_knows_its_steps_alone(run, loads, tmp_path):
     words = ["--dataset", loads, "--value", "OT", "--horizon", 3, "--head", "quantile", "--out", tmp_path]
-    code, _, _ = run("quickstart", *words)
-    assert code == 0
+    code, out, error = run("quickstart", *words)
+    assert (code, error) == (0, "")  # no bar where there is no terminal, and no library's warning
+    assert "{" not in out
+    assert re.search(r"^step \d+ of \d+: .*validation [\d.]+$", out, re.MULTILINE)
     assert len(pd.read_csv(tmp_path / "forecast.csv")) == 3
     code, _, error = run("quickstart", "--head", "regression", "--out", tmp_path)
     assert (code, "--head regression" in error) == (2, True)
+
+
+def test_a_quick_start_looks_at_a_part_of_much_data(monkeypatch):
+    monkeypatch.setattr(quick, "MOST_BARS", 10)
+    monkeypatch.setattr(quick, "MOST_SERIES", 3)
+    lengths = {"a": 4, "b": 3, "c": 2, "d": 20, "e": 1}
+    bars = pd.DataFrame({"series_id": np.repeat([*lengths], [*lengths.values()])})
+    bars["value"] = bars.groupby("series_id").cumcount()
+
+    def kept(*names, first):
+        some = bars[bars["series_id"].isin(names)]
+        found = quick.bounded(some, UNIVARIATE, first)
+        return found.groupby("series_id", sort=False)["value"].agg(["size", "max"]).apply(tuple, axis=1).to_dict()
+
+    assert kept("a", "b", first="b") == {"a": (4, 3), "b": (3, 2)}
+    assert kept(*"abce", first="e") == {"a": (4, 3), "b": (3, 2), "e": (1, 0)}  # three series
+    assert kept(*"abcd", first="b") == {"a": (4, 3), "b": (3, 2), "c": (2, 1)}  # whole ones
+    assert kept(*"abcd", first="d") == {"d": (10, 19)}  # the last bars of a long one

@@ -1,5 +1,6 @@
-"""callbacks.py: the trend moves the learning rate and survives a resume; a loss that is no number stops the run."""
+"""callbacks.py: the trend moves the learning rate and survives a resume; NaN stops the run; one bar shows it."""
 
+import itertools
 import json
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from tqdm import tqdm
 from transformers import TrainerControl, TrainerState
 
 from tsf_llm.common.errors import one_line_errors
@@ -141,3 +143,48 @@ def test_a_gradient_or_validation_loss_that_is_no_number_stops_too(tmp_path):
         FiniteCallback().on_pre_optimizer_step(args, state, control, model=layer)
     with pytest.raises(NonFiniteError, match="the validation loss is nan in step 5"):
         FiniteCallback().on_evaluate(args, state, control, metrics={"eval_loss": math.nan})
+
+
+def test_a_line_for_each_validation_where_there_is_no_terminal(train, tmp_path, capsys):
+    train(tmp_path, **STEPS, logging_steps=1)
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if line.startswith("step ")]
+    assert [line.partition(":")[0] for line in lines] == [f"step {n} of 15" for n in (3, 6, 9, 12, 15)]
+    log = json.loads((tmp_path / "checkpoint-15" / "trainer_state.json").read_text())["log_history"]
+    losses = [f"{entry[name]:.4g}" for entry in log for name in ("loss", "eval_loss") if name in entry]
+    assert lines[-1].endswith(f": loss {losses[-2]}, validation {losses[-1]}")
+    assert "{" not in out
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_one_bar_on_a_terminal_and_none_where_it_is_not_wanted(train, tmp_path, capsys, monkeypatch, shown):
+    def terminal(*args, disable=None, **options):  # None asks whether there is one
+        return tqdm(*args, disable=bool(disable), mininterval=0, ncols=120, **options)
+
+    monkeypatch.setattr(callbacks, "tqdm", terminal)
+    train(tmp_path, **STEPS, logging_steps=1, disable_tqdm=not shown)
+    out, err = capsys.readouterr()
+    while_training = err[: err.rfind("training:") + 9].replace("\r", "\n")  # the end of it writes and reads a folder
+    bars = {line.partition(":")[0] for line in while_training.splitlines() if "%|" in line}
+    assert bars == ({"training"} if shown else set())
+    assert ("15/15" in err, "validation=" in err) == (shown, shown)
+    assert ("step 15 of 15" in out, "{'" in out) == (not shown, False)
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(30, 30), (20, 20), (1, 10), (300, 60)])
+def test_a_limit_of_time_cuts_steps_and_squeezes_the_schedule(train, tmp_path, capsys, monkeypatch, seconds, steps):
+    monkeypatch.setattr(callbacks.time, "perf_counter", itertools.count().__next__)  # a second per step
+    options = {**STEPS, "eval_strategy": "epoch", "save_strategy": "epoch", "logging_steps": 1}
+    train(tmp_path, **options | {"max_steps": 60, "max_seconds": seconds}, early_stopping_patience=0)
+    [last] = [path for path in checkpoints(tmp_path) if path.name == f"checkpoint-{steps}"]
+    log = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    assert (log[-1]["step"], "eval_loss" in log[-1]) == (steps, True)  # validated, and saved, where it ended
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    assert rates[-1] < 0.02 * max(rates) or steps == 10
+    told = [line for line in capsys.readouterr().out.splitlines() if "seconds allow" in line]
+    assert told == ([] if steps == 60 else [f"{steps} of 60 steps: as many as {seconds} seconds allow here"])
+
+
+def test_a_limit_of_time_is_no_less_than_none(train, tmp_path):
+    with pytest.raises(ValueError, match=r"max_seconds=-1\.0: must be 0 or more"):
+        train(tmp_path, max_seconds=-1)

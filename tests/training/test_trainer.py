@@ -46,6 +46,15 @@ def test_matrices_are_decayed_and_vectors_are_not(tiny_model, tmp_path, norm):
     assert "model.front_end.gate" in dict(model.named_parameters())  # the one that names do not tell
 
 
+def test_a_model_of_tokens_alone_is_validated_by_its_labels(tiny_model, tmp_path):
+    model = tiny_model(TsfLlmForCausalLM).tokens_only()
+    without = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    trainer = TsfLlmTrainer(model, sft.SftArguments(output_dir=str(tmp_path), **without))
+    bars, labels = torch.randn(2, 6, model.config.num_features), torch.randint(3, (2, 6))
+    loss, _, _ = trainer.prediction_step(model.eval(), {"past_values": bars, "labels": labels}, True)
+    assert torch.isfinite(loss)
+
+
 @pytest.fixture(scope="module")
 def gradients(prices, small_model, command_line, tmp_path_factory):
     """`gradients(head, batch, steps)` -> loss and gradients of the first optimizer step."""
