@@ -22,13 +22,17 @@ VERSION_TESTS := $(addprefix tests/, \
     evaluation/baselines/test_classical.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-lowest test-newest quality style clean
+.PHONY: help quickstart pretrain test test-slow test-lowest test-newest quality style clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 quickstart: $(RUN_STAMP)  ## Train, forecast, evaluate and plot on the embedded sample, offline.
 	@$(BIN)/tsf-llm quickstart --out quickstart
+
+pretrain: $(RUN_STAMP)  ## Train a model to ship: DATA="a.parquet b.parquet" [MARKET="..."] [CONFIG=pretrain_mini] [OUT=...].
+	@$(BIN)/python -m tsf_llm.train_scripts.pretrain --config train_scripts/configs/$(or $(CONFIG),pretrain).yaml \
+	    $(if $(DATA),--data $(DATA)) $(if $(MARKET),--market $(MARKET)) --output_dir $(or $(OUT),outputs/pretrain)
 
 test: $(DEV_STAMP)  ## Run the tests, all but the slow ones.
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile

@@ -26,7 +26,7 @@ AUTO_MAP: dict[str, Any] = {
     "AutoTokenizer": ["tokenization_tsf_llm.TsfLlmTokenizer", None],
 }
 # For `decode` and for people; the model ignores them.
-PROCESSOR_EXTRAS = ("scale", "last_close", "ticker", "origin", "bar_times", "skipped")
+PROCESSOR_EXTRAS = ("scale", "last_close", "mean_volume", "ticker", "origin", "bar_times", "skipped")
 CLASS_LABELS = {0: "down", 1: "flat", 2: "up"}
 # Fields that version 0.1.0 wrote, and the one value that every model had.
 REMOVED = {"attention_scale_factor": 1.0, "routed_scaling_factor": 1.0, "router_score_function": "softmax"}
@@ -90,6 +90,8 @@ class TsfLlmConfig(PreTrainedConfig):
         t2t_num_prototypes: text prototypes distilled from the backbone's vocabulary.
         t2t_prompt: whether the backbone reads statistics of the bars in words, which takes its tokenizer.
         llmps_lambda: weight in training of the front end's own loss: features should resemble the bars.
+        emits_bars: whether the causal LM has a head for gap, wicks and volume of bars; plain series have none.
+        bar_loss_weight: weight in training of that head's negative log-likelihood.
         trained_through: last date (ISO) that the weights have seen; forecasts before it are not out of sample.
         trained_on: what the weights were trained on, in words.
 
@@ -104,6 +106,7 @@ class TsfLlmConfig(PreTrainedConfig):
         "router_logits",
         "aux_loss",
         "llmps_loss",
+        "bar_loss",
         "hidden_states",
         "attentions",
         "last_hidden_state",
@@ -173,6 +176,8 @@ class TsfLlmConfig(PreTrainedConfig):
     t2t_num_prototypes: int = 100
     t2t_prompt: bool = True
     llmps_lambda: float | int = 0.01
+    emits_bars: bool = False
+    bar_loss_weight: float | int = 0.1
     trained_through: str | None = None
     trained_on: str | None = None
     auto_map: dict | None = None
@@ -244,7 +249,11 @@ class TsfLlmConfig(PreTrainedConfig):
         for name, what in shares.items():
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: a {what} must lie in [0, 1)")
-        for name, what in {"router_aux_loss_coef": "it", "llmps_lambda": "the loss"}.items():
+        for name, what in {
+            "router_aux_loss_coef": "it",
+            "llmps_lambda": "the loss",
+            "bar_loss_weight": "the loss",
+        }.items():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative; 0 switches {what} off")
 

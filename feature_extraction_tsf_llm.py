@@ -89,6 +89,7 @@ class EncodedSeries:
     sigma: np.ndarray  # float64 [N], volatility known at t; NaN until MIN_BARS bars were seen
     calm: np.ndarray | None = None  # float64 [N], what a forecast takes for it; `sigma` itself where this is None
     ohlc: np.ndarray | None = None  # float64 [N,4], open, high, low, close; None for a plain series
+    volume: np.ndarray | None = None  # float64 [N], NaN where unknown; None for a plain series
 
     def standard_return(self) -> np.ndarray:
         """log_return[t] / sigma[t-1], `[N]`; NaN where either is unknown."""
@@ -642,6 +643,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             sigma=sigma,
             calm=None if self.sigma_cap is not None else self._calm(log_return, sigma),
             ohlc=bars[OHLCV.columns[:4]].to_numpy(dtype=float) if self.series_kind is OHLCV else None,
+            volume=bars["volume"].to_numpy(dtype=float) if self.series_kind is OHLCV else None,
         )
 
     def _calm(self, log_return: np.ndarray, sigma: np.ndarray) -> np.ndarray:

@@ -183,13 +183,11 @@ def with_laws(paths_BMP: np.ndarray, laws: Sequence[PiecewiseLaw], order_BMP: np
 
 
 def law_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of each horizon, summed; a horizon without known labels counts for nothing.
+    """Cross-entropy of all known bins, summed over bars and horizons.
 
     `logits [B,S,H,V]` of a sequence that begins with the bars of `labels [B,T,H]`; -100 is unknown."""
     logits = logits[:, : labels.shape[1]].float()
-    losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=-100, reduction="none")
-    known_H = (labels != -100).flatten(0, 1).sum(dim=0)
-    return (losses.view(-1, labels.shape[-1]).sum(dim=0) / known_H.clamp(min=1)).sum()
+    return F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=-100, reduction="sum")
 
 
 def check_edges(edges: Mapping[str, Any] | None, count: int, is_sound: Callable[[Any, int], bool]) -> None:

@@ -15,7 +15,6 @@ r rotary part of a head, v value part, E experts, K experts per token, V vocabul
 from .versions_tsf_llm import CACHE  # first: names below are missing where transformers is too old
 
 # isort: split
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +30,13 @@ from transformers.integrations import use_experts_implementation
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
+from .emission_tsf_llm import TsfLlmBarHead
 from .front_end_tsf_llm import TsfLlmFrontEnd, init_front_end
 from .laws_tsf_llm import law_loss
 from .norms_tsf_llm import TsfLlmBatchNorm, TsfLlmDynamicTanh, block_norm, latent_norm
@@ -51,6 +50,7 @@ from .original_modeling_tsf_llm import (
 )
 from .pipeline_tsf_llm import TsfLlmPipeline  # noqa: F401 (registers its task; and so all code travels with a model)
 from .quantization_tsf_llm import use_int8_layers
+from .rotary_tsf_llm import TsfLlmRotaryEmbedding, rotate, yarn_scaling
 
 logger = logging.get_logger(__name__)
 
@@ -93,49 +93,12 @@ class TsfLlmModelOutput(MoeModelOutputWithPast):
 
 @dataclass
 class TsfLlmCausalLMOutput(MoeCausalLMOutputWithPast):
-    """transformers' own; `llmps_loss`, the scalar loss of the front end where there is one; and `law_logits`
-    `[B,S,H,bins]`, the bins of the cumulative return to each of `config.far_horizons`."""
+    """transformers' own; scalar losses of front end and bar head, where there is one; and `law_logits` `[B,S,H,bins]`,
+    the bins of the cumulative return to each of `config.far_horizons`."""
 
     llmps_loss: torch.Tensor | None = None
+    bar_loss: torch.Tensor | None = None
     law_logits: torch.Tensor | None = None
-
-
-def rope(config: TsfLlmConfig) -> dict[str, Any]:
-    """The rope dictionary, which transformers fills in when a config is made."""
-    return dict(config.rope_parameters or {})
-
-
-class TsfLlmRotaryEmbedding(nn.Module):
-    """Cosines and sines `[B,S,r]` of rotary positions, for every `rope_type` of transformers. Su et al. 2021."""
-
-    def __init__(self, config: TsfLlmConfig):
-        super().__init__()
-        self.config = config
-        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = rope(config)["rope_type"]
-        known = {**ROPE_INIT_FUNCTIONS, "default": self.compute_default_rope_parameters}
-        inv_freq, self.attention_scaling = known[self.rope_type](config)
-        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
-        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(config: TsfLlmConfig, device=None, **kwargs) -> tuple[torch.Tensor, float]:
-        width = config.qk_rope_head_dim
-        exponent = torch.arange(0, width, 2, dtype=torch.float, device=device) / width
-        return 1.0 / rope(config)["rope_theta"] ** exponent, 1.0
-
-    @torch.no_grad()
-    @dynamic_rope_update
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        angle_BSr = (position_ids[..., None].float() * self.inv_freq.float()).repeat(1, 1, 2)
-        scaling = self.attention_scaling
-        return (angle_BSr.cos() * scaling).to(x.dtype), (angle_BSr.sin() * scaling).to(x.dtype)
-
-
-def rotate(x_BHSr: torch.Tensor, cos_BSr: torch.Tensor, sin_BSr: torch.Tensor) -> torch.Tensor:
-    """Rotates the pairs (i, i + r/2) of the last axis."""
-    first, second = x_BHSr.chunk(2, dim=-1)
-    return x_BHSr * cos_BSr[:, None] + torch.cat((-second, first), dim=-1) * sin_BSr[:, None]
 
 
 def eager_attention_forward(
@@ -157,14 +120,6 @@ def eager_attention_forward(
     weights_BHSS = F.softmax(scores_BHSS, dim=-1, dtype=torch.float32).to(query.dtype)
     weights_BHSS = F.dropout(weights_BHSS, p=dropout, training=module.training)
     return torch.einsum("bhst,bhtv->bshv", weights_BHSS, value), weights_BHSS
-
-
-def yarn_scaling(config: TsfLlmConfig) -> float:
-    """DeepSeek's extra softmax scale under `rope_type="yarn"` with `mscale_all_dim`; 1 otherwise."""
-    parameters = rope(config)
-    if parameters["rope_type"] != "yarn" or parameters["factor"] <= 1:
-        return 1.0
-    return (0.1 * parameters.get("mscale_all_dim", 0) * math.log(parameters["factor"]) + 1.0) ** 2
 
 
 class TsfLlmAttention(nn.Module):
@@ -424,7 +379,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["TsfLlmDecoderLayer"]  # noqa: RUF012 (declared by the base class)
     _skip_keys_device_placement = [CACHE]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 (declared by the base class); first, other heads
-        *(r"^lm_head\.", r"^head\.", r"embed_tokens\."),
+        *(r"^lm_head\.", r"^law_head\.", r"^bar_head\.", r"^head\.", r"embed_tokens\."),
         *NEVER_LOADED,
     ]
     _supports_flash_attn = True
@@ -696,12 +651,15 @@ class TsfLlmHead(TsfLlmPreTrainedModel):
         aux_loss: torch.Tensor | None,
         share: float | torch.Tensor = 1.0,
         llmps_loss: torch.Tensor | None = None,
+        bar_loss: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """In training the balance of the experts and the front end count too, by this batch's share in one step."""
+        """In training experts' balance, front end and bar head count too, by this batch's share in one step."""
         if self.training and aux_loss is not None:
             loss = loss + self.config.router_aux_loss_coef * share * aux_loss
         if self.training and llmps_loss is not None:
             loss = loss + self.config.llmps_lambda * share * llmps_loss
+        if self.training and bar_loss is not None:
+            loss = loss + self.config.bar_loss_weight * share * bar_loss
         return loss
 
 
@@ -792,7 +750,8 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
 
     `labels` `[B,S]` are aligned with the sequence and shifted inside, as everywhere in transformers: the label of a
     bar is the return token *of that bar*, so the bar before learns to name it; -100 where unknown. `law_labels`
-    `[B,T,H]` are the bins of the cumulative return *from* each bar to each far horizon, not shifted."""
+    `[B,T,H]` are the bins of the cumulative return *from* each bar to each far horizon, not shifted. `bar_targets`
+    `[B,S,5]` are aligned as `labels`: what a bar is made of, see `emission_tsf_llm`; NaN where unknown."""
 
     main_input_name = "input_ids"
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (declared by the base class)
@@ -810,6 +769,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         far = len(config.far_horizons)
         self.law_head = nn.Linear(config.hidden_size, far * config.num_bins, bias=False) if far else None
+        self.bar_head = TsfLlmBarHead(config.hidden_size) if config.emits_bars else None
         self.post_init()
         defaults = {"do_sample": True, "top_k": 0, "max_new_tokens": config.prediction_length}  # whole distribution
         self.generation_config.update(
@@ -831,6 +791,7 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         cache: Cache | None = None,
+        bar_targets: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> TsfLlmCausalLMOutput:
         loss_kwargs = {k: kwargs.pop(k) for k in ("num_items_in_batch", "shift_labels") if k in kwargs}
@@ -853,18 +814,23 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         logits, law_logits = self.watched(self.lm_head(hidden)), None
         if self.law_head is not None:
             law_logits = self.law_head(hidden).unflatten(-1, (-1, self.config.num_bins))
-        loss = None
+        loss = bar_loss = None
         if labels is not None:
+            if self.bar_head is not None and bar_targets is not None:
+                bar_loss = self.bar_head(outputs[0][:, :-1], bar_targets[:, 1:])
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
+            known = (labels[:, 1:] != -100).sum()
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
-            share = 1.0 if total is None else (labels[:, 1:] != -100).sum() / total
+            total = known if total is None else total
             if law_logits is not None and law_labels is not None:
-                loss = loss + share * law_loss(law_logits, law_labels)
-            loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss)
+                loss = loss + law_loss(law_logits, law_labels) / total  # per token: a batch may be cut into parts
+            share = known / total
+            loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss, bar_loss)
         return TsfLlmCausalLMOutput(
             loss=loss,
             aux_loss=aux_loss,
             llmps_loss=outputs.llmps_loss,
+            bar_loss=bar_loss,
             logits=logits,
             law_logits=law_logits,
             hidden_states=outputs.hidden_states,

@@ -31,6 +31,7 @@ from .bars_tsf_llm import day_end
 from .calendars_tsf_llm import check_calendar
 from .calibration_tsf_llm import CHOICES, Calibration, stored
 from .columns_tsf_llm import as_frame
+from .emission_tsf_llm import BarPaths, bar_uniforms, bars_around
 from .feature_extraction_tsf_llm import with_progress
 from .laws_tsf_llm import PiecewiseLaw, every_step, with_laws
 from .processing_tsf_llm import FORECAST_QUANTILES, TsfLlmProcessor, quantile_column
@@ -40,6 +41,7 @@ logger = logging.get_logger(__name__)
 TASK = "time-series-forecasting"
 ROWS_AT_ONCE = 2048  # paths decoded together: bounds memory, not results
 LAWS_AT_ONCE = 256  # windows read together
+BARS_AT_ONCE = 512  # paths read together, keys and values of all their bars expanded
 MOST_STEPS = 100_000  # ahead
 ALIASES = {"prediction_length": "horizon", "num_samples": "samples"}  # as Chronos and transformers call them -> ours
 COLUMN_NAMES = ("id_column", "timestamp_column", "target_column")
@@ -196,16 +198,17 @@ class TsfLlmPipeline(Pipeline):
             raise ValueError(f"calibration=on, but {why}: choose auto or off, or run tsf-llm calibrate")
         return kept
 
-    def check_size(self, rows: int, bars: int, *, horizon: int, samples: int) -> None:
+    def check_size(self, rows: int, bars: int, *, horizon: int, samples: int, each: int = 24) -> None:
         """Raises ValueError, before anything is computed, for paths that this machine cannot hold.
 
-        Paths take a token, a uniform number and a return per step; those decoded together, a cache and logits too."""
+        Paths take `each` bytes per step: a token, a uniform number and a return; those decoded together, a cache and
+        logits too."""
         if horizon > MOST_STEPS:
             raise ValueError(f"horizon={horizon:,}: more than {MOST_STEPS:,} steps ahead; ask for fewer")
         c, together = self.model.config, max(ROWS_AT_ONCE, samples) if self.model.can_generate() else 0
         numbers = {"mla": c.kv_lora_rank + c.qk_rope_head_dim, "mha": 2 * c.num_attention_heads * c.v_head_dim}
         cache = numbers.get(c.attention_type, 2 * c.num_key_value_heads * c.v_head_dim) * c.num_hidden_layers
-        wanted = 24 * rows * samples * horizon + 4 * together * (cache * (bars + horizon) + 4 * c.vocab_size)
+        wanted = each * rows * samples * horizon + 4 * together * (cache * (bars + horizon) + 4 * c.vocab_size)
         if wanted > (there := memory_of_this_machine()):
             raise ValueError(
                 f"{samples:,} samples x {horizon:,} steps x {rows:,} series want {wanted / 1e9:,.0f} GB, this machine "
@@ -305,6 +308,55 @@ class TsfLlmPipeline(Pipeline):
         uniforms = path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed)
         paths = self.processor.path_returns(np.concatenate(tokens), batch)
         return with_laws(paths, self.laws(batch, horizon), uniforms.view(paths.shape).numpy())
+
+    def sample_bars(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> BarPaths:
+        """Whole bars along sampled paths, whose closes are those of `sample` to the bit.
+
+        Raises:
+            ValueError: the model has no head for bars.
+        """
+        self.check_emits_bars()
+        return self.with_bars(self.sample(batch, horizon=horizon, samples=samples, seed=seed), batch, seed=seed)
+
+    def with_bars(self, paths: np.ndarray, batch: Any, *, seed: int = 0) -> BarPaths:
+        """Bars around closes: cumulative log returns `[B,K,P]` as `sample` gives them, calibrated or not.
+
+        The model reads each path as the tokens that it is made of, or is nearest to, in one pass. Opens, wicks and
+        volumes have uniform numbers of their own; see `bar_uniforms`."""
+        self.check_emits_bars()
+        last_close, sigma, volume = (np.asarray(batch[key], float) for key in ("last_close", "scale", "mean_volume"))
+        options = {"samples": paths.shape[1], "horizon": paths.shape[2], "seed": seed}
+        drawn = {"z": np.diff(paths, prepend=0.0) / sigma[:, None, None]}
+        drawn["uniforms"] = bar_uniforms(batch["ticker"], batch["origin"], **options)
+        size = max(1, BARS_AT_ONCE // paths.shape[1])
+        parts = np.concatenate([self._parts(rows) for rows in self._chunks({**batch, **drawn}, size, "bars")])
+        close = self.processor.kind.level(last_close[:, None, None], paths)
+        return bars_around(close, parts, last_close=last_close, sigma=sigma, usual_volume=volume)
+
+    @torch.inference_mode()
+    def _parts(self, batch: Any) -> np.ndarray:
+        """What the bars with returns `z` `[B,K,P]` are made of, `[B,K,P,5]`."""
+        device, (B, K, P) = self.model.device, batch["z"].shape
+        columns = {key: batch[key].to(device) for key in ("past_values", "input_ids", "attention_mask")}
+        out = self.model.model(**columns, use_cache=P > 1)
+        hidden = out.last_hidden_state[:, -1:].repeat_interleave(K, 0)
+        if P > 1:
+            tokens = torch.from_numpy(self.processor.tokenizer.encode_returns(batch["z"][..., :-1])).flatten(0, 1)
+            out[CACHE].batch_repeat_interleave(K)
+            mask = columns["attention_mask"].repeat_interleave(K, 0)
+            mask = torch.cat((mask, mask.new_ones(tokens.shape)), dim=1)
+            ahead = self.model.model(input_ids=tokens.to(device), attention_mask=mask, **{CACHE: out[CACHE]})
+            hidden = torch.cat((hidden, ahead.last_hidden_state), dim=1)
+        z, uniforms = (torch.from_numpy(batch[key]).flatten(0, 1).to(device) for key in ("z", "uniforms"))
+        return self.model.bar_head.draw(hidden, z, uniforms).unflatten(0, (B, K)).cpu().numpy()
+
+    def check_emits_bars(self) -> None:
+        """Raises ValueError for a model that knows closes alone."""
+        if getattr(self.model, "bar_head", None) is None:
+            raise ValueError(
+                "this model has no head for open, high, low and volume (emits_bars in its config): ask for closes "
+                "alone, or train a causal LM on market bars"
+            )
 
     @staticmethod
     def _chunks(batch: Any, size: int, what: str) -> Iterator[BatchFeature]:

@@ -20,18 +20,21 @@ import pandas as pd
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
 
 from .audit_tsf_llm import audit_features
 from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
 from .calendars_tsf_llm import next_timestamps
 from .calibration_tsf_llm import check_state
+from .emission_tsf_llm import mean_volume
 from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, standard_return
 from .laws_tsf_llm import PiecewiseLaw, horizon_returns
 from .original_features_tsf_llm import OriginalFeatureExtractor
 from .tokenization_tsf_llm import TsfLlmTokenizer
 from .training_examples_tsf_llm import HEADS, Head, dataset_of, examples
 
-HORIZONS = (1, 5, 20)  # bars ahead whose law a causal model names; the first is its next token
+HORIZONS = (1, 5, 20)  # bars ahead whose law a causal model names where none are given; the first is its next token
+logger = logging.get_logger(__name__)
 FORECAST_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
@@ -64,12 +67,12 @@ class TsfLlmProcessor(ProcessorMixin):
         feature_extractor: TsfLlmFeatureExtractor | None = None,
         tokenizer: TsfLlmTokenizer | None = None,
         calibration: dict[str, Any] | None = None,
-        horizons: Sequence[int] = HORIZONS,
+        horizons: Sequence[int] | None = None,
         **kwargs: Any,
     ):
         if calibration is not None:
             check_state(calibration)
-        self.horizons = [int(h) for h in horizons]  # whose bins `fit` finds
+        self.horizons = None if horizons is None else sorted(horizons)  # as asked for; the tokenizer's are fitted
         self.calibration = calibration  # of the model beside it: whether one was kept, and what it is
         super().__init__(feature_extractor or TsfLlmFeatureExtractor(), tokenizer or TsfLlmTokenizer(), **kwargs)
 
@@ -84,7 +87,7 @@ class TsfLlmProcessor(ProcessorMixin):
             features.from_dict(settings, **rest),
             TsfLlmTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
             (own := cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)[0]).get("calibration"),
-            own.get("horizons", [1]),
+            own.get("horizons"),
         )
 
     @property
@@ -137,12 +140,18 @@ class TsfLlmProcessor(ProcessorMixin):
             closes = [one[self.kind.value].to_numpy() for one in bars_through(tickers, through, self.kind).values()]
             moves = [self.feature_extractor.volatility(close) for close in closes]
             self.tokenizer.fit(np.concatenate([standard_return(*move) for move in moves]))
-            far = [h for h in self.horizons if h > 1]
+            far = [h for h in self.horizons or HORIZONS if h > 1]
             ahead = (
                 horizon_returns(self.kind.additive(close), sigma, far)
                 for close, (_, sigma) in zip(closes, moves, strict=True)
             )
-            self.tokenizer.fit_laws(np.concatenate([*ahead]), far)
+            returns_NH = np.concatenate([*ahead])
+            if self.horizons is None:
+                enough = np.isfinite(returns_NH).sum(axis=0) >= self.tokenizer.n_bins
+                if left_out := [h for h, kept in zip(far, enough, strict=True) if not kept]:
+                    logger.warning(f"too few bars for the law of {left_out} bars ahead: paths will say what follows")
+                returns_NH, far = returns_NH[:, enough], [h for h, kept in zip(far, enough, strict=True) if kept]
+            self.tokenizer.fit_laws(returns_NH, far)
 
     def encode(
         self, bars: Bars, as_of: Any = None, *, market: Bars | None = None, strict: bool = False
@@ -208,7 +217,8 @@ class TsfLlmProcessor(ProcessorMixin):
 
         Returns:
             `past_values [B,T,F]`, `attention_mask [B,T]`, `input_ids [B,T]` (bar placeholders) for the model, and
-            `scale [B]` (sigma at the origin), `last_close [B]`, `ticker`, `origin`, `bar_times` (lists) for `decode`;
+            `scale [B]` (sigma at the origin), `last_close [B]`, `mean_volume [B]` (NaN where none is known), `ticker`,
+            `origin`, `bar_times` (lists) for `decode`;
             `skipped`: ticker -> why it has no window, which a warning says too.
 
         Raises:
@@ -247,6 +257,10 @@ class TsfLlmProcessor(ProcessorMixin):
         calm = ((series.sigma if series.calm is None else series.calm, origins) for series, origins in requests)
         arrays["scale"] = np.concatenate([sigma[origins] for sigma, origins in calm])
         arrays["last_close"] = np.concatenate([series.close[origins] for series, origins in requests])
+        traded = (np.full(len(one.close), np.nan) if one.volume is None else one.volume for one, _ in requests)
+        arrays["mean_volume"] = np.concatenate(
+            [mean_volume(volume)[origins] for volume, (_, origins) in zip(traded, requests, strict=True)]
+        )
         batch = BatchFeature(arrays, tensor_type=return_tensors)
         batch["ticker"] = [series.ticker for series, origins in requests for _ in origins]
         batch["origin"] = [pd.Timestamp(stamp) for series, origins in requests for stamp in series.timestamp[origins]]

@@ -46,7 +46,8 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
             raise ValueError(f"bin_edges must be {n_bins + 1} increasing numbers, got {bin_edges!s:.99}: fit it again")
         check_edges(law_edges, n_bins + 1, _are_increasing)
         self.n_bins = n_bins
-        self.law_edges = {str(h): [float(edge) for edge in edges] for h, edges in (law_edges or {}).items()}
+        ordered = sorted((law_edges or {}).items(), key=lambda item: int(item[0]))  # JSON sorts them as texts
+        self.law_edges = {h: [float(edge) for edge in edges] for h, edges in ordered}
         self.bin_edges = None if bin_edges is None else [float(edge) for edge in bin_edges]
         self._names = [f"r{i}" for i in range(n_bins)] + ["<pad>", "<bar>"]
         self._ids = {token: i for i, token in enumerate(self._names)}
@@ -108,11 +109,16 @@ class TsfLlmTokenizer(PreTrainedTokenizer):
         edges = self.fitted_edges
         return (edges[1:] + edges[:-1]) / 2
 
+    @property
+    def horizons(self) -> list[int]:
+        """Bars ahead that have bins."""
+        return [1, *map(int, self.law_edges)]
+
     def edges_of(self, horizon: int) -> np.ndarray:
         """Those of a horizon, `[n_bins + 1]`, or a `ValueError` where it was not fitted."""
         if horizon > 1 and str(horizon) not in self.law_edges:
             raise ValueError(
-                f"the bins of {horizon} bars ahead are not fitted, but those of {[1, *map(int, self.law_edges)]}: "
+                f"the bins of {horizon} bars ahead are not fitted, but those of {self.horizons}: "
                 "load model and processor from one folder"
             )
         return self.fitted_edges if horizon == 1 else np.asarray(self.law_edges[str(horizon)])

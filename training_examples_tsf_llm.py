@@ -4,7 +4,7 @@ Design choices:
 * The label of a bar is its own return token, known at the bar before; then come the tokens of the future. A head's
   labels are cumulative returns in units of the origin's sigma, or their classes.
 * At every bar the bins of the cumulative returns from there to the far horizons are labels too: dense, for they cost
-  no further pass.
+  no further pass. Market bars also bring what each is made of, for a model with a head for it; others let it pass.
 * A `datasets.Dataset` holds them ready: equal shapes, the names of the model's arguments, nothing to collate.
 
 Shapes: B windows, T bars, F features, P steps ahead, H far horizons, N bars of one series.
@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .bars_tsf_llm import Kind, day_end
+from .emission_tsf_llm import mean_volume, own_parts, parts_ahead
 from .feature_extraction_tsf_llm import EncodedSeries
 from .laws_tsf_llm import horizon_returns
 from .tokenization_tsf_llm import TsfLlmTokenizer
@@ -40,12 +41,20 @@ def token_labels(
     }
 
 
+def bar_targets(parts: np.ndarray, usable: np.ndarray, ahead: np.ndarray) -> dict[str, np.ndarray]:
+    """`bar_targets` `[B,T+P,5]` from the parts of bars `[B,T,5]`, which of them may be predicted `[B,T]`, and the
+    parts of bars ahead `[B,P,5]`."""
+    known = np.logical_and.accumulate(np.isfinite(ahead[..., 0]), axis=1)
+    both = [np.where(mask[..., None], values, np.nan) for mask, values in ((usable, parts), (known, ahead))]
+    return {"bar_targets": np.concatenate(both, axis=1).astype(np.float32)}
+
+
 def law_labels(
     series: EncodedSeries, tokenizer: TsfLlmTokenizer, kind: Kind, is_label: np.ndarray | None = None
 ) -> np.ndarray:
     """Bins of the cumulative return from each bar to each far horizon, int64 `[N,H]`; -100 where an end is unknown or
     a bar behind it is not among those that may be labels (`[N]`)."""
-    horizons = [int(h) for h in tokenizer.law_edges]
+    horizons = tokenizer.horizons[1:]
     returns_NH = horizon_returns(kind.additive(series.close), series.sigma, horizons)
     is_label = np.ones(len(series.close), bool) if is_label is None else is_label
     first = np.append(is_label[1:], False)
@@ -102,6 +111,10 @@ def examples(
     if tokenizer.law_edges:
         laws = law_labels(series, tokenizer, kind, is_label)[np.maximum(context, 0)]
         told["law_labels"] = np.where(window["attention_mask"][..., None] > 0, laws, -100)
+    if series.ohlc is not None and series.volume is not None:
+        bars, sigma = (series.ohlc, series.volume), series.sigma
+        parts = own_parts(*bars, sigma)[np.maximum(context, 0)]
+        told |= bar_targets(parts, usable, parts_ahead(*bars, mean_volume(series.volume), sigma, rows))
     return told
 
 

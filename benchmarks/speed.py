@@ -153,7 +153,9 @@ def contestants(shape: dict[str, Any], settings: Settings) -> Contestants:
     torch.manual_seed(0)
     size = (settings.batch, settings.bars)
     with torch.device(settings.device):
-        config = TsfLlmConfig(**{**shape, "max_position_embeddings": settings.bars + settings.steps})
+        config = TsfLlmConfig(
+            **{**shape, "horizons": None, "max_position_embeddings": settings.bars + settings.steps}
+        )  # without the laws, which the peer lacks
         ours = TsfLlmForCausalLM(config)
         models = {OURS: ours, PEER: peer_of(ours), EXPANDED: expanded_copy(ours)}
         tokens = {"input_ids": torch.randint(0, min(config.pad_token_id, config.bar_token_id), size)}
@@ -212,7 +214,9 @@ def weigh_caches(shape: dict[str, Any], inputs: Inputs, settings: Settings) -> d
     """Cache bytes per token of our attention types at one shape."""
     weights = {}
     for kind, attention in ATTENTION_TYPES.items():
-        model = TsfLlmForCausalLM(TsfLlmConfig(**{**shape, **attention})).to(settings.device, DTYPES[settings.dtype])
+        model = TsfLlmForCausalLM(TsfLlmConfig(**{**shape, **attention, "horizons": None})).to(
+            settings.device, DTYPES[settings.dtype]
+        )
         weights[kind] = cache_bytes_per_token(model, inputs)
     return weights
 

@@ -362,6 +362,7 @@ def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor, marke
     id = processor.feature_extractor.series_kind.id
     sizes = bars.groupby(id, sort=False).size().to_dict()
     state = {**processor.feature_extractor.to_dict(), "n_bins": processor.tokenizer.n_bins}
+    state["horizons"] = processor.horizons
     state = {name: value for name, value in state.items() if name not in ("fitted", "feature_size", "auto_map")}
     read = (hash_of_rows(bars.drop(columns=id)), hash_of_rows(market, split.train_through))
     return hash_of(
@@ -372,7 +373,10 @@ def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor, marke
 def _take_fit(processor: TsfLlmProcessor, stored: TsfLlmProcessor) -> None:
     """Only what fitting sets: a loaded tokenizer also says where it came from, in the files that it saves."""
     processor.feature_extractor = stored.feature_extractor
-    processor.tokenizer.bin_edges = processor.tokenizer.init_kwargs["bin_edges"] = stored.tokenizer.bin_edges
+    for name in ("bin_edges", "law_edges"):
+        value = getattr(stored.tokenizer, name)
+        setattr(processor.tokenizer, name, value)
+        processor.tokenizer.init_kwargs[name] = value
 
 
 def _write_beside(out: Path, name: str, content: Any, write: Any) -> None:

@@ -106,6 +106,8 @@ def series_of(shard: pa.Table) -> EncodedSeries:
         close=array(kind.value),
         log_return=array("log_return"),
         sigma=array("sigma"),
+        ohlc=np.stack([array(name) for name in kind.columns[:4]], axis=1) if kind is OHLCV else None,
+        volume=array("volume") if kind is OHLCV else None,
     )
 
 

@@ -19,9 +19,10 @@ import torch
 from torch.utils.data import Dataset
 
 from ..bars_tsf_llm import day_end
+from ..emission_tsf_llm import mean_volume, own_parts, parts_ahead
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..processing_tsf_llm import TsfLlmProcessor
-from ..training_examples_tsf_llm import Head, head_labels, law_labels, token_labels
+from ..training_examples_tsf_llm import Head, bar_targets, head_labels, law_labels, token_labels
 from . import augment as changes
 from .sampling_weights import parse_weights, recency, resample, volatility
 
@@ -78,8 +79,9 @@ class WindowDataset(Dataset):
             the i-th window drawn for the epoch.
         seed: of both. `set_epoch` gives them new draws.
 
-    A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]`, `past_values [B,T,F]` and, where
-    the bins of far horizons are fitted, `law_labels [B,T,H]`; for the heads `labels` are `[B,P]` and masks `[B,T]`.
+    A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]`, `past_values [B,T,F]`; where the
+    bins of far horizons are fitted, `law_labels [B,T,H]`; of market bars, `bar_targets [B,T+P,5]`. For the heads
+    `labels` are `[B,P]` and masks `[B,T]`.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class WindowDataset(Dataset):
         self.log_return = np.concatenate([one.log_return for one in series])
         self.sigma = np.concatenate([one.sigma for one in series])
         self.tokens = self.tokenizer.encode_returns(np.concatenate([one.standard_return() for one in series]))
+        self.bars = all_bars(series) if objective == "causal_lm" else None
         self.timestamp = stamps = np.concatenate([one.timestamp for one in series])
         rows = np.arange(len(stamps))
         allowed = np.ones(len(stamps), bool)
@@ -233,6 +236,9 @@ class WindowDataset(Dataset):
         batch = token_labels(self.tokenizer, bar_labels, mask, self._returns(ahead))
         if self.laws.shape[1]:
             batch["law_labels"] = np.where((mask & intact)[..., None], self.laws[rows], -100)
+        if self.bars is not None:
+            *bars, parts = self.bars
+            batch |= bar_targets(parts[rows], usable, parts_ahead(*bars, self.sigma, ahead))
         return batch
 
     def _head_labels(self, mask: np.ndarray, ahead: np.ndarray) -> dict[str, np.ndarray]:
@@ -242,6 +248,17 @@ class WindowDataset(Dataset):
     def _returns(self, ahead: np.ndarray) -> np.ndarray:
         """Log returns ahead in units of the origin's sigma, `[B,P]`."""
         return self.log_return[ahead] / self.sigma[ahead[:, 0] - 1][:, None]
+
+
+def all_bars(series: Sequence[EncodedSeries]) -> list[np.ndarray] | None:
+    """Of all tickers: prices `[N,4]`, volumes and their means `[N]`, and the parts of each bar `[N,5]`; None for plain
+    series."""
+    made = [
+        (one.ohlc, one.volume, mean_volume(one.volume), own_parts(one.ohlc, one.volume, one.sigma))
+        for one in series
+        if one.ohlc is not None and one.volume is not None
+    ]
+    return [np.concatenate(arrays) for arrays in zip(*made, strict=True)] if len(made) == len(series) else None
 
 
 def identity(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -40,6 +40,7 @@ from ..training.starting_model import CONFIGS, BaseArguments
 from .loading import find_model, is_adapter
 
 REPORT = "report.json"
+NEGLIGIBLE = 1e-6  # of the mean CRPS: less is rounding error
 
 
 def adapt(
@@ -85,7 +86,7 @@ def adapt(
     after = _forecasts(own, merged(adapted), seed)
 
     valid, test = (scores(*pair, seed) for pair in zip(before, after, strict=True))
-    kept = valid["difference"] < 0
+    kept = (valid["relative"] or 0.0) < -NEGLIGIBLE
     report = {
         **about,
         "made_by": "adapt",

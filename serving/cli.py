@@ -169,6 +169,20 @@ def forecast(
     seed: Seed = 0,
     calibration: Calibrated = "auto",
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    ohlcv: Annotated[
+        bool,
+        typer.Option("--ohlcv", help="Whole bars: quantiles of open, high, low, volume; OUT.risk.json beside it."),
+    ] = False,
+    levels: Annotated[
+        str | None,
+        typer.Option(metavar="PRICES", help="With --ohlcv: probability that a bar touches each, as 180,200."),
+    ] = None,
+    stop: Annotated[
+        float | None, typer.Option(help="With --ohlcv: price of a stop, which comes before --target or not.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="With --ohlcv: price of a target. In one bar, stop first.")
+    ] = None,
     strict: Strict = False,
     market: Market = None,
     calendar: Calendar = None,
@@ -180,7 +194,9 @@ def forecast(
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
 
-    Tickers that cannot be forecast are skipped and named, with the reason; exit code 2 if none is left.
+    Tickers that cannot be forecast are skipped and named, with the reason; exit code 2 if none is left. With --ohlcv
+    OUT gets columns open_q10 to volume_q90 too, and a JSON file beside it says P(touch) of --levels, P(stop before
+    target) and the expected maximum drawdown.
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
@@ -190,9 +206,12 @@ def forecast(
     from ..data_prep.columns import Columns
     from ..evaluation.plots import fan_chart
     from ..training.data import read_for
+    from .bars import Barriers, forecast_bars, risk_file, write_risk
     from .loading import load_pipeline
 
     check_output(out, ".csv", ".parquet")
+    barriers = Barriers.read(levels, stop, target, asked=ohlcv)
+    risk_to = risk_file(out, data, market, model) if ohlcv else None
     if plot is not None:
         check_output(plot, ".png")
     for path in (out, *([plot] if plot else [])):
@@ -202,13 +221,16 @@ def forecast(
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
     pipe.calibration(calibration, horizon)  # refuses before the data is read
+    if ohlcv:
+        pipe.check_emits_bars()
     columns = Columns(value, id, time, dates, decimal)
     bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
     asked = {"horizon": horizon, "samples": samples, "seed": seed, "as_of": as_of, "strict": strict}
     asked["calibration"] = calibration
-    frame = pipe(bars, market=_market(market, dates, decimal), calendar=calendar, **asked)
+    asked |= {"market": _market(market, dates, decimal), "calendar": calendar}
+    frame, risk = forecast_bars(pipe, bars, barriers, **asked) if ohlcv else (pipe(bars, **asked), {})
     write_table(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
@@ -216,6 +238,8 @@ def forecast(
         fan_chart(bars[past], frame, plot, realised=ahead if len(ahead) else None)
     skipped = f", {len(frame.attrs['skipped'])} skipped" if frame.attrs["skipped"] else ""
     typer.echo(f"{len(frame)} rows written to {out}{skipped}")
+    if risk_to is not None:
+        typer.echo(write_risk(risk, barriers, risk_to))
 
 
 @app.command()

@@ -28,7 +28,7 @@ def test_it_is_the_distribution_of_its_bins(law):
         np.testing.assert_allclose(law.quantile([0.01, 0.3, 0.99])[row], known.ppf([0.01, 0.3, 0.99]))
         np.testing.assert_allclose((law.point[row], law.variance[row]), (known.mean(), known.var()))
         fine = law.quantile((np.arange(20_000) + 0.5) / 20_000)[row]
-        np.testing.assert_allclose(law.expectation(np.exp)[row], np.exp(fine).mean(), rtol=2e-3)
+        np.testing.assert_allclose(law.expectation(np.exp)[row], np.exp(fine).mean(), rtol=5e-3)
     np.testing.assert_allclose(law.p_up, 1 - law.cdf(np.zeros(3)))
 
 
@@ -110,11 +110,11 @@ def test_horizon_returns_read_to_the_horizon_and_no_further():
     assert horizon_returns(additive, sigma, []).shape == (6, 0)
 
 
-def test_the_loss_is_a_mean_per_horizon():
+def test_the_loss_is_that_of_the_known_bins():
     logits, labels = torch.randn(2, 5, 2, 7), torch.randint(0, 7, (2, 3, 2))
-    labels[0, 1, 0], labels[1, :, 1], labels[0, :, 1] = -100, -100, -100
-    known = labels[..., 0] != -100
-    expected = torch.nn.functional.cross_entropy(logits[:, :3, 0][known], labels[..., 0][known])
+    labels[0, 1, 0], labels[1, :, 1] = -100, -100
+    known = labels != -100
+    expected = torch.nn.functional.cross_entropy(logits[:, :3][known], labels[known], reduction="sum")
     torch.testing.assert_close(law_loss(logits, labels), expected)
 
 

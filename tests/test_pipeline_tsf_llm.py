@@ -557,3 +557,66 @@ def test_calibration_on_needs_one_for_all_steps(pipe, processor, head, bars):
         head("regression")(bars, calibration="on")
     with pytest.raises(ValueError, match="calibration='maybe': choose auto, on, off"):
         pipe(bars, calibration="maybe")
+
+
+# Bars
+
+
+@pytest.fixture(scope="module")
+def bar_pipe(processor, tiny_model) -> TsfLlmPipeline:
+    return TsfLlmPipeline(model=tiny_model(TsfLlmForCausalLM, emits_bars=True, **SIZES), processor=processor)
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_bars_are_coherent_around_the_closes_of_sample(bar_pipe, bars, horizon):
+    batch = bar_pipe.processor(bars)
+    made = bar_pipe.sample_bars(batch, horizon=horizon, samples=20, seed=5)
+    paths = bar_pipe.sample(batch, horizon=horizon, samples=20, seed=5)
+    last_close = batch["last_close"].numpy()[:, None, None]
+    np.testing.assert_array_equal(made.close, bar_pipe.processor.kind.level(last_close, paths))
+    assert (made.high >= np.maximum(made.open, made.close)).all()
+    assert (made.low <= np.minimum(made.open, made.close)).all()
+    assert (made.volume > 0).all()
+    again = bar_pipe.sample_bars(batch, horizon=horizon, samples=20, seed=5)
+    other = bar_pipe.sample_bars(batch, horizon=horizon, samples=20, seed=6)
+    for name in ("open", "high", "low", "volume"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(again, name))
+        assert (getattr(made, name) != getattr(other, name)).all()
+
+
+def test_bars_depend_on_their_row_and_steps_before_alone(bar_pipe, bars, monkeypatch):
+    whole = bar_pipe.sample_bars(bar_pipe.processor(bars), horizon=4, samples=20)
+    alone = bar_pipe.processor(bars[bars["ticker"] == "BBB"])
+    short = bar_pipe.sample_bars(alone, horizon=2, samples=20)
+    monkeypatch.setattr(pipeline_tsf_llm, "BARS_AT_ONCE", 20)
+    chunks = bar_pipe.sample_bars(bar_pipe.processor(bars), horizon=4, samples=20)
+    for name in ("open", "high", "low", "close", "volume"):
+        np.testing.assert_allclose(getattr(short, name), getattr(whole, name)[1:2, :, :2], rtol=1e-5)
+        np.testing.assert_allclose(getattr(chunks, name), getattr(whole, name), rtol=1e-5)
+
+
+def test_a_path_is_read_as_the_whole_sequence_would_be(bar_pipe, bars):
+    """The cache of the bars, continued by all tokens at once, against one pass over bars and tokens."""
+    batch = bar_pipe.processor(bars[bars["ticker"] == "AAA"])
+    tokens = bar_pipe.sample_tokens(batch, horizon=4, samples=3)
+    z = bar_pipe.processor.tokenizer.decode_returns(tokens)
+    uniforms = np.full((1, 3, 4, 4), 0.3)
+    parts = bar_pipe._parts({**batch, "z": z, "uniforms": uniforms})
+    for k in range(3):
+        ids = torch.cat((batch["input_ids"], torch.from_numpy(tokens[:, k])), dim=1)
+        with torch.no_grad():
+            hidden = bar_pipe.model.model(input_ids=ids, past_values=batch["past_values"]).last_hidden_state[:, -5:-1]
+        wanted = bar_pipe.model.bar_head.draw(hidden, torch.from_numpy(z[:, k]), torch.from_numpy(uniforms[:, k]))
+        np.testing.assert_allclose(parts[:, k], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_bars_without_a_known_volume_have_none(bar_pipe, bars):
+    made = bar_pipe.sample_bars(bar_pipe.processor(bars.assign(volume=0.0)), horizon=2, samples=5)
+    assert np.isnan(made.volume).all()
+    assert np.isfinite(made.high).all()
+
+
+def test_a_model_without_the_head_says_so(pipe, head, bars):
+    for one in (pipe, head("quantile")):
+        with pytest.raises(ValueError, match="no head for open, high, low and volume"):
+            one.sample_bars(one.processor(bars), horizon=2, samples=5)

@@ -43,6 +43,7 @@ from ..training.distillation import (
 )
 from ..training.models import check_start, head_of, load_model, public_name
 from ..training.starting_model import BaseArguments, base_model
+from ..training.supervised import UNTRAINED_ORIGINS
 
 # --- report --------------------------------------------------------------------------------------------------------
 
@@ -66,7 +67,8 @@ def main(
     student = make_student(args, data, teacher, seed=seed)
     seen = student.config.trained_through, teacher.config.trained_through
     student.config.trained_through = max(seen, key=day_end) if all(seen) else None
-    scores = {"before": score(data, student, training_args), "teacher": score(data, teacher, training_args)}
+    most = UNTRAINED_ORIGINS if args.student_name_or_path is None else None
+    scores = {"before": score(data, student, training_args, most=most), "teacher": score(data, teacher, training_args)}
     models, folders = {"teacher": teacher, "student": student}, {"teacher": name, "student": folder}
     report: dict[str, Any] = {
         **provenance("distill"),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.utils import logging
 
 from ..bars_tsf_llm import day_end
 from ..common.parser import option
@@ -16,7 +17,9 @@ from ..data_prep.columns import Columns
 from ..data_prep.sampling_weights import parse_weights
 from .checkpoints import last_complete_checkpoint, missing_parts
 from .class_weights import parse_class_weights
+from .precision import device_here, faster_in_bf16, has_bf16, in_words, matmul_speeds, several_processes
 
+logger = logging.get_logger(__name__)
 MOST_BINS = 65_536
 
 
@@ -40,6 +43,8 @@ class DataArguments:
     valid_through: str | None = option(
         None, "last validation date; by default after 10 percent more; the rest is test"
     )
+    through: str | None = option(None, "no bar after this date is read, of the market neither; by default all are")
+    held_out: list[str] = option([], "tickers that are left out of everything, of the market too")
     horizon: int = option(5, "bars ahead")
     horizons: list[int] | None = option(
         None, "bars ahead whose law a causal LM names; by default 1, 5 and 20, of a plain series every one to horizon"
@@ -55,6 +60,9 @@ class DataArguments:
         [], "random changes of training windows: jitter=, scale=, warp=, crop=, mixup= and a strength"
     )
     sample_weights: str = option("none", "training windows to draw more often: none, volatility or recency:DAYS")
+    bag_years: bool = option(
+        False, "train on as many years, drawn with replacement by the seed, for an average of seeds"
+    )
     n_bins: int = option(256, "return tokens of the causal LM")
     report_samples: int = option(128, "sampled paths per forecast in report.json")
 
@@ -70,9 +78,10 @@ class DataArguments:
             raise ValueError(f"n_bins={self.n_bins}: use {MOST_BINS} at most; 64 to 1024 is usual")
         if self.report_samples < 0 or self.report_samples == 1:
             raise ValueError(f"report_samples={self.report_samples}: give 2 or more sampled paths, or 0 for no scores")
-        check_dates(self, "train_through", "valid_through")
+        check_dates(self, "train_through", "valid_through", "through")
         parse_augmentations(self.augment)
-        parse_weights(self.sample_weights)
+        if parse_weights(self.sample_weights) and self.bag_years:
+            raise ValueError(f"bag_years draws windows, and so does sample_weights={self.sample_weights}: give one")
 
     @property
     def columns(self) -> Columns:
@@ -170,10 +179,14 @@ class SftArguments(Defaults, TrainingArguments):
     load_best_model_at_end: bool = option(True, "keep the weights of the best validation loss")
     prediction_loss_only: bool = option(True, "validation needs no predictions")
     early_stopping_patience: int = option(4, "validations without a better loss before training stops; 0 for none")
-
     max_seconds: float = option(
         0, "keep training to about so long: the first steps tell how many of all there is time for; 0 for no limit"
     )
+    ema_decay: float = option(0.0, "average the weights over the steps and keep the average: .98 is usual, 0 for none")
+    bf16: bool | None = option(  # type: ignore[assignment] (None is False to transformers)
+        None, "products in bfloat16; slow on CPUs without instructions for it"
+    )
+    probe_bf16: bool = option(False, "where bf16 is not given, time it first and use it where it is faster")
     dynamic_lr: bool = option(
         False,
         "follow the trend of the validation loss: the schedule's rate is cut when it rises and "
@@ -186,9 +199,10 @@ class SftArguments(Defaults, TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.fp16 and not torch.accelerator.is_available():
+            raise ValueError("fp16=true needs a GPU; on a CPU use bf16=true, or leave both out for float32")
+        self.matmul_gflops = self._choose_precision()
         if not torch.accelerator.is_available():
-            if self.fp16:
-                raise ValueError("fp16=true needs a GPU; on a CPU use bf16=true, or leave both out for float32")
             self.use_cpu = self.use_cpu or bool(self.bf16)  # transformers wants to be told
         super().__post_init__()
         if self.early_stopping_patience < 0:
@@ -197,6 +211,25 @@ class SftArguments(Defaults, TrainingArguments):
         if self.dynamic_lr and self.eval_strategy == "no":
             raise ValueError("dynamic_lr=true follows the validation loss: set eval_strategy to epoch or steps")
         parse_class_weights(self.class_weights)
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay}: must lie in [0, 1); .98 to .999 is usual, 0 for no average")
+
+    def _choose_precision(self) -> dict[str, float] | None:
+        """Decides `bf16` where it is left to the probe; the probe's figures, None if nothing was timed."""
+        device, asked = device_here(use_cpu=self.use_cpu), self.probe_bf16 and self.bf16 is None and not self.fp16
+        if several_processes():
+            self.bf16 = has_bf16(device) if asked else bool(self.bf16)
+            return None
+        if not asked and not self.bf16:
+            self.bf16 = False
+            return None
+        speeds = matmul_speeds(device)
+        if asked:
+            self.bf16 = faster_in_bf16(speeds)
+            logger.warning(f"{in_words(speeds)}: training in {'bf16' if self.bf16 else 'fp32'}")
+        elif speeds["bf16"] < speeds["fp32"]:
+            logger.warning(f"bf16=true is obeyed, but {in_words(speeds)}: leave it out")
+        return speeds
 
 
 def check_training(args: TrainingArguments) -> None:

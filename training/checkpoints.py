@@ -139,8 +139,9 @@ def check_same_training(checkpoint: str | Path, model: PreTrainedModel, processo
     differing = [name for saved, now in both for name in _differing(saved, now)]
     classes = {one.__name__ for one in type(model).__mro__}
     saved_class = next((saved.get("architectures") or [] for saved, _ in both), [])
-    if differing or not classes.issuperset(saved_class):
-        differing = differing or [f"the class of the model ({saved_class[0]})"]
+    if not classes.issuperset(saved_class):
+        differing = [f"the class of the model ({saved_class[0]})"]
+    if differing:
         raise ValueError(
             f"{checkpoint} is of another training: {', '.join(differing[:8])} differ; give the settings that it was "
             "started with, or another --output_dir"

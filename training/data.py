@@ -5,12 +5,15 @@ Design choices:
 * Whatever is fitted is fitted on the training dates; a model to go on from brings its own processor, unchanged.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from transformers.utils import logging
 
 from ..bars_tsf_llm import MIN_BARS, OHLCV, CheckedBars, Kind, day_end, kind_of, split_tickers
 from ..calendars_tsf_llm import bar_spacing
@@ -25,10 +28,12 @@ from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, usual_spacing
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import HORIZONS, TsfLlmProcessor
+from ..processing_tsf_llm import TsfLlmProcessor
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import DataArguments
 from .models import load_processor
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class TrainingData:
         Raises:
             ValueError: for data, tickers, dates or a horizon that cannot be used.
         """
-        prepared = load_prepared(args.data) if is_prepared(args.data) else None
+        prepared = load_prepared(args.data) if len(files_of(args)) == 1 and is_prepared(files_of(args)[0]) else None
         given = None if model is None else load_processor(model)
         if given is not None and config is not None and config.architectures == [TsfLlmForPrediction.__name__]:
             reach = given.feature_extractor.reach or config.prediction_length
@@ -121,6 +126,8 @@ class TrainingData:
             seed=seed,
         )
         valid = self.part(objective, after=split.train_through, through=split.valid_through, embargo=args.horizon)
+        if args.bag_years and len(train):
+            train.origins = bag_of_years(train.origins, train.timestamp, seed)
         for name, part in (("training", train), ("validation", valid)):
             if len(part) == 0:
                 raise ValueError(
@@ -128,20 +135,33 @@ class TrainingData:
                 )
         return train, valid
 
-    def walk_forward(self, model: Any, *, seed: int = 0, start: Any = None, end: Any = None) -> WalkForward:
-        """The model's forecasts beside the baselines'; by default on the dates after validation."""
+    def walk_forward(
+        self, model: Any, *, seed: int = 0, start: Any = None, end: Any = None, most: int | None = None
+    ) -> WalkForward:
+        """The model's forecasts beside the baselines'; by default on the dates after validation.
+
+        With `most`, those of the model alone, from that many origins or fewer, evenly spaced."""
         if self.args.report_samples == 0 and model.can_generate():
             raise ValueError("report_samples=0: models are compared on sampled paths, give 2 or more")
+        start = self.split.valid_through + pd.Timedelta(1, "ns") if start is None else start
+        options: dict[str, Any] = {"samples": self.args.report_samples, "seed": seed}
+        if most is not None:
+            options |= {"baselines": (), "stride": self._sparse(start, most)}
         with evaluating(model):
             return walk_forward(
                 TsfLlmPipeline(model=model, processor=self.processor, device=model.device),
                 self.series,
-                start=self.split.valid_through + pd.Timedelta(1, "ns") if start is None else start,
+                start=start,
                 end=self.bars["timestamp"].max() if end is None else end,
                 horizon=self.args.horizon,
-                samples=self.args.report_samples,
-                seed=seed,
+                **options,
             )
+
+    def _sparse(self, start: Any, most: int) -> int:
+        """Bars between origins, a multiple of the horizon, that leave at most `most` from `start` on."""
+        since = day_end(start).to_datetime64()
+        forecasts = sum(int((one.timestamp >= since).sum()) for one in self.series) / self.args.horizon
+        return self.args.horizon * max(1, math.ceil(forecasts / most))
 
     def part(self, objective: Objective, **options: Any) -> WindowDataset:
         """Windows between any fences (`after`, `through`, `embargo`, `stride`), normally not augmented or weighted."""
@@ -152,7 +172,8 @@ class TrainingData:
         """What the weights are trained on, in words, without a path of this machine."""
         tickers = list(self.bars[kind_of(self.bars).id].unique())
         listed = ", ".join(tickers[:8]) + (f" and {len(tickers) - 8} more" if len(tickers) > 8 else "")
-        return f"{Path(self.args.data).name}: {listed}, from {self.bars['timestamp'].min().date()}"
+        names = " and ".join(Path(one).name for one in files_of(self.args))
+        return f"{names}: {listed}, from {self.bars['timestamp'].min().date()}"
 
     def mark(self, model: Any) -> None:
         """Writes into a model's config what it is trained on, before it is."""
@@ -200,10 +221,70 @@ def _read_and_split(
     """Bars of the tickers that can be used, fences, the bars of all, and those that can be used, checked. A market
     that left out those which are short today would know how long a ticker is going to live."""
     covariates = [*args.past_covariates, *args.known_covariates]
-    universe = read_data(args.data, args.tickers, columns=args.columns, covariates=covariates, strict=args.strict)
+    universe = known_to_training(args, read_files(args, covariates))
     panel = _usable(universe, MIN_BARS + args.horizon, spacing, strict=args.strict)
     bars = universe[universe[kind_of(universe).id].isin(panel)].reset_index(drop=True)
-    return bars, Split.of(bars, args.train_through, args.valid_through), universe, panel
+    return bars, _split(bars, args), universe, panel
+
+
+def files_of(args: DataArguments) -> list[str]:
+    """What `data` names: one source, or several where a script takes them."""
+    return [args.data] if isinstance(args.data, str) else list(args.data)
+
+
+def read_files(args: DataArguments, covariates: Sequence[str] = ()) -> pd.DataFrame:
+    """The bars of all files of `data`. Of a ticker that several hold the first file counts, whole."""
+    options: dict[str, Any] = {"columns": args.columns, "covariates": covariates, "strict": args.strict}
+    first, *more = files_of(args)
+    if not more:
+        return read_data(first, args.tickers, **options)
+    frames: list[pd.DataFrame] = []
+    for file in (first, *more):
+        bars = read_data(file, **options)
+        id = kind_of(bars).id
+        known = {name for one in frames for name in one[id].unique()}
+        if (again := sorted({*bars[id]} & known)) and frames:
+            logger.warning(f"{Path(file).name}: {', '.join(again)} stand in an earlier file too, which counts")
+        wanted = ~bars[id].isin(known) if args.tickers is None else bars[id].isin({*args.tickers} - known)
+        frames.append(bars[wanted])
+    return pd.concat(frames, ignore_index=True)
+
+
+def known_to_training(args: DataArguments, bars: pd.DataFrame) -> pd.DataFrame:
+    """The bars without those of `held_out` tickers and those after `through`.
+
+    Raises ValueError if none is left."""
+    id, told = kind_of(bars).id, dict(bars.attrs)
+    kept = ~bars[id].isin(args.held_out)
+    if args.through is not None:
+        kept &= bars["timestamp"] <= day_end(args.through)
+    if not kept.any():
+        raise ValueError(f"through={args.through}, held_out={' '.join(args.held_out)} leave no bar: give other ones")
+    bars = bars[kept].reset_index(drop=True)
+    bars.attrs.update(told)
+    return bars
+
+
+def _split(bars: pd.DataFrame, args: DataArguments) -> Split:
+    """Fences within the bars; where validation goes as far as `through`, nothing is left to test."""
+    if args.through is None or args.valid_through is None or day_end(args.valid_through) < day_end(args.through):
+        return Split.of(bars, args.train_through, args.valid_through)
+    first, last = bars["timestamp"].min(), bars["timestamp"].max()
+    if args.train_through is None or not first < day_end(args.train_through) < last:
+        raise ValueError(f"train_through={args.train_through}: give a date within the bars, from {first} to {last}")
+    return Split(day_end(args.train_through), day_end(args.valid_through))
+
+
+def bag_of_years(origins: np.ndarray, stamps: np.ndarray, seed: int) -> np.ndarray:
+    """Origins of as many years as there are, drawn with replacement: those of one that is drawn twice come twice.
+
+    >>> stamps = np.array(["2001-01-01", "2002-01-01", "2003-01-01"], "datetime64[ns]")
+    >>> bag_of_years(np.arange(3), stamps, seed=0).tolist()
+    [1, 1, 2]
+    """
+    years, which = np.unique(stamps[origins].astype("datetime64[Y]"), return_inverse=True)
+    drawn = np.random.default_rng(seed).integers(len(years), size=len(years))
+    return np.repeat(origins, np.bincount(drawn, minlength=len(years))[which])
 
 
 def _usable(bars: pd.DataFrame, needed: int, spacing: float | None = None, *, strict: bool = False) -> CheckedBars:
@@ -232,7 +313,7 @@ def _usable(bars: pd.DataFrame, needed: int, spacing: float | None = None, *, st
 
 def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame, pd.DataFrame]:
     """Bars, fences, market and bars to check of a prepared folder. Others would need a new fit: they are refused."""
-    fixed = ["tickers", "train_through", "valid_through", "market"]
+    fixed = ["tickers", "train_through", "valid_through", "through", "held_out", "market"]
     if given := [name for name in fixed if getattr(args, name)]:
         raise ValueError(f"{prepared.folder} is prepared, so {', '.join(given)} cannot be chosen: prepare it again")
     bars, market = prepared.bars(), prepared.market()
@@ -251,13 +332,13 @@ def new_processor(args: DataArguments, kind: Kind) -> TsfLlmProcessor:
         past_covariates=args.past_covariates,
         known_covariates=args.known_covariates,
     )
-    horizons = args.horizons or (HORIZONS if kind is OHLCV else range(1, args.horizon + 1))
-    return TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins), horizons=sorted(horizons))
+    horizons = args.horizons or (None if kind is OHLCV else range(1, args.horizon + 1))
+    return TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins), horizons=horizons)
 
 
 def _market_bars(args: DataArguments, features: TsfLlmFeatureExtractor, universe: pd.DataFrame) -> pd.DataFrame | None:
     """The prices of `market`; or, where the group of that name was chosen, the whole universe of the data."""
     if args.market is not None:
-        return read_bars(args.market, dates=args.dates, decimal=args.decimal)
+        return known_to_training(args, read_bars(args.market, dates=args.dates, decimal=args.decimal))
     chosen = "market" in (features.feature_groups or ()) or features.fitted_with_market
     return universe if chosen and features.reads_market else None

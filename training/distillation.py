@@ -37,7 +37,7 @@ from ..pipeline_tsf_llm import TsfLlmPipeline
 from .arguments import DataArguments, ModelArguments, SftArguments, model_fields
 from .data import TrainingData
 from .models import Model, head_of, load_model
-from .supervised import FIXED, load_or_make_model, test_scores
+from .supervised import FIXED, load_or_make_model, scored_on, test_scores
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
 
 
@@ -99,9 +99,9 @@ class DistillationTrainer(TsfLlmTrainer):
             # The model's own loss holds its side losses too. They stay whole: labels alone give way to the teacher.
             change = soft - label_loss(self.teacher, logits, labels, num_items_in_batch)
             if (wanted := inputs.get("law_labels")) is not None and outputs.get("law_logits") is not None:
-                share = 1.0 if num_items_in_batch is None else is_known(labels[:, 1:]).sum() / num_items_in_batch
+                total = is_known(labels[:, 1:]).sum() if num_items_in_batch is None else num_items_in_batch
                 laws = law_divergence(answers.law_logits, outputs["law_logits"], wanted, self.temperature)
-                change = change + share * (laws - law_loss(outputs["law_logits"], wanted))
+                change = change + (laws - law_loss(outputs["law_logits"], wanted)) / total
             loss = loss + self.alpha * change * self._times_counted(num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
@@ -142,11 +142,10 @@ def divergence(teacher: torch.Tensor, student: torch.Tensor, *, kind: str, tempe
 def law_divergence(
     teacher: torch.Tensor, student: torch.Tensor, labels: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Mean divergence of each far horizon where the outcome is known, summed: `law_loss` with soft labels."""
+    """`law_loss` with the teacher's bins for labels: the divergence where the outcome is known, summed."""
     T = labels.shape[1]
     each_BTH = divergence(teacher[:, :T].float(), student[:, :T].float(), kind="causal_lm", temperature=temperature)
-    known_BTH = is_known(labels)
-    return ((each_BTH * known_BTH).sum(dim=(0, 1)) / known_BTH.sum(dim=(0, 1)).clamp(min=1)).sum()
+    return (each_BTH * is_known(labels)).sum()
 
 
 def label_loss(model: Model, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
@@ -251,19 +250,20 @@ class Scores:
     result: WalkForward | None  # classes have no return to score
 
 
-def score(data: TrainingData, model: Model, training_args: SftArguments) -> Scores:
+def score(data: TrainingData, model: Model, training_args: SftArguments, *, most: int | None = None) -> Scores:
+    """On all dates after validation; with `most`, the returns of the model alone from that many origins."""
     if data.args.report_samples and head_of(model) == "classification":
         train, _ = data.windows("classification", seed=training_args.seed)
-        rows = test_scores(data, model, train, training_args)
+        rows = test_scores(data, model, train, training_args, most=None)
         return Scores({name: row for name, row in rows.items() if name != "verdicts"}, None)
-    return score_returns(data, model, training_args.seed)
+    return score_returns(data, model, training_args.seed, most)
 
 
-def score_returns(data: TrainingData, model: Model, seed: int) -> Scores:
+def score_returns(data: TrainingData, model: Model, seed: int, most: int | None = None) -> Scores:
     """Scores of returns; none for classes, or where no samples are wanted."""
     if data.args.report_samples == 0 or head_of(model) == "classification":
         return Scores({"model": {}}, None)
-    result = data.walk_forward(model, seed=seed)
+    result = data.walk_forward(model, seed=seed, most=most)
     return Scores(result.by_name(seed), result)
 
 
@@ -282,6 +282,7 @@ def comparison(scores: dict[str, Scores], seed: int) -> dict[str, Any]:
     others = {"teacher": "the teacher", "student_alone": "the student trained alone"}
     return {
         "before": scores["before"].rows["model"],
+        "before_scored_on": scored_on(scores["before"].rows["model"], student.rows["model"]),
         "after": student.rows["model"],
         "rows": [*named, *baselines],
         "differences": {

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import set_seed
 from transformers.utils import logging
 
+from ..bars_tsf_llm import OHLCV
 from ..common.errors import from_folder
 from ..common.files import write_json
 from ..common.provenance import provenance
@@ -25,17 +26,20 @@ from .models import check_start, find_model, head_of
 from .trainer import TsfLlmTrainer, make_trainer, train_and_save
 
 logger = logging.get_logger(__name__)
+UNTRAINED_ORIGINS = 1000  # that tell how bad a new model is before it has learned
 FIXED = {"num_features", "prediction_length", "horizons", "vocab_size", "pad_token_id", "bar_token_id"}
 
 
-def train(data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments) -> dict[str, Any]:
-    """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
+def train(
+    data_args: DataArguments, model_args: ModelArguments, training_args: SftArguments, data: TrainingData | None = None
+) -> dict[str, Any]:
+    """Reads, splits, trains, scores and saves; returns what `report.json` holds. `data` is what was read before."""
     started = time.perf_counter()
     check_folder(training_args.output_dir, data_args.data, data_args.market, model_args.replay_data)
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)
-    data = TrainingData.read(data_args, model_args.start)
+    data = data or TrainingData.read(data_args, model_args.start)
     model = load_or_make_model(data_args, model_args, data.processor)
     learned = model.config.trained_on
     data.mark(model)
@@ -57,6 +61,8 @@ def train(data_args: DataArguments, model_args: ModelArguments, training_args: S
         "sample_weights": data_args.sample_weights,
         "class_weights": training_args.class_weights,
         "precision": training_args.mixed_precision.replace("no", "fp32"),
+        "matmul_gflops": training_args.matmul_gflops,
+        "ema_decay": training_args.ema_decay,
         "seed": training_args.seed,
     }
     trainer, continual = continue_or_start(model, data, train, valid, old, model_args, training_args)
@@ -65,13 +71,15 @@ def train(data_args: DataArguments, model_args: ModelArguments, training_args: S
         trainer.accelerator.wait_for_everyone()
         return report
     own_class = type(model)  # FSDP will put one of its own around it
-    report["before"] = test_scores(data, model, train, training_args)["model"]
+    most = UNTRAINED_ORIGINS if model_args.start is None else None
+    report["before"] = test_scores(data, model, train, training_args, most=most)["model"]
     history, report["valid_loss"] = train_and_save(trainer, training_args)
     saved = own_class.from_pretrained(training_args.output_dir).to(training_args.device)
     if old is not None:
         report["continual"] = {**continual, "old_loss_after": mean_loss(saved, old.kept_back)}
-    scores = test_scores(data, saved, train, training_args)
+    scores = test_scores(data, saved, train, training_args, most=None)
     report |= {"after": scores.pop("model"), "verdicts": scores.pop("verdicts", None), "baselines": scores}
+    report["before_scored_on"] = scored_on(report["before"], report["after"])
     report |= {"expert_load": trainer.expert_load, "steps": trainer.state.global_step}
     report["seconds"] = round(time.perf_counter() - started, 1)
     write_json(report, Path(training_args.output_dir) / "report.json")
@@ -101,10 +109,12 @@ def load_or_make_model(
             )
     if model_args.head != "causal_lm":
         fields["prediction_type"] = model_args.head
+    elif processor.kind is OHLCV:
+        fields.setdefault("emits_bars", True)
     config = TsfLlmConfig(
         num_features=len(processor.feature_extractor.names),
         prediction_length=data_args.horizon,
-        horizons=processor.horizons if model_args.head == "causal_lm" else None,
+        horizons=processor.tokenizer.horizons if model_args.head == "causal_lm" else None,
         vocab_size=len(processor.tokenizer),
         pad_token_id=processor.tokenizer.pad_token_id,
         bar_token_id=processor.tokenizer.bar_token_id,
@@ -164,13 +174,24 @@ def continue_or_start(
     return make(train=mixed if model_args.replay else train, anchor=anchor), told
 
 
-def test_scores(data: TrainingData, model: Any, train: WindowDataset, training_args: SftArguments) -> dict[str, Any]:
+def scored_on(before: dict[str, Any], after: dict[str, Any]) -> str | None:
+    """How many of the later dates' origins the row before training is of; None where neither is of returns.
+
+    >>> scored_on({"n": 950}, {"n": 9440})
+    '950 of 9440 origins'
+    """
+    return f"{before['n']} of {after['n']} origins" if "n" in before and "n" in after else None
+
+
+def test_scores(
+    data: TrainingData, model: Any, train: WindowDataset, training_args: SftArguments, *, most: int | None
+) -> dict[str, Any]:
     """A row per model and baseline, by name, on the dates after validation, of classes or of a walk forward; and
-    `verdicts`."""
+    `verdicts`. With `most`, the walk forward of the model alone from that many origins, which its row counts."""
     if data.args.report_samples == 0:
         return {"model": {}}
     if head_of(model) != "classification":
-        result = data.walk_forward(model, seed=training_args.seed)
+        result = data.walk_forward(model, seed=training_args.seed, most=most)
         return {**result.by_name(training_args.seed), "verdicts": result.words()}
     test = data.part("classification", after=data.split.valid_through, stride=data.args.horizon)
     if not len(test):

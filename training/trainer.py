@@ -10,7 +10,7 @@ Shapes: B batch, S sequence, N = B * S positions, L layers, E experts, K experts
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import SftArguments
+from .averaging import WeightAverage, check_average
 from .callbacks import (
     DynamicLrCallback,
     EpochCallback,
@@ -47,13 +48,13 @@ from .checkpoints import (
 from .class_weights import class_weights, parse_class_weights
 from .continual import Anchor, ReplayDataset
 
-SIDE_LOSSES = ("aux_loss", "llmps_loss")
+SIDE_LOSSES = ("aux_loss", "llmps_loss", "bar_loss")
 
 
 class TsfLlmTrainer(Trainer):
-    """Logs, beside `loss`, `aux_loss` (1 = experts evenly used), the front end's `llmps_loss` and EWC's `ewc_loss`, if
-    any; and `expert_load_min`, `expert_load_max`, the smallest and largest share of choices that fell on one expert of
-    one layer (1 / E = even).
+    """Logs, beside `loss`, `aux_loss` (1 = experts evenly used), the front end's `llmps_loss`, the bar head's
+    `bar_loss` and EWC's `ewc_loss`, if any; and `expert_load_min`, `expert_load_max`, the smallest and largest share
+    of choices that fell on one expert of one layer (1 / E = even).
 
     `eval_loss` is the mean over all labels, whatever the batches and processes they came in; a mean of batch means
     counts a label more where its batch has few.
@@ -64,20 +65,57 @@ class TsfLlmTrainer(Trainer):
     Args:
         class_weights: weights of down, flat, up in the loss of a classification head.
         anchor: what EWC adds to the training loss.
+        ema_decay: of the weights' average, which is validated and saved in their place; 0 for none.
     """
 
     def __init__(
-        self, *args: Any, class_weights: torch.Tensor | None = None, anchor: Anchor | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        class_weights: torch.Tensor | None = None,
+        anchor: Anchor | None = None,
+        ema_decay: float = 0.0,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         show_one_bar(self)
         self.label_names = ["labels"]  # transformers asks for all of `forward`; a model of tokens alone has no others
+        self.average = WeightAverage(self.model, ema_decay) if ema_decay else None  # until training ends
+        if self.average is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("ema_decay averages whole tensors, which FSDP cuts up: leave it out, or use DDP")
+            self.add_callback(self.average)
         self.class_weights, self.anchor = class_weights, anchor
         self._vectors = {name for name, p in self.model.named_parameters() if p.ndim < 2}
         self._side_losses: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._labels_seen: list[torch.Tensor] = []  # [sum of losses, number of labels] of each validation batch
         self._expert_counts: dict[str, torch.Tensor] = {}  # prefix of the log: [L,E]
         self.expert_load: list[list[float]] | None = None  # [L][E], as of the last evaluation
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """As ever; with `ema_decay` the model holds the average when it is over."""
+        if self.average is not None:
+            self.average.resumed_from = resume_from_checkpoint
+        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self.average is not None:
+            if self.state.best_model_checkpoint is None or not self.args.load_best_model_at_end:
+                self.average.give()
+            self.remove_callback(self.average)
+            self.average = None
+        return output
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with nullcontext() if self.average is None else self.average.in_place():
+            return super().evaluate(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As ever; with `ema_decay` the average, and beside it the weights that training goes on from."""
+        if self.average is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        with self.average.in_place():
+            super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            self.average.save(output_dir or str(self.args.output_dir))
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """transformers goes by names, which do not tell that the front end's gate is a vector."""
@@ -206,6 +244,7 @@ def make_trainer(
         callbacks=[*callbacks, FiniteCallback(), HubCallback()],
         class_weights=_class_weights(train, training_args.class_weights),
         anchor=anchor,
+        ema_decay=training_args.ema_decay,
         **options,
     )
     if anchor is not None and trainer.is_fsdp_enabled:
@@ -248,6 +287,7 @@ def resumable(trainer: Trainer, training_args: Any) -> Iterator[str | None]:
     own = isinstance(trainer.processing_class, TsfLlmProcessor | TsfLlmTokenizer)  # GRPO knows the tokenizer alone
     if checkpoint is not None and own:
         check_same_training(checkpoint, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class)
+        check_average(checkpoint, getattr(training_args, "ema_decay", 0.0))
     if trainer.is_world_process_zero():
         claim_folder(folder)
         remove_unfinished(folder)

@@ -110,7 +110,7 @@ def test_expanded_decode_expands_and_agrees_with_absorbed():
 
 def test_cache_weighs_what_the_shape_says(quick):
     results, _ = quick
-    config = speed.TsfLlmConfig(**TINY)
+    config = speed.TsfLlmConfig(**TINY, horizons=None)
     layer_bytes = 4 * config.num_hidden_layers  # float32
     head = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
     assert results["cache_bytes_per_token"] == [

@@ -48,7 +48,7 @@ def test_training_windows_know_nothing_behind_the_fence(processor, bars):
     assert len(ours) == len(theirs) > 400
     everything = np.arange(len(ours))
     for key, value in ours.__getitems__(everything).items():
-        assert torch.equal(value, theirs.__getitems__(everything)[key]), key
+        torch.testing.assert_close(value, theirs.__getitems__(everything)[key], rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_window_more_would_cross_the_fence(processor, bars):
@@ -148,7 +148,7 @@ def test_batches_equal_items(processor, bars):
     batch = data.__getitems__([3, 11, 5])
     for row, index in enumerate([3, 11, 5]):
         for key, value in data[index].items():
-            assert torch.equal(batch[key][row], value)
+            torch.testing.assert_close(batch[key][row], value, rtol=0, atol=0, equal_nan=True)
 
 
 def test_split_by_date(bars):
@@ -187,3 +187,28 @@ def _label_rows(data, ticker, objective):
         labelled = data.__getitems__(mine)["labels"][:, :16].numpy() != -100
         rows.append((origins[:, None] - np.arange(16)[::-1])[labelled])
     return np.concatenate(rows)
+
+
+def test_bar_targets_stand_where_labels_do_and_read_no_later_bar(processor, bars):
+    """A target is a function of its own bar, the one before it and its units: cut behind the fence, the bits stay."""
+    data = dataset(processor, bars, through=FENCE)
+    batch = data.__getitems__(range(len(data)))
+    targets, labels = batch["bar_targets"], batch["labels"]
+    assert targets.shape == (*labels.shape, 5)
+    assert torch.equal(targets[..., 0].isnan(), labels == -100)
+    assert (targets[..., 2:4].nan_to_num(0) >= 0).all()
+    tokens = processor.tokenizer.encode_returns(targets[..., 0].double().numpy())
+    assert (tokens == labels.numpy()).mean() > 0.999  # but for rounding at an edge
+    cut = dataset(processor, bars[bars["timestamp"] <= FENCE], through=FENCE)
+    for one in (cut, dataset(processor, bars.assign(volume=bars["volume"].where(bars["timestamp"] <= FENCE, 7)))):
+        same = one.__getitems__(range(len(one)))["bar_targets"][: len(data) if one is cut else 10]
+        assert torch.equal(same.nan_to_num(9), targets[: len(same)].nan_to_num(9))
+
+
+def test_heads_and_plain_series_have_no_bar_targets(processor, bars):
+    assert "bar_targets" not in dataset(processor, bars, "quantile")[0]
+    rows = np.arange(200)
+    series = pd.DataFrame({"timestamp": pd.date_range("2020-01-01", periods=200), "value": np.sin(rows) + rows % 7})
+    plain = TsfLlmProcessor(TsfLlmFeatureExtractor(kind="univariate", context_length=16), TsfLlmTokenizer(n_bins=32))
+    windows = WindowDataset(plain, plain.fit_encode(series), objective="causal_lm", horizon=HORIZON)
+    assert "bar_targets" not in windows[0]

@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from tsf_llm.calibration_tsf_llm import Calibration
-from tsf_llm.evaluation.distributions import LEVELS, Gaussian, Histogram, Moved, Quantiles, Residuals, Samples, Scored
+from tsf_llm.evaluation.distributions import LEVELS, Gaussian, Moved, Piecewise, Quantiles, Residuals, Samples, Scored
 
 
 @pytest.fixture
@@ -105,37 +105,27 @@ def test_samples_without_a_spread_are_refused(values):
 
 
 @pytest.fixture
-def histogram():
+def piecewise():
     rng = np.random.default_rng(5)
-    return Histogram(rng.dirichlet(np.ones(12), size=4), np.sort(rng.normal(size=13)), np.array([0.5, 1.0, 2.0, 0.01]))
+    edges, unit = np.sort(rng.normal(size=13)), np.array([0.5, 1.0, 2.0, 0.01])
+    return Piecewise.of_bins(rng.dirichlet(np.ones(12), size=4), edges, unit)
 
 
-def test_histogram_crps_is_the_integral_of_its_definition(histogram):
-    y = np.array([0.1, -4.0, 0.3, 0.0])  # one beyond the edges
-    for i, scale in enumerate(histogram.scale):
-        edges, grid = histogram.edges * scale, np.linspace(-8, 8, 800_001)
-        f = np.interp(grid, edges, histogram._at_edges[i])
-        assert_allclose(histogram.crps(y)[i], np.trapezoid((f - (grid >= y[i])) ** 2, grid), atol=4e-5)
-
-
-def test_histogram_agrees_with_samples_of_it(histogram):
+def test_bins_agree_with_samples_of_them(piecewise):
     rng, size = np.random.default_rng(6), 200_000
-    width, low = np.diff(histogram.edges), histogram.edges[:-1]
-    for i, scale in enumerate(histogram.scale):
-        bins = rng.choice(12, size=size, p=histogram.probabilities[i])
-        drawn = scale * (low[bins] + width[bins] * rng.random(size))
-        assert_allclose(histogram.point[i], drawn.mean(), atol=0.01 * scale)
-        assert_allclose(histogram.variance[i], drawn.var(), rtol=0.02)
-        assert_allclose(histogram.p_up[i], (drawn > 0).mean(), atol=0.005)
-        assert_allclose(histogram.cdf(histogram.quantile([0.1, 0.7])[:, 1])[i], 0.7, atol=1e-12)
+    for i, (values, shares) in enumerate(zip(piecewise.values, piecewise.shares, strict=True)):
+        bins = rng.choice(12, size=size, p=shares)
+        drawn = values[bins] + np.diff(values)[bins] * rng.random(size)
+        assert_allclose(piecewise.point[i], drawn.mean(), atol=0.01 * np.ptp(values))
+        assert_allclose(piecewise.variance[i], drawn.var(), rtol=0.02)
+        assert_allclose(piecewise.p_up[i], (drawn > 0).mean(), atol=0.005)
+        assert_allclose(piecewise.cdf(piecewise.quantile([0.1, 0.7])[:, 1])[i], 0.7, atol=1e-12)
 
 
-def test_histogram_is_uniform_under_its_own_law(histogram):
-    rng = np.random.default_rng(7)
-    law = Histogram(np.repeat(histogram.probabilities[:1], 4_000, axis=0), histogram.edges, np.ones(4_000))
-    u = rng.random(4_000)
-    outcome = np.interp(u, law._at_edges[0], law.edges)
-    assert_allclose(law.pit(outcome), u, atol=1e-9)
+def test_bins_are_uniform_under_their_own_law(piecewise):
+    u = np.random.default_rng(7).random(4_000)
+    law = Piecewise(np.repeat(piecewise.values[:1], 4_000, axis=0), np.repeat(piecewise.levels[:1], 4_000, axis=0))
+    assert_allclose(law.pit(np.interp(u, piecewise.levels[0], piecewise.values[0])), u, atol=1e-9)
 
 
 def test_residuals_are_a_scaled_empirical_law():
@@ -169,8 +159,8 @@ def test_a_grid_of_quantiles_scores_as_the_law_it_came_from():
     assert_allclose(grid.quantile(LEVELS), grid.values)
 
 
-def test_a_law_in_units_is_the_law_of_what_is_divided(gaussian, samples, histogram):
-    for law in (gaussian, samples, histogram, Quantiles(samples.quantile(LEVELS), LEVELS)):
+def test_a_law_in_units_is_the_law_of_what_is_divided(gaussian, samples, piecewise):
+    for law in (gaussian, samples, piecewise, Quantiles(samples.quantile(LEVELS), LEVELS)):
         unit = np.linspace(0.5, 3, len(law.point))
         y = np.linspace(-0.1, 0.1, len(unit))
         assert_allclose(law.divided(unit).crps(y / unit), law.crps(y) / unit, rtol=1e-9)

@@ -143,7 +143,7 @@ def test_rows_are_what_the_pipeline_samples_and_rank_as_said(folder, pipe, bars)
     rows = table(folder).query("ticker == 'AAA'")
     for _, row in rows.iloc[[0, len(rows) // 2, -1]].iterrows():
         batch = pipe.processor(aaa, as_of=row["origin"])
-        paths = pipe.sample(batch, horizon=3, samples=6, seed=0)
+        paths = pipe.processor.path_returns(pipe.sample_tokens(batch, horizon=3, samples=6, seed=0), batch)
         now = int(np.flatnonzero(aaa["timestamp"] == row["origin"])[0])
         realised = np.log(aaa["close"].to_numpy()[now + 1 : now + 4] / aaa["close"][now])
         assert row["last_close"] == aaa["close"][now]

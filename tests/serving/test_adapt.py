@@ -58,10 +58,11 @@ def test_keeps_what_is_better_on_the_validation_dates(run, moving, tmp_path):
 
 
 def spoilt(model):
-    """The adapted model with a head to which all return tokens are equally likely."""
+    """The adapted model with heads to which all bins are equally likely."""
     plain = model.merge_and_unload()
     with torch.no_grad():
-        plain.lm_head.weight.zero_()
+        for head in (plain.lm_head, plain.law_head):
+            head.weight.zero_()
     return plain
 
 

@@ -164,9 +164,9 @@ def test_a_teacher_is_trained_first_where_none_is_given(run, prices, small_model
 
 def test_the_shipped_config_goes_from_27_to_5_million():
     config = CONFIGS / "distill.yaml"
-    _, base_args, args, training_args = distill.parse(["--config", str(config), "--bf16", "false"])
+    _, base_args, args, training_args = distill.parse(["--config", str(config)])
     assert base_args.base_config == "27m.yaml"
-    assert training_args.num_train_epochs == 10
+    assert (training_args.max_steps, training_args.probe_bf16) == (400, True)
     with torch.device("meta"):
         student = TsfLlmForCausalLM(TsfLlmConfig(num_features=64, **args.model_config))
     assert 4.5e6 < student.num_parameters() < 5.5e6

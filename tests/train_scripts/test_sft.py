@@ -115,7 +115,15 @@ def test_shipped_configs_are_understood_without_a_gpu(name, tmp_path):
     data, model, training = sft.parse(["--config", str(path), "--output_dir", str(tmp_path)])
     assert model.model_config
     assert data.horizon == 5
-    assert training.bf16 == (name in ("5m", "27m"))
+    assert training.probe_bf16 == (name in ("5m", "27m"))
+
+
+@pytest.mark.parametrize("name", ["5m", "27m"])
+def test_shipped_configs_show_some_400_thousand_bars_and_validate_often(name, tmp_path):
+    path = Path(sft.__file__).parent / "configs" / f"{name}.yaml"
+    data, _, training = sft.parse(["--config", str(path), "--output_dir", str(tmp_path)])
+    assert training.max_steps * training.per_device_train_batch_size * data.context_length == 409_600
+    assert training.max_steps / training.eval_steps >= 8
 
 
 def test_help_teaches(capsys):

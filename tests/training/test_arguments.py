@@ -27,6 +27,8 @@ from tsf_llm.training import arguments
         ("save_total_limit", 0),
         ("early_stopping_patience", -1),
         ("seed", -1),
+        ("ema_decay", 1),
+        ("ema_decay", "nan"),
         ("report_to", "nothing-of-this-name"),
         ("model_config", "[1]"),
         ("model_config", "{"),
@@ -56,3 +58,36 @@ def test_a_missing_package_is_named(train, tmp_path, monkeypatch, name):
     monkeypatch.setattr(arguments, "get_available_reporting_integrations", list)
     with pytest.raises(ValueError, match=rf"report_to={name}: not installed; pip install 'tsf-llm\[train\]'"):
         train(tmp_path, report_to=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "speeds", "chosen", "told"),
+    [
+        ({"probe_bf16": True}, (58.0, 1.2), False, "1.2 GFLOP/s, in fp32 at 58: training in fp32"),
+        ({"probe_bf16": True}, (100.0, 450.0), True, "training in bf16"),
+        ({"probe_bf16": True}, (100.0, 110.0), False, "training in fp32"),
+        ({"probe_bf16": True, "bf16": False}, (100.0, 450.0), False, None),
+        ({"bf16": True}, (58.0, 1.2), True, "bf16=true is obeyed, but here a product in bf16 runs at 1.2 GFLOP/s"),
+        ({"bf16": True}, (100.0, 450.0), True, None),
+        ({}, (100.0, 450.0), False, None),
+    ],
+)
+def test_the_faster_precision_is_chosen_and_told(
+    command_line, tmp_path, monkeypatch, caplog, options, speeds, chosen, told
+):
+    monkeypatch.setattr(arguments, "matmul_speeds", lambda device: dict(zip(("fp32", "bf16"), speeds, strict=True)))
+    monkeypatch.setattr(arguments.logger, "propagate", True)
+    [*_, training] = sft.parse(command_line(output_dir=tmp_path, **options))
+    assert training.bf16 is chosen
+    assert training.mixed_precision == ("bf16" if chosen else "no")
+    assert len(caplog.messages) == (told is not None)
+    assert (told or "") in " ".join(caplog.messages)
+
+
+def test_several_processes_do_not_time(command_line, tmp_path, monkeypatch):
+    """Each has a clock of its own, and they must agree."""
+    monkeypatch.setattr(arguments, "several_processes", lambda: True)
+    monkeypatch.setattr(arguments, "matmul_speeds", None)
+    monkeypatch.setattr(arguments, "has_bf16", lambda device: True)
+    [*_, training] = sft.parse(command_line(output_dir=tmp_path, probe_bf16=True))
+    assert training.bf16 is True

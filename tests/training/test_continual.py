@@ -86,7 +86,7 @@ def test_what_was_learned_is_kept_better_than_by_naive_fine_tuning(go_on, naive,
     _, report = go_on(**options, report_samples=16)
     forgotten = [one["continual"]["old_loss_after"] - one["continual"]["old_loss_before"] for one in (plain, report)]
     assert forgotten[0] > 0.1  # nothing to keep otherwise
-    assert forgotten[1] < 0.7 * forgotten[0]
+    assert forgotten[1] < 0.75 * forgotten[0]
     assert report["after"]["crps"] < report["before"]["crps"]  # what is new was learned all the same
     assert report["continual"]["old_loss_before"] == plain["continual"]["old_loss_before"]
     assert report["continual"]["replay"] == options["replay"]

@@ -1,10 +1,17 @@
 """What a training starts from: read, checked and encoded once."""
 
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from tsf_llm import bars_tsf_llm, feature_extraction_tsf_llm
+from tsf_llm.bars_tsf_llm import day_end
+from tsf_llm.data_prep.windows import Split
+from tsf_llm.training.arguments import DataArguments
+from tsf_llm.training.data import TrainingData
 
 
 def test_a_training_checks_each_bar_and_computes_each_feature_once(train, prices, tmp_path, monkeypatch):
@@ -28,3 +35,41 @@ def test_a_training_checks_each_bar_and_computes_each_feature_once(train, prices
     rows = pd.read_csv(prices).groupby("ticker").size()
     assert checked == rows.to_dict()
     assert set(computed.values()) == {rows.sum()}
+
+
+def test_held_out_tickers_and_later_bars_are_not_read(prices, tmp_path):
+    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    through = str(bars["timestamp"].iloc[300].date())
+    data = TrainingData.read(DataArguments(data=str(prices), through=through, held_out=["BBB"], n_bins=32))
+    assert {one.ticker for one in data.series} == {"AAA"}
+    assert data.bars["timestamp"].max() == pd.Timestamp(through)
+    market = tmp_path / "market.csv"
+    bars[bars["ticker"] == "BBB"].to_csv(market, index=False)
+    args = DataArguments(data=str(prices), through=through, tickers=["AAA"], market=str(market), n_bins=32)
+    args = replace(args, feature_groups=["returns", "market"])
+    assert TrainingData.read(args).market["timestamp"].max() == pd.Timestamp(through)
+    with pytest.raises(ValueError, match="leave no bar"):
+        TrainingData.read(replace(args, held_out=["AAA"]))
+
+
+def test_validation_may_end_with_the_last_bar_to_read(prices):
+    bars = pd.read_csv(prices, parse_dates=["timestamp"])
+    before, through = (str(bars["timestamp"].iloc[row].date()) for row in (250, 300))
+    args = DataArguments(data=str(prices), train_through=before, valid_through=through, through=through, n_bins=32)
+    data = TrainingData.read(args)
+    assert data.split == Split(day_end(before), day_end(through))
+    _, valid = data.windows("causal_lm")
+    assert len(valid) > 0
+
+
+def test_bags_of_years_repeat_and_leave_out(prices):
+    args = DataArguments(data=str(prices), n_bins=32, stride=1, context_length=8, feature_groups=["returns"])
+    plain, bagged = (TrainingData.read(replace(args, bag_years=bag)) for bag in (False, True))
+    [whole, valid], [bag, same] = plain.windows("causal_lm", seed=3), bagged.windows("causal_lm", seed=3)
+    assert set(bag.origins) <= set(whole.origins)
+    assert (valid.origins == same.origins).all()
+    counts = Counter(bag.origins.tolist())
+    by_year = {year: {counts[o] for o in whole.origins if whole.timestamp[o].astype("datetime64[Y]") == year}
+               for year in np.unique(whole.timestamp[whole.origins].astype("datetime64[Y]"))}  # fmt: skip
+    assert all(len(times) == 1 for times in by_year.values())
+    assert (bagged.windows("causal_lm", seed=3)[0].origins == bag.origins).all()

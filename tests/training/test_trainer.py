@@ -198,7 +198,7 @@ def test_half_precision_on_a_gpu(train, tmp_path, precision):
 
 
 def test_no_better_loss_stops_early_and_the_best_weights_are_kept(train, tmp_path):
-    report = train(tmp_path, learning_rate=0.5, num_train_epochs=9, early_stopping_patience=2, warmup_steps=0)
+    report = train(tmp_path, learning_rate=2.0, num_train_epochs=9, early_stopping_patience=2, warmup_steps=0)
     losses = [one["eval_loss"] for one in log_of(tmp_path) if "eval_loss" in one]
     assert len(losses) == losses.index(min(losses)) + 3 < 9
     assert report["valid_loss"] == pytest.approx(min(losses), rel=1e-5)

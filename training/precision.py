@@ -1,0 +1,67 @@
+"""Which of float32 and bfloat16 is faster here: CPUs without AMX or AVX-512 lose by bf16, others gain, as GPUs do.
+
+Design choices:
+* A product of the size that training makes is timed once per process, before anything else is done.
+* bf16 is chosen where it is clearly faster (`WORTH`): float32 gives the same weights on every run.
+* Several processes must agree, and their clocks might not: there the device's own word counts, not the time.
+"""
+
+import os
+import time
+from functools import lru_cache
+
+import torch
+
+ROWS, INNER, OUTER = 1024, 256, 512  # bars, width and inner width: .27 GFLOP
+REPEATS = 3
+WORTH = 1.2  # times as fast as float32
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@lru_cache(maxsize=1)
+def matmul_speeds(device: str) -> dict[str, float]:
+    """GFLOP/s of a matrix product in `fp32` and in `bf16`, the best of a few, in a moment."""
+    return {name: _speed(torch.device(device), dtype) for name, dtype in DTYPES.items()}
+
+
+def _speed(device: torch.device, dtype: torch.dtype) -> float:
+    left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((ROWS, INNER), (INNER, OUTER)))
+    seconds = []
+    for _ in range(1 + REPEATS):  # the first warms up
+        started = time.perf_counter()
+        left @ right
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return round(2 * ROWS * INNER * OUTER / min(seconds[1:]) / 1e9, 1)
+
+
+def faster_in_bf16(speeds: dict[str, float]) -> bool:
+    """
+    >>> faster_in_bf16({"fp32": 58.0, "bf16": 1.2}), faster_in_bf16({"fp32": 100.0, "bf16": 450.0})
+    (False, True)
+    """
+    return speeds["bf16"] >= WORTH * speeds["fp32"]
+
+
+def in_words(speeds: dict[str, float]) -> str:
+    """
+    >>> in_words({"fp32": 58.0, "bf16": 1.2})
+    'here a product in bf16 runs at 1.2 GFLOP/s, in fp32 at 58'
+    """
+    return f"here a product in bf16 runs at {speeds['bf16']:g} GFLOP/s, in fp32 at {speeds['fp32']:g}"
+
+
+def device_here(*, use_cpu: bool) -> str:
+    """The kind of device that training will use: `cpu`, `cuda`, ..."""
+    found = None if use_cpu else torch.accelerator.current_accelerator()
+    return "cpu" if found is None else found.type
+
+
+def several_processes() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def has_bf16(device: str) -> bool:
+    """Whether a device says that it multiplies bf16 itself."""
+    return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
