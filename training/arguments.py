@@ -188,15 +188,14 @@ class SftArguments(Defaults, TrainingArguments):
     load_best_model_at_end: bool = option(True, "keep the weights of the best validation loss")
     prediction_loss_only: bool = option(True, "validation needs no predictions")
     early_stopping_patience: int = option(4, "validations without a better loss before training stops; 0 for none")
+    max_seconds: float = option(
+        0, "keep training to about so long: the first steps tell how many of all there is time for; 0 for no limit"
+    )
     ema_decay: float = option(0.0, "average the weights over the steps and keep the average: .98 is usual, 0 for none")
     bf16: bool | None = option(  # type: ignore[assignment] (None is False to transformers)
         None, "products in bfloat16; slow on CPUs without instructions for it"
     )
     probe_bf16: bool = option(False, "where bf16 is not given, time it first and use it where it is faster")
-
-    max_seconds: float = option(
-        0, "keep training to about so long: the first steps tell how many of all there is time for; 0 for no limit"
-    )
     dynamic_lr: bool = option(
         False,
         "follow the trend of the validation loss: the schedule's rate is cut when it rises and "
