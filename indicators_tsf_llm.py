@@ -55,7 +55,7 @@ SHORTEST_BLOCK, LONGEST_BLOCK = 4096, 8192  # 64 features of a block take 30 ms 
 PIVOT_REACH = 63  # most bars between two pivots that are compared, and bars that make a support or resistance
 SELECTABLE_GROUPS = (  # not among the default features
     *("more_averages", "crossovers", "candles", "shape", "momentum", "regime", "estimators", "more_channels"),
-    *("more_volume", "dates", "reversal", "market", "range", "leverage", "events", "implied"),
+    *("more_volume", "dates", "reversal", "market", "range", "leverage", "events", "implied", "moves"),
 )
 
 

@@ -107,6 +107,22 @@ def _implied_to_mean(bars: pd.DataFrame, length: int) -> pd.Series:
     return bars.market["implied"] - bars.market[f"implied_{length}"]
 
 
+# --- the market in the ticker's usual moves, and its own moves so ----------
+
+
+def _market_to_own(bars: pd.DataFrame, name: str, length: int) -> pd.Series:
+    column = name if length == 1 else f"{name}_{length}"
+    return _log_ratio(bars.market[column], bars.once(_usual_move))
+
+
+def _market_move(bars: pd.DataFrame, length: int) -> pd.Series:
+    return bars.market["level"].diff(length) / (bars.once(_usual_move) * np.sqrt(length))
+
+
+def _move(bars: pd.DataFrame, length: int) -> pd.Series:
+    return np.log(bars.close / bars.close.shift(length)) / (bars.once(_usual_move) * np.sqrt(length))
+
+
 Row = tuple[str, str, int, str, Callable[[pd.DataFrame], pd.Series]]  # name, group, lookback, formula, function
 
 
@@ -160,5 +176,28 @@ ROWS: list[Row] = [
     *_rows("implied", "implied_change", "log(implied / implied[-N])", _implied_change, {1: 10, 5: 10}),
     *_rows(
         "implied", "implied_to_mean", "log(implied / its mean over N of its bars)", _implied_to_mean, {21: 20, 63: 62}
+    ),
+    *_rows(
+        "moves", "move", "log return of N bars / (usual move * sqrt(N))", _move, _of_moves(1, 2, 3, 5, 10, 21, 63, 252)
+    ),
+    *_rows(
+        *("market", "market_range_to_own", "log(market_range_N / usual move)"),
+        lambda bars, n: _market_to_own(bars, "range", n),
+        _of_moves(1, 5, 21),
+    ),
+    *_rows(
+        *("market", "market_moves_to_own", "log(market_abs_return_N / usual move)"),
+        lambda bars, n: _market_to_own(bars, "abs_return", n),
+        _of_moves(1, 5, 21),
+    ),
+    *_rows(
+        *("market", "dispersion_to_own", "log(market_dispersion_N / usual move)"),
+        lambda bars, n: _market_to_own(bars, "dispersion", n),
+        _of_moves(1, 21),
+    ),
+    *_rows(
+        *("market", "market_move", "log return of the market over N bars / (usual move * sqrt(N))"),
+        _market_move,
+        _of_moves(1, 5, 21),
     ),
 ]
