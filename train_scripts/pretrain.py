@@ -103,7 +103,7 @@ def _calibrated(folder: Path, data: TrainingData, training_args: SftArguments) -
     model = load_model(folder).to(training_args.device)  # type: ignore[arg-type]
     pipe = TsfLlmPipeline(model=model, processor=data.processor, device=model.device)
     dates = {"start": data.split.train_through + pd.Timedelta(1, "ns"), "end": data.split.valid_through}
-    state = calibrate(pipe, data.series, **dates, horizon=pipe.law_reach, seed=training_args.seed)
+    state = calibrate(pipe, data.series, **dates, horizon=data.args.horizon, seed=training_args.seed)
     write_json(read_json(folder / PROCESSOR_NAME) | {"calibration": state}, folder / PROCESSOR_NAME)
     return state
 
