@@ -298,7 +298,8 @@ def test_a_branch_is_another_model(world, other, bars):
 def test_the_code_in_the_card_runs(world, trained, head, bars, name):
     pipe = load_pipeline({"model": trained, "head": head}.get(name) or merged_adapter(world, trained))
     wanted = pipe(bars, horizon=2).drop(columns=["ticker", "origin", "timestamp"])
-    np.testing.assert_array_equal(world["arrays"][f"org/{name} card"], wanted.astype(float))
+    noise = 1e-6 if name == "adapter" else 0  # which is merged here, and beside its base in the card
+    np.testing.assert_allclose(world["arrays"][f"org/{name} card"], wanted.astype(float), rtol=noise)
 
 
 def merged_adapter(world, trained):
