@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import transformers
@@ -69,6 +70,7 @@ def run(
     started, console = time.perf_counter(), Console()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
+    datasets.disable_progress_bars()  # of reading pairs
 
     console.rule("1. Prices")
     covariates = [*past_covariates, *known_covariates]
