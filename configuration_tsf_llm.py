@@ -26,7 +26,7 @@ AUTO_MAP: dict[str, Any] = {
     "AutoTokenizer": ["tokenization_tsf_llm.TsfLlmTokenizer", None],
 }
 # For `decode` and for people; the model ignores them.
-PROCESSOR_EXTRAS = ("scale", "last_close", "mean_volume", "ticker", "origin", "bar_times", "skipped")
+PROCESSOR_EXTRAS = ("scale", "last_close", "mean_volume", "ticker", "origin", "bar_times", "skipped", "loading")
 CLASS_LABELS = {0: "down", 1: "flat", 2: "up"}
 # Fields that version 0.1.0 wrote, and the one value that every model had.
 REMOVED = {"attention_scale_factor": 1.0, "routed_scaling_factor": 1.0, "router_score_function": "softmax"}
@@ -94,6 +94,7 @@ class TsfLlmConfig(PreTrainedConfig):
         bar_loss_weight: weight in training of that head's negative log-likelihood.
         trained_through: last date (ISO) that the weights have seen; forecasts before it are not out of sample.
         trained_on: what the weights were trained on, in words.
+        processor_digest: `digest` of the processor they were trained with; another one would be misread.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: for a field of the wrong type or an impossible combination.
@@ -180,6 +181,7 @@ class TsfLlmConfig(PreTrainedConfig):
     bar_loss_weight: float | int = 0.1
     trained_through: str | None = None
     trained_on: str | None = None
+    processor_digest: str | None = None
     auto_map: dict | None = None
     custom_pipelines: dict | None = None
 

@@ -138,9 +138,9 @@ class TsfLlmBarHead(nn.Module):
         self.volume = nn.Linear(hidden_size + 8, 2)  # location, scale; of these and both wicks
 
     def forward(self, hidden_states: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
-        """Mean negative log-likelihood, summed over the four laws, of bars `[B,S,5]` that follow these `[B,S,D]`.
+        """Negative log-likelihood of bars `[B,S,5]` that follow these `[B,S,D]`: a sum over all that is known of them.
 
-        NaN is unknown; where nothing is known the loss is 0."""
+        NaN is unknown, and counts for nothing."""
         known = parts.isfinite().cumprod(dim=-1)[..., 1:].bool()  # a part is read by those after it
         values = parts.float().nan_to_num(0.0).clamp(-LARGEST, LARGEST)
         z, gap, *wicks, volume = values.unbind(-1)
@@ -149,8 +149,7 @@ class TsfLlmBarHead(nn.Module):
         likelihood += map(wick_log_likelihood, wicks, *self._wicks(hidden_states, z, gap))
         location, scale = self._volume(hidden_states, z, gap, *wicks)
         likelihood.append(t4_log_density((volume - location) / scale) - scale.log())
-        total = torch.where(known, -torch.stack(likelihood, dim=-1), 0.0).flatten(0, -2).sum(0)
-        return (total / known.flatten(0, -2).sum(0).clamp(min=1)).sum()
+        return torch.where(known, -torch.stack(likelihood, dim=-1), 0.0).sum()
 
     @torch.no_grad()
     def draw(self, hidden_states: torch.Tensor, z: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

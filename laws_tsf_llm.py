@@ -182,12 +182,19 @@ def with_laws(paths_BMP: np.ndarray, laws: Sequence[PiecewiseLaw], order_BMP: np
     return moved
 
 
-def law_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of all known bins, summed over bars and horizons.
+def law_loss(logits: torch.Tensor, labels: torch.Tensor, horizons: Sequence[int]) -> torch.Tensor:
+    """Cross-entropy of all known bins, summed over bars and, weighted by `law_weights`, over the far horizons.
 
     `logits [B,S,H,V]` of a sequence that begins with the bars of `labels [B,T,H]`; -100 is unknown."""
     logits = logits[:, : labels.shape[1]].float()
-    return F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=-100, reduction="sum")
+    losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=-100, reduction="none")
+    return (losses.view(labels.shape).sum(dim=(0, 1)) * law_weights(horizons, losses)).sum()
+
+
+def law_weights(horizons: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """One over the square root of each horizon, `[H]`: the outcomes of neighbouring bars share all but one of its
+    bars, so there is less to learn from as many labels."""
+    return torch.as_tensor(horizons, dtype=like.dtype, device=like.device).rsqrt()
 
 
 def check_edges(edges: Mapping[str, Any] | None, count: int, is_sound: Callable[[Any, int], bool]) -> None:
@@ -197,4 +204,4 @@ def check_edges(edges: Mapping[str, Any] | None, count: int, is_sound: Callable[
             raise ValueError(f"law_edges of {horizon!r} must be {count} increasing numbers: fit the processor again")
 
 
-__all__ = ["PiecewiseLaw", "every_step", "horizon_returns", "law_loss", "with_laws"]
+__all__ = ["PiecewiseLaw", "every_step", "horizon_returns", "law_loss", "law_weights", "with_laws"]

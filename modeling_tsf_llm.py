@@ -654,12 +654,10 @@ class TsfLlmHead(TsfLlmPreTrainedModel):
         bar_loss: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """In training experts' balance, front end and bar head count too, by this batch's share in one step."""
-        if self.training and aux_loss is not None:
-            loss = loss + self.config.router_aux_loss_coef * share * aux_loss
-        if self.training and llmps_loss is not None:
-            loss = loss + self.config.llmps_lambda * share * llmps_loss
-        if self.training and bar_loss is not None:
-            loss = loss + self.config.bar_loss_weight * share * bar_loss
+        c = self.config
+        weighed = (c.router_aux_loss_coef, aux_loss), (c.llmps_lambda, llmps_loss), (c.bar_loss_weight, bar_loss)
+        for weight, one in weighed if self.training else ():
+            loss = loss if one is None else loss + weight * share * one
         return loss
 
 
@@ -816,14 +814,15 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             law_logits = self.law_head(hidden).unflatten(-1, (-1, self.config.num_bins))
         loss = bar_loss = None
         if labels is not None:
-            if self.bar_head is not None and bar_targets is not None:
-                bar_loss = self.bar_head(outputs[0][:, :-1], bar_targets[:, 1:])
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
             known = (labels[:, 1:] != -100).sum()
+            if self.bar_head is not None and bar_targets is not None:
+                bar_loss = self.bar_head(outputs[0][:, :-1], bar_targets[:, 1:]) / known.clamp(min=1)
             total = loss_kwargs.get("num_items_in_batch")  # of all batches that Trainer accumulates into one step
             total = known if total is None else total
             if law_logits is not None and law_labels is not None:
-                loss = loss + law_loss(law_logits, law_labels) / total  # per token: a batch may be cut into parts
+                far_loss = law_loss(law_logits, law_labels, self.config.far_horizons)
+                loss = loss + far_loss / total  # per token: a batch may be cut into parts
             share = known / total
             loss = self.total_loss(loss, aux_loss, share, outputs.llmps_loss, bar_loss)
         return TsfLlmCausalLMOutput(
@@ -840,8 +839,9 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         )
 
     def tokens_only(self) -> "TsfLlmForCausalLM":
-        """Gives up the laws of far horizons, in place: what tunes sampled paths alone leaves them behind."""
-        self.config.horizons = self.law_head = None
+        """Gives up far horizons' laws and bars, in place: what tunes sampled paths alone leaves them behind."""
+        self.config.horizons = self.law_head = self.bar_head = None
+        self.config.emits_bars = False
         return self
 
     def check_labels(self, labels: torch.Tensor | None) -> None:

@@ -6,7 +6,8 @@ Design choices:
 * Of paths the context is read once; its cache is then shared by all of them, which `generate` continues. They take the
   laws' values and keep their own ranks.
 * Every path has its own uniform numbers, drawn from (seed, ticker, origin): a forecast can be reproduced, and does not
-  depend on which other tickers share its batch.
+  depend on which other tickers share its batch. A batch with a `loading` mixes them with numbers of (seed, origin):
+  paths k of all tickers are then one joint draw, and each ticker keeps its law.
 
 Shapes: B origins, K sampled paths, P steps, Q quantiles, V vocabulary.
 """
@@ -100,6 +101,10 @@ class TsfLlmPipeline(Pipeline):
         if model.can_generate():
             for horizon in model.config.far_horizons:
                 processor.tokenizer.edges_of(horizon)
+        if model.config.processor_digest not in (None, processor.digest):
+            raise ValueError(
+                "the processor has other features or bins than that of the model's training: load both from one folder"
+            )
         prediction_type = None if model.can_generate() else model.config.prediction_type
         processor.feature_extractor.check_head(prediction_type, model.config.prediction_length)
         self.model.eval()
@@ -137,9 +142,15 @@ class TsfLlmPipeline(Pipeline):
         return preprocess | columns, forward, postprocess | columns
 
     def preprocess(  # type: ignore[override]
-        self, bars: pd.DataFrame, as_of: Any = None, market: Any = None, strict: bool = False, **columns: str
+        self,
+        bars: pd.DataFrame,
+        as_of: Any = None,
+        market: Any = None,
+        strict: bool = False,
+        joint: bool = False,
+        **columns: str,
     ) -> Any:
-        batch = self.processor(self._renamed(bars, columns), as_of=as_of, market=market, strict=strict)
+        batch = self.processor(self._renamed(bars, columns), as_of=as_of, market=market, strict=strict, joint=joint)
         cutoff = self.model.config.trained_through
         if cutoff is not None and min(batch["origin"]) <= day_end(cutoff):
             logger.warning_once(
@@ -298,14 +309,15 @@ class TsfLlmPipeline(Pipeline):
         """Cumulative log returns of sampled paths, float64 `[B,K,P]`; see `processor.batch` for many origins at once.
 
         The values of a step with a law are its quantiles at the levels k / (K + 1); see `with_laws`. So are those of a
-        quantile model, but without the order of paths."""
+        quantile model, but without the order of paths. With a `loading` in the batch, path k of one ticker goes with
+        path k of the others of its origin."""
         if not self.model.can_generate():
             return self._spread_quantiles(self.predict_head(batch, horizon), batch, samples)
         tokens = [
             self.sample_tokens(rows, horizon=horizon, samples=samples, seed=seed)
             for rows in self._chunks(batch, max(1, ROWS_AT_ONCE // samples), "paths")
         ]
-        uniforms = path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed)
+        uniforms = uniforms_of(batch, samples, horizon, seed)
         paths = self.processor.path_returns(np.concatenate(tokens), batch)
         return with_laws(paths, self.laws(batch, horizon), uniforms.view(paths.shape).numpy())
 
@@ -410,8 +422,7 @@ class TsfLlmPipeline(Pipeline):
         batch = BatchFeature(dict(batch)).to(self.model.device)  # the caller's batch stays where it is
         B, T = batch["input_ids"].shape
         out = self.model(**batch, use_cache=horizon > 1, logits_to_keep=1)
-        uniforms = path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed)
-        sampler = InverseCdfSampler(uniforms, suppressed)
+        sampler = InverseCdfSampler(uniforms_of(batch, samples, horizon, seed), suppressed)
         first = sampler.pick(out.logits[:, 0].repeat_interleave(samples, 0), step=0)
         if horizon == 1:
             return first.view(B, samples, 1).cpu().numpy()
@@ -501,15 +512,47 @@ class InverseCdfSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
 
 
+def uniforms_of(batch: Any, samples: int, horizon: int, seed: int) -> torch.Tensor:
+    """The `path_uniforms` of a batch."""
+    loading = torch.as_tensor(batch["loading"]).cpu().numpy() if "loading" in batch else None
+    return path_uniforms(batch["ticker"], batch["origin"], samples, horizon, seed, loading)
+
+
 def path_uniforms(
-    tickers: Sequence[str], origins: Sequence[pd.Timestamp], samples: int, horizon: int, seed: int
+    tickers: Sequence[str],
+    origins: Sequence[pd.Timestamp],
+    samples: int,
+    horizon: int,
+    seed: int,
+    loading: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Uniform numbers `[B*K,P]` in [0, 1).
 
-    A row's numbers depend on the seed, its ticker and its origin alone, and the first steps not on the horizon."""
+    A row's numbers depend on the seed, its ticker and its origin alone, and the first steps not on the horizon. With a
+    `loading` b [B] they are Phi(b Z + sqrt(1 - b^2) e): e is the row's own as before, Z that of its origin."""
     names = (f"{ticker} {origin.isoformat()}" for ticker, origin in zip(tickers, origins, strict=True))
-    generators = [np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in names]
-    return torch.from_numpy(np.concatenate([rng.random((horizon, samples)).T for rng in generators]))
+    own = [_uniforms([seed, zlib.crc32(name.encode())], samples, horizon) for name in names]
+    if loading is not None and np.any(loading):
+        common = {
+            origin: _uniforms([seed, zlib.crc32(origin.isoformat().encode()), 1], samples, horizon)
+            for origin in {*origins}
+        }
+        own = [
+            one if b == 0 else _mixed(common[origin], one, float(b))
+            for one, origin, b in zip(own, origins, loading, strict=True)
+        ]
+    return torch.cat(own)
+
+
+def _uniforms(entropy: list[int], samples: int, horizon: int) -> torch.Tensor:
+    """`[K,P]`; the numbers of a step do not depend on later ones."""
+    return torch.from_numpy(np.random.default_rng(entropy).random((horizon, samples)).T)
+
+
+def _mixed(common: torch.Tensor, own: torch.Tensor, loading: float) -> torch.Tensor:
+    """Uniform numbers whose normal scores correlate with those of `common` by the loading."""
+    scores = loading * torch.special.ndtri(common) + (1 - loading**2) ** 0.5 * torch.special.ndtri(own)
+    return torch.special.ndtr(scores).clamp(max=1 - 2**-53)  # rounded up, it would lie past the last token
 
 
 if TASK not in PIPELINE_REGISTRY.get_supported_tasks():  # then `pipeline` takes a model and a processor as objects too

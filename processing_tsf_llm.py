@@ -12,6 +12,8 @@ Shapes: N bars of one ticker, B windows, T bars of a window, F features, K sampl
 from .versions_tsf_llm import NEEDED  # noqa: F401 (first: a processor that opens without a model checks it too)
 
 # isort: split
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -26,6 +28,7 @@ from .audit_tsf_llm import audit_features
 from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
 from .calendars_tsf_llm import next_timestamps
 from .calibration_tsf_llm import check_state
+from .dependence_tsf_llm import loadings
 from .emission_tsf_llm import mean_volume
 from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, standard_return
 from .laws_tsf_llm import PiecewiseLaw, horizon_returns
@@ -97,6 +100,14 @@ class TsfLlmProcessor(ProcessorMixin):
     @property
     def covariates(self) -> list[str]:
         return self.feature_extractor.covariates
+
+    @property
+    def digest(self) -> str:
+        """Of what a model's numbers mean: its features, in order, and the bins of its laws.
+
+        Not of the scalers: an adapter may have those of its ticker."""
+        meaning = self.feature_extractor.names, self.tokenizer.bin_edges, self.tokenizer.law_edges
+        return hashlib.blake2b(json.dumps(meaning, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     @property
     def fitted_through(self) -> str | None:
@@ -212,6 +223,7 @@ class TsfLlmProcessor(ProcessorMixin):
         *,
         market: Bars | None = None,
         strict: bool = False,
+        joint: bool = False,
     ) -> BatchFeature:
         """The last window of every ticker, up to and including `as_of`, beside the market as of then.
 
@@ -219,7 +231,8 @@ class TsfLlmProcessor(ProcessorMixin):
             `past_values [B,T,F]`, `attention_mask [B,T]`, `input_ids [B,T]` (bar placeholders) for the model, and
             `scale [B]` (sigma at the origin), `last_close [B]`, `mean_volume [B]` (NaN where none is known), `ticker`,
             `origin`, `bar_times` (lists) for `decode`;
-            `skipped`: ticker -> why it has no window, which a warning says too.
+            `skipped`: ticker -> why it has no window, which a warning says too. If `joint`, `loading [B]` too: sampled
+            paths of tickers that share an origin then move together, see `dependence_tsf_llm`.
 
         Raises:
             ValueError: not fitted; bars without an honest reading, or too few of them: of all tickers or, if `strict`,
@@ -237,15 +250,21 @@ class TsfLlmProcessor(ProcessorMixin):
                 )
         answered = [(series, series.origins()[-1:]) for series in encoded if series.ticker not in tickers.skipped]
         refuse_if_none_left(answered, tickers.skipped)
-        batch = self.batch(answered, return_tensors=return_tensors)
+        batch = self.batch(answered, return_tensors=return_tensors, loading=loadings(answered) if joint else None)
         tickers.settle()
         batch["skipped"] = dict(tickers.skipped)
         return batch
 
     def batch(
-        self, requests: Sequence[tuple[EncodedSeries, np.ndarray]], return_tensors: str | None = "pt"
+        self,
+        requests: Sequence[tuple[EncodedSeries, np.ndarray]],
+        return_tensors: str | None = "pt",
+        *,
+        loading: np.ndarray | None = None,
     ) -> BatchFeature:
-        """Windows of encoded series at given origins; the fields are those of `__call__`."""
+        """Windows of encoded series at given origins; the fields are those of `__call__`.
+
+        `loading` [B] is that of each origin, for joint paths: `dependence_tsf_llm.loadings` of all tickers."""
         requests = [(series, np.asarray(origins)) for series, origins in requests if len(origins)]
         if not requests:
             raise ValueError("no origin to forecast from: give more history or other dates")
@@ -261,6 +280,8 @@ class TsfLlmProcessor(ProcessorMixin):
         arrays["mean_volume"] = np.concatenate(
             [mean_volume(volume)[origins] for volume, (_, origins) in zip(traded, requests, strict=True)]
         )
+        if loading is not None:
+            arrays["loading"] = loading
         batch = BatchFeature(arrays, tensor_type=return_tensors)
         batch["ticker"] = [series.ticker for series, origins in requests for _ in origins]
         batch["origin"] = [pd.Timestamp(stamp) for series, origins in requests for stamp in series.timestamp[origins]]

@@ -3,7 +3,8 @@
 The repository root is two things at once: a Hugging Face model repository, whose modules must lie flat in the root,
 and the Python package `tsf_llm`. `package_dir={"tsf_llm": "."}` makes the root that package, so the same
 `from .configuration_tsf_llm import ...` works on the Hub, in tests, in a wheel and in an editable install.
-There is no `__init__.py` in the root: it would make pytest collect the root itself.
+There is no `__init__.py` in the root: it would make pytest collect the root itself. A wheel holds the code alone, not
+the weights at the root and in `mini/`: an editable install finds them beside the code (`--model shipped`).
 """
 
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from setuptools import setup
 
 README = Path(__file__).parent / "README.md"
+PAGE = README.read_text(encoding="utf-8") if README.is_file() else ""
+METADATA = PAGE.startswith("---")  # for the Hub; PyPI would print it
 
 # Lower bounds are the lowest releases that have what this code calls; constraints.txt has the tested versions.
 CORE = [
@@ -70,7 +73,7 @@ setup(
     name="tsf-llm",
     version="0.1.0",
     description="A decoder-only language model over market bars, native to the Hugging Face tools",
-    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description=PAGE.split("\n---\n", 1)[-1] if METADATA else PAGE,
     long_description_content_type="text/markdown",
     author="TSF-LLM contributors",
     license="MIT",

@@ -33,6 +33,7 @@ from ..common.errors import one_line_errors
 from ..common.files import write_json
 from ..common.parser import Parser
 from ..common.tables import Table, number
+from ..dependence_tsf_llm import one_factor as loadings
 from ..evaluation.ranking import FEWEST_RANKED, QUINTILES, quintiles, ranked_probability_score
 from .results import Output, circumstances
 
@@ -104,18 +105,10 @@ def independent(returns: np.ndarray, draws: int, generator: np.random.Generator)
 
 
 def one_factor(returns: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """The same, all moved by one factor: the loading is the correlation with the equal-weight mean, `[A,K]`."""
-    loading = loadings(returns)[:, None]
+    """The same, all moved by one factor with the loadings of joint paths, `[A,K]`."""
+    loading = loadings(returns.T)[:, None]
     common, own = generator.standard_normal((1, draws)), generator.standard_normal((len(loading), draws))
     return returns.std(axis=0)[:, None] * (loading * common + np.sqrt(1 - loading**2) * own)
-
-
-def loadings(returns: np.ndarray) -> np.ndarray:
-    """Correlation of each asset with the mean of all, `[A]`; 0 for one that does not move."""
-    centred = returns - returns.mean(axis=0)
-    mean = centred.mean(axis=1)
-    scale = np.sqrt((centred**2).sum(axis=0) * (mean @ mean))
-    return np.divide(mean @ centred, scale, out=np.zeros(len(scale)), where=scale > 0).clip(-1, 1)
 
 
 UNIFORM = "uniform, equal weights"

@@ -5,7 +5,7 @@
 * A forecast is five probabilities per ticker. Its score is the mean of the five squared differences of cumulative
   probability and outcome: 0 is certain and right, and a fifth everywhere gives 0.16.
 * Forecasts of single tickers say nothing of how they move together. Their joint law is taken as independent, which
-  puts too much weight on the middle for tickers that move more alike than others.
+  puts too much weight on the middle for tickers that move more alike than others. Joint paths (`path_rps`) say it.
 
 Shapes: n forecasts (tickers of all dates), A tickers of one date, K joint draws.
 """
@@ -62,6 +62,26 @@ def rps(
             draws = generator.permuted(np.tile(quantiles[mine], -(-DRAWN // len(mine))), axis=1)
             scores.append(ranked_probability_score(quintiles(draws), quintiles(realised[mine, None])).mean())
     return {"rps": float(np.mean(scores)) if scores else None, "rps_dates": len(scores)}
+
+
+def path_rps(
+    paths: np.ndarray, realised: np.ndarray, dates: np.ndarray, *, joint: bool, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The score of one step of sampled paths [n,K] beside what happened [n]: dates with 10 tickers or more, and the
+    mean of each.
+
+    If `joint`, path k of a ticker goes with path k of the others of its date. If not, each ticker's are shuffled: the
+    same laws, taken as independent, so that the difference of both is what the joint law is worth.
+    """
+    if not joint:
+        paths = np.random.default_rng(seed).permuted(paths, axis=1)
+    found, which = np.unique(dates, return_inverse=True)
+    rows = [np.flatnonzero(which == k) for k in range(len(found))]
+    kept = [k for k, mine in enumerate(rows) if len(mine) >= FEWEST_RANKED]
+    scores = [
+        ranked_probability_score(quintiles(paths[rows[k]]), quintiles(realised[rows[k], None])).mean() for k in kept
+    ]
+    return found[kept], np.array(scores)
 
 
 def energy_scores(paths: np.ndarray, realised: np.ndarray) -> np.ndarray:

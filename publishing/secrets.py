@@ -37,15 +37,20 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 
 def refuse_files(folders: Sequence[Path], forbidden: dict[str, tuple[str, ...]]) -> None:
     """Raises ValueError if a file of a forbidden kind lies in one of the folders, with all of them and the reasons."""
-    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    names = [path.name for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    refuse_names(names, forbidden, folders[0])
+
+
+def refuse_names(names: Sequence[str], forbidden: dict[str, tuple[str, ...]], place: Path) -> None:
+    """Raises ValueError if a file is called as one of a forbidden kind, with all of them and the reasons."""
     reasons = [
-        f"{path.name} ({reason})"
-        for path in files
+        f"{name} ({reason})"
+        for name in names
         for reason, patterns in forbidden.items()
-        if matches(path.name.lower(), patterns)
+        if matches(name.lower().rpartition("/")[2], patterns)
     ]
     if reasons:
-        raise ValueError(f"refused, nothing was uploaded: {', '.join(reasons)}; move it out of {folders[0]}")
+        raise ValueError(f"refused, nothing was uploaded: {', '.join(reasons)}; move it out of {place}")
 
 
 def refuse_secrets(files: dict[str, Path | bytes]) -> None:

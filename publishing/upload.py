@@ -31,6 +31,7 @@ from ..common.parser import option
 from ..common.reading import plain_file, read_json, shapes_of, weight_files
 from ..evaluation.report import Report
 from .cards import Facts, Scores, adapter_card, model_card, preferences_card, prepared_card, read_scores
+from .checkout import MINI, is_checkout, tracked
 from .secrets import FORBIDDEN, FORBIDDEN_BESIDE_A_MODEL, matches, refuse_files
 
 MODEL_FILES = (
@@ -125,6 +126,8 @@ def plan_model(folder: Path, args: PushArguments) -> Upload:
     if not (is_model or is_adapter):
         remedy = "give it as --dataset" if is_dataset(folder) else "name a folder that training wrote"
         raise ValueError(f"{folder} holds no model (no config.json): {remedy}")
+    if is_checkout(folder):
+        return plan_checkout(folder, args)
     refuse_files([folder], FORBIDDEN_BESIDE_A_MODEL)
     with shapes_of(folder):
         files, card, scores = (model_parts if is_model else adapter_parts)(folder, args)
@@ -137,6 +140,29 @@ def plan_model(folder: Path, args: PushArguments) -> Upload:
 
 def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | bytes], str, Scores | None]:
     """Files, card and scores of a model."""
+    config, saved = saved_files(folder)
+    code = code_files(folder, config, settings_in(saved))
+    files: dict[str, Path | bytes] = {**saved, **code}
+    scores = scores_of(folder, args, trained_through=config.get("trained_through"))
+    facts = Facts(
+        repo_id=args.repo_id,
+        revision=args.tag,
+        config=config,
+        features=features_of(folder),
+        parameters=count_parameters(saved.values()),
+        datasets=args.datasets,
+        report=report_of(folder),
+        base=args.base,
+    )
+    return files, model_card(facts, scores), scores
+
+
+def saved_files(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The config of a model, and the files that `save_pretrained` of model and processor wrote, but for code.
+
+    Raises:
+        ValueError: one is missing, or the model is of another kind.
+    """
     config = read_json(plain_file(folder, "config.json"))
     if config.get("model_type") != "tsf_llm":
         raise ValueError(
@@ -147,21 +173,31 @@ def model_parts(folder: Path, args: PushArguments) -> tuple[dict[str, Path | byt
     for name in PROCESSOR_FILES[:2]:
         if name not in processor:
             raise ValueError(f"{folder} has no {name}: save the processor there too, processor.save_pretrained(...)")
-    configs = existing(folder, ("config.json", "generation_config.json"))
-    code = code_files(folder, config, [read_json(path) for path in {**processor, **configs}.values()])
-    files: dict[str, Path | bytes] = {**weights, **processor, **configs, **code}
-    scores = scores_of(folder, args, trained_through=config.get("trained_through"))
-    facts = Facts(
-        repo_id=args.repo_id,
-        revision=args.tag,
-        config=config,
-        features=features_of(folder),
-        parameters=count_parameters(weights.values()),
-        datasets=args.datasets,
-        report=report_of(folder),
-        base=args.base,
-    )
-    return files, model_card(facts, scores), scores
+    return config, {**weights, **processor, **existing(folder, ("config.json", "generation_config.json"))}
+
+
+def settings_in(files: dict[str, Path]) -> list[dict[str, Any]]:
+    return [read_json(path) for name, path in files.items() if name.endswith(".json") and "index" not in name]
+
+
+def plan_checkout(folder: Path, args: PushArguments) -> Upload:
+    """The repository as it is: what git tracks, the model at its root and the one in `mini/`, its README as the card.
+
+    Raises:
+        ValueError: as `plan_model`; or for an option that would change the card.
+    """
+    if given := [name for name in ("results", "base", "datasets") if getattr(args, name)]:
+        raise ValueError(f"{given[0]} is for other folders: the card of {folder} is its README.md, which ship writes")
+    files: dict[str, Path | bytes] = {}
+    with shapes_of(folder):
+        for place in (folder, *([folder / MINI] if (folder / MINI).is_dir() else [])):
+            config, saved = saved_files(place)
+            count_parameters(saved.values())  # refuses what are no weights
+            code_files(folder, config, settings_in(saved))
+            files |= {path.relative_to(folder).as_posix(): path for path in saved.values()}
+    files |= tracked(folder)
+    files["README.md"] = plain_file(folder, "README.md").read_bytes()
+    return Upload("model", files, [], ("*",))
 
 
 def features_of(folder: Path) -> dict[str, Any]:

@@ -38,7 +38,10 @@ app = typer.Typer(
 
 DATA_HELP = "Price file (csv, csv.gz, parquet), folder of them, hf:org/name, or 'sample' for the embedded prices."
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
-Model = Annotated[str, typer.Option(help="Folder of a model or adapter that training wrote, or a Hub name.")]
+SHIPPED = "shipped"  # as training/models.py has it, which takes long to import
+Model = Annotated[
+    str, typer.Option(help="Folder of a model or adapter, a Hub name, or shipped or mini, which lie beside the code.")
+]
 Horizon = Annotated[int, typer.Option(min=1, help="Bars ahead.")]
 Samples = Annotated[int, typer.Option(min=2, help="Sampled paths per forecast.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampled paths.")]
@@ -47,7 +50,8 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse data of which one ticker cannot be used; by default it is skipped.")
 ]
 Market = Annotated[
-    str | None, typer.Option(help="Price file of an index or a universe, for a model whose features read one.")
+    str | None,
+    typer.Option(help="Price files that features read: a universe, an index, VIX; commas between, or 'sample'."),
 ]
 Calendar = Annotated[
     str | None,
@@ -157,17 +161,27 @@ def download(
 
 @app.command()
 def forecast(
-    model: Model,
     data: Data,
     horizon: Horizon,
     out: Annotated[Path, typer.Option(help="CSV or parquet file to write.")],
+    model: Model = SHIPPED,
     ticker: Ticker = None,
     as_of: Annotated[
         str | None, typer.Option(help="Forecast as if nothing after this were known: a date (a whole day), or a time.")
     ] = None,
-    samples: Samples = 256,
+    samples: Annotated[
+        int | None, typer.Option(min=2, help="Sampled paths per forecast; by default 256, with --joint 1024.")
+    ] = None,
     seed: Seed = 0,
     calibration: Calibrated = "auto",
+    joint: Annotated[
+        bool,
+        typer.Option("--joint", help="What the tickers do together too, in a file of OUT's name with .joint in it."),
+    ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(help='Of the portfolio: "AAPL=0.5,MSFT=0.5", or a CSV file of ticker, weight; else all equal.'),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
     ohlcv: Annotated[
         bool,
@@ -194,9 +208,10 @@ def forecast(
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
 
-    Tickers that cannot be forecast are skipped and named, with the reason; exit code 2 if none is left. With --ohlcv
-    OUT gets columns open_q10 to volume_q90 too, and a JSON file beside it says P(touch) of --levels, P(stop before
-    target) and the expected maximum drawdown.
+    Tickers that cannot be forecast are skipped and named, with the reason; exit code 2 if none is left. With --joint,
+    paths of all tickers move together as they did lately: the portfolio's quantiles, VaR and ES, and for every ticker
+    the probability to be the best, or in the top fifth. With --ohlcv OUT gets columns open_q10 to volume_q90 too,
+    and a JSON file beside it says P(touch) of --levels, P(stop before target) and the expected maximum drawdown.
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
@@ -205,17 +220,24 @@ def forecast(
     from ..common.files import check_apart, check_output, write_table
     from ..data_prep.columns import Columns
     from ..evaluation.plots import fan_chart
+    from ..evaluation.portfolio import joint_forecast
     from ..training.data import read_for
     from .bars import Barriers, forecast_bars, risk_file, write_risk
+    from .joint import joint_file, print_joint, read_weights
     from .loading import load_pipeline
 
     check_output(out, ".csv", ".parquet")
     barriers = Barriers.read(levels, stop, target, asked=ohlcv)
-    risk_to = risk_file(out, data, market, model) if ohlcv else None
+    risk_to = risk_file(out, data, _names(market), model) if ohlcv else None
     if plot is not None:
         check_output(plot, ".png")
-    for path in (out, *([plot] if plot else [])):
-        check_apart(path, data, market, model)
+    if weights is not None and not joint:
+        raise ValueError("--weights are those of a portfolio: add --joint")
+    if joint and ohlcv:
+        raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
+    shares = read_weights(weights)
+    for path in (out, *([plot] if plot else []), *([joint_file(out)] if joint else [])):
+        check_apart(path, data, _names(market), model, weights)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
@@ -227,10 +249,18 @@ def forecast(
     bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
     if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
         raise ValueError("--plot draws one ticker: choose it with --ticker")
-    asked = {"horizon": horizon, "samples": samples, "seed": seed, "as_of": as_of, "strict": strict}
-    asked["calibration"] = calibration
-    asked |= {"market": _market(market, dates, decimal), "calendar": calendar}
-    frame, risk = forecast_bars(pipe, bars, barriers, **asked) if ohlcv else (pipe(bars, **asked), {})
+    asked: dict[str, Any] = {"horizon": horizon, "seed": seed, "as_of": as_of, "strict": strict}
+    asked |= {"calibration": calibration, "market": _market(market, dates, decimal), "calendar": calendar}
+    asked["samples"] = samples or (1024 if joint else 256)
+    risk: dict[str, Any] = {}
+    if joint:
+        frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
+        write_table(table, joint_file(out))
+        print_joint(table, joint_file(out))
+    elif ohlcv:
+        frame, risk = forecast_bars(pipe, bars, barriers, **asked)
+    else:
+        frame = pipe(bars, **asked)
     write_table(frame, out)
     if plot is not None:
         past = bars["timestamp"] <= frame["origin"].iloc[0]
@@ -244,12 +274,12 @@ def forecast(
 
 @app.command()
 def evaluate(
-    model: Model,
     data: Data,
     start: Annotated[str, typer.Option(help="First date to forecast from.")],
     end: Annotated[str, typer.Option(help="Last date to forecast from.")],
     horizon: Annotated[str, typer.Option(metavar="N[,N...]", help="Bars ahead; several with commas between.")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, results.json and plots.")],
+    model: Model = SHIPPED,
     ticker: Ticker = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Bars between forecasts; by default the horizon.")] = None,
     baselines: Annotated[
@@ -285,7 +315,7 @@ def evaluate(
     from ..training.data import read_for
     from .loading import load_pipeline
 
-    check_apart(out, data, market)
+    check_apart(out, data, _names(market))
     steps = _steps(horizon)
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
@@ -317,12 +347,12 @@ def evaluate(
 
 @app.command()
 def backtest(
-    model: Model,
     data: Data,
     start: Annotated[str, typer.Option(help="First date to decide on.")],
     end: Annotated[str, typer.Option(help="Last date; what is held is sold at its last close.")],
     horizon: Horizon,
     out: Annotated[Path, typer.Option(help="Folder for backtest.json and equity.png.")],
+    model: Model = SHIPPED,
     rule: Annotated[
         str,
         typer.Option(
@@ -362,7 +392,7 @@ def backtest(
     from ..training.models import digest
     from .loading import load_pipeline
 
-    check_apart(out, data, market)
+    check_apart(out, data, _names(market))
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
@@ -423,7 +453,7 @@ def calibrate(
     from .calibrate import calibrate as calibrate_folder
     from .calibrate import print_calibrated
 
-    check_apart(model, data, market)
+    check_apart(model, data, _names(market))
     columns = Columns(value, id, time, dates, decimal)
     options = {"start": start, "end": end, "horizon": horizon, "samples": samples, "seed": seed, "strict": strict}
     options |= {"names": _names(ticker), "columns": columns, "market": _market(market, dates, decimal)}
@@ -432,9 +462,9 @@ def calibrate(
 
 @app.command()
 def explain(
-    model: Model,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for explain.json and explain.html.")],
+    model: Model = SHIPPED,
     ticker: Ticker = None,
     start: Annotated[
         str | None, typer.Option(help="First date to explain; by default the first that the model has not seen.")
@@ -462,7 +492,7 @@ def explain(
     from ..training.data import read_for
     from .loading import load_pipeline
 
-    check_apart(out, data, market)
+    check_apart(out, data, _names(market))
     if start is not None and end is not None and day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
@@ -539,7 +569,7 @@ def adapt(
         "report_samples": samples,
         "seed": seed,
         "strict": strict,
-        "market": market,
+        "market": _names(market),
         "value_column": value,
         "id_column": id,
         "time_column": time,
@@ -582,7 +612,8 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder for the dataset; run again to go on, or to add new bars.")],
     ticker: Ticker = None,
     market: Annotated[
-        str | None, typer.Option(help="Price file of an index or a universe, for features that read one.")
+        str | None,
+        typer.Option(help="Price files that features read: a universe, an index, VIX; commas between, or 'sample'."),
     ] = None,
     groups: Annotated[
         str | None,
@@ -630,7 +661,7 @@ def prepare(
 
     given = {
         "tickers": _names(ticker),
-        "market": market,
+        "market": _names(market),
         "feature_groups": _names(groups),
         "value_column": value,
         "id_column": id,
@@ -816,9 +847,9 @@ def _steps(horizons: str) -> list[int]:
 
 def _market(market: str | None, dates: str | None, decimal: str | None) -> Any:
     """Its bars, if there is one."""
-    from ..data_prep.sources import read_bars
+    from ..data_prep.sources import read_market
 
-    return None if market is None else read_bars(market, dates=dates, decimal=decimal)
+    return None if market is None else read_market(_names(market) or [], dates=dates, decimal=decimal)
 
 
 def _cuts(given: str | None) -> Any:

@@ -110,12 +110,14 @@ def test_horizon_returns_read_to_the_horizon_and_no_further():
     assert horizon_returns(additive, sigma, []).shape == (6, 0)
 
 
-def test_the_loss_is_that_of_the_known_bins():
+def test_the_loss_is_that_of_the_known_bins_and_far_ones_count_less():
     logits, labels = torch.randn(2, 5, 2, 7), torch.randint(0, 7, (2, 3, 2))
     labels[0, 1, 0], labels[1, :, 1] = -100, -100
-    known = labels != -100
-    expected = torch.nn.functional.cross_entropy(logits[:, :3][known], labels[known], reduction="sum")
-    torch.testing.assert_close(law_loss(logits, labels), expected)
+    each = [
+        torch.nn.functional.cross_entropy(logits[:, :3, i].flatten(0, 1), labels[..., i].flatten(), reduction="sum")
+        for i in range(2)
+    ]
+    torch.testing.assert_close(law_loss(logits, labels, [4, 25]), each[0] / 2 + each[1] / 5)
 
 
 def test_edges_that_no_fit_wrote_are_refused():

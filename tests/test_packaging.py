@@ -1,4 +1,4 @@
-"""The wheel holds the package, the sample, the configs and the templates of cards, and nothing else."""
+"""The wheel holds the package, the sample, the configs and the templates of cards, and nothing else: no weights."""
 
 import ast
 import subprocess
@@ -37,6 +37,9 @@ def wheel(tmp_path_factory):
             target = copy / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
+    for name in ("model.safetensors", "config.json", "mini/model.safetensors", "mini/config.json"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("{}")  # shipped beside the code, and no part of it
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -58,7 +61,8 @@ def _sources():
 def test_wheel_holds_the_sources_and_nothing_else(wheel):
     expected = {f"tsf_llm/{path.relative_to(ROOT).as_posix()}" for path in _sources()}
     assert {name for name in wheel if ".dist-info/" not in name} == expected
-    assert "tsf_llm/data_prep/sample/us_daily_2000_2013_publicdomain.csv.gz" in expected
+    for name in ("us_daily_2000_2013_publicdomain.csv.gz", "vix_daily_2000_2013_publicdomain.csv.gz"):
+        assert f"tsf_llm/data_prep/sample/{name}" in expected
 
 
 def test_wheel_carries_licence_notice_and_command(wheel):
@@ -67,6 +71,7 @@ def test_wheel_carries_licence_notice_and_command(wheel):
     assert NOTICE_LINE in info["licenses/NOTICE"]
     assert "tsf-llm = tsf_llm.serving.cli:main" in info["entry_points.txt"]
     assert "Requires-Python: >=3.11,<3.14" in info["METADATA"]
+    assert "library_name" not in info["METADATA"]  # the head of the README is for the Hub
 
 
 def test_notices_name_the_sample():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from scipy import stats
 from transformers import pipeline
 from transformers.generation import LogitsProcessorList
 
@@ -289,6 +290,115 @@ def test_uniforms_belong_to_ticker_origin_and_seed():
     assert (many >= 0).all()
     assert (many < 1).all()
     np.testing.assert_allclose(many.mean(0), 0.5, atol=0.01)
+
+
+# Joint paths
+
+DAY = pd.Timestamp("2020-01-01")
+
+
+def joint_uniforms(loading, tickers=("A", "B"), samples=20_000, horizon=2, seed=0):
+    """`[B,K,P]` from one day."""
+    loading = None if loading is None else np.asarray(loading, dtype=float)
+    found = path_uniforms(tickers, [DAY] * len(tickers), samples, horizon, seed, loading)
+    return found.view(len(tickers), samples, horizon)
+
+
+def test_a_loading_of_zero_changes_no_bit():
+    plain, mixed = joint_uniforms(None), joint_uniforms([0.0, 0.8])
+    assert torch.equal(joint_uniforms([0.0, 0.0]), plain)
+    assert torch.equal(mixed[0], plain[0])
+    assert (mixed[1] != plain[1]).all()
+
+
+def test_loadings_make_correlations_and_leave_the_marginals():
+    loading = np.array([0.9, 0.6, 0.0])
+    found = joint_uniforms(loading, "ABC")
+    assert (found >= 0).all()
+    assert (found < 1).all()
+    for row in found.numpy().reshape(3, -1):
+        assert stats.kstest(row, "uniform").pvalue > 0.01
+    scores = torch.special.ndtri(found).numpy()
+    for step in range(2):
+        expected = np.outer(loading, loading) + np.diag(1 - loading**2)
+        np.testing.assert_allclose(np.corrcoef(scores[..., step]), expected, atol=0.02)
+    assert abs(np.corrcoef(scores[0].T)[0, 1]) < 0.02  # steps stay independent
+
+
+def test_the_common_factor_belongs_to_origin_and_seed():
+    found = joint_uniforms([0.9, 0.6], samples=50)
+    assert torch.equal(joint_uniforms([0.6], "B", samples=50), found[1:])
+    assert torch.equal(joint_uniforms([0.9, 0.1, 0.6], "ACB", samples=50)[[0, 2]], found)
+    assert torch.equal(joint_uniforms([0.9, 0.6], samples=50, horizon=5)[..., :2], found)
+    assert (joint_uniforms([0.9, 0.6], samples=50, seed=1) != found).all()
+    later = path_uniforms("AB", [DAY, DAY + pd.Timedelta(days=1)], 20_000, 1, 0, np.array([0.9, 0.9])).view(2, -1)
+    assert abs(np.corrcoef(later)[0, 1]) < 0.02
+
+
+def test_a_uniform_number_never_reaches_one():
+    ends = torch.tensor([[1 - 2**-53, 0.0, 0.5]], dtype=torch.float64)
+    mixed = pipeline_tsf_llm._mixed(ends, ends, 0.7)
+    assert mixed[0, 0] < 1
+    assert mixed[0, 1] == 0
+    assert mixed[0, 2] == 0.5
+
+
+def test_joint_paths_move_together_and_keep_the_laws(pipe, make_bars):
+    one = make_bars(200, seed=1)
+    bars = pd.concat([one.assign(ticker=name) for name in "AB"])  # twins: each is all of the other
+    batch = pipe.processor(bars, joint=True)
+    assert batch["loading"].tolist() == [0.95, 0.95]
+    joint, apart = (pipe.sample(one, horizon=3, samples=4000) for one in (batch, pipe.processor(bars)))
+    for step in range(3):
+        together, alone = (stats.spearmanr(*paths[..., step]).statistic for paths in (joint, apart))
+        assert together > 0.6
+        assert abs(alone) < 0.06
+        for row in range(2):
+            assert stats.ks_2samp(joint[row, :, step], apart[row, :, step]).pvalue > 0.01
+    again = pipe.sample(pipe.processor(bars, joint=True), horizon=3, samples=4000)
+    np.testing.assert_array_equal(again, joint)
+
+
+def test_paths_with_laws_keep_their_values_and_move_together_the_more_the_higher_the_loadings(pipe, make_bars):
+    batch = pipe.processor(pd.concat([make_bars(200, seed=seed, ticker=str(seed)) for seed in (1, 2)]), joint=True)
+    reach, found, values = pipe.law_reach, [], None
+    for loading in (0.0, 0.5, 0.9):
+        batch["loading"] = torch.full((2,), loading, dtype=torch.float64)
+        paths = pipe.sample(batch, horizon=reach, samples=2000)
+        found.append([stats.spearmanr(*paths[..., step]).statistic for step in range(reach)])
+        if values is not None:
+            np.testing.assert_array_equal(np.sort(paths, axis=1), values)
+        values = np.sort(paths, axis=1)
+    assert (np.diff(found, axis=0) > 0.1).all()
+
+
+def test_without_joint_a_batch_has_no_loading(pipe, bars):
+    assert "loading" not in pipe.processor(bars)
+    lone = bars[bars["ticker"] == "AAA"]
+    batch = pipe.processor(lone, joint=True)
+    assert batch["loading"].tolist() == [0.0]
+    np.testing.assert_array_equal(
+        pipe.sample(batch, horizon=2, samples=8), pipe.sample(pipe.processor(lone), horizon=2, samples=8)
+    )
+
+
+def test_loadings_go_with_their_rows_in_chunks(pipe, make_bars, monkeypatch):
+    bars = pd.concat([make_bars(200, seed=seed, ticker=name) for seed, name in ((1, "A"), (1, "B"), (2, "C"))])
+    batch = pipe.processor(bars, joint=True)
+    whole = pipe.sample(batch, horizon=2, samples=40)
+    monkeypatch.setattr(pipeline_tsf_llm, "ROWS_AT_ONCE", 40)
+    np.testing.assert_allclose(pipe.sample(batch, horizon=2, samples=40), whole, rtol=1e-5)
+
+
+def test_joint_paths_read_no_later_bar(pipe, make_bars):
+    bars = pd.concat([make_bars(200, seed=seed, ticker=name) for seed, name in ((1, "A"), (1, "B"), (2, "C"))])
+    cut = bars["timestamp"].iloc[150]
+    past = pipe.processor(bars[bars["timestamp"] <= cut], joint=True)
+    prices = ["open", "high", "low", "close"]
+    bars.loc[bars["timestamp"] > cut, prices] *= 2.0
+    then = pipe.processor(bars, as_of=cut, joint=True)
+    assert torch.equal(then["loading"], past["loading"])
+    np.testing.assert_array_equal(*(pipe.sample(one, horizon=2, samples=20) for one in (then, past)))
 
 
 # Models with a head

@@ -82,7 +82,8 @@ def test_ragged_batch_pads_on_the_left_and_changes_no_values(small, make_bars):
             assert batch[key][row] == alone[key][0]
         assert batch["last_close"][row] == frame["close"].iloc[-1]
     assert (batch["input_ids"] == small.tokenizer.bar_token_id).all()
-    assert set(batch) - {"past_values", "attention_mask", "input_ids"} == set(PROCESSOR_EXTRAS)  # `generate` lets pass
+    extras = set(batch) - {"past_values", "attention_mask", "input_ids"}
+    assert extras | {"loading"} == set(PROCESSOR_EXTRAS)  # `generate` lets pass
 
 
 def test_batch_takes_any_origins(small, make_bars):
@@ -146,13 +147,13 @@ def test_every_ticker_needs_bars_up_to_as_of(small, make_bars):
 
 def test_the_market_and_the_calendar_survive_saving(beside_market, make_bars, tmp_path, assert_same_batch):
     extractor = TsfLlmFeatureExtractor(feature_groups=["market"], calendar="XLON")
-    bars = make_bars(400)
-    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, market=bars)
+    bars, index = make_bars(400), make_bars(400, ticker="INDEX", seed=2)
+    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, market=index)
     processor.save_pretrained(tmp_path)
     loaded = TsfLlmProcessor.from_pretrained(tmp_path)
-    assert loaded.feature_extractor.fitted_with_market
+    assert loaded.feature_extractor.fitted_with_market == ["universe"]
     assert loaded.feature_extractor.calendar == "XLON"
-    assert_same_batch(loaded(bars, market=bars), processor(bars, market=bars))
+    assert_same_batch(loaded(bars, market=index), processor(bars, market=index))
 
 
 def test_a_forecast_is_dated_by_the_calendar(make_bars):
@@ -256,6 +257,16 @@ def test_tokens_of_the_real_returns_lead_back_to_the_real_prices(processor, make
     realised = bars["close"].to_numpy()[origins + 1]
     np.testing.assert_allclose(processor.decode(paths, batch)["mean"], realised, rtol=0.005)
     np.testing.assert_allclose(processor.inverse_transform(z[:, None], batch)[:, 0], realised, rtol=1e-12)
+
+
+def test_the_digest_is_that_of_features_and_bins(small, processor, make_bars, tmp_path):
+    small.save_pretrained(tmp_path)
+    again = TsfLlmProcessor.from_pretrained(tmp_path)
+    assert again.digest == small.digest != processor.digest
+    again.feature_extractor.center["*"][0] += 1.0
+    assert again.digest == small.digest  # an adapter may have scalers of its own
+    again.tokenizer.law_edges["5"][0] -= 1e-9
+    assert again.digest != small.digest
 
 
 def test_a_calibration_travels_with_the_processor(processor, tmp_path):

@@ -100,7 +100,8 @@ def ship(
 
 def _calibrated(folder: Path, data: TrainingData, training_args: SftArguments) -> dict[str, Any]:
     """Stores a calibration with the processor, or why there is none; see `tsf-llm calibrate`."""
-    pipe = TsfLlmPipeline(model=load_model(folder).to(training_args.device), processor=data.processor)
+    model = load_model(folder).to(training_args.device)  # type: ignore[arg-type]
+    pipe = TsfLlmPipeline(model=model, processor=data.processor, device=model.device)
     dates = {"start": data.split.train_through + pd.Timedelta(1, "ns"), "end": data.split.valid_through}
     state = calibrate(pipe, data.series, **dates, horizon=pipe.law_reach, seed=training_args.seed)
     write_json(read_json(folder / PROCESSOR_NAME) | {"calibration": state}, folder / PROCESSOR_NAME)

@@ -7,6 +7,9 @@ A private repository, then a public one with a tag to pin; scores come from `tsf
     python -m tsf_llm.train_scripts.push --model outputs/27m --repo_id org/name --results evaluation/results.json
     python -m tsf_llm.train_scripts.push --model outputs/27m --repo_id org/name --public --tag v1
 
+This repository as it is, with both models, code and README:
+    python -m tsf_llm.train_scripts.push --model . --repo_id org/name
+
 A branch; the adapter of a ticker; a dataset of `tsf-llm prepare` or of `build_preferences`:
     python -m tsf_llm.train_scripts.push --model outputs/27m --repo_id org/name --revision experiment
     python -m tsf_llm.train_scripts.push --model outputs/lora/AAPL --repo_id org/aapl --base org/name
@@ -21,6 +24,7 @@ from ..common.errors import printable
 from ..common.files import write_text
 from ..common.parser import parse_for, run
 from ..common.reading import plain_file
+from ..publishing.checkout import is_checkout
 from ..publishing.secrets import refuse_secrets
 from ..publishing.upload import PushArguments, Upload, one_line_from_the_hub, plan_dataset, plan_model, send
 
@@ -33,6 +37,9 @@ def main(args: PushArguments) -> str | None:
     upload = plan_dataset(folder, args) if args.dataset else plan_model(folder, args)
     refuse_secrets(upload.files)
     print_plan(upload, args)
+    if args.dry_run and args.model and is_checkout(folder):
+        print(f"Nothing was uploaded. The card is {folder / 'README.md'}")
+        return None
     if args.dry_run:
         check_card(plain_file(folder, "card.md"))
         write_text(upload.card, folder / "card.md")

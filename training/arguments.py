@@ -50,14 +50,21 @@ class DataArguments:
         None, "bars ahead whose law a causal LM names; by default 1, 5 and 20, of a plain series every one to horizon"
     )
     stride: int = option(8, "bars between the origins of neighbouring training windows")
+    valid_stride: int | None = option(None, "the same between validation windows; by default as in training")
     context_length: int = option(128, "bars the model looks back")
     feature_groups: list[str] | None = option(None, "feature groups of docs/features.md; the default ones if none")
-    market: str | None = option(None, "price file that features read, of an index or universe; all tickers if none")
+    market: list[str] | None = option(
+        None,
+        "price files of a universe or index (by default all tickers), of an implied-volatility index, or 'sample'",
+    )
     calendar: str | None = option(None, "exchange that dates forecasts, as XNYS or 24/7; by default told by the bars")
     scaling: Literal["robust", "standard", "minmax"] = option("robust", "feature scaling")
     per_ticker: bool = option(False, "scale every ticker by itself")
     augment: list[str] = option(
         [], "random changes of training windows: jitter=, scale=, warp=, crop=, mixup= and a strength"
+    )
+    context_dropout: float = option(
+        0.0, "share of training windows without the market, the implied-volatility index, or both"
     )
     sample_weights: str = option("none", "training windows to draw more often: none, volatility or recency:DAYS")
     bag_years: bool = option(
@@ -69,7 +76,7 @@ class DataArguments:
     def __post_init__(self) -> None:
         if not self.data:
             raise ValueError("data is empty: name a price file, a folder, or 'sample' for the embedded prices")
-        check_least(self, 1, "horizon", "stride", "context_length")
+        check_least(self, 1, "horizon", "stride", "valid_stride", "context_length")
         if self.horizons is not None and (
             min(self.horizons, default=0) != 1 or len({*self.horizons}) < len(self.horizons)
         ):
@@ -80,6 +87,8 @@ class DataArguments:
             raise ValueError(f"report_samples={self.report_samples}: give 2 or more sampled paths, or 0 for no scores")
         check_dates(self, "train_through", "valid_through", "through")
         parse_augmentations(self.augment)
+        if not 0 <= self.context_dropout < 1:
+            raise ValueError(f"context_dropout={self.context_dropout}: a share must lie in [0, 1)")
         if parse_weights(self.sample_weights) and self.bag_years:
             raise ValueError(f"bag_years draws windows, and so does sample_weights={self.sample_weights}: give one")
 

@@ -18,6 +18,7 @@ Shapes: B batch, S sequence, V vocabulary, n positions with a label.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from ..data_prep.windows import WindowDataset
 from ..evaluation.cost import contest, forecast_task, forward_task, last_windows, weight_bytes
 from ..evaluation.plots import loss_curve
 from ..evaluation.walk_forward import WalkForward
-from ..laws_tsf_llm import law_loss
+from ..laws_tsf_llm import law_loss, law_weights
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from .arguments import DataArguments, ModelArguments, SftArguments, model_fields
 from .data import TrainingData
@@ -100,8 +101,9 @@ class DistillationTrainer(TsfLlmTrainer):
             change = soft - label_loss(self.teacher, logits, labels, num_items_in_batch)
             if (wanted := inputs.get("law_labels")) is not None and outputs.get("law_logits") is not None:
                 total = is_known(labels[:, 1:]).sum() if num_items_in_batch is None else num_items_in_batch
-                laws = law_divergence(answers.law_logits, outputs["law_logits"], wanted, self.temperature)
-                change = change + (laws - law_loss(outputs["law_logits"], wanted)) / total
+                far = self.teacher.config.far_horizons
+                laws = law_divergence(answers.law_logits, outputs["law_logits"], wanted, far, self.temperature)
+                change = change + (laws - law_loss(outputs["law_logits"], wanted, far)) / total
             loss = loss + self.alpha * change * self._times_counted(num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
@@ -140,12 +142,12 @@ def divergence(teacher: torch.Tensor, student: torch.Tensor, *, kind: str, tempe
 
 
 def law_divergence(
-    teacher: torch.Tensor, student: torch.Tensor, labels: torch.Tensor, temperature: float
+    teacher: torch.Tensor, student: torch.Tensor, labels: torch.Tensor, horizons: Sequence[int], temperature: float
 ) -> torch.Tensor:
     """`law_loss` with the teacher's bins for labels: the divergence where the outcome is known, summed."""
     T = labels.shape[1]
     each_BTH = divergence(teacher[:, :T].float(), student[:, :T].float(), kind="causal_lm", temperature=temperature)
-    return (each_BTH * is_known(labels)).sum()
+    return ((each_BTH * is_known(labels)).sum(dim=(0, 1)) * law_weights(horizons, each_BTH)).sum()
 
 
 def label_loss(model: Model, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:

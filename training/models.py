@@ -14,6 +14,9 @@ from ..configuration_tsf_llm import TsfLlmConfig
 from ..modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from ..processing_tsf_llm import TsfLlmProcessor
 
+ROOT = Path(__file__).parents[1]
+SHIPPED = {"shipped": ROOT, "mini": ROOT / "mini"}  # names of what lies beside this code, in a checkout
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 FLAGS = ("output_hidden_states", "output_attentions", "output_scores", "output_logits", "use_cache")  # of generation
 ADAPTER_CONFIG, ADAPTER_FACTS = "adapter_config.json", "adapter.json"
 
@@ -23,10 +26,13 @@ Model = TsfLlmForCausalLM | TsfLlmForPrediction
 def find_model(model: str | Path) -> str:
     """The name of a folder that holds a model or an adapter, or of one on the Hub (`organisation/name`).
 
+    `shipped` and `mini` are the two models of this repository, unless a folder here is called so.
+
     Raises:
         FileNotFoundError: it is neither.
         ValueError: its config is broken, or of a model of another kind.
     """
+    model = located(model)
     path = Path(model)
     if path.is_dir() and any((path / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG)):
         refuse_pipes(path)
@@ -37,6 +43,18 @@ def find_model(model: str | Path) -> str:
     if not is_hub_name(str(model)):
         raise FileNotFoundError(f"{model} is no folder; a model on the Hub is named organisation/name")
     return str(model)
+
+
+def located(model: str | Path) -> str | Path:
+    """The folder of `shipped` or `mini`; any other name as it is. Raises FileNotFoundError if it is not there."""
+    if str(model) not in SHIPPED or Path(model).exists():
+        return model
+    if not (SHIPPED[str(model)] / CONFIG_NAME).is_file():
+        raise FileNotFoundError(
+            f"no model '{model}' lies beside the code in {ROOT}, nor a folder of this name here: a wheel has none; "
+            "install a clone with `pip install -e .`, or name a folder that training wrote or a model on the Hub"
+        )
+    return SHIPPED[str(model)]
 
 
 def check_start(model: str, output_dir: str | Path | None) -> None:
@@ -98,6 +116,10 @@ def _check_weights(folder: Path, config: TsfLlmConfig) -> None:
         raise ValueError(
             f"{folder} lacks weights ({SAFE_WEIGHTS_NAME}); pickles as .bin or .pt are never opened: copy it again"
         )
+    for path in files:
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ValueError(f"{path} is a pointer of git-lfs, not the weights: fetch them with `git lfs pull`")
     size = sum(path.stat().st_size for path in files)
     if (weights := config.least_weights()) > size:
         raise ValueError(
@@ -128,6 +150,7 @@ def load_causal_lm(model: str | Path, purpose: str) -> TsfLlmForCausalLM:
 
 def load_processor(model: str | Path) -> TsfLlmProcessor:
     """The processor that lies beside a model; raises ValueError if there is none."""
+    model = located(model)
     if Path(model).is_dir() and not (Path(model) / PROCESSOR_NAME).is_file():
         raise ValueError(
             f"{model} holds no processor (no {PROCESSOR_NAME}): copy it whole from the folder of its training"

@@ -97,6 +97,47 @@ def test_tickers_may_come_in_any_order():
     assert shuffled == ranking.rps(quantiles, realised, dates)
 
 
+# Joint paths
+
+
+def one_factor_world(num_dates, size=20, num_paths=200, seed=0):
+    """Paths and outcomes of tickers of unlike loadings, which move together in both: [n,K], [n], [n]."""
+    rng, b = np.random.default_rng(seed), np.linspace(0.1, 0.95, size)[:, None]
+
+    def draw():
+        return b * rng.standard_normal((1, num_paths)) + np.sqrt(1 - b**2) * rng.standard_normal((size, num_paths))
+
+    paths = np.concatenate([draw() for _ in range(num_dates)])
+    realised = np.concatenate([draw()[:, 0] for _ in range(num_dates)])
+    return paths, realised, np.arange(num_dates).repeat(size)
+
+
+def test_joint_paths_score_better_where_tickers_move_together():
+    world = one_factor_world(300)
+    days, joint = ranking.path_rps(*world, joint=True)
+    _, loose = ranking.path_rps(*world, joint=False)
+    assert days.tolist() == list(range(300))
+    difference = joint - loose
+    assert difference.mean() / (difference.std() / np.sqrt(300)) < -3
+    assert 0.14 < joint.mean() < loose.mean() < 0.161
+
+
+def test_the_score_of_a_date_is_by_hand_whatever_the_order():
+    paths, realised, dates = one_factor_world(3)
+    keep = np.ones(60, bool)
+    keep[:11] = False  # the first date has nine tickers
+    order = np.random.default_rng(1).permutation(np.flatnonzero(keep))
+    days, scores = ranking.path_rps(paths[order], realised[order], dates[order], joint=True)
+    assert days.tolist() == [1, 2]
+    for k, score in zip(days, scores, strict=True):
+        mine = dates == k
+        expected = ranking.ranked_probability_score(
+            ranking.quintiles(paths[mine]), ranking.quintiles(realised[mine, None])
+        )
+        assert_allclose(score, expected.mean())
+    assert ranking.path_rps(paths[:9], realised[:9], dates[:9], joint=True)[1].shape == (0,)
+
+
 # Whole paths
 
 

@@ -18,8 +18,8 @@ from tsf_llm.publishing.secrets import FORBIDDEN, FORBIDDEN_BESIDE_A_MODEL, refu
         ("AIza" + "aB3_-" * 7, "a Google key"),
         ("xoxb-" + "12345-" * 3, "a Slack token"),
         ("sk-" + "aB3" * 8, "an API key"),
-        ("-----BEGIN RSA PRIVATE KEY-----", "a private key"),
-        ("api_key = 'c0ffee-c0ffee-c0ffee'", "a password"),
+        ("-----BEGIN RSA " + "PRIVATE KEY-----", "a private key"),
+        ("api_key = " + "'c0ffee-c0ffee-c0ffee'", "a password"),
     ],
 )
 def test_secrets_are_found_in_texts(tmp_path, text, kind):

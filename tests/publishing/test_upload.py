@@ -411,7 +411,7 @@ def spoil(folder, name, content):
         ("generation_config.json", f'{{\n"token": "{TOKEN}"}}', ["generation_config.json line 2", "Face token"]),
         ("generation_config.json", f'{{"a": "{ESCAPED}"}}', ["generation_config.json line 1", "Face token"]),
         ("series_tsf_llm.py", "KEY = 'AKIA" + "A1" * 8 + "'", ["series_tsf_llm.py line 1", "AWS key"]),
-        ("market_tsf_llm.py", "api_key = 'c0ffee-c0ffee-c0ffee'", ["market_tsf_llm.py line 1", "password"]),
+        ("market_tsf_llm.py", "api_key = " + "'c0ffee-c0ffee-c0ffee'", ["market_tsf_llm.py line 1", "password"]),
         ("model.safetensors", pickle.dumps({}), ["model.safetensors", "no safetensors file"]),
     ],
 )

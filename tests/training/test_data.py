@@ -73,3 +73,13 @@ def test_bags_of_years_repeat_and_leave_out(prices):
                for year in np.unique(whole.timestamp[whole.origins].astype("datetime64[Y]"))}  # fmt: skip
     assert all(len(times) == 1 for times in by_year.values())
     assert (bagged.windows("causal_lm", seed=3)[0].origins == bag.origins).all()
+
+
+def test_validation_windows_may_lie_further_apart(prices):
+    args = DataArguments(data=str(prices), n_bins=32, stride=2, context_length=8, feature_groups=["returns"])
+    [train, valid], [same, fewer] = (
+        TrainingData.read(replace(args, valid_stride=stride)).windows("causal_lm") for stride in (None, 6)
+    )
+    assert (train.origins == same.origins).all()
+    assert set(fewer.origins) < set(valid.origins)
+    assert len(valid) / len(fewer) == pytest.approx(3, rel=0.1)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.training import models
 from tsf_llm.training.models import (
     check_start,
     digest,
@@ -101,6 +102,41 @@ def test_names_are_those_of_folders_or_of_the_hub(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no model"):
         find_model(tmp_path)
     assert public_name(str(tmp_path)) == tmp_path.name
+
+
+def test_the_shipped_models_have_names_which_folders_here_go_before(tiny_model, tmp_path, monkeypatch):
+    root = tmp_path / "clone"
+    monkeypatch.setattr(models, "SHIPPED", {"shipped": root, "mini": root / "mini"})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no model 'shipped' lies beside the code in .*: a wheel has none"):
+        find_model("shipped")
+    for folder, seed in ((root, 0), (root / "mini", 1), (tmp_path / "mini", 2)):
+        tiny_model(seed=seed).save_pretrained(folder)
+    assert find_model("shipped") == str(root)
+    assert digest(load_model("shipped")) == digest(tiny_model(seed=0))
+    assert digest(load_model("mini")) == digest(tiny_model(seed=2))
+    monkeypatch.chdir(tmp_path.parent)
+    assert digest(load_model("mini")) == digest(tiny_model(seed=1))
+    with pytest.raises(ValueError, match=f"{root} holds no processor"):
+        load_processor("shipped")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 54000000\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (POINTER, "is a pointer of git-lfs, not the weights: fetch them with `git lfs pull`"),
+        (None, "wants .* weights or more, but the files beside it hold 5,000 bytes"),
+    ],
+)
+def test_a_pointer_or_a_part_of_the_weights_is_no_model(tiny_model, tmp_path, content, told):
+    tiny_model().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content or path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=told):
+        load_model(tmp_path)
 
 
 def test_a_start_is_not_written_over(tmp_path, monkeypatch):
