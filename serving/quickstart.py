@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import transformers
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from ..audit_tsf_llm import audit_features, bound_in_words
 from ..bars_tsf_llm import Kind, kind_of
-from ..common.files import check_apart, check_free, claim, write_csv, write_json, write_parquet
+from ..common.files import check_apart, check_free, check_ours, claim, write_csv, write_json, write_parquet
 from ..common.parser import Parser
 from ..common.reading import read_json
 from ..data_prep.columns import USUAL, Columns
@@ -64,10 +65,12 @@ def run(
         raise ValueError(f"--head {head}: choose causal_lm or quantile, which give a distribution")
     check_apart(out, dataset)
     check_free(out, SCORES, by=SCORED_BY)
+    check_ours(out / "dpo", by="quickstart")
     check_free(out, FILES, by="quickstart", told_by=("audit.json", "passed", "prefix_invariance"))
     started, console = time.perf_counter(), Console()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
+    datasets.disable_progress_bars()  # of reading pairs
 
     console.rule("1. Prices")
     covariates = [*past_covariates, *known_covariates]
@@ -101,7 +104,7 @@ def run(
         f"{bound_in_words(audit)}"
     )
 
-    told: dict[str, Any] = {"start": "scratch" if why else "shipped"}
+    told: dict[str, Any] = {"weights": "from scratch" if why else "shipped"}
     with TemporaryDirectory() as folder:
         data = Path(folder) / Path(dataset).name  # which the model notes
         write_parquet(bars, data / "bars.parquet")
@@ -151,7 +154,7 @@ def noted(told: dict[str, Any], path: Path) -> Report:
     """`results.json` with what else a quick start found; and with no verdict on dates that the shipped weights have
     seen."""
     content = {**read_json(path), **told}
-    if told["start"] == "shipped" and content["out_of_sample"] is not True:
+    if told["weights"] == "shipped" and content["out_of_sample"] is not True:
         through = content["trained_through"]
         content["verdict"] = f"no verdict: in sample for the shipped weights, which have seen prices through {through}"
         for one in content["horizons"].values():

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from transformers.utils import CONFIG_NAME
 
 from ..bars_tsf_llm import OHLCV, day_end, kind_of
 from ..calendars_tsf_llm import bar_spacing
-from ..common.files import check_ours, replace_folder
+from ..common.files import replace_folder
 from ..common.parser import Parser
 from ..data_prep.windows import Split, fence
 from ..evaluation.report import forecast_columns, table_of
@@ -38,11 +39,11 @@ from ..training.starting_model import CONFIGS, BaseArguments
 from .adapt import adapt
 
 ROOT = Path(__file__).parents[1]
-BY = "quickstart"
 DAY = 86_400
 FEWEST_LATER = 60  # bar times behind all that the weights have seen, from which on these are the test
-ADAPTER_SECONDS = 45
+ADAPTER = {"max_seconds": 45, "per_device_train_batch_size": 16}
 PAIRS = 128  # of the variant by DPO
+DPO = {"lora_r": 8, "learning_rate": 1e-4, "pair_samples": 8, "report_samples": 64}
 
 
 def shipped_model() -> Path | None:
@@ -114,24 +115,22 @@ def _adapter(model: Path, ticker: str, options: dict[str, Any]) -> dict[str, Any
     folder = model / "adapters" / adapter_name(ticker)
     check_adapter(folder)
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier quick start
-    report, _ = adapt(str(model), ticker=ticker, out=folder, options={**options, "max_seconds": ADAPTER_SECONDS})
+    report, _ = adapt(str(model), ticker=ticker, out=folder, options={**options, **ADAPTER})
     kept = report["kept"] and report["difference"] < 0
     if report["kept"] and not kept:
         shutil.rmtree(folder)
-    where = f"kept: better on the validation dates and later; forecast with --model {folder}"
-    dates = "later" if report["kept"] else "validation"
+    dates = "validation and the later" if kept else "later" if report["kept"] else "validation"
     told = {name: report[name] for name in ("before", "after", "baselines", "difference", "ci95", "verdict", "steps")}
-    return {"kept": kept, "reason": where if kept else f"not kept: no better on the {dates} dates", **told}
+    return {"kept": kept, "reason": _reason(kept, dates, report, folder), **told}
 
 
 def _preference_variant(
     model: Path, shipped: dict[str, Any], folder: Path, work: Path, options: dict[str, Any]
 ) -> dict[str, Any]:
-    check_ours(folder, by=BY)
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier quick start
     bars = pd.read_parquet(options["data"] / "bars.parquet", columns=["timestamp", "ticker"])
     options["pair_stride"] = max(1, int((bars["ticker"] == options["tickers"][0]).sum()) // PAIRS)
-    options |= {"model_name_or_path": str(model), "output_dir": work / "dpo", "lora_r": 8, "learning_rate": 1e-4}
+    options |= {"model_name_or_path": str(model), "output_dir": work / "dpo", **DPO}
     parser = Parser((DataArguments, BaseArguments, PreferenceArguments, DpoArguments))
     with redirect_stdout(io.StringIO()):  # its findings stand in our table
         report = dpo.main(*parser.read(CONFIGS / "dpo.yaml", **options))
@@ -140,10 +139,15 @@ def _preference_variant(
     if kept:
         unused = shutil.ignore_patterns("checkpoint-*", "preferences")
         ignore = {"ignore": unused, "dirs_exist_ok": True}
-        replace_folder(folder, lambda unfinished: shutil.copytree(work / "dpo", unfinished, **ignore), by=BY)
-    reason = f"kept: better on the later dates; forecast with --model {folder}"
+        replace_folder(folder, lambda unfinished: shutil.copytree(work / "dpo", unfinished, **ignore), by="quickstart")
     told = {"after": report["after"], "pairs": report["pairs"]["train"], "difference": difference}
-    return {"kept": kept, "reason": reason if kept else "not kept: no better on the later dates", **told}
+    return {"kept": kept, "reason": _reason(kept, "later", report, folder), **told}
+
+
+def _reason(kept: bool, dates: str, report: dict[str, Any], folder: Path) -> str:
+    words = f"{'kept: better' if kept else 'not kept: no better'} on the {dates} dates"
+    words += "" if report["out_of_sample"] else ", in sample for the shipped weights"
+    return f"{words}; forecast with --model {folder}" if kept else words
 
 
 def _print(ticker: str, adapted: dict[str, Any], tuned: dict[str, Any]) -> None:
@@ -152,8 +156,10 @@ def _print(ticker: str, adapted: dict[str, Any], tuned: dict[str, Any]) -> None:
     rows = {name: row for name, row in rows.items() if row} | adapted.get("baselines", {})
     console = Console(highlight=False)
     if rows:
-        names = ("CRPS, %", "coverage 80", "direction [95 % CI]", "base rate")
-        columns = {name: column for name, column in forecast_columns(OHLCV).items() if name in names}
-        console.print(table_of(rows, columns).terminal(title=f"{ticker} on the dates after validation"))
+        shown = {"CRPS": "CRPS, %", "cov80": "coverage 80", "direction": "direction [95 % CI]", "base": "base rate"}
+        columns = {name: forecast_columns(OHLCV)[long] for name, long in shown.items()}
+        options = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False}
+        title = f"{ticker} on the dates after validation"
+        console.print(table_of(rows, columns).terminal(title=title, **options))
     for name, one in (("adapter", adapted), ("dpo", tuned)):
         console.print(f"{name}: {one['reason']}", soft_wrap=True)

@@ -19,7 +19,7 @@ from tsf_llm.serving import quickstart as quick
 def quickstart(tmp_path_factory):
     out = tmp_path_factory.mktemp("quickstart")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["tsf-llm", "quickstart", "--ticker", "IBM", "--out", str(out)])
+        patch.setattr(sys, "argv", ["tsf-llm", "quickstart", "--from-scratch", "--ticker", "IBM", "--out", str(out)])
         with pytest.raises(SystemExit) as end:
             cli.main()
     assert not end.value.code

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ def begun(model, tmp_path_factory):
     """What the quick start leaves, and what it said; the stand-in is a model of the same prices and dates."""
     out, patch = tmp_path_factory.mktemp("shipped"), pytest.MonkeyPatch()
     patch.setattr(shipped, "ROOT", model)
-    patch.setattr(shipped, "ADAPTER_SECONDS", 2)
+    patch.setitem(shipped.ADAPTER, "max_seconds", 2)
     patch.setattr(shipped, "PAIRS", 16)
     patch.setattr(quickstart, "MOST_SERIES", 2)
     patch.setattr(quickstart, "VARIANTS_BY", 10_000)
@@ -30,7 +31,7 @@ def begun(model, tmp_path_factory):
 
 def test_a_quick_start_from_the_shipped_weights(begun, model):
     results = json.loads((begun / "results.json").read_text())
-    assert (results["start"], results["ticker"], results["out_of_sample"]) == ("shipped", "IBM", True)
+    assert (results["weights"], results["ticker"], results["out_of_sample"]) == ("shipped", "IBM", True)
     assert [row["model"] for row in results["rows"]][:2] == ["model", "random_walk"]
     assert "no verdict" not in results["verdict"]
     assert digest(load_model(begun / "model")) == digest(load_model(model))
@@ -57,22 +58,45 @@ def test_an_adapter_must_be_better_on_both_stretches_of_dates(monkeypatch, tmp_p
     folder = tmp_path / "adapters" / "IBM"
 
     def trained(*args, out, **options):
-        found = {"kept": valid < 0, "difference": later, "ci95": None, "verdict": "", "steps": 1}
+        found = {"kept": valid < 0, "difference": later, "out_of_sample": later < 0}
+        found |= {"ci95": None, "verdict": "", "steps": 1}
         if valid < 0:
             (out / "weights").mkdir(parents=True)
         return {**found, "before": {}, "after": {}, "baselines": {}}, out
 
     monkeypatch.setattr(shipped, "adapt", trained)
     told = shipped._adapter(tmp_path, "IBM", {})
+    assert ("in sample" in told["reason"]) is (later > 0)
     assert (told["kept"], folder.exists()) == (kept, kept)
     assert told["reason"].startswith("kept: better" if kept else "not kept: no better")
+
+
+@pytest.mark.parametrize(("crps", "kept"), [(0.01, True), (0.03, False)])
+def test_a_variant_by_pairs_must_be_better_on_the_later_dates(monkeypatch, tmp_path, daily, crps, kept):
+    (tmp_path / "data").mkdir()
+    daily.to_parquet(tmp_path / "data" / "bars.parquet")
+
+    def tuned(data_args, base_args, preference_args, training_args):
+        work = Path(training_args.output_dir)
+        (work / "checkpoint-1").mkdir(parents=True)
+        (work / "config.json").write_text("{}")
+        assert (data_args.tickers, preference_args.pair_stride) == (["A"], 400 // shipped.PAIRS)
+        return {"after": {"crps": crps}, "pairs": {"train": 3}, "out_of_sample": False}
+
+    monkeypatch.setattr(shipped.dpo, "main", tuned)
+    folder, options = tmp_path / "out" / "dpo", {"data": tmp_path / "data", "tickers": ["A"]}
+    told = shipped._preference_variant(tmp_path / "model", {"crps": 0.02}, folder, tmp_path / "work", options)
+    assert (told["kept"], folder.exists(), told["difference"] < 0) == (kept, kept, kept)
+    assert "in sample for the shipped weights" in told["reason"]
+    if kept:
+        assert sorted(path.name for path in folder.iterdir()) == [".tsf_llm.json", "config.json"]
 
 
 def test_what_the_shipped_weights_have_seen_is_no_test(begun, tmp_path):
     content = json.loads((begun / "results.json").read_text())
     for out_of_sample in (False, None, True):
         (tmp_path / "results.json").write_text(json.dumps({**content, "out_of_sample": out_of_sample}))
-        report = quickstart.noted({"start": "shipped"}, tmp_path / "results.json")
+        report = quickstart.noted({"weights": "shipped"}, tmp_path / "results.json")
         words = json.loads((tmp_path / "results.json").read_text())["verdict"]
         assert report.headline == words
         assert words.startswith("no verdict: in sample for the shipped weights") is (out_of_sample is not True)
