@@ -9,7 +9,7 @@ Shapes: N bars of one ticker, F features.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,8 +33,8 @@ from .bars_tsf_llm import (
 )
 from .columns_tsf_llm import given_bars
 from .feature_extraction_tsf_llm import TsfLlmFeatureExtractor, center_and_scale, with_progress
-from .indicators_tsf_llm import FEATURES, compute_features, reads_market
-from .market_tsf_llm import market_state
+from .indicators_tsf_llm import BUILT_IN, FEATURES, compute_features, market_parts
+from .market_tsf_llm import implied_index, market_state
 
 CUTS = 90  # of all tickers together: what leaks on a row in twenty is missed once in a hundred times
 DEFAULT_FEATURES = 64  # of a larger part of our own table there are fewer cuts, for the same time
@@ -78,7 +78,8 @@ def audit_features(
     `peeking_covariates`.
 
     Features of the market see one in all of this, by default made of the given bars. Then its future is cut off and
-    replaced as well, and the longest ticker's features must not change. `compute` takes its state as `market`.
+    replaced as well, and the longest ticker's features must not change. `compute` takes its state as `market`. One
+    without an implied-volatility index gets a made-up one.
 
     Tickers without an honest reading, or with fewer bars than a forecast needs, are skipped unless `strict`, and named
     under `skipped`; a market has them all the same.
@@ -107,16 +108,18 @@ def audit_features(
     if compute is None:
         options = {"past_covariates": past_covariates, "known_covariates": known_covariates}
         compute = _table_of(tickers, names, kind, options)
-        if market is None and kind is OHLCV and reads_market(list(FEATURES) if names is None else names):
+        if market is None and kind is OHLCV and market_parts(list(FEATURES) if names is None else names):
             market = universe
     rng = np.random.default_rng(seed)
     name, longest = max(tickers.items(), key=lambda item: len(item[1]))
     proof, leaks, state = _Proof(compute, kind, known_covariates, rng), [], None
     if market is not None:
-        others = split_tickers(given_bars(market, OHLCV))
+        others = dict(split_tickers(given_bars(market, OHLCV)))
+        if not any(map(implied_index, others)):
+            others["VIX"] = made_up_index(longest["timestamp"], np.random.default_rng(seed))
         with naming(name):
-            leaks += proof.market_leaks(longest, list(others.values()))
-        state = market_state(others.values())
+            leaks += proof.market_leaks(longest, others)
+        state = market_state(others)
         proof.compute = functools.partial(compute, market=state)
     with naming(name):
         columns = list(proof.compute(longest.head(MIN_BARS)).columns)
@@ -178,7 +181,7 @@ def _found_from(tickers: CheckedBars, places: dict[str, np.ndarray]) -> float:
 
 def _is_own(name: str) -> bool:
     """Whether a feature of the table was added to it by someone else."""
-    return name in FEATURES and getattr(FEATURES[name].compute, "__module__", None) != reads_market.__module__
+    return name in FEATURES and name not in BUILT_IN
 
 
 def _table_of(
@@ -207,18 +210,18 @@ class _Proof:
         edges = np.linspace(1, length, cuts + 1).astype(int)
         return self.rng.integers(edges[:-1], edges[1:])
 
-    def market_leaks(self, bars: pd.DataFrame, market: Sequence[pd.DataFrame]) -> list[dict]:
+    def market_leaks(self, bars: pd.DataFrame, market: Mapping[str, pd.DataFrame]) -> list[dict]:
         """One entry per feature of these bars that the market's future changes."""
         table = self.compute(bars, market=market_state(market))
         leaks: dict[str, dict] = {}
         for cut in np.unique(np.linspace(1, len(bars) - 1, LEAST_CUTS + 1, dtype=int)[:-1]):
             now = bars["timestamp"].iloc[cut]
-            ended = [frame[frame["timestamp"] <= now] for frame in market]
-            noise = []
-            for frame in market:
+            ended = {name: frame[frame["timestamp"] <= now] for name, frame in market.items()}
+            noise = {}
+            for name, frame in market.items():
                 future = (frame["timestamp"] > now).to_numpy()[:, None]
                 factor = np.where(future, np.exp(self.rng.normal(0, 0.1, (len(frame), 1))), 1.0)
-                noise.append(frame.assign(**{name: frame[name] * factor[:, 0] for name in COLUMNS[1:]}))
+                noise[name] = frame.assign(**{column: frame[column] * factor[:, 0] for column in COLUMNS[1:]})
             for other in (ended, noise):
                 part = self.compute(bars, market=market_state(other))
                 for leak in _changes("market", bars, table, part, int(cut) + 1):
@@ -329,6 +332,13 @@ def random_walk_bars(rng: np.random.Generator, n: int = 4000) -> pd.DataFrame:
             "volume": rng.lognormal(12, 0.5, n),
         }
     )
+
+
+def made_up_index(timestamps: pd.Series, rng: np.random.Generator) -> pd.DataFrame:
+    """An implied-volatility index at these times that follows nothing: around 20 points, and it returns there."""
+    close = 20 * np.exp(pd.Series(rng.normal(0, 0.3, len(timestamps))).ewm(alpha=0.1).mean().to_numpy())
+    prices = dict.fromkeys(COLUMNS[1:5], close)
+    return pd.DataFrame({"timestamp": timestamps.to_numpy(), **prices, "volume": np.nan})
 
 
 def random_walk_series(rng: np.random.Generator, n: int = 4000) -> pd.DataFrame:

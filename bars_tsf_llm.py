@@ -33,6 +33,7 @@ from .jumps_tsf_llm import believed
 
 logger = logging.get_logger(__name__)
 PRICES = ["open", "high", "low", "close"]
+SIGMA_CAP = 6.0  # usual deviations: the crashes of an index count whole, an unadjusted split does not
 COLUMNS = ["timestamp", *PRICES, "volume"]
 MIN_BARS = 21  # observed bars before the first volatility is known
 FIRST_DATE = 16780101  # of numbers that are dates, as 20240131

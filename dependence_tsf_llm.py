@@ -3,11 +3,14 @@
 Design choices:
 * `b_i` is the loading of a ticker: its paths are driven by b Z + sqrt(1 - b^2) e, with one Z for all tickers and one e
   for each (`path_uniforms`). Two tickers then correlate by the product of their loadings, and each keeps its own law.
-* Loadings come from the returns that were known: the mean correlation of a ticker with the others over the root of
-  the mean correlation of all pairs. Of many tickers that is the correlation with their equal-weight mean; of few it
-  leaves out that a ticker is itself a part of that mean, which would tie strangers together. Of two it is exact.
+* Loadings come from the last 250 returns that were known, each in units of the volatility known before it, so that a
+  few wild weeks do not decide. On 60 US stocks of 2010 to 2018 this ranked tickers better than 60 or 120 bars or plain
+  returns, one, five and twenty bars ahead.
+* The formula: the mean correlation of a ticker with the others, over the root of the mean correlation of all pairs. Of
+  many tickers that is the correlation with their equal-weight mean; of few it leaves out that a ticker is itself part
+  of that mean, which would tie strangers together. Of two it is exact.
 * A ticker that moves against the others, or that is alone, has the loading 0: it is independent.
-* Bars are matched by their times: what lies between the times of the others, or is missing, counts as no common move.
+* Bars are matched by their times, and each pair by the times that both know.
 
 Shapes: B origins, A tickers, T times, W bars of the window, O distinct times of origins.
 """
@@ -18,10 +21,11 @@ import numpy as np
 
 from .feature_extraction_tsf_llm import EncodedSeries
 
-WINDOW = 250  # times up to the origin; of 60 the noise loses what the factor gains in ranking single stocks
-FEWEST = 20  # known returns among them
+WINDOW = 250  # times up to the origin
+FEWEST = 20  # known returns of both of a pair among them
+CLIP = 4.0  # of standardised returns
 MOST = 0.95
-AT_ONCE = 64  # times of origins: bounds memory, not results
+AT_ONCE = 32  # times of origins: bounds memory, not results
 
 
 def loadings(requests: Sequence[tuple[EncodedSeries, np.ndarray]]) -> np.ndarray:
@@ -33,7 +37,8 @@ def loadings(requests: Sequence[tuple[EncodedSeries, np.ndarray]]) -> np.ndarray
     times = np.unique(np.concatenate([series.timestamp for series in universe.values()]))
     returns = np.full((WINDOW - 1 + len(times), len(universe)), np.nan)
     for series in universe.values():
-        returns[WINDOW - 1 + np.searchsorted(times, series.timestamp), column[series.ticker]] = series.log_return
+        rows = WINDOW - 1 + np.searchsorted(times, series.timestamp)
+        returns[rows, column[series.ticker]] = series.standard_return().clip(-CLIP, CLIP)
     windows_TAW = np.lib.stride_tricks.sliding_window_view(returns, WINDOW, axis=0)
     origins = np.concatenate([series.timestamp[rows] for series, rows in requests])
     asked, which = np.unique(origins, return_inverse=True)
@@ -43,7 +48,7 @@ def loadings(requests: Sequence[tuple[EncodedSeries, np.ndarray]]) -> np.ndarray
 
 
 def one_factor(returns: np.ndarray) -> np.ndarray:
-    """Loadings `[...,A]` from returns `[...,A,W]`, NaN where unknown; 0 where fewer than 20 are known or none moves.
+    """Loadings `[...,A]` from returns `[...,A,W]`, NaN where unknown; 0 where no pair knows 20 or none moves.
 
     >>> steps = np.random.default_rng(0).standard_normal((3, 60))
     >>> pair = steps[:2] + 2 * steps[2]
@@ -51,17 +56,17 @@ def one_factor(returns: np.ndarray) -> np.ndarray:
     (0.7828, 0.7828)
     """
     known = np.isfinite(returns)
-    count = known.sum(axis=-1, keepdims=True)
-    mean = np.where(known, returns, 0.0).sum(axis=-1, keepdims=True) / np.maximum(count, 1)
-    centred = np.where(known, returns - mean, 0.0)
-    size = np.sqrt((centred**2).sum(axis=-1, keepdims=True))
-    moves = (count >= FEWEST) & (size > 1e-12)
-    unit = np.divide(centred, size, out=np.zeros_like(centred), where=moves)
-    with_others = (unit * unit.sum(axis=-2, keepdims=True)).sum(axis=-1) - moves[..., 0]  # summed over the others
-    others = np.maximum(moves.sum(axis=-2) - 1, 1)
-    overall = with_others.sum(axis=-1, keepdims=True) / ((others + 1) * others)
-    bond = np.where(overall > 0, overall, np.inf)  # without a common move all are independent
-    return (with_others / others / np.sqrt(bond)).clip(0, MOST)
+    mean = np.where(known, returns, 0.0).sum(axis=-1, keepdims=True) / np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    centred, seen = np.where(known, returns - mean, 0.0), known.astype(float)
+    size = centred**2 @ seen.swapaxes(-1, -2)  # [...,A,A]: of a ticker where the other is known
+    scale = np.sqrt(size * size.swapaxes(-1, -2))
+    pairs = (seen @ seen.swapaxes(-1, -2) >= FEWEST) & (scale > 1e-12) & ~np.eye(scale.shape[-1], dtype=bool)
+    product = centred @ centred.swapaxes(-1, -2)
+    correlation = np.divide(product, scale, out=np.zeros_like(scale), where=pairs)
+    of_all = correlation.sum(axis=(-2, -1)) / np.maximum(pairs.sum(axis=(-2, -1)), 1)
+    own = correlation.sum(axis=-1) / np.maximum(pairs.sum(axis=-1), 1)
+    bond = np.where(of_all > 0, of_all, np.inf)[..., None]  # without a common move all are independent
+    return (own / np.sqrt(bond)).clip(0, MOST).round(9)  # sums of more tickers differ in the last bits
 
 
 __all__ = ["loadings", "one_factor"]

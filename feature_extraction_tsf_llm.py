@@ -9,14 +9,15 @@ Design choices:
 * Missing is NaN at the boundary, zero and a mask inside.
 * Further columns of the bars (texts as numbers, a calendar of earnings) join the features as covariates: they are
   taken as they are, row by row, and scaled as the others.
-* `market=` is the bars of an index or of a universe, which the groups `market` and `reversal` read as of each bar.
+* `market=` is the bars of an index or of a universe, and of an implied-volatility index, together or alone, which the
+  groups `market` and `reversal`, and `implied`, read as of each bar. What a model knows and is not given is masked.
 * The inputs of the original's weights are a subclass, `original_features_tsf_llm.OriginalFeatureExtractor`.
 
 Shapes: N bars of one ticker, B windows, T bars of a window, F features, P steps ahead.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -31,6 +32,7 @@ from .bars_tsf_llm import (
     LISTED,
     MIN_BARS,
     OHLCV,
+    SIGMA_CAP,
     UNIVARIATE,
     Bars,
     CheckedBars,
@@ -47,9 +49,9 @@ from .bars_tsf_llm import (
 )
 from .calendars_tsf_llm import bar_spacing, check_calendar
 from .columns_tsf_llm import given_bars
-from .indicators_tsf_llm import compute_features, feature_names, reads_market
+from .indicators_tsf_llm import READERS, compute_features, feature_names, market_parts
 from .jumps_tsf_llm import YEAR, jump_report, jumps, lately
-from .market_tsf_llm import MARKET_COLUMNS, market_state
+from .market_tsf_llm import MARKET_COLUMNS, PARTS, beside, market_state, parts_of
 from .series_tsf_llm import (
     candidate_seasons,
     choose_seasons,
@@ -59,9 +61,13 @@ from .series_tsf_llm import (
 )
 
 logger = logging.get_logger(__name__)
-SIGMA_CAP = 6.0  # usual deviations: the crashes of an index count whole, an unadjusted split does not
 ENDED = 60  # times between bars that a ticker may lag behind the newest
 PATIENCE = 2.0  # seconds before a progress bar
+PART_NAMES = {"universe": "a universe or an index", "implied": "an implied-volatility index"}
+GIVE = {
+    "universe": "no universe or index was given (market=, --market: bars of several tickers, or of an index)",
+    "implied": "no implied-volatility index was given (market=, --market: bars of a ticker, or a file, named as VIX)",
+}
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes
 LEARNED = ("center", "scale", "bar_seconds", "fitted_through", "fitted_with_market", "target_center", "target_scale")
@@ -277,7 +283,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     scale: dict[str, list[float]] | None = learned("scale")
     bar_seconds: float | None = learned("bar_seconds")
     fitted_through: str | None = learned("fitted_through")  # the fence: no later bar shaped the fit
-    fitted_with_market: bool | None = learned("fitted_with_market")
+    fitted_with_market: list[str] | bool | None = learned("fitted_with_market")  # parts; True: saved before these
 
     @property
     def names(self) -> list[str]:
@@ -295,7 +301,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     @property
     def reads_market(self) -> bool:
         """Whether a market would change any of the features."""
-        return self.series_kind is OHLCV and reads_market(self.names)
+        return self.series_kind is OHLCV and bool(market_parts(self.names))
+
+    @property
+    def market_parts(self) -> list[str]:
+        """The parts of a market that the fit knew."""
+        known = self.fitted_with_market
+        return known if isinstance(known, list) else ["universe"] * bool(known)
 
     def _names(self) -> list[str]:
         """As given, covariates by the names that they have now; or those of the groups, then covariates."""
@@ -356,14 +368,47 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("market=: no feature of this processor reads it; leave it out, or fit one with the group")
         if isinstance(market, pd.DataFrame) and set(MARKET_COLUMNS) <= set(market.columns):
             return market
-        tickers = split_tickers(given_bars(market, OHLCV))
+        tickers = split_tickers(_named_market(given_bars(market, OHLCV)))
         tickers = tickers.like(tickers)
         for ticker, frame in list(tickers.items()):
             try:
                 self.check_market_spacing(f", {ticker}", frame["timestamp"].to_numpy())
             except ValueError as error:
                 tickers.skip(ticker, str(error))
-        return market_state(tickers.settle().values())
+        return market_state(tickers.settle(), as_before=self.fitted_with_market is True)
+
+    def _known_market(self, market: Bars | None, tickers: Iterable[str]) -> dict[str, pd.DataFrame | None]:
+        """By ticker the state of what the fit knew of a market; a warning says what is masked.
+
+        Raises:
+            ValueError: the fit knew nothing of it.
+        """
+        state = self._market_state(market)
+        given, known = parts_of(state), self.market_parts
+        if given and not set(given) & set(known):
+            named = " and ".join(PART_NAMES[part] for part in given)
+            raise ValueError(
+                f"market=: the processor was fitted without {named}; give it to processor.fit(...) as well"
+            )
+        for part in set(given) - set(known):
+            state = state.assign(**dict.fromkeys(PARTS[part], np.nan))  # type: ignore[union-attr]
+        states = {ticker: None if state is None else beside(state, ticker) for ticker in tickers}
+        for part in known:
+            if blind := next((ticker for ticker, seen in states.items() if part not in parts_of(seen)), None):
+                why = f"the universe is {blind} alone" if part in given else GIVE[part]
+                logger.warning_once(f"{why}: what features read of it is masked")
+        return states
+
+    def _parts_at_fit(self, states: Iterable[pd.DataFrame | None]) -> list[str]:
+        """The parts of a market that features read and some ticker knows up to the fence; a warning names others."""
+        different = {id(state): state for state in states if state is not None}.values()
+        until = day_end(self.fitted_through)
+        known = {part for state in different for part in parts_of(state[state["timestamp"] <= until])}
+        wanted = market_parts(self.names) if self.series_kind is OHLCV else []
+        for part in wanted:
+            if part not in known and {*self.names} & {*feature_names(READERS[part][:1])}:
+                logger.warning_once(f"{GIVE[part]}: what features read of it is masked, and is not learned")
+        return [part for part in wanted if part in known]
 
     def check_market_spacing(self, name: str, timestamps: np.ndarray) -> None:
         """Raises ValueError for market bars of another frequency; few of them tell none."""
@@ -446,7 +491,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """Adds scalers of one more ticker, fitted on these bars of it; of the rest only the fence may move on."""
         assert self.fitted is not None
         settings = {**self.to_dict(), **{name: getattr(self, name) for name in COMPLETED}}
-        alone = type(self)(**{**settings, "per_ticker": False, "fitted": None}).fit(bars, through, market=market)
+        state = self._market_state(market)  # by the rules of this folder
+        alone = type(self)(**{**settings, "per_ticker": False, "fitted": None}).fit(bars, through, market=state)
         self.per_ticker = True
         for state in ("center", "scale"):
             self.fitted[state] = {**self.fitted[state], ticker: getattr(alone, state)["*"]}
@@ -474,7 +520,6 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             "seasons": self.given["seasons"],
             "bar_seconds": spacing,
             "fitted_through": _stored_fence(day_end(last if through is None else through, times[0]), spacing),
-            "fitted_with_market": market is not None,
         }
         if self.series_kind is UNIVARIATE and self.seasons is None:
             values = [frame["value"].to_numpy() for frame in frames.values()]
@@ -482,11 +527,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self.fitted["names"] = self._names()
         self.feature_size = len(self.names)
         state = self._market_state(market)
+        seen = {ticker: None if state is None else beside(state, ticker) for ticker in tickers}
+        self.fitted["fitted_with_market"] = self._parts_at_fit([seen[ticker] for ticker in frames])
         read = tickers if whole else frames
         raw = {}
         for ticker, frame in read.items():
             with naming(ticker):
-                raw[ticker] = self.raw_features(frame, state).to_numpy()
+                raw[ticker] = self.raw_features(frame, seen[ticker]).to_numpy()
         center, scale = self._fit_scalers({t: self._known_by(frame, raw[t]) for t, frame in frames.items()})
         self.fitted |= {"center": center, "scale": scale, **self._fit_targets(frames)}
         return raw
@@ -589,17 +636,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if self.center is None:
             raise ValueError(NOT_FITTED)
         self._skip_other_spacings(tickers)
-        state = self._market_state(market)
-        if market is not None and not self.fitted_with_market:
-            raise ValueError("market=: the processor was fitted without one; give it to processor.fit(...) as well")
-        if market is None and self.fitted_with_market:
-            logger.warning_once("no market= was given: what the processor knows of the market is masked")
+        states = self._known_market(market, tickers)
         self._warn_of_jumps(tickers, last_window)
         if last_window:
             self._warn_of_ended(tickers)
         earlier = {ticker: series.features for ticker, series in (known or {}).items()}
         return [
-            self._encode(ticker, frame, state, earlier.get(ticker), last_window)
+            self._encode(ticker, frame, states[ticker], earlier.get(ticker), last_window)
             for ticker, frame in with_progress(list(tickers.items()), "features")
         ]
 
@@ -655,6 +698,17 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             return sigma
         capped = self.series_kind.volatility(log_return, self.sigma_decay, self.sigma_floor, SIGMA_CAP)
         return np.where(lately(jumped), np.fmin(sigma, capped), sigma)
+
+
+def _named_market(bars: Bars) -> Bars:
+    """Bars without a column of tickers are an index, and no ticker's own."""
+    if isinstance(bars, CheckedBars):
+        return bars
+    frames = [bars] if isinstance(bars, pd.DataFrame) else list(bars)
+    return [
+        frame if "ticker" in frame or not isinstance(frame, pd.DataFrame) else frame.assign(ticker=f"market {number}")
+        for number, frame in enumerate(frames)
+    ]
 
 
 def usual_spacing(seconds: Sequence[float]) -> float:

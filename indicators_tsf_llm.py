@@ -13,8 +13,8 @@ Design choices:
   then cost one block, and are, bit for bit, those of a computation of the whole history.
 * Unknown is NaN: too little history, a zero denominator, no volume. A flat window has no position inside itself.
 * Groups in `SELECTABLE_GROUPS` are used only when they are asked for by name; the others are the default 64 features.
-* The market group reads `bars.market`, the state of an index or a universe as of each bar (`market_tsf_llm`); without
-  a market it is unknown.
+* The groups `market` and `implied` read `bars.market`, the state of a universe and of an implied-volatility index as
+  of each bar (`market_tsf_llm`); without them they are unknown.
 * A bar without its four prices is missing: its own features are NaN, and windows and lags run over observed bars,
   so that one gap does not blank a recursive average for ever after.
 * Values do not depend on whether TA-Lib is installed: every call says `talib=False`.
@@ -32,7 +32,15 @@ import numpy as np
 import pandas as pd
 
 from .bars_tsf_llm import PRICES, FeatureError
-from .market_tsf_llm import MARKET_COLUMNS, STALE, as_of
+from .market_tsf_llm import PARTS, STALE, as_of
+from .volatility_tsf_llm import (
+    ROWS,
+    garman_klass_variance,
+    mean_root,
+    overnight_move,
+    rogers_satchell_variance,
+    yang_zhang,
+)
 
 try:
     import pandas_ta_classic as ta
@@ -47,7 +55,7 @@ SHORTEST_BLOCK, LONGEST_BLOCK = 4096, 8192  # 64 features of a block take 30 ms 
 PIVOT_REACH = 63  # most bars between two pivots that are compared, and bars that make a support or resistance
 SELECTABLE_GROUPS = (  # not among the default features
     *("more_averages", "crossovers", "candles", "shape", "momentum", "regime", "estimators", "more_channels"),
-    *("more_volume", "dates", "reversal", "market"),
+    *("more_volume", "dates", "reversal", "market", "range", "leverage", "events", "implied", "moves"),
 )
 
 
@@ -62,7 +70,7 @@ class IndicatorFrame(pd.DataFrame):
     bars.market["level"]
     ```
 
-    `market` holds the `MARKET_COLUMNS` as of each bar, NaN without a market.
+    `market` holds the columns of a market's `PARTS` as of each bar, NaN without a market.
     """
 
     market: pd.DataFrame
@@ -70,7 +78,7 @@ class IndicatorFrame(pd.DataFrame):
     def __init__(self, bars: pd.DataFrame, market: pd.DataFrame | None = None):
         super().__init__(bars)
         if market is None:
-            market = pd.DataFrame(np.nan, index=bars.index, columns=MARKET_COLUMNS)
+            market = pd.DataFrame(np.nan, index=bars.index, columns=[name for part in PARTS.values() for name in part])
         object.__setattr__(self, "_memo", {})  # past pandas, which takes a plain assignment for a new column
         object.__setattr__(self, "market", market)
 
@@ -91,6 +99,12 @@ class IndicatorFrame(pd.DataFrame):
         if result is None:
             return pd.Series(np.nan, index=self.index)
         return result if column is None else result[column]
+
+    def once(self, function: Callable[["IndicatorFrame"], pd.Series]) -> pd.Series:
+        """`function` of these bars, computed once: for what several features share."""
+        if function not in self._memo:
+            self._memo[function] = function(self)
+        return self._memo[function]
 
     def _compute(self, name: str, **params: Any) -> pd.Series | pd.DataFrame | None:
         if ta is None:
@@ -363,39 +377,8 @@ def _volatility_regime(bars: IndicatorFrame) -> pd.Series:
     return np.log(volatility.where(volatility > FLAT) / usual)
 
 
-def _mean_root(variance: pd.Series, length: int) -> pd.Series:
-    """Square root of a trailing mean; a sum of nothing may keep a negative residue of earlier bars."""
-    return np.sqrt(variance.rolling(length).mean().clip(lower=0))
-
-
-def _garman_klass(bars: IndicatorFrame, length: int) -> pd.Series:
-    """Garman and Klass (1980), "On the estimation of security price volatilities from historical data"."""
-    body = np.log(bars.close / bars.open)
-    return _mean_root(np.log(bars.high / bars.low) ** 2 / 2 - (2 * np.log(2) - 1) * body**2, length)
-
-
-def _rogers_satchell_variance(bars: IndicatorFrame) -> pd.Series:
-    up, down = (np.log(extreme / bars.open) for extreme in (bars.high, bars.low))
-    body = np.log(bars.close / bars.open)
-    return up * (up - body) + down * (down - body)
-
-
-def _rogers_satchell(bars: IndicatorFrame, length: int) -> pd.Series:
-    """Rogers and Satchell (1991), "Estimating variance from high, low and closing prices"."""
-    return _mean_root(_rogers_satchell_variance(bars), length)
-
-
-def _yang_zhang(bars: IndicatorFrame, length: int) -> pd.Series:
-    """Yang and Zhang (2000), "Drift-independent volatility estimation based on high, low, open, and close prices"."""
-    overnight = np.log(bars.open / bars.close.shift(1)).rolling(length).var()
-    inside = np.log(bars.close / bars.open).rolling(length).var()
-    within = _rogers_satchell_variance(bars).rolling(length).mean()
-    k = 0.34 / (1.34 + (length + 1) / (length - 1))
-    return np.sqrt((overnight + k * inside + (1 - k) * within).clip(lower=0))
-
-
-def _overnight(bars: IndicatorFrame, length: int) -> pd.Series:
-    return np.sqrt(np.log(bars.open / bars.close.shift(1)).rolling(length).var().clip(lower=0))
+def _overnight(bars: IndicatorFrame) -> pd.Series:
+    return np.sqrt(overnight_move(bars).rolling(21).var().clip(lower=0))
 
 
 def _channel_width(bars: IndicatorFrame, length: int) -> pd.Series:
@@ -655,17 +638,17 @@ _TABLE = (
         "estimators",
         20,
         "sqrt(mean(range^2 / 2 - (2 log 2 - 1) body^2))",
-        lambda b: _garman_klass(b, 21),
+        lambda b: mean_root(garman_klass_variance(b), 21),
     ),
     Feature(
         "rogers_satchell_21",
         "estimators",
         20,
         "sqrt(mean(u(u - c) + d(d - c))), logs over open",
-        lambda b: _rogers_satchell(b, 21),
+        lambda b: mean_root(rogers_satchell_variance(b), 21),
     ),
-    Feature("yang_zhang_21", "estimators", 21, "Yang-Zhang volatility over 21 bars", lambda b: _yang_zhang(b, 21)),
-    Feature("overnight_volatility_21", "estimators", 21, "std of gap over 21 bars", lambda b: _overnight(b, 21)),
+    Feature("yang_zhang_21", "estimators", 21, "Yang-Zhang volatility over 21 bars", lambda b: yang_zhang(b, 21)),
+    Feature("overnight_volatility_21", "estimators", 21, "std of gap over 21 bars", _overnight),
     Feature("true_range", "estimators", 1, "ta.true_range / close", lambda b: b.indicator("true_range") / b.close),
     Feature(
         "donchian_position_55", "more_channels", 54, "position of close in ta.donchian(55)", lambda b: _donchian(b, 55)
@@ -809,9 +792,11 @@ _TABLE = (
     Feature("market_range", "market", 10, "mean log(high / low) of its tickers", _market_column("range")),
     Feature("market_range_5", "market", 10, "mean of market_range over 5 market bars", _market_column("range_5")),
     Feature("market_range_21", "market", 21, "mean of market_range over 21 market bars", _market_column("range_21")),
+    *(Feature(*row) for row in ROWS),
 )
 FEATURES: dict[str, Feature] = {row.name: row for row in _TABLE}
-MARKET_GROUPS = ("market", "reversal")  # which read `bars.market`, as a user's own features may
+BUILT_IN = frozenset(FEATURES)  # all others are a user's own
+READERS = {"universe": ("market", "reversal"), "implied": ("implied",)}  # groups that read a part of `bars.market`
 FEATURE_GROUPS: tuple[str, ...] = tuple(  # the default ones
     dict.fromkeys(row.group for row in _TABLE if row.group not in SELECTABLE_GROUPS)
 )
@@ -859,10 +844,14 @@ def feature_names(groups: Sequence[str] | None = None) -> list[str]:
     return [row.name for row in FEATURES.values() if row.group in chosen]
 
 
-def reads_market(names: Sequence[str]) -> bool:
-    """Whether a market may change any of these features."""
-    groups = {FEATURES[name].group for name in names if name in FEATURES}
-    return bool(groups - {row.group for row in _TABLE} or groups & set(MARKET_GROUPS))
+def market_parts(names: Sequence[str]) -> list[str]:
+    """The parts of a market that may change any of these features; a user's own may read all."""
+    known = [FEATURES[name] for name in names if name in FEATURES]
+    return [
+        part
+        for part, groups in READERS.items()
+        if any(row.group in groups or row.name not in BUILT_IN for row in known)
+    ]
 
 
 def compute_features(

@@ -654,12 +654,10 @@ class TsfLlmHead(TsfLlmPreTrainedModel):
         bar_loss: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """In training experts' balance, front end and bar head count too, by this batch's share in one step."""
-        if self.training and aux_loss is not None:
-            loss = loss + self.config.router_aux_loss_coef * share * aux_loss
-        if self.training and llmps_loss is not None:
-            loss = loss + self.config.llmps_lambda * share * llmps_loss
-        if self.training and bar_loss is not None:
-            loss = loss + self.config.bar_loss_weight * share * bar_loss
+        c = self.config
+        weighed = (c.router_aux_loss_coef, aux_loss), (c.llmps_lambda, llmps_loss), (c.bar_loss_weight, bar_loss)
+        for weight, one in weighed if self.training else ():
+            loss = loss if one is None else loss + weight * share * one
         return loss
 
 
@@ -841,8 +839,9 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         )
 
     def tokens_only(self) -> "TsfLlmForCausalLM":
-        """Gives up the laws of far horizons, in place: what tunes sampled paths alone leaves them behind."""
-        self.config.horizons = self.law_head = None
+        """Gives up far horizons' laws and bars, in place: what tunes sampled paths alone leaves them behind."""
+        self.config.horizons = self.law_head = self.bar_head = None
+        self.config.emits_bars = False
         return self
 
     def check_labels(self, labels: torch.Tensor | None) -> None:

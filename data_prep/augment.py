@@ -5,6 +5,7 @@ Design choices:
   still ends before the label.
 * Labels are never changed. Where a change makes a bar's label wrong for what is seen, the label is dropped.
 * One window and one generator at a time: what a window becomes depends on no other row of the batch.
+* Context dropout hides the market of a whole window, as it is hidden from a forecast that is given none.
 * The order is that of `AUGMENTATIONS`, and each has draws of its own: switching one on changes no other.
 
 Shapes: T bars, F features.
@@ -22,6 +23,8 @@ AUGMENTATIONS: dict[str, tuple[str, float]] = {
     "jitter": ("adds noise to every feature; its deviation, in units of the scaled features", np.inf),
     "crop": ("drops the oldest bars; largest share dropped", 1.0),
 }
+CONTEXTS = ("market", "implied")  # groups of features that a forecast may have to do without
+DROPOUT = 1000  # the stream of its draws, beside those of the augmentations
 SMALLEST_DELAY = 1e-6  # rows; below it a row has not moved
 
 
@@ -53,6 +56,16 @@ def parse_augmentations(words: Sequence[str]) -> dict[str, float]:
 def generator(name: str, *, seed: int, epoch: int, index: int) -> np.random.Generator:
     """The draws of one augmentation for one window of one epoch, the same in whichever process and order."""
     return np.random.default_rng([seed, epoch, index, list(AUGMENTATIONS).index(name)])
+
+
+def dropped(share: float, contexts: int, *, seed: int, epoch: int, index: int) -> np.ndarray:
+    """Which of so many contexts one window of one epoch goes without, bool `[contexts]`.
+
+    In that share of windows some: each choice of one or more is as likely as the others.
+    """
+    rng = np.random.default_rng([seed, epoch, index, DROPOUT])
+    choice = int(rng.integers(1, 2**contexts)) if rng.uniform() < share else 0
+    return choice >> np.arange(contexts) & 1 > 0
 
 
 def jitter(values: np.ndarray, mask: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

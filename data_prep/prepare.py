@@ -22,7 +22,7 @@ stored once and not once per window.
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ from ..common.files import (
 )
 from ..common.reading import read_json, refuse_pipes, shapes_of
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
-from ..market_tsf_llm import market_state
+from ..market_tsf_llm import MarketMoments, implied_index
 from ..processing_tsf_llm import TsfLlmProcessor
 from .clean import policy_table
 from .columns import USUAL, Columns
@@ -68,7 +68,7 @@ from .shards import (
     shard_path,
     versions,
 )
-from .sources import read_bars
+from .sources import read_market
 from .ticker_files import Collected, collect_bars, collect_series
 from .windows import Split, fence
 
@@ -152,8 +152,8 @@ def prepare(
     processes encode, one fits.
     A folder that was prepared before keeps its dates unless others are given or `refit` is true; what bars, dates and
     settings leave unchanged is not computed again, and the result is that of an empty folder and these dates.
-    `market` is price files that the features read beside their own; where the group of that name was chosen, and none
-    is given, all tickers together are the market. `columns` names those of unusual names.
+    `market` is price files that the features read beside their own; where the group of that name was chosen, and no
+    universe or index is given, all tickers together are the universe. `columns` names those of unusual names.
     With `engine="ray"` they are tasks: of the cluster at `ray_address`, all of whose machines must see `out` under the
     same path, or of a cluster of `num_proc` workers that is started on this machine and stopped again.
 
@@ -173,11 +173,13 @@ def prepare(
     remove(out, [WORK], by=BY)  # of a killed run
     claim(out, [WORK], by=BY)
     try:
-        data = _collect(source, work, processor.feature_extractor, tickers, market, columns, strict=strict)
+        beside = None if market is None else read_market(market, dates=columns.dates, decimal=columns.decimal)
+        others = {} if beside is None else split_tickers(beside)
+        data = _collect(source, work, processor.feature_extractor, tickers, others, columns, strict=strict)
         earlier = _earlier(out)
         kept = {} if refit else earlier.get("split", {})
         split = _split(data.times, out, kept, train_through=train_through, valid_through=valid_through)
-        state = _market(data, market, columns)
+        state = _market(data, others)
         fitted_on = _tickers_to_fit(data, split, seed)
         to_fit = pd.concat([pd.read_parquet(data.files[name]) for name in fitted_on], ignore_index=True)
         to_fit = to_fit[to_fit["timestamp"] <= split.train_through]
@@ -280,11 +282,12 @@ def _collect(
     work: Path,
     extractor: TsfLlmFeatureExtractor,
     tickers: Sequence[str] | None,
-    market: str | Path | list | None,
+    others: Mapping[str, pd.DataFrame],
     columns: Columns,
     *,
     strict: bool = False,
 ) -> Collected:
+    """The bars, and the moments of their universe where the group `market` was chosen and `others` hold none."""
     if taken := {*extractor.covariates} & {*ENCODED}:
         raise ValueError(f"{sorted(taken)}: a prepared dataset has columns of these names; rename the covariates")
     if extractor.series_kind is not OHLCV:
@@ -292,7 +295,7 @@ def _collect(
     if columns.value is not None:
         raise ValueError(f"'{columns.value}' names the value of plain series, and these are bars: leave it out")
     options = {"columns": columns, "covariates": extractor.covariates, "strict": strict}
-    chosen = market is None and "market" in (extractor.feature_groups or ())
+    chosen = "market" in (extractor.feature_groups or ()) and all(map(implied_index, others))
     return collect_bars(source, work, tickers, universe=chosen, **options)
 
 
@@ -318,12 +321,14 @@ def _dates(split: Split) -> dict[str, str]:
     return {"train_through": str(split.train_through), "valid_through": str(split.valid_through)}
 
 
-def _market(data: Collected, market: str | Path | list | None, columns: Columns) -> pd.DataFrame | None:
-    """The state of the market's files, or of the universe, or None."""
-    if market is not None:
-        bars = read_bars(market, dates=columns.dates, decimal=columns.decimal)
-        return market_state(split_tickers(bars).values())
-    return None if data.moments is None else data.moments.state()
+def _market(data: Collected, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
+    """The state of the market's own bars and of the universe, or None."""
+    if data.moments is None and not others:
+        return None
+    moments = data.moments or MarketMoments()
+    for name, bars in others.items():
+        moments.add(name, bars)
+    return moments.state()
 
 
 def _check_market(extractor: TsfLlmFeatureExtractor, market: pd.DataFrame | None, data: Collected) -> None:

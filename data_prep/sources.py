@@ -49,7 +49,7 @@ from ..columns_tsf_llm import (
     look_again,
 )
 from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series
-from .tables import ROWS, iter_tables, list_files, named_files, open_table
+from .tables import ROWS, SAMPLE, SAMPLE_FILE, SAMPLE_INDEX, iter_tables, list_files, named_files, open_table
 
 NAMES = ("ticker", "series_id", "source")  # columns of text
 RAW_NUMBERS = [*PRICES, "volume", "adj_close", "split_coefficient"]
@@ -127,6 +127,16 @@ def read_bars(
             refusals.add(periods.add(path, bars))
             frames.append(bars[[*COLUMNS, *chosen]])
     return _readable(frames, OHLCV.id, tickers, refusals.skipped)
+
+
+def read_market(
+    source: str | Path | list, *, dates: str | None = None, decimal: str | None = None, strict: bool = False
+) -> pd.DataFrame:
+    """`read_bars` of what features read beside a ticker's own bars: files of a universe, of an index, of an
+    implied-volatility index. Of `"sample"` that is the embedded prices and the VIX of the same years."""
+    sources = source if isinstance(source, list | tuple) else [source]
+    files = [file for one in sources for file in ([SAMPLE_FILE, SAMPLE_INDEX] if one == SAMPLE else [one])]
+    return read_bars(files, dates=dates, decimal=decimal, strict=strict)
 
 
 def read_series(

@@ -30,6 +30,7 @@ from .layouts import UNKNOWN_BYTES, Layout, begins_like_a_table, described, layo
 
 SAMPLE = "sample"
 SAMPLE_FILE = Path(__file__).parent / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"
+SAMPLE_INDEX = SAMPLE_FILE.with_name("vix_daily_2000_2013_publicdomain.csv.gz")
 EXTENSIONS = (".csv", ".csv.gz", ".parquet")
 TEXTS = (".txt", ".tsv", ".txt.gz", ".tsv.gz")  # of vendors; in a folder only those that begin like a table
 HUB = "hf:"

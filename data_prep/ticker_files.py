@@ -74,7 +74,7 @@ def collect_bars(
                 check_left(bars, name)
                 found.add(name, bars)
                 if found.moments is not None:
-                    found.moments.add(bars)
+                    found.moments.add(name, bars)
     refuse_if_none_left(reports, refusals.skipped)
     found.report, found.skipped = summary_of(reports) | {"skipped": refusals.skipped}, refusals.skipped
     tell_skipped([*found.skipped.values()])

@@ -4,7 +4,8 @@ Design choices:
 * All bars of all tickers lie in flat arrays; a window is a row of indices, so a batch is one gather, no copy is kept.
 * A split is a fence in time. A training window ends early enough that its last label lies before the fence; a
   validation label lies at least the embargo behind it. Context may reach back over a fence: the past is no secret.
-* Augmentation and weights draw by (seed, epoch, index): the same in one process or several, and after a resume.
+* Augmentation, context dropout and weights draw by (seed, epoch, index): the same in one process or several, and after
+  a resume.
 
 Shapes: B windows, T bars, F features, P steps ahead, N bars of all tickers together.
 """
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 from ..bars_tsf_llm import day_end
 from ..emission_tsf_llm import mean_volume, own_parts, parts_ahead
 from ..feature_extraction_tsf_llm import EncodedSeries
+from ..indicators_tsf_llm import FEATURES
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..training_examples_tsf_llm import Head, bar_targets, head_labels, law_labels, token_labels
 from . import augment as changes
@@ -75,9 +77,11 @@ class WindowDataset(Dataset):
         horizon: steps ahead, `P`.
         stride: bars between the origins of neighbouring windows of a ticker.
         augment: strengths by name, see `augment.py`. For training only.
+        context_dropout: share of windows without the market, the implied-volatility index or both: their features are
+            zero, as those of a forecast that is given none. For training only.
         sample_weights: `none`, `volatility` or `recency:DAYS`, see `weights.py`. For training only: index i is then
             the i-th window drawn for the epoch.
-        seed: of both. `set_epoch` gives them new draws.
+        seed: of all three. `set_epoch` gives them new draws.
 
     A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]`, `past_values [B,T,F]`; where the
     bins of far horizons are fitted, `law_labels [B,T,H]`; of market bars, `bar_targets [B,T+P,5]`. For the heads
@@ -96,6 +100,7 @@ class WindowDataset(Dataset):
         embargo: int = 0,
         stride: int = 1,
         augment: Mapping[str, float] | None = None,
+        context_dropout: float = 0.0,
         sample_weights: str = "none",
         seed: int = 0,
     ):
@@ -137,8 +142,12 @@ class WindowDataset(Dataset):
         self.origins = candidates[(candidates - self.start_of[candidates]) % stride == 0]
 
         self.augment, self.seed = dict(augment or {}), seed
+        self.context_dropout, self.contexts = context_dropout, context_columns(processor.feature_extractor.names)
+        if context_dropout:
+            check_context_dropout(context_dropout, processor.feature_extractor.names)
         self.weights = self._weights(sample_weights)
-        if self.augment or self.weights is not None:
+        self._draws = bool(self.augment or context_dropout or self.weights is not None)
+        if self._draws:
             self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that outlive an epoch see it too
             self._drawn: tuple[int, np.ndarray] | None = None  # epoch and its windows
             self._by_time = self.origins[np.argsort(stamps[self.origins], kind="stable")]
@@ -157,6 +166,8 @@ class WindowDataset(Dataset):
         values, intact = np.where(mask[..., None], self.features[rows], np.float32(0)), mask
         if self.augment:
             values, mask, intact = self._augmented(values, mask, origins, indices)
+        if self.context_dropout:
+            self._drop_contexts(values, indices)
         batch = {"past_values": values}
         if self.objective == "causal_lm":
             batch |= self._token_labels(rows, mask, intact, ahead)
@@ -165,8 +176,8 @@ class WindowDataset(Dataset):
         return {key: torch.from_numpy(value) for key, value in batch.items()}
 
     def set_epoch(self, epoch: int) -> None:
-        """New draws of augmentation and weights; nothing where there are none."""
-        if self.augment or self.weights is not None:
+        """New draws of augmentation, context dropout and weights; nothing where there are none."""
+        if self._draws:
             self._epoch.fill_(epoch)
 
     def _weights(self, sample_weights: str) -> np.ndarray | None:
@@ -215,6 +226,16 @@ class WindowDataset(Dataset):
         values[~mask] = 0
         return values, mask, mask & ~moved
 
+    def _drop_contexts(self, values: np.ndarray, indices: Sequence[int]) -> None:
+        """Zeroes the features of what each window goes without, in place."""
+        for window, index in zip(values, indices, strict=True):
+            place = {"seed": self.seed, "epoch": int(self._epoch), "index": int(index) % len(self)}
+            for columns, is_dropped in zip(
+                self.contexts, changes.dropped(self.context_dropout, len(self.contexts), **place), strict=True
+            ):
+                if is_dropped:
+                    window[:, columns] = 0
+
     def _partner(self, origin: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Features of a random window that ends no later, and its observed rows that are no later than ours, `[T]`.
 
@@ -259,6 +280,23 @@ def all_bars(series: Sequence[EncodedSeries]) -> list[np.ndarray] | None:
         if one.ohlc is not None and one.volume is not None
     ]
     return [np.concatenate(arrays) for arrays in zip(*made, strict=True)] if len(made) == len(series) else None
+
+
+def context_columns(names: Sequence[str]) -> list[np.ndarray]:
+    """Places of the features of each of the `CONTEXTS`, those without any left out."""
+    groups = np.array([FEATURES[name].group if name in FEATURES else "" for name in names])
+    places = [np.flatnonzero(groups == context) for context in changes.CONTEXTS]
+    return [columns for columns in places if len(columns)]
+
+
+def check_context_dropout(share: float, names: Sequence[str]) -> None:
+    """Raises ValueError where nothing can be hidden, or not as it is from a forecast without a market."""
+    if not context_columns(names):
+        raise ValueError(f"context_dropout={share}: no feature is of the groups market or implied; leave it out")
+    if reads := [name for name in names if name in FEATURES and FEATURES[name].group == "reversal"]:
+        raise ValueError(
+            f"context_dropout={share}: {reads[-1]} reads the market, and is not zero without one: leave its group out"
+        )
 
 
 def identity(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -41,8 +41,10 @@ def train_on_sequences(
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)
-    if data_args.augment or data_args.sample_weights != "none":
-        raise ValueError("augment and sample_weights work on windows of bars: leave them out for .npz sequences")
+    if data_args.augment or data_args.context_dropout or data_args.sample_weights != "none":
+        raise ValueError(
+            "augment, context_dropout and sample_weights work on windows of bars: leave them out for .npz sequences"
+        )
     if model_args.continue_from is not None:
         raise ValueError("continue_from works on windows of bars: use model_name_or_path for .npz sequences")
     logger.warning(LEAK)

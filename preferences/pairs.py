@@ -194,7 +194,7 @@ def build_preferences(
     del frames
     if market is not None:
         market = market[market["timestamp"] <= day_end(pairs.through)]
-    elif processor.feature_extractor.fitted_with_market:
+    elif "universe" in processor.feature_extractor.market_parts:
         market = bars[bars["timestamp"] <= day_end(pairs.through)]
     remove(out, ["preferences.json", "preferences.jsonl"], by=BY)
     told: dict[str, Any] = {}

@@ -50,7 +50,8 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse data of which one ticker cannot be used; by default it is skipped.")
 ]
 Market = Annotated[
-    str | None, typer.Option(help="Price file of an index or a universe, for a model whose features read one.")
+    str | None,
+    typer.Option(help="Price files that features read: a universe, an index, VIX; commas between, or 'sample'."),
 ]
 Calendar = Annotated[
     str | None,
@@ -227,7 +228,7 @@ def forecast(
 
     check_output(out, ".csv", ".parquet")
     barriers = Barriers.read(levels, stop, target, asked=ohlcv)
-    risk_to = risk_file(out, data, market, model) if ohlcv else None
+    risk_to = risk_file(out, data, _names(market), model) if ohlcv else None
     if plot is not None:
         check_output(plot, ".png")
     if weights is not None and not joint:
@@ -236,7 +237,7 @@ def forecast(
         raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
     shares = read_weights(weights)
     for path in (out, *([plot] if plot else []), *([joint_file(out)] if joint else [])):
-        check_apart(path, data, market, model, weights)
+        check_apart(path, data, _names(market), model, weights)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
@@ -314,7 +315,7 @@ def evaluate(
     from ..training.data import read_for
     from .loading import load_pipeline
 
-    check_apart(out, data, market)
+    check_apart(out, data, _names(market))
     steps = _steps(horizon)
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
@@ -391,7 +392,7 @@ def backtest(
     from ..training.models import digest
     from .loading import load_pipeline
 
-    check_apart(out, data, market)
+    check_apart(out, data, _names(market))
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
@@ -452,7 +453,7 @@ def calibrate(
     from .calibrate import calibrate as calibrate_folder
     from .calibrate import print_calibrated
 
-    check_apart(model, data, market)
+    check_apart(model, data, _names(market))
     columns = Columns(value, id, time, dates, decimal)
     options = {"start": start, "end": end, "horizon": horizon, "samples": samples, "seed": seed, "strict": strict}
     options |= {"names": _names(ticker), "columns": columns, "market": _market(market, dates, decimal)}
@@ -491,7 +492,7 @@ def explain(
     from ..training.data import read_for
     from .loading import load_pipeline
 
-    check_apart(out, data, market)
+    check_apart(out, data, _names(market))
     if start is not None and end is not None and day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
@@ -568,7 +569,7 @@ def adapt(
         "report_samples": samples,
         "seed": seed,
         "strict": strict,
-        "market": market,
+        "market": _names(market),
         "value_column": value,
         "id_column": id,
         "time_column": time,
@@ -611,7 +612,8 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder for the dataset; run again to go on, or to add new bars.")],
     ticker: Ticker = None,
     market: Annotated[
-        str | None, typer.Option(help="Price file of an index or a universe, for features that read one.")
+        str | None,
+        typer.Option(help="Price files that features read: a universe, an index, VIX; commas between, or 'sample'."),
     ] = None,
     groups: Annotated[
         str | None,
@@ -659,7 +661,7 @@ def prepare(
 
     given = {
         "tickers": _names(ticker),
-        "market": market,
+        "market": _names(market),
         "feature_groups": _names(groups),
         "value_column": value,
         "id_column": id,
@@ -845,9 +847,9 @@ def _steps(horizons: str) -> list[int]:
 
 def _market(market: str | None, dates: str | None, decimal: str | None) -> Any:
     """Its bars, if there is one."""
-    from ..data_prep.sources import read_bars
+    from ..data_prep.sources import read_market
 
-    return None if market is None else read_bars(market, dates=dates, decimal=decimal)
+    return None if market is None else read_market(_names(market) or [], dates=dates, decimal=decimal)
 
 
 def _cuts(given: str | None) -> Any:

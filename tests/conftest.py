@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from tsf_llm import modeling_tsf_llm as modeling
+from tsf_llm.audit_tsf_llm import made_up_index
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
@@ -144,6 +146,31 @@ def beside_market(make_bars) -> TsfLlmProcessor:
     extractor = TsfLlmFeatureExtractor(feature_groups=["bar", "market", "reversal"], context_length=40)
     processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32))
     return processor.fit(make_bars(400, seed=1), market=[make_bars(400, ticker=name, seed=ord(name)) for name in "XY"])
+
+
+@pytest.fixture(scope="session")
+def make_index(make_bars):
+    """`make_index(rows, seed=0)`: bars of an implied-volatility index at the times of `make_bars`."""
+
+    def build(rows: int, seed: int = 0) -> pd.DataFrame:
+        index = made_up_index(make_bars(rows)["timestamp"], np.random.default_rng(seed))
+        return index.assign(ticker="VIX")
+
+    return build
+
+
+@pytest.fixture
+def warnings_of(caplog):
+    """`warnings_of(function)`: what calling it warns of; what is told once is told anew."""
+
+    def call(function) -> list[str]:
+        logging.Logger.warning_once.cache_clear()  # of transformers
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            function()
+        return [record.getMessage() for record in caplog.records]
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -132,7 +132,7 @@ def test_the_whole_table_finds_the_planted_signal_whatever_the_seed(seed):
 
 
 def test_the_audit_covers_the_market(beside_market, make_bars, monkeypatch):
-    bars = [make_bars(500, ticker="AAA", seed=1), make_bars(480, ticker="BBB", seed=2)]
+    bars = [make_bars(500 - 20 * i, ticker=name, seed=i + 1) for i, name in enumerate(("AAA", "BBB", "CCC"))]
     names = ["market_return_1", "market_dispersion_5", "reversal_up_score"]
     assert audit_features(bars, names, cuts=6)["passed"]
     assert beside_market.audit(bars, market=bars[1], cuts=6)["passed"]

@@ -11,8 +11,9 @@ from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
 from tsf_llm import bars_tsf_llm, feature_extraction_tsf_llm
 from tsf_llm.bars_tsf_llm import MIN_BARS, day_end
-from tsf_llm.feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
+from tsf_llm.feature_extraction_tsf_llm import GIVE, EncodedSeries, TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURES, compute_features
+from tsf_llm.market_tsf_llm import market_state
 from tsf_llm.original_features_tsf_llm import OriginalFeatureExtractor
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
@@ -153,7 +154,7 @@ def test_no_row_reads_a_later_one_of_the_market(beside_market, make_bars, seed, 
 
 
 def test_fit_reads_no_market_after_the_fence(make_bars):
-    bars, index = make_bars(400, seed=1), make_bars(400, seed=2)
+    bars, index = make_bars(400, seed=1), make_bars(400, ticker="INDEX", seed=2)
     fence = bars["timestamp"].iloc[300]
 
     def fitted(market: pd.DataFrame) -> tuple[str, list[float]]:
@@ -171,7 +172,7 @@ def test_without_a_market_its_features_are_masked(beside_market, make_bars):
     of_market = [i for i, name in enumerate(names) if FEATURES[name].group == "market"]
     assert len(of_market) == 20
     assert not series.features[:, of_market].any()
-    (seen,) = beside_market.feature_extractor.encode(bars, market=make_bars(120, seed=5))
+    (seen,) = beside_market.feature_extractor.encode(bars, market=make_bars(120, ticker="INDEX", seed=5))
     assert seen.features[:, of_market].any()
     assert np.array_equal(seen.features[:, :5], series.features[:, :5])
 
@@ -183,12 +184,92 @@ def test_a_market_that_cannot_be_read_is_refused(beside_market, small, make_bars
     alone = TsfLlmProcessor(TsfLlmFeatureExtractor(feature_groups=["market"]), TsfLlmTokenizer(n_bins=32))
     alone.fit(make_bars(400))
     assert not alone(bars)["past_values"].any()
-    with pytest.raises(ValueError, match=r"fitted without one; give it to processor\.fit"):
+    with pytest.raises(ValueError, match=r"fitted without a universe or an index; give it to processor\.fit"):
         alone(bars, market=bars)
     with pytest.raises(ValueError, match=r"market, AAA: a bar every 0 days 01:00:00"):
         beside_market(bars, market=make_bars(500, freq="h"))
     with pytest.raises(ValueError, match=r"AAA, row 3, .*: price <= 0"):
         beside_market(bars, market=bars.assign(open=bars["open"].where(bars.index != 3, -1.0)))
+
+
+@pytest.fixture
+def beside_both(make_bars, make_index) -> TsfLlmProcessor:
+    """Features of a universe and of an implied-volatility index."""
+    extractor = TsfLlmFeatureExtractor(feature_groups=["bar", "market", "implied"], context_length=40)
+    market = [*(make_bars(400, ticker=name, seed=ord(name)) for name in "XYZ"), make_index(400, seed=3)]
+    return TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(make_bars(400, seed=1), market=market)
+
+
+def places(extractor: TsfLlmFeatureExtractor, *groups: str) -> list[int]:
+    return [i for i, name in enumerate(extractor.names) if FEATURES[name].group in groups]
+
+
+def test_a_market_in_parts(beside_both, make_bars, make_index):
+    """Each part gives what it gives beside the other; the other is masked."""
+    extractor, bars = beside_both.feature_extractor, make_bars(120, seed=4)
+    universe, index = [make_bars(120, ticker=name, seed=ord(name)) for name in "XYZ"], make_index(120, seed=5)
+    assert extractor.fitted_with_market == ["universe", "implied"]
+    [both] = extractor.encode(bars, market=pd.concat([*universe, index]))
+    assert both.features[70:, places(extractor, "market", "implied")].any(axis=0).all()
+    for market, part, masked in ((universe, "market", "implied"), (index, "implied", "market")):
+        [seen] = extractor.encode(bars, market=market)
+        assert not seen.features[:, places(extractor, masked)].any()
+        kept = places(extractor, part, "bar")
+        assert np.array_equal(seen.features[:, kept], both.features[:, kept])
+
+
+def test_what_is_masked_is_told_once_and_how_to_give_it(beside_both, make_bars, make_index, warnings_of):
+    bars, universe = make_bars(120, seed=4), [make_bars(120, ticker=name, seed=ord(name)) for name in "XYZ"]
+    encode = beside_both.feature_extractor.encode
+    blind = "what features read of it is masked"
+    assert warnings_of(lambda: encode(bars, market=[*universe, make_index(120)])) == []
+    [told] = warnings_of(lambda: [encode(bars, market=universe) for _ in range(2)])
+    assert told == f"{GIVE['implied']}: {blind}"
+    [told] = warnings_of(lambda: encode(bars, market=make_index(120)))
+    assert told == f"{GIVE['universe']}: {blind}"
+    [told] = warnings_of(lambda: encode(bars, market=[bars, make_index(120)]))
+    assert told == f"the universe is AAA alone: {blind}"
+    assert len(warnings_of(lambda: encode(bars))) == 2
+
+
+def test_a_lone_ticker_is_no_market_to_itself(beside_both, make_bars, make_index, warnings_of):
+    bars, index = make_bars(120, seed=4), make_index(120)
+    extractor = beside_both.feature_extractor
+    [alone] = extractor.encode(bars, market=index)
+    [beside_itself] = extractor.encode(bars, market=[bars, index])
+    assert np.array_equal(beside_itself.features, alone.features)
+    [without_a_name] = extractor.encode(bars, market=[bars.drop(columns="ticker"), index])  # an index, of no ticker
+    assert without_a_name.features[100, places(extractor, "market")].any()
+    new = TsfLlmFeatureExtractor(feature_groups=["bar", "market"])
+    assert any(
+        "is not learned" in told for told in warnings_of(lambda: new.fit(make_bars(400), market=make_bars(400)))
+    )
+    assert new.fitted_with_market == []
+
+
+def test_a_part_that_was_not_learned_is_left_out(beside_market, make_bars, make_index):
+    extractor, bars, index = beside_market.feature_extractor, make_bars(120, seed=4), make_index(120)
+    universe = [make_bars(120, ticker=name, seed=ord(name)) for name in "XYZ"]
+    [seen], [without] = extractor.encode(bars, market=[*universe, index]), extractor.encode(bars, market=universe)
+    assert np.array_equal(seen.features, without.features)
+    with pytest.raises(ValueError, match="fitted without an implied-volatility index; give it"):
+        extractor.encode(bars, market=index)
+
+
+def test_a_folder_of_before_reads_a_market_as_it_did(make_bars, make_index):
+    """Two tickers had a dispersion then, a lone ticker saw itself, and every ticker was of the universe."""
+    bars = make_bars(400, seed=1)
+    pair = [bars, make_bars(400, ticker="VIX", seed=2)]
+    extractor = TsfLlmFeatureExtractor(feature_groups=["bar", "market"])
+    extractor.fit(bars, market=[make_bars(400, ticker=name, seed=ord(name)) for name in "XYZ"])
+    extractor.fitted["fitted_with_market"] = True
+    [seen], [beside_itself] = extractor.encode(bars, market=pair), extractor.encode(bars, market=bars)
+    raw = extractor.raw_features(bars, market_state({"AAA": pair[0], "B": pair[1]}, as_before=True))
+    state = extractor.center["*"], extractor.scale["*"]
+    expected = np.nan_to_num(np.clip((raw - state[0]) / state[1], -10, 10)).astype(np.float32)
+    assert np.array_equal(seen.features, expected)
+    assert seen.features[100:, extractor.names.index("market_dispersion")].any()
+    assert beside_itself.features[100:, extractor.names.index("market_abs_return")].any()
 
 
 # Scales

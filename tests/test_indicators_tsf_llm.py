@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsf_llm import indicators_tsf_llm as indicators
+from tsf_llm.audit_tsf_llm import made_up_index
 from tsf_llm.indicators_tsf_llm import (
     FEATURE_GROUPS,
     FEATURES,
@@ -22,7 +23,7 @@ PRICES = ["open", "high", "low", "close"]
 SAMPLE = Path(__file__).parents[1] / "data_prep" / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"
 NAMES = feature_names()
 ALL = list(FEATURES)  # the default ones and those to choose by name
-OF_THE_MARKET = feature_names(["market"])
+OF_THE_MARKET = feature_names(["market", "implied"])
 OF_VOLUME = [
     *feature_names(["volume", "more_volume"]),
     *("price_volume_5", "price_volume_20", "reversal_up_volume", "reversal_down_volume"),
@@ -38,8 +39,8 @@ def sample() -> dict[str, pd.DataFrame]:
 
 @pytest.fixture(scope="module")
 def market(sample: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The state of the whole sample by date."""
-    return market_state(sample.values())
+    """The state of the whole sample by date, beside an implied-volatility index."""
+    return state_of(*sample.values())
 
 
 @pytest.fixture
@@ -54,6 +55,14 @@ def table():
     yield FEATURES
     FEATURES.clear()
     FEATURES.update(before)
+
+
+def state_of(*tickers: pd.DataFrame) -> pd.DataFrame:
+    """Of these tickers, and of an implied-volatility index at the times of the last that begins."""
+    last = max(tickers, key=lambda frame: frame["timestamp"].iloc[-1])
+    days = max((one for one in tickers if one["timestamp"].iloc[-1] == last["timestamp"].iloc[-1]), key=len)
+    index = made_up_index(days["timestamp"], np.random.default_rng(1))
+    return market_state({**{f"T{i}": bars for i, bars in enumerate(tickers)}, "VIX": index})
 
 
 def illiquid_bars(seed: int, length: int = 400) -> pd.DataFrame:
@@ -141,7 +150,7 @@ def test_no_feature_reads_later_bars_over_the_edge_of_a_block(sample, market, mo
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), cut=st.integers(1, 399))
 def test_no_feature_reads_later_bars_of_an_illiquid_ticker(seed, cut):
-    assert_causal(illiquid_bars(seed), ALL, [cut], market_state([illiquid_bars(1), illiquid_bars(2)]))
+    assert_causal(illiquid_bars(seed), ALL, [cut], state_of(*map(illiquid_bars, (1, 2, 3))))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +180,7 @@ def test_units_do_not_matter(sample, market):
 def test_units_do_not_matter_for_an_illiquid_ticker(seed):
     bars = illiquid_bars(seed)
     rescaled = bars.assign(**{c: bars[c] * 7.3 for c in PRICES}, volume=bars.volume * 1000.0)
-    market = market_state([illiquid_bars(1), illiquid_bars(2)])
+    market = state_of(*map(illiquid_bars, (1, 2, 3)))
     features = compute_features(bars, ALL, market)
     assert_same(compute_features(rescaled, ALL, market), features, 1e-6)
     assert features.drop(columns=["session_gap", "market_beta_63"]).abs().max().max() < 50
@@ -195,7 +204,9 @@ def long_bars(request, make_bars) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Bars of three blocks, some of them missing, and a market."""
     bars = make_bars(9000, seed=3, freq=request.param, start="1990-01-01")
     bars.loc[[7, 900, 4095, 4098, 8193], PRICES] = np.nan
-    return bars, market_state([make_bars(9000, seed=4, freq=request.param, start="1990-01-01"), bars])
+    return bars, state_of(
+        *(make_bars(9000, seed=4 + i, freq=request.param, start="1990-01-01") for i in range(2)), bars
+    )
 
 
 @pytest.mark.parametrize("names", [NAMES, ALL], ids=["default", "all"])
@@ -221,7 +232,7 @@ def test_a_market_that_stops_in_the_warm_up_is_as_stale_as_in_the_whole(make_bar
     bars = make_bars(8400, freq="h", start="1990-01-01")
     begins = 8192 - indicators.WARM_UP
     for hole in (begins - 12, begins - 9, begins - 5, begins):
-        market = market_state([make_bars(8400, seed=4, freq="h", start="1990-01-01").drop(range(hole, hole + 40))])
+        market = state_of(make_bars(8400, seed=4, freq="h", start="1990-01-01").drop(range(hole, hole + 40)))
         whole = compute_features(bars, ALL, market)
         tail = compute_features(bars, ALL, market, start=8300)
         assert tail.to_numpy().tobytes() == whole.iloc[8300:].to_numpy().tobytes()
@@ -297,13 +308,14 @@ def test_a_flat_market(bars):
         *("upper_shadow", "lower_shadow", "body_share", "price_position_5", "price_position_10"),
         *("price_volume_5", "price_volume_20", "return_to_volatility_10", "return_to_volatility_30"),
         *("volatility_regime", "bollinger_position_50", "donchian_position_55"),
+        *feature_names(["range", "events"]),
         *("rsi_7", "rsi_14", "rsi_21", "stochastic_k", "stochastic_d", "cci_20", "vortex_14", "efficiency_21"),
         *("bollinger_position", "donchian_position", "keltner_position", "fibonacci_position", "fibonacci_distance"),
         "volatility_ratio",
     }
     still = feature_names(["returns", "bar", "averages", "macd", "ichimoku", "volatility"])
     assert features[still].drop(columns="volatility_ratio").abs().max().max() < 1e-9
-    still = feature_names(["more_averages", "crossovers", "momentum", "estimators"])
+    still = feature_names(["more_averages", "crossovers", "momentum", "estimators", "leverage"])
     assert features[[*still, "trend_slope_50", "channel_width_20"]].abs().max().max() < 1e-9
     assert not features[["reversal_up_divergence", "reversal_down_level"]].any(axis=None)
 
@@ -323,7 +335,7 @@ def test_one_bar_without_volume_passes(bars):
     features = compute_features(bars, feature_names(["volume"]))
     assert features.loc[100].isna().all()
     assert features.loc[163:].notna().all(axis=None)
-    assert compute_features(bars, ALL[: -len(OF_THE_MARKET)]).loc[300:].notna().all(axis=None)
+    assert compute_features(bars, [name for name in ALL if name not in OF_THE_MARKET]).loc[300:].notna().all(axis=None)
 
 
 def test_values_against_numpy(bars):
@@ -462,7 +474,9 @@ def test_the_strength_against_the_market_adds_to_the_reversal():
     noise = np.exp(np.random.default_rng(0).normal(0, 0.001, len(bars)).cumsum())
     index = bars.assign(**dict.fromkeys(PRICES, 50 * noise))
     names = ["reversal_up_strength", "reversal_down_strength", "reversal_up_score"]
-    alone, beside = (compute_features(bars, names, state).loc[low + 5] for state in (None, market_state([index])))
+    alone, beside = (
+        compute_features(bars, names, state).loc[low + 5] for state in (None, market_state({"^GSPC": index}))
+    )
     assert np.isnan(alone["reversal_up_strength"])
     assert beside["reversal_up_strength"] > 0.3
     assert beside["reversal_down_strength"] == 0.0

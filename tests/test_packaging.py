@@ -61,7 +61,8 @@ def _sources():
 def test_wheel_holds_the_sources_and_nothing_else(wheel):
     expected = {f"tsf_llm/{path.relative_to(ROOT).as_posix()}" for path in _sources()}
     assert {name for name in wheel if ".dist-info/" not in name} == expected
-    assert "tsf_llm/data_prep/sample/us_daily_2000_2013_publicdomain.csv.gz" in expected
+    for name in ("us_daily_2000_2013_publicdomain.csv.gz", "vix_daily_2000_2013_publicdomain.csv.gz"):
+        assert f"tsf_llm/data_prep/sample/{name}" in expected
 
 
 def test_wheel_carries_licence_notice_and_command(wheel):

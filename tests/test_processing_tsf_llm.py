@@ -147,13 +147,13 @@ def test_every_ticker_needs_bars_up_to_as_of(small, make_bars):
 
 def test_the_market_and_the_calendar_survive_saving(beside_market, make_bars, tmp_path, assert_same_batch):
     extractor = TsfLlmFeatureExtractor(feature_groups=["market"], calendar="XLON")
-    bars = make_bars(400)
-    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, market=bars)
+    bars, index = make_bars(400), make_bars(400, ticker="INDEX", seed=2)
+    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, market=index)
     processor.save_pretrained(tmp_path)
     loaded = TsfLlmProcessor.from_pretrained(tmp_path)
-    assert loaded.feature_extractor.fitted_with_market
+    assert loaded.feature_extractor.fitted_with_market == ["universe"]
     assert loaded.feature_extractor.calendar == "XLON"
-    assert_same_batch(loaded(bars, market=bars), processor(bars, market=bars))
+    assert_same_batch(loaded(bars, market=index), processor(bars, market=index))
 
 
 def test_a_forecast_is_dated_by_the_calendar(make_bars):

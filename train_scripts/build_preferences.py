@@ -19,7 +19,7 @@ from ..common.files import check_apart
 from ..common.parser import option, parse_for, run
 from ..data_prep.columns import Columns
 from ..data_prep.prepare import is_prepared, load_prepared
-from ..data_prep.sources import read_bars
+from ..data_prep.sources import read_market
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..preferences.pairs import PairArguments, build_preferences
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -38,7 +38,7 @@ class FileArguments:
     out: str = option(help="folder for the pairs")
     jsonl: bool = option(False, "write preferences.jsonl as well")
     tickers: list[str] | None = option(None, "only these tickers")
-    market: str | None = option(None, "price file that features read; all tickers of the data if none")
+    market: list[str] | None = option(None, "price files that features read; all tickers of the data if none")
     value_column: str | None = option(None, "plain series: column to forecast")
     id_column: str | None = option(None, "column that names the tickers or the plain series, if it has no usual name")
     time_column: str | None = option(None, "column of times, if it has no usual name")
@@ -53,7 +53,7 @@ def main(files: FileArguments, pairs: PairArguments) -> dict[str, Any]:
     model = load_causal_lm(files.model, "preference pairs need")
     pipe = TsfLlmPipeline(model=model, processor=load_processor(files.model), task="time-series-forecasting")
     bars = read(files, pipe.processor)
-    market = None if files.market is None else read_bars(files.market, dates=files.dates, decimal=files.decimal)
+    market = None if files.market is None else read_market(files.market, dates=files.dates, decimal=files.decimal)
     info = build_preferences(pipe, bars, files.out, pairs, market=market, jsonl=files.jsonl)
     counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in info["counts"].items())
     print(f"{counts}; written to {files.out}")

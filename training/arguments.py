@@ -53,12 +53,18 @@ class DataArguments:
     valid_stride: int | None = option(None, "the same between validation windows; by default as in training")
     context_length: int = option(128, "bars the model looks back")
     feature_groups: list[str] | None = option(None, "feature groups of docs/features.md; the default ones if none")
-    market: str | None = option(None, "price file that features read, of an index or universe; all tickers if none")
+    market: list[str] | None = option(
+        None,
+        "price files of a universe or index (by default all tickers), of an implied-volatility index, or 'sample'",
+    )
     calendar: str | None = option(None, "exchange that dates forecasts, as XNYS or 24/7; by default told by the bars")
     scaling: Literal["robust", "standard", "minmax"] = option("robust", "feature scaling")
     per_ticker: bool = option(False, "scale every ticker by itself")
     augment: list[str] = option(
         [], "random changes of training windows: jitter=, scale=, warp=, crop=, mixup= and a strength"
+    )
+    context_dropout: float = option(
+        0.0, "share of training windows without the market, the implied-volatility index, or both"
     )
     sample_weights: str = option("none", "training windows to draw more often: none, volatility or recency:DAYS")
     bag_years: bool = option(
@@ -81,6 +87,8 @@ class DataArguments:
             raise ValueError(f"report_samples={self.report_samples}: give 2 or more sampled paths, or 0 for no scores")
         check_dates(self, "train_through", "valid_through", "through")
         parse_augmentations(self.augment)
+        if not 0 <= self.context_dropout < 1:
+            raise ValueError(f"context_dropout={self.context_dropout}: a share must lie in [0, 1)")
         if parse_weights(self.sample_weights) and self.bag_years:
             raise ValueError(f"bag_years draws windows, and so does sample_weights={self.sample_weights}: give one")
 
@@ -180,15 +188,14 @@ class SftArguments(Defaults, TrainingArguments):
     load_best_model_at_end: bool = option(True, "keep the weights of the best validation loss")
     prediction_loss_only: bool = option(True, "validation needs no predictions")
     early_stopping_patience: int = option(4, "validations without a better loss before training stops; 0 for none")
+    max_seconds: float = option(
+        0, "keep training to about so long: the first steps tell how many of all there is time for; 0 for no limit"
+    )
     ema_decay: float = option(0.0, "average the weights over the steps and keep the average: .98 is usual, 0 for none")
     bf16: bool | None = option(  # type: ignore[assignment] (None is False to transformers)
         None, "products in bfloat16; slow on CPUs without instructions for it"
     )
     probe_bf16: bool = option(False, "where bf16 is not given, time it first and use it where it is faster")
-
-    max_seconds: float = option(
-        0, "keep training to about so long: the first steps tell how many of all there is time for; 0 for no limit"
-    )
     dynamic_lr: bool = option(
         False,
         "follow the trend of the validation loss: the schedule's rate is cut when it rises and "

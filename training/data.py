@@ -22,10 +22,11 @@ from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.columns import USUAL, Columns
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
-from ..data_prep.sources import read_bars, read_data
+from ..data_prep.sources import read_data, read_market
 from ..data_prep.windows import Objective, Split, WindowDataset, fence
 from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, usual_spacing
+from ..market_tsf_llm import implied_index
 from ..modeling_tsf_llm import TsfLlmForPrediction
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
@@ -111,7 +112,7 @@ class TrainingData:
     ) -> tuple[WindowDataset, WindowDataset]:
         """Training and validation windows, an embargo of one horizon between their labels.
 
-        Only training windows are augmented or weighted. Their labels lie behind `after`, where it is given.
+        Only training windows are augmented, weighted or without context. Their labels lie behind `after`, where given.
 
         Raises:
             ValueError: if there is none of either.
@@ -122,6 +123,7 @@ class TrainingData:
             after=after,
             through=split.train_through,
             augment=parse_augmentations(args.augment),
+            context_dropout=args.context_dropout,
             sample_weights=args.sample_weights,
             seed=seed,
         )
@@ -344,8 +346,12 @@ def new_processor(args: DataArguments, kind: Kind) -> TsfLlmProcessor:
 
 
 def _market_bars(args: DataArguments, features: TsfLlmFeatureExtractor, universe: pd.DataFrame) -> pd.DataFrame | None:
-    """The prices of `market`; or, where the group of that name was chosen, the whole universe of the data."""
+    """The prices of `market`; if they hold no universe or index, and the group was chosen, the data's own as well."""
+    given = []
     if args.market is not None:
-        return known_to_training(args, read_bars(args.market, dates=args.dates, decimal=args.decimal))
-    chosen = "market" in (features.feature_groups or ()) or features.fitted_with_market
-    return universe if chosen and features.reads_market else None
+        given = [known_to_training(args, read_market(args.market, dates=args.dates, decimal=args.decimal))]
+    is_universe = any(implied_index(name) is None for one in given for name in one["ticker"].unique())
+    chosen = "market" in (features.feature_groups or ()) or "universe" in features.market_parts
+    if chosen and features.reads_market and not is_universe:
+        given.append(universe[given[0].columns] if given else universe)
+    return pd.concat(given, ignore_index=True) if len(given) > 1 else next(iter(given), None)

@@ -44,18 +44,8 @@ RECIPE = (  # of the training arguments
     *("eval_strategy", "eval_steps", "early_stopping_patience", "dynamic_lr"),
 )
 WINDOWS = (  # of the data arguments
-    *(
-        "horizon",
-        "horizons",
-        "stride",
-        "valid_stride",
-        "context_length",
-        "feature_groups",
-        "scaling",
-        "per_ticker",
-        "augment",
-    ),
-    *("sample_weights", "bag_years", "n_bins"),
+    *("horizon", "horizons", "stride", "valid_stride", "context_length", "feature_groups", "scaling", "per_ticker"),
+    *("augment", "context_dropout", "sample_weights", "bag_years", "n_bins"),
 )
 
 

@@ -58,6 +58,7 @@ def train(
         **data.provenance(model.config),
         "windows": {"train": len(train), "valid": len(valid)},
         "augment": train.augment,
+        "context_dropout": train.context_dropout,
         "sample_weights": data_args.sample_weights,
         "class_weights": training_args.class_weights,
         "precision": training_args.mixed_precision.replace("no", "fp32"),

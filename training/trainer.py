@@ -77,13 +77,13 @@ class TsfLlmTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        show_one_bar(self)
+        self.label_names = ["labels"]  # transformers asks for all of `forward`; a model of tokens alone has no others
         self.average = WeightAverage(self.model, ema_decay) if ema_decay else None  # until training ends
         if self.average is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("ema_decay averages whole tensors, which FSDP cuts up: leave it out, or use DDP")
             self.add_callback(self.average)
-        show_one_bar(self)
-        self.label_names = ["labels"]  # transformers asks for all of `forward`; a model of tokens alone has no others
         self.class_weights, self.anchor = class_weights, anchor
         self._vectors = {name for name, p in self.model.named_parameters() if p.ndim < 2}
         self._side_losses: dict[str, list[torch.Tensor]] = defaultdict(list)

@@ -515,9 +515,9 @@ def test_a_market_does_not_know_how_long_a_ticker_will_live(stocks, make_bars, t
         states.append(pd.read_parquet(tmp_path / f"{count}" / "market.parquet"))
         args = DataArguments(data=str(tmp_path / f"{count}.csv"), feature_groups=["market"], context_length=16)
         market = TrainingData.read(args).market
-        pd.testing.assert_frame_equal(market_state(part for _, part in market.groupby("ticker")), states[-1])
+        pd.testing.assert_frame_equal(market_state(dict(iter(market.groupby("ticker")))), states[-1])
     pd.testing.assert_frame_equal(states[1].head(len(states[0])), states[0], check_exact=True)
-    without = market_state(part for _, part in old.groupby("ticker"))
+    without = market_state(dict(iter(old.groupby("ticker"))))
     assert (without["abs_return"].head(len(states[0])).tail(5) != states[0]["abs_return"].tail(5)).all()
 
 

@@ -23,7 +23,7 @@ def bars(make_bars):
 
 @pytest.fixture(scope="module")
 def market(make_bars):
-    return market_state([make_bars(300, seed=5), make_bars(300, seed=6)])
+    return market_state({"X": make_bars(300, seed=5), "Y": make_bars(300, seed=6)})
 
 
 @pytest.fixture(scope="module")

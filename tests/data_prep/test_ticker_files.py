@@ -43,7 +43,7 @@ def test_it_is_cleaning_all_at_once(folder, tmp_path, monkeypatch, rows):
     )
     np.testing.assert_array_equal(found.times, np.sort(expected["timestamp"].unique()))
     pd.testing.assert_frame_equal(
-        found.moments.state(), market_state(expected[expected["ticker"] == name] for name in found.files)
+        found.moments.state(), market_state({name: expected[expected["ticker"] == name] for name in found.files})
     )
 
 

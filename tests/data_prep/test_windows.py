@@ -9,6 +9,7 @@ import torch
 
 from tsf_llm.data_prep.windows import Split, WindowDataset
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.indicators_tsf_llm import FEATURES
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.training_examples_tsf_llm import FLAT_SIGMAS
@@ -212,3 +213,73 @@ def test_heads_and_plain_series_have_no_bar_targets(processor, bars):
     plain = TsfLlmProcessor(TsfLlmFeatureExtractor(kind="univariate", context_length=16), TsfLlmTokenizer(n_bins=32))
     windows = WindowDataset(plain, plain.fit_encode(series), objective="causal_lm", horizon=HORIZON)
     assert "bar_targets" not in windows[0]
+
+
+# Context dropout
+
+
+@pytest.fixture(scope="module")
+def beside(bars, make_bars, make_index):
+    """A processor of market and implied volatility, its bars, and their market."""
+    extractor = TsfLlmFeatureExtractor(feature_groups=["bar", "market", "implied"], context_length=16)
+    market = [*(make_bars(420, ticker=name, seed=ord(name)) for name in "XYZ"), make_index(420, seed=3)]
+    return TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, through=FENCE, market=market), bars, market
+
+
+def beside_dataset(beside, part=None, **options):
+    """Windows of the bars beside all of their market, or one part of it, or nothing."""
+    processor, bars, market = beside
+    chosen = {None: market, "universe": market[:3], "implied": market[3:], "nothing": None}[part]
+    series = processor.feature_extractor.encode(bars, market=chosen)
+    return WindowDataset(processor, series, objective="causal_lm", horizon=HORIZON, through=FENCE, **options)
+
+
+def test_dropped_context_is_what_a_forecast_without_it_sees(beside):
+    """Each window equals, to the bit, that of all, of no universe, of no index or of nothing, in these shares."""
+    data = beside_dataset(beside, context_dropout=0.6, seed=3)
+    rows = np.arange(len(data))
+    batch = data.__getitems__(rows)
+    kept = {part: beside_dataset(beside, part).__getitems__(rows) for part in (None, "universe", "implied", "nothing")}
+    for key in batch.keys() - {"past_values"}:
+        assert torch.equal(batch[key], kept[None][key]), key
+    same = {p: (batch["past_values"] == other["past_values"]).all(dim=(1, 2)).numpy() for p, other in kept.items()}
+    late = (kept[None]["past_values"] != 0).any(dim=1).all(dim=1).numpy()  # early windows know no index yet
+    assert late.sum() > 250
+    assert (np.sum([*same.values()], axis=0)[late] == 1).all()
+    shares = {part: float(equal[late].mean()) for part, equal in same.items()}
+    assert shares == pytest.approx({None: 0.4, "universe": 0.2, "implied": 0.2, "nothing": 0.2}, abs=0.08)
+
+
+def test_dropped_context_is_reproducible(beside):
+    first, again = (beside_dataset(beside, context_dropout=0.5, seed=1) for _ in range(2))
+    rows = np.arange(len(first))
+    values = first.__getitems__(rows)["past_values"]
+    assert torch.equal(values, again.__getitems__(rows)["past_values"])
+    assert torch.equal(values[7], again[7]["past_values"])
+    first.set_epoch(3)
+    later = first.__getitems__(rows)["past_values"]
+    assert not torch.equal(values, later)
+    again.set_epoch(3)  # as a resumed run does
+    assert torch.equal(later, again.__getitems__(rows)["past_values"])
+    assert not torch.equal(
+        values, beside_dataset(beside, context_dropout=0.5, seed=2).__getitems__(rows)["past_values"]
+    )
+
+
+def test_nothing_is_left_of_a_dropped_context_by_augmentation(beside):
+    data = beside_dataset(beside, context_dropout=0.999999, augment={"jitter": 1.0, "mixup": 1.0})
+    names = beside[0].feature_extractor.names
+    market, implied = ([i for i, n in enumerate(names) if FEATURES[n].group == g] for g in ("market", "implied"))
+    values = data.__getitems__(np.arange(len(data)))["past_values"]
+    assert ((values[..., market] == 0).all(dim=(1, 2)) | (values[..., implied] == 0).all(dim=(1, 2))).all()
+    assert (values[..., :5] != 0).any(dim=1).all()
+
+
+def test_context_that_cannot_be_dropped_is_refused(processor, bars, make_bars):
+    with pytest.raises(ValueError, match=r"context_dropout=0\.5: no feature is of the groups market or implied"):
+        dataset(processor, bars, context_dropout=0.5)
+    extractor = TsfLlmFeatureExtractor(feature_groups=["market", "reversal"])
+    market = [make_bars(420, ticker=name, seed=ord(name)) for name in "XYZ"]
+    known = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, through=FENCE, market=market)
+    with pytest.raises(ValueError, match="reversal_down_score reads the market, and is not zero without one"):
+        dataset(known, bars, context_dropout=0.5)

@@ -65,7 +65,9 @@ def test_what_cannot_train_on_them_is_refused(train, tmp_path, tiny_model):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", [{"augment": "jitter=0.1"}, {"sample_weights": "volatility"}])
+@pytest.mark.parametrize(
+    "option", [{"augment": "jitter=0.1"}, {"context_dropout": 0.3}, {"sample_weights": "volatility"}]
+)
 def test_options_of_windows_are_refused(train, tmp_path, option):
     with pytest.raises(ValueError, match="leave them out"):
         train(tmp_path / "out", **option)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tsf_llm.data_prep.tables import SAMPLE_FILE, SAMPLE_INDEX
 from tsf_llm.indicators_tsf_llm import FEATURES
 from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS
 
@@ -169,6 +170,31 @@ def test_adapt_drops_an_adapter_that_is_no_better_and_ends_well(run, model, tmp_
     assert report["validation"]["difference"] == pytest.approx(0, abs=1e-8)
     assert "Not kept" in text
     assert {path.name for path in (tmp_path / "FB").iterdir()} == {"report.json", ".tsf_llm.json"}
+
+
+def test_a_market_in_parts(run, train, tmp_path, warnings_of):
+    """Trained beside the sample and its VIX; a lone ticker has the VIX, or nothing, and is told what it lacks."""
+    index = tmp_path / "vix_daily.csv.gz"
+    pd.read_csv(SAMPLE_INDEX).drop(columns="ticker").to_csv(index, index=False)
+    groups = ["bar", "range", "leverage", "events", "market", "implied"]
+    report = train(
+        *(tmp_path / "model",),
+        **{"data": "sample", "tickers": ["AAPL", "IBM", "MSFT"], "market": "sample", "feature_groups": groups},
+        **{"context_dropout": 0.3, "num_train_epochs": 0.02, "stride": 40},
+    )
+    assert report["context_dropout"] == 0.3
+    words = ["--model", tmp_path / "model", "--data", "sample", "--ticker", "AAPL", "--horizon", 2, "--samples", 8]
+    told = {}
+    for name, market in (("all", "sample"), ("vix", index), ("both", f"{SAMPLE_FILE},{index}"), ("none", None)):
+        more = [] if market is None else ["--market", market]
+        out = tmp_path / f"{name}.csv"
+        line = ["forecast", *words, "--as-of", "2012-06-29", "--out", out, *more]
+        warnings = warnings_of(lambda line=line: run(*line))
+        told[name] = [one for one in warnings if one.endswith("what features read of it is masked")]
+    assert [len(lines) for lines in told.values()] == [0, 1, 0, 2]
+    assert "no universe or index was given (market=, --market" in told["vix"][0]
+    assert (tmp_path / "both.csv").read_bytes() == (tmp_path / "all.csv").read_bytes()
+    assert len({(tmp_path / f"{name}.csv").read_bytes() for name in ("all", "vix", "none")}) == 3
 
 
 def test_a_market_is_refused_by_a_model_that_reads_none(run, model, tmp_path):

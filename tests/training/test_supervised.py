@@ -33,7 +33,7 @@ def test_trains_on_the_market(train, prices, tmp_path):
     assert universe.calendar == "XNYS"
     bars = pd.read_csv(prices, parse_dates=["timestamp"])
     features = universe.encode(bars, market=bars)[0].features
-    assert features[100, [universe.names.index(name) for name in ("market_beta_63", "market_dispersion_21")]].all()
+    assert features[100, [universe.names.index(name) for name in ("market_beta_63", "market_abs_return_21")]].all()
     index = tmp_path / "index.csv"
     bars[bars["ticker"] == "BBB"].to_csv(index, index=False)
     train(tmp_path / "index", feature_groups="market", num_train_epochs=1, market=index)
