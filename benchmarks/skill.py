@@ -35,6 +35,7 @@ from ..common.parser import Parser, option
 from ..common.provenance import provenance
 from ..common.tables import Table, number
 from ..data_prep.sources import read_bars
+from ..dependence_tsf_llm import loadings
 from ..evaluation.distributions import Scored
 from ..evaluation.every_bar import Outcomes, baselines, check_prices, forecasts
 from ..evaluation.joint_ranking import joint_rps
@@ -99,6 +100,7 @@ class Test:
 
     outcomes: Outcomes
     baselines: dict[str, Scored]
+    loading: np.ndarray  # of each ticker in joint draws, [n]
     parts: dict[str, np.ndarray]
     calm: np.ndarray  # outside of the crash
 
@@ -130,7 +132,7 @@ def run(args: Arguments) -> dict[str, Any]:
             about = {"model": name, "context": context}
             for test, ours in zip(tests, found, strict=True):
                 rows += [about | row for row in _rows(test, ours, args.seed)]
-                told = joint_rps(ours.quantiles, test.outcomes, series, seed=args.seed)
+                told = joint_rps(ours.quantiles, test.outcomes, test.loading, seed=args.seed)
                 joint.append({**about, "horizon": test.outcomes.horizon, **told})
     if not tests:
         raise ValueError(f"no model answers in {', '.join(args.contexts)}: {'; '.join(left_out.values())}")
@@ -183,7 +185,8 @@ def _tests(args: Arguments, series: Sequence[EncodedSeries]) -> list[Test]:
         unseen = np.isin(outcomes.ticker, args.unseen)
         parts = {name: part for name, part in (("seen", ~unseen), ("unseen", unseen)) if part.any()}
         calm = (outcomes.due < first.to_datetime64()) | (outcomes.origin > day_end(last).to_datetime64())
-        tests.append(Test(outcomes, found, parts, calm))
+        loading = loadings(list(zip(series, outcomes.rows, strict=True)))
+        tests.append(Test(outcomes, found, loading, parts, calm))
     return tests
 
 
