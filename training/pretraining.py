@@ -84,6 +84,7 @@ class PretrainArguments:
         None, "fields of TsfLlmConfig for the student: a YAML mapping, or JSON; by default those of the seeds"
     )
     student_steps: int | None = option(None, "steps of the student; by default twice those of a seed")
+    student_learning_rate: float | None = option(None, "of the student; by default that of the seeds")
     temperature: float = option(1.0, "of the teacher's and the student's probabilities")
     alpha: float = option(0.9, "share of the teacher in the student's loss: 1 for the teacher alone")
     calibrate: bool = option(True, "fit a calibration on the validation dates, kept if it helps on their later half")
@@ -95,6 +96,8 @@ class PretrainArguments:
             raise ValueError(f"seeds={self.seeds}: give one or more, each once")
         if self.student_steps is not None and self.student_steps < 1:
             raise ValueError(f"student_steps={self.student_steps}: must be 1 or more")
+        if self.student_learning_rate is not None and not 0 < self.student_learning_rate < float("inf"):
+            raise ValueError(f"student_learning_rate={self.student_learning_rate}: must be above 0")
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,14 @@ class Pretraining:
     def student(self, runs: Sequence[Run]) -> Run:
         """A student of the runs' average, on all years."""
         folder, seed = self.folder / "student", runs[0].seed
+        rate = self.args.student_learning_rate or self.training_args.learning_rate
         fields = dict(self.args.student_config or self.model_args.model_config or {})  # type: ignore[arg-type]
         options = {"temperature": self.args.temperature, "alpha": self.args.alpha, "train_alone": False}
         data = replace(self.data, args=replace_bag(self.data.args))
 
         def work() -> float:
             own = self._own(folder, seed)
+            own.learning_rate = rate
             own.max_steps = self.args.student_steps or (2 * own.max_steps if own.max_steps > 0 else own.max_steps)
             listens = DistillArguments(model_config=fields, **options)  # type: ignore[arg-type]
             teacher: Any = self.ensemble(runs)
@@ -163,6 +168,7 @@ class Pretraining:
             return teach(student, teacher, data, listens, own, folder=folder)["valid_loss"]
 
         told = {**fields, "teacher": [run.seed for run in runs], **options, "steps": self.args.student_steps}
+        told |= {"learning_rate": rate}
         return self._run("student", seed, folder, told, work)
 
     def _own(self, folder: Path, seed: int) -> SftArguments:
