@@ -30,7 +30,7 @@ from ..common.figures import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure, save_
 from ..common.files import check_output, write_json
 from ..common.parser import Parser
 from ..common.tables import Table, number
-from ..data_prep.sources import read_bars
+from ..data_prep.sources import read_market
 from ..emission_tsf_llm import BarPaths, bars_around, mean_volume, own_parts
 from ..evaluation.barriers import max_drawdown, touched, walk_touches
 from ..evaluation.distributions import Samples
@@ -287,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.start is not None and seen is not None and day_end(parsed.start) <= day_end(seen):
         raise ValueError(f"--start {parsed.start}: the model has seen dates through {seen}; give a later one")
     start = parsed.start or day_end(seen) + pd.Timedelta(1, "ns")
-    market = None if parsed.market is None else read_bars(parsed.market)
+    market = None if parsed.market is None else read_market(parsed.market)
     series = pipe.processor.encode(read_for(pipe.processor, parsed.data), market=market)
     options = {"horizon": parsed.horizon, "seed": parsed.seed, "samples": 32 if parsed.quick else parsed.samples}
     results = run(pipe, series, start=start, end=parsed.end, **options)

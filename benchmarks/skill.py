@@ -34,7 +34,7 @@ from ..common.files import write_json, write_text
 from ..common.parser import Parser, option
 from ..common.provenance import provenance
 from ..common.tables import Table, number
-from ..data_prep.sources import read_bars
+from ..data_prep.sources import read_bars, read_market
 from ..dependence_tsf_llm import loadings
 from ..evaluation.distributions import Scored
 from ..evaluation.every_bar import Outcomes, baselines, check_prices, forecasts
@@ -144,7 +144,7 @@ def _read(args: Arguments) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     bars = read_bars(args.data or "", args.tickers or None)
     if args.quick:
         bars = bars[bars["ticker"].isin(bars["ticker"].unique()[:QUICK_TICKERS])]
-    return bars, [read_bars(one) for one in args.market]
+    return bars, [read_market(one) for one in args.market]
 
 
 def _encoded(

@@ -34,8 +34,7 @@ from ..data_prep.sources import read_bars
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..publishing.checkout import MINI, is_checkout
 from ..publishing.front_page import LARGE, RESULTS, front_pages, read_results
-from ..serving.loading import load_pipeline
-from ..training.models import ROOT
+from ..training.models import ROOT, load_model, load_processor
 
 SIZES = {"model": (26_000_000, 28_000_000), MINI: (100_000, 1_000_000)}  # parameters
 TOLERANCE = (0.002, 0.02)  # of the distance of distribution functions (Kolmogorov's): mean, and 99 % of forecasts
@@ -89,11 +88,15 @@ def ship(args: ShipArguments, sizes: Mapping[str, tuple[int, int]]) -> None:
         write_json(without_paths(results), root / RESULTS)
 
 
+def opened(folder: Path) -> TsfLlmPipeline:
+    return TsfLlmPipeline(model=load_model(str(folder)), processor=load_processor(str(folder)))
+
+
 def stage(source: Path, target: Path, *, half: bool, between: tuple[int, int]) -> str:
     """Writes the folder of a model as it is shipped, without code, and returns what it is, in words."""
     if not source.is_dir():
         raise ValueError(f"{source} is no folder: name one that training wrote")
-    pipe = load_pipeline(source)
+    pipe = opened(source)
     model, processor = pipe.model, pipe.processor
     parameters = model.num_parameters()
     if not between[0] <= parameters <= between[1]:
@@ -113,7 +116,7 @@ def stage(source: Path, target: Path, *, half: bool, between: tuple[int, int]) -
         path.chmod(0o644)
     if half:
         round_weights(target)
-    apart = distance(pipe, load_pipeline(target))
+    apart = distance(pipe, opened(target))
     mean, most = float(apart.mean()), float(apart.quantile(0.99))
     if mean > TOLERANCE[0] or most > TOLERANCE[1]:
         raise ValueError(
