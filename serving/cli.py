@@ -227,7 +227,7 @@ def forecast(
 
     check_output(out, ".csv", ".parquet")
     barriers = Barriers.read(levels, stop, target, asked=ohlcv)
-    risk_to = risk_file(out, data, market, model) if ohlcv else None
+    risk_to = risk_file(out, data, market) if ohlcv else None
     if plot is not None:
         check_output(plot, ".png")
     if weights is not None and not joint:
@@ -236,7 +236,7 @@ def forecast(
         raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
     shares = read_weights(weights)
     for path in (out, *([plot] if plot else []), *([joint_file(out)] if joint else [])):
-        check_apart(path, data, market, model, weights)
+        check_apart(path, data, market, weights)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
