@@ -228,7 +228,7 @@ def forecast(
 
     check_output(out, ".csv", ".parquet")
     barriers = Barriers.read(levels, stop, target, asked=ohlcv)
-    risk_to = risk_file(out, data, _names(market), model) if ohlcv else None
+    risk_to = risk_file(out, data, _names(market)) if ohlcv else None
     if plot is not None:
         check_output(plot, ".png")
     if weights is not None and not joint:
@@ -237,7 +237,7 @@ def forecast(
         raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
     shares = read_weights(weights)
     for path in (out, *([plot] if plot else []), *([joint_file(out)] if joint else [])):
-        check_apart(path, data, _names(market), model, weights)
+        check_apart(path, data, _names(market), weights)
     if as_of is not None:
         day_end(as_of)  # refuses what is no date before the model is loaded
     check_calendar(calendar, needed=True)
