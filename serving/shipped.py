@@ -32,7 +32,7 @@ from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..preferences.reader import PreferenceArguments
 from ..preferences.trainers import DpoArguments
 from ..train_scripts import dpo
-from ..training.adapters import adapter_name, check_adapter
+from ..training.adapters import adapter_name, check_adapter, quiet
 from ..training.arguments import DataArguments
 from ..training.checkpoints import claim_folder
 from ..training.starting_model import CONFIGS, BaseArguments
@@ -132,7 +132,7 @@ def _preference_variant(
     options["pair_stride"] = max(1, int((bars["ticker"] == options["tickers"][0]).sum()) // PAIRS)
     options |= {"model_name_or_path": str(model), "output_dir": work / "dpo", **DPO}
     parser = Parser((DataArguments, BaseArguments, PreferenceArguments, DpoArguments))
-    with redirect_stdout(io.StringIO()):  # its findings stand in our table
+    with quiet(), redirect_stdout(io.StringIO()):  # its findings stand in our table
         report = dpo.main(*parser.read(CONFIGS / "dpo.yaml", **options))
     difference = report["after"]["crps"] - shipped["crps"]
     kept = difference < 0

@@ -19,7 +19,6 @@ def begun(model, tmp_path_factory):
     patch.setattr(shipped, "ROOT", model)
     patch.setitem(shipped.ADAPTER, "max_seconds", 2)
     patch.setattr(shipped, "PAIRS", 16)
-    patch.setattr(quickstart, "MOST_SERIES", 2)
     patch.setattr(quickstart, "VARIANTS_BY", 10_000)
     patch.setattr(sys, "argv", ["tsf-llm", "quickstart", "--ticker", "IBM", "--out", str(out)])
     with pytest.raises(SystemExit) as end:
