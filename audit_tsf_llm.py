@@ -42,8 +42,9 @@ LEAST_CUTS = 6  # of each ticker, and those at which the future is replaced as w
 OWN_CUTS = 20_000  # of all tickers together, for the user's own features
 SURE = 0.99
 REVERSED = 600  # bars of the walk read backwards that are cut
-PLANTED = 0.7  # probability of a return's sign to be that of the last one
+PLANTED = 0.8  # probability of a return's sign to be that of the last one
 PLANTED_PLAIN = 0.1  # of a plain series: its level stays where it is, which a ridge on levels needs
+PENALTY = 0.15  # of the ridge, times the number of features: many of them find a signal in the noise of few bars
 SHOWN = 0.8  # accuracy from which on features show the last return well enough for the planted signal to be found
 
 
@@ -293,7 +294,8 @@ class _Proof:
         center, scale = center_and_scale(features[:half], "standard")
         x = np.nan_to_num(np.clip((features - center) / scale, -5, 5))
         x, y = np.column_stack((x, np.ones(len(x)))), target / target[:half].std()
-        weights = np.linalg.solve(x[:half].T @ x[:half] + 10 * np.eye(x.shape[1]), x[:half].T @ y[:half])
+        penalty = PENALTY * x.shape[1] * np.eye(x.shape[1])
+        weights = np.linalg.solve(x[:half].T @ x[:half] + penalty, x[:half].T @ y[:half])
         hits = np.sign(x[half:] @ weights) == np.sign(y[half:])
         accuracy, n = hits.mean(), len(hits)
         base = max((y[half:] > 0).mean(), (y[half:] < 0).mean())
