@@ -143,6 +143,7 @@ class WindowDataset(Dataset):
 
         self.augment, self.seed = dict(augment or {}), seed
         self.context_dropout, self.contexts = context_dropout, context_columns(processor.feature_extractor.names)
+        self.keeps_whole = False  # whether a batch has `whole_values` too, as they were before context dropout
         if context_dropout:
             check_context_dropout(context_dropout, processor.feature_extractor.names)
         self.weights = self._weights(sample_weights)
@@ -166,9 +167,12 @@ class WindowDataset(Dataset):
         values, intact = np.where(mask[..., None], self.features[rows], np.float32(0)), mask
         if self.augment:
             values, mask, intact = self._augmented(values, mask, origins, indices)
+        batch = {}
         if self.context_dropout:
+            if self.keeps_whole:
+                batch["whole_values"] = values.copy()
             self._drop_contexts(values, indices)
-        batch = {"past_values": values}
+        batch["past_values"] = values
         if self.objective == "causal_lm":
             batch |= self._token_labels(rows, mask, intact, ahead)
         else:

@@ -6,6 +6,8 @@ The loss of a causal LM is, over the positions whose return is known,
 
 Design choices:
 * The teacher is frozen and reads each batch as the student does, augmentation included. No logits are stored.
+* But what context dropout hides from the student, the teacher sees: the mean of its laws over what is hidden is the
+  best that can be said without it (Lopez-Paz et al. 2016, "Unifying distillation and privileged information").
 * The divergence is over return tokens alone: `<pad>` and `<bar>` are never drawn, and temperature inflates them. The
   laws of far horizons are taught alike, each at the bars whose outcome is known.
 * Heads are distilled too: classes as above, numbers and quantiles by the squared distance to the teacher's.
@@ -84,11 +86,14 @@ class DistillationTrainer(TsfLlmTrainer):
         self._distill_losses: list[torch.Tensor] = []
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        whole = inputs.get("whole_values")
+        inputs = {key: value for key, value in inputs.items() if key != "whole_values"}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training and self.alpha > 0:
             logits, labels = outputs["logits"], inputs["labels"]
             with torch.no_grad(), self.accelerator.autocast():
-                answers = self.teacher(**{key: value for key, value in inputs.items() if key != "labels"})
+                seen = inputs if whole is None else {**inputs, "past_values": whole}
+                answers = self.teacher(**{key: value for key, value in seen.items() if key != "labels"})
             soft_n = divergence(
                 known(self.teacher, answers.logits, labels),
                 known(self.teacher, logits, labels),
@@ -226,6 +231,7 @@ def teach(
     training_args.output_dir, training_args.early_stopping_patience = str(folder), 0
     set_seed(training_args.seed)
     train, valid = data.windows(head_of(teacher), seed=training_args.seed)
+    train.keeps_whole = True
     trainer = make_trainer(
         student,
         data.processor,

@@ -5,6 +5,8 @@ Design choices:
   no scaler, no bin, no market of others, no validation, no calibration.
 * Bars are read and encoded once per fence. A run is finished where its `run.json` has figures; one that is not goes on
   from its last checkpoint. A folder of another recipe or other bars is refused.
+* Seeds see the whole market. What `context_dropout` hides, it hides from the student, who learns from them: so a model
+  that knows less loses little to one that was trained for that.
 * Runs are compared by figures of each horizon on the validation dates (`evaluation/dense.py`), chosen by the
   validation loss of the trainer.
 """
@@ -130,7 +132,8 @@ class Pretraining:
         folder = self.folder / f"seed-{seed}"
 
         def work() -> float:
-            return train(self.data.args, self.model_args, self._own(folder, seed), data=self.data)["valid_loss"]
+            whole = replace(self.data, args=changed(self.data.args, context_dropout=0.0))
+            return train(whole.args, self.model_args, self._own(folder, seed), data=whole)["valid_loss"]
 
         return self._run("seed", seed, folder, dict(self.model_args.model_config or {}), work)
 
@@ -156,7 +159,7 @@ class Pretraining:
         rate = self.args.student_learning_rate or self.training_args.learning_rate
         fields = dict(self.args.student_config or self.model_args.model_config or {})  # type: ignore[arg-type]
         options = {"temperature": self.args.temperature, "alpha": self.args.alpha, "train_alone": False}
-        data = replace(self.data, args=replace_bag(self.data.args))
+        data = replace(self.data, args=changed(self.data.args, bag_years=False))
 
         def work() -> float:
             own = self._own(folder, seed)
@@ -206,11 +209,12 @@ class Pretraining:
         add_trials(self.log, [{"at": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(BY), **line}])
 
 
-def replace_bag(args: DataArguments) -> DataArguments:
-    """The same without `bag_years`."""
-    changed = copy.copy(args)
-    changed.bag_years = False
-    return changed
+def changed(args: DataArguments, **fields: Any) -> DataArguments:
+    """The same but for these; `dataclasses.replace` would check them again."""
+    other = copy.copy(args)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    return other
 
 
 def fingerprint(data: TrainingData) -> str:

@@ -250,6 +250,17 @@ def test_dropped_context_is_what_a_forecast_without_it_sees(beside):
     assert shares == pytest.approx({None: 0.4, "universe": 0.2, "implied": 0.2, "nothing": 0.2}, abs=0.08)
 
 
+def test_a_teacher_may_see_what_is_dropped(beside):
+    data, whole = beside_dataset(beside, context_dropout=0.6, seed=3), beside_dataset(beside)
+    rows = np.arange(50)
+    dropped = data.__getitems__(rows)
+    assert "whole_values" not in dropped
+    data.keeps_whole = True
+    batch = data.__getitems__(rows)
+    assert torch.equal(batch.pop("whole_values"), whole.__getitems__(rows)["past_values"])
+    assert all(torch.equal(value, dropped[key]) for key, value in batch.items())
+
+
 def test_dropped_context_is_reproducible(beside):
     first, again = (beside_dataset(beside, context_dropout=0.5, seed=1) for _ in range(2))
     rows = np.arange(len(first))
