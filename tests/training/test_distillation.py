@@ -91,6 +91,45 @@ def test_a_teacher_like_the_student_teaches_nothing(tiny_model, batch, tmp_path)
     assert not teacher.training
 
 
+def with_laws(batch):
+    labels = torch.randint(0, 18, (*batch["past_values"].shape[:2], 2))
+    labels[0, :2, 0] = labels[2, :, 1] = -100
+    return {**batch, "law_labels": labels}
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_laws_are_taught_where_their_outcome_is_known(tiny_model, batch, tmp_path, alpha):
+    fields, batch = {"horizons": [1, 4, 9], "router_aux_loss_coef": 0.0}, with_laws(batch)
+    student, teacher = tiny_model(seed=1, **fields), tiny_model(seed=2, **fields)
+    plain = {key: value for key, value in batch.items() if key != "law_labels"}
+    tokens = by_hand(student, teacher, plain, temperature=2.0, alpha=alpha)
+    inputs = {key: value for key, value in plain.items() if key != "labels"}
+    with torch.no_grad():
+        ours, theirs = (model(**inputs).law_logits.double().numpy() for model in (student, teacher))
+    laws, wanted = 0.0, batch["law_labels"].numpy()
+    for i, t, h in zip(*np.nonzero(wanted != -100), strict=True):
+        hard = -log_softmax(ours[i, t, h])[wanted[i, t, h]]
+        p, q = (softmax(one[i, t, h] / 2) for one in (theirs, ours))
+        laws += ((1 - alpha) * hard + alpha * 4 * rel_entr(p, q).sum()) / (2, 3)[h]  # roots of the horizons
+    student.train()
+    loss = make(student, teacher, tmp_path, alpha=alpha).compute_loss(student, dict(batch))
+    known = (batch["labels"][:, 1:] != -100).sum().item()
+    assert loss.item() == pytest.approx(tokens + laws / known, rel=1e-5)
+
+
+def test_a_teacher_sees_what_is_hidden_from_the_student(tiny_model, batch, tmp_path):
+    student, teacher = tiny_model(seed=1), tiny_model(seed=1)
+    trainer, hidden = make(student, teacher, tmp_path, alpha=1.0), batch["past_values"].clone()
+    hidden[..., 2:] = 0
+    student.train()
+    batch = {**batch, "past_values": hidden}
+    same = trainer.compute_loss(student, dict(batch))
+    told = trainer.compute_loss(student, {**batch, "whole_values": hidden})
+    more = trainer.compute_loss(student, {**batch, "whole_values": batch["past_values"] + 1})
+    assert torch.equal(same, told)
+    assert more > told
+
+
 def test_without_a_share_the_teacher_is_not_asked(tiny_model, batch, tmp_path, monkeypatch):
     student, teacher = tiny_model(seed=1), tiny_model(seed=2)
     monkeypatch.setattr(teacher, "forward", lambda **_: pytest.fail("asked"))
