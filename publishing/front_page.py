@@ -37,11 +37,10 @@ METRICS = {
     "coverage_80": "coverage of the 80 % interval",
 }
 DATASETS = {  # of the training: name in the metadata -> what it is, and its licence
-    "pooksoft-sp500-daily": "62 large US stocks, AlphaVantage daily adjusted, by Pooksoft (MIT)",
-    "stocknet-prices": "53 US stocks, 2012 to 2017, by Yumo Xu (MIT)",
+    "pooksoft-sp500-daily": "52 large US stocks, AlphaVantage daily adjusted, by Pooksoft (MIT)",
+    "stocknet-prices": "15 more stocks, 2012 to 2017, by Yumo Xu (MIT)",
     "arch-sp500-nasdaq": "S&P 500 and Nasdaq indices, of the arch package (NCSA)",
     "cboe-vix-daily": "the VIX, CBOE via datasets/finance-vix (public domain, PDDL)",
-    "quandl-wiki-prices": "the embedded sample, Quandl WIKI Prices (public domain)",
 }
 
 
