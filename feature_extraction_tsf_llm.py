@@ -487,12 +487,16 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self._skip_other_spacings(answered)
         return [self._encode(ticker, frame, raw=raw.pop(ticker)) for ticker, frame in answered.items()]
 
+    def unfitted(self, **changes: Any) -> Self:
+        """The same features, in the same order, with nothing fitted."""
+        settings = {**self.to_dict(), **{name: getattr(self, name) for name in COMPLETED}}
+        return type(self)(**{**settings, **changes, "fitted": None})
+
     def fit_ticker(self, ticker: str, bars: Bars, through: Any = None, *, market: Bars | None = None) -> Self:
         """Adds scalers of one more ticker, fitted on these bars of it; of the rest only the fence may move on."""
         assert self.fitted is not None
-        settings = {**self.to_dict(), **{name: getattr(self, name) for name in COMPLETED}}
         state = self._market_state(market)  # by the rules of this folder
-        alone = type(self)(**{**settings, "per_ticker": False, "fitted": None}).fit(bars, through, market=state)
+        alone = self.unfitted(per_ticker=False).fit(bars, through, market=state)
         self.per_ticker = True
         for state in ("center", "scale"):
             self.fitted[state] = {**self.fitted[state], ticker: getattr(alone, state)["*"]}

@@ -22,6 +22,10 @@ Go on after a crash, from the last complete checkpoint; or fine-tune a finished 
     python -m tsf_llm.train_scripts.sft --config ... --output_dir outputs/27m --resume_from_checkpoint true
     python -m tsf_llm.train_scripts.sft --model_name_or_path outputs/27m --data more.csv --output_dir outputs/more
 
+Another market or frequency, as hourly bars: the shipped weights go on, scalers and bins are fitted on your bars:
+    python -m tsf_llm.train_scripts.sft --model_name_or_path . --refit_processor true --data hourly.csv \
+        --learning_rate 1e-4 --num_train_epochs 1 --output_dir outputs/hourly
+
 New bars have come (`prices.parquet` has them at its end): learn them and keep what was learned before:
     python -m tsf_llm.train_scripts.sft --continue_from outputs/27m --data prices.parquet --replay 0.3 --ewc 1 \
         --train_through 2020-12-31 --valid_through 2021-06-30 --output_dir outputs/27m-2020

@@ -107,6 +107,9 @@ class ModelArguments:
     model_name_or_path: str | None = option(
         None, "fine-tune this folder or Hub model, with its own processor; else a new model"
     )
+    refit_processor: bool = option(
+        False, "with model_name_or_path: fit scalers and bins anew, for another market or frequency"
+    )
     model_config: dict | str | None = option(
         None, "fields of TsfLlmConfig for a new model: a YAML mapping, or JSON on the command line"
     )
@@ -126,6 +129,8 @@ class ModelArguments:
             raise ValueError(
                 "give continue_from, to go on and keep what was learned, or model_name_or_path, to fine-tune; not both"
             )
+        if self.refit_processor and self.model_name_or_path is None:
+            raise ValueError("refit_processor fits that of a finished model anew: name it with model_name_or_path")
         if self.continue_from is not None and not Path(self.continue_from).is_dir():
             raise ValueError(f"continue_from={self.continue_from}: no such folder; give one that a training finished")
         if self.continue_from is None and (self.ewc or self.replay_data is not None):

@@ -50,9 +50,12 @@ class TrainingData:
     skipped: dict[str, str] = field(default_factory=dict)  # ticker or file -> why nothing is trained on it
 
     @classmethod
-    def read(cls, args: DataArguments, model: str | None = None, config: TsfLlmConfig | None = None) -> "TrainingData":
+    def read(
+        cls, args: DataArguments, model: str | None = None, config: TsfLlmConfig | None = None, *, refit: bool = False
+    ) -> "TrainingData":
         """Reads `args.data`. `model` is the folder or Hub name whose processor is used instead of a new one, and
-        `config` that of its head, which must answer for the horizon.
+        `config` that of its head, which must answer for the horizon. With `refit` only its features and the number of
+        its bins are: scalers, edges and the time between bars are fitted anew.
 
         Raises:
             ValueError: for data, tickers, dates or a horizon that cannot be used.
@@ -69,13 +72,16 @@ class TrainingData:
             given.calibration = None  # which was that of the old weights
             known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
             args = replace(args, **known)
+        old, given = given, None if refit else given
         spacing = None if given is None else given.feature_extractor.bar_seconds
         read = _read_and_split(args, spacing) if prepared is None else _stored_bars(prepared, args)
         bars, split, universe, checked = read
+        if refit and prepared is not None:
+            raise ValueError(f"{args.data} is prepared, and fitted: refit on the prices that it was made of")
         if given is None and prepared is not None:
             skipped = prepared.info["skipped"]
             return cls(args, bars, split, prepared.processor, prepared.series(), prepared.market(), skipped)
-        processor = given or new_processor(args, kind_of(bars))
+        processor = given or (new_processor(args, kind_of(bars)) if old is None else unfitted(old, kind_of(bars)))
         market = _market_bars(args, processor.feature_extractor, universe)
         extractor = processor.feature_extractor
         panel = (extractor.check if given is None else extractor.check_known)(checked, strict=args.strict)
@@ -327,6 +333,16 @@ def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame,
         raise ValueError(f"{prepared.folder} is prepared, so {', '.join(given)} cannot be chosen: prepare it again")
     bars, market = prepared.bars(), prepared.market()
     return bars, prepared.split, bars if market is None else market, bars
+
+
+def unfitted(processor: TsfLlmProcessor, kind: Kind) -> TsfLlmProcessor:
+    """The same features, bins and horizons, to fit on the training dates of another market or frequency.
+
+    Raises ValueError for the original's inputs, or bars of another kind."""
+    features, bins = processor.feature_extractor, processor.tokenizer
+    if features.reach is not None or features.series_kind is not kind:
+        raise ValueError("refit_processor: the model reads another kind of series than these; train a new model")
+    return TsfLlmProcessor(features.unfitted(calendar=None), TsfLlmTokenizer(n_bins=bins.n_bins), None, bins.horizons)
 
 
 def new_processor(args: DataArguments, kind: Kind) -> TsfLlmProcessor:

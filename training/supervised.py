@@ -39,7 +39,7 @@ def train(
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)
-    data = data or TrainingData.read(data_args, model_args.start)
+    data = data or TrainingData.read(data_args, model_args.start, refit=model_args.refit_processor)
     model = load_or_make_model(data_args, model_args, data.processor)
     learned = model.config.trained_on
     data.mark(model)

@@ -251,3 +251,23 @@ def test_noise_is_not_learned(learn):
     low, high = report["after"]["direction_ci95"]
     assert low < 0.5 < high
     assert not any(words.startswith("better than") for words in report["verdicts"].values())
+
+
+def test_the_weights_go_on_with_a_processor_of_another_frequency(train, base_folder, make_bars, tmp_path):
+    """What is fitted is fitted on the new bars before their fence: changing later ones changes no bit of it."""
+    hours = make_bars(900, ticker="HHH", freq="h", seed=5)
+    later = hours["timestamp"] > hours["timestamp"].iloc[700]
+    fences = {f"{part}_through": str(hours["timestamp"].iloc[row]) for part, row in (("train", 700), ("valid", 800))}
+    options = {"model_name_or_path": base_folder, "refit_processor": True, "num_train_epochs": 1, **fences}
+    for name, bars in (("one", hours), ("two", hours.assign(volume=hours["volume"].where(~later, 5.0)))):
+        bars.to_csv(tmp_path / f"{name}.csv", index=False)
+        train(tmp_path / name, **options, data=tmp_path / f"{name}.csv")
+    old, one, two = (TsfLlmProcessor.from_pretrained(f) for f in (base_folder, tmp_path / "one", tmp_path / "two"))
+    assert one.feature_extractor.names == old.feature_extractor.names
+    assert (old.feature_extractor.bar_seconds, one.feature_extractor.bar_seconds) == (86400, 3600)
+    assert one.tokenizer.bin_edges != old.tokenizer.bin_edges
+    assert one.tokenizer.horizons == old.tokenizer.horizons
+    assert one.tokenizer.law_edges == two.tokenizer.law_edges
+    assert one.feature_extractor.fitted == two.feature_extractor.fitted
+    with pytest.raises(ValueError, match="name it with model_name_or_path"):
+        train(tmp_path / "none", refit_processor=True)
