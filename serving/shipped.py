@@ -35,10 +35,10 @@ from ..train_scripts import dpo
 from ..training.adapters import adapter_name, check_adapter, quiet
 from ..training.arguments import DataArguments
 from ..training.checkpoints import claim_folder
+from ..training.models import ROOT
 from ..training.starting_model import CONFIGS, BaseArguments
 from .adapt import adapt
 
-ROOT = Path(__file__).parents[1]
 DAY = 86_400
 FEWEST_LATER = 60  # bar times behind all that the weights have seen, from which on these are the test
 ADAPTER = {"max_seconds": 45, "per_device_train_batch_size": 16}
