@@ -67,7 +67,7 @@ def ship(
     started, log = time.perf_counter(), Path(args.trials_log or folder / NAME)
     data = TrainingData.read(data_args.up_to(str(data_args.through)))
     work = Pretraining(data, model_args, args, training_args, folder / "runs", log)
-    seeds = [work.seed(seed) for seed in args.seeds]
+    seeds = work.seeds()
     ensemble = work.score_ensemble(seeds)
     runs = [work.student(seeds), *seeds]
     kept = min(runs, key=lambda one: one.valid_loss)
@@ -81,7 +81,7 @@ def ship(
         "files": [Path(one).name for one in files_of(data_args)],
         "fingerprint": fingerprint(data),
         "held_out": data_args.held_out,
-        "kept": kept.what if kept.what == "student" else f"seed {kept.seed}",
+        "kept": kept.what if kept.what == "student" else f"{kept.what} {kept.seed}",
         "valid_loss": kept.valid_loss,
         "validation": [runs[0].row(), ensemble, *(one.row() for one in seeds)],
         "calibration": _calibrated(folder, data, training_args) if args.calibrate else None,
@@ -128,7 +128,7 @@ def compare_years(
     for year in args.years:
         data = TrainingData.read(data_args.up_to(f"{year}-12-31"))
         work = Pretraining(data, model_args, args, training_args, folder / "runs" / str(year), log)
-        seeds = [work.seed(seed) for seed in args.seeds]
+        seeds = work.seeds()
         rows += [{"year": year, **one} for one in (work.score_ensemble(seeds), *(run.row() for run in seeds))]
     report = {**provenance(BY), "years": args.years, "seeds": args.seeds, "mean": _means(rows), "rows": rows}
     claim(folder, [WALK], by=BY)
@@ -139,7 +139,8 @@ def compare_years(
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """Mean figures of each horizon over the years, of single seeds and of their averages."""
-    names = {"seed": "one seed", "ensemble": "average of seeds"}
+    names = {"seed": "one seed", "far seed": "one far seed", "ensemble": "average of seeds"}
+    names = {what: name for what, name in names.items() if any(row["what"] == what for row in rows)}
     return {
         name: {
             h: {

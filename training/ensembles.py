@@ -15,18 +15,18 @@ from ..modeling_tsf_llm import TsfLlmCausalLMOutput, TsfLlmForCausalLM
 
 
 class Ensemble(torch.nn.Module):
-    """Causal models of one processor.
+    """Causal models of one processor; the far horizons may have models of their own.
 
     Raises:
         ValueError: they read other features, or name other bins or horizons.
     """
 
-    def __init__(self, models: Sequence[TsfLlmForCausalLM]):
+    def __init__(self, models: Sequence[TsfLlmForCausalLM], far: Sequence[TsfLlmForCausalLM] | None = None):
         super().__init__()
-        self.models = torch.nn.ModuleList(models)
+        self.models, self.far = (torch.nn.ModuleList(some or ()) for some in (models, far))
         self.config, self.loss_function = models[0].config, models[0].loss_function
         for name in ("num_features", "vocab_size", "far_horizons"):
-            if len({str(getattr(one.config, name)) for one in models}) > 1:
+            if len({str(getattr(one.config, name)) for one in (*models, *self.far)}) > 1:
                 raise ValueError(f"models of an ensemble differ in {name}: give models of one processor")
         self.eval()
 
@@ -40,9 +40,10 @@ class Ensemble(torch.nn.Module):
 
     def forward(self, **batch: torch.Tensor) -> TsfLlmCausalLMOutput:
         """`logits [B,S,V]` and `law_logits [B,S,H,bins]`: logarithms of the mean probabilities."""
-        outputs = [model(**batch) for model in self.models]
-        laws = None if outputs[0].law_logits is None else log_mean([one.law_logits for one in outputs])
-        return TsfLlmCausalLMOutput(logits=log_mean([one.logits for one in outputs]), law_logits=laws)
+        near = [model(**batch) for model in self.models]
+        far = [model(**batch) for model in self.far] or near
+        laws = None if far[0].law_logits is None else log_mean([one.law_logits for one in far])
+        return TsfLlmCausalLMOutput(logits=log_mean([one.logits for one in near]), law_logits=laws)
 
 
 def log_mean(logits: Sequence[Any]) -> torch.Tensor:

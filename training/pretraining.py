@@ -30,7 +30,7 @@ from ..common.reading import read_json
 from ..data_prep.shards import hash_of, hash_of_rows
 from ..evaluation.dense import law_figures
 from ..evaluation.trials import add_trials
-from .arguments import DataArguments, ModelArguments, SftArguments, model_fields
+from .arguments import DataArguments, ModelArguments, SftArguments, check_least, model_fields
 from .checkpoints import checkpoints, claim_folder
 from .data import TrainingData
 from .distillation import DistillArguments, make_student, teach
@@ -85,6 +85,9 @@ class PretrainArguments:
     student_config: dict | str | None = option(
         None, "fields of TsfLlmConfig for the student: a YAML mapping, or JSON; by default those of the seeds"
     )
+    far_steps: int | None = option(
+        None, "steps of further seeds, whose far horizons are the teacher's: these learn the past by heart sooner"
+    )
     student_steps: int | None = option(None, "steps of the student; by default twice those of a seed")
     student_learning_rate: float | None = option(None, "of the student; by default that of the seeds")
     temperature: float = option(1.0, "of the teacher's and the student's probabilities")
@@ -96,8 +99,7 @@ class PretrainArguments:
         self.student_config = model_fields(self.student_config)
         if not self.seeds or len({*self.seeds}) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds}: give one or more, each once")
-        if self.student_steps is not None and self.student_steps < 1:
-            raise ValueError(f"student_steps={self.student_steps}: must be 1 or more")
+        check_least(self, 1, "student_steps", "far_steps")
         if self.student_learning_rate is not None and not 0 < self.student_learning_rate < float("inf"):
             raise ValueError(f"student_learning_rate={self.student_learning_rate}: must be above 0")
 
@@ -127,19 +129,29 @@ class Pretraining:
     folder: Path
     log: Path
 
-    def seed(self, seed: int) -> Run:
-        """A model of this seed, trained now or before."""
-        folder = self.folder / f"seed-{seed}"
+    def seeds(self) -> list[Run]:
+        """All that are asked for: those of the next bar, then those of the far horizons."""
+        lengths = [None] if self.args.far_steps is None else [None, self.args.far_steps]
+        return [self.seed(seed, steps) for steps in lengths for seed in self.args.seeds]
+
+    def seed(self, seed: int, steps: int | None = None) -> Run:
+        """A model of this seed, trained now or before; for so many steps if they are given, as the far horizons like."""
+        what = "seed" if steps is None else "far seed"
+        folder = self.folder / f"{what.replace(' ', '-')}-{seed}"
+        fields = dict(self.model_args.model_config or {})  # type: ignore[arg-type]
 
         def work() -> float:
             whole = replace(self.data, args=changed(self.data.args, context_dropout=0.0))
-            return train(whole.args, self.model_args, self._own(folder, seed), data=whole)["valid_loss"]
+            own = self._own(folder, seed)
+            own.max_steps = steps or own.max_steps
+            return train(whole.args, self.model_args, own, data=whole)["valid_loss"]
 
-        return self._run("seed", seed, folder, dict(self.model_args.model_config or {}), work)
+        return self._run(what, seed, folder, fields if steps is None else {**fields, "steps": steps}, work)
 
     def ensemble(self, runs: Sequence[Run]) -> Ensemble:
         """The runs as one; its figures go to the log once, when it is scored."""
-        return Ensemble([load_model(run.folder) for run in runs]).to(self.training_args.device)  # type: ignore[misc]
+        near, far = ([load_model(run.folder) for run in runs if run.what == what] for what in ("seed", "far seed"))
+        return Ensemble(near, far).to(self.training_args.device)  # type: ignore[arg-type]
 
     def score(self, model: Any) -> dict[str, dict[str, Any]]:
         """Figures by horizon on the validation dates."""
@@ -149,7 +161,8 @@ class Pretraining:
         return {str(h): figures for h, figures in found.items()}
 
     def score_ensemble(self, runs: Sequence[Run]) -> dict[str, Any]:
-        told = {"what": "ensemble", "seeds": [run.seed for run in runs], "figures": self.score(self.ensemble(runs))}
+        names = [f"{run.what} {run.seed}" for run in runs]
+        told = {"what": "ensemble", "seeds": names, "figures": self.score(self.ensemble(runs))}
         self._log({**told, "settings": self._recipe(dict(self.model_args.model_config or {}))})
         return told
 
@@ -170,7 +183,12 @@ class Pretraining:
             student = make_student(listens, data, teacher, seed=seed)
             return teach(student, teacher, data, listens, own, folder=folder)["valid_loss"]
 
-        told = {**fields, "teacher": [run.seed for run in runs], **options, "steps": self.args.student_steps}
+        told = {
+            **fields,
+            "teacher": [f"{run.what} {run.seed}" for run in runs],
+            **options,
+            "steps": self.args.student_steps,
+        }
         told |= {"learning_rate": rate}
         return self._run("student", seed, folder, told, work)
 
