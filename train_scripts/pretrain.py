@@ -154,7 +154,7 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]
 
 
 def _labelled(run: Run) -> dict[str, Any]:
-    return {"name": run.what if run.what == "student" else f"seed {run.seed}", **run.row()}
+    return {"name": run.what if run.what == "student" else f"{run.what} {run.seed}", **run.row()}
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -135,7 +135,7 @@ class Pretraining:
         return [self.seed(seed, steps) for steps in lengths for seed in self.args.seeds]
 
     def seed(self, seed: int, steps: int | None = None) -> Run:
-        """A model of this seed, trained now or before; for so many steps if they are given, as the far horizons like."""
+        """A model of this seed, trained now or before; for so many steps, where they are given."""
         what = "seed" if steps is None else "far seed"
         folder = self.folder / f"{what.replace(' ', '-')}-{seed}"
         fields = dict(self.model_args.model_config or {})  # type: ignore[arg-type]
