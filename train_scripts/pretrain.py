@@ -11,8 +11,8 @@ on. The last year up to `--through` is for validation. The same command goes on 
 Compare recipes, before you choose one: train to the end of the year before each of these, and score that year:
     ... --years 2010 2012 2014 2016 2018 --output_dir outputs/recipe-a
 
-The output folder holds the model (the student, or the best seed if its validation loss is less), `report.json`, and
-`trials.jsonl` with a line for every run; in `runs/` lie the seeds and the student. With `--years` it holds
+The output folder holds the model (the student; without context dropout the best seed if its validation loss is less),
+`report.json`, and `trials.jsonl` with a line for every run; in `runs/` lie the seeds and the student. With `--years` it holds
 `walk_forward.json` and the log. docs/training.md says more.
 """
 
@@ -70,7 +70,8 @@ def ship(
     seeds = work.seeds()
     ensemble = work.score_ensemble(seeds)
     runs = [work.student(seeds), *seeds]
-    kept = min(runs, key=lambda one: one.valid_loss)
+    able = runs[:1] if data_args.context_dropout else runs  # no seed ever went without its market
+    kept = min(able, key=lambda one: one.valid_loss)
     publish(kept, folder)
     model = load_model(folder)
     report: dict[str, Any] = {

@@ -202,5 +202,17 @@ def test_the_shipped_configs_hold_out_what_the_card_is_scored_on(name, least, mo
     assert (len(args.seeds) >= 3, training.ema_decay, data.n_bins) == (True, 0.98, 72)
     sizes = {"vocab_size": 74, "pad_token_id": 72, "bar_token_id": 73, "horizons": data.horizons}
     with torch.device("meta"):
-        built = TsfLlmForCausalLM(TsfLlmConfig(num_features=80, **sizes, **model.model_config))
+        built = TsfLlmForCausalLM(
+            TsfLlmConfig(num_features=80, **sizes, **(args.student_config or model.model_config))
+        )
     assert least < built.num_parameters() < most
+
+
+def test_far_horizons_are_taught_by_shorter_seeds(done, run, tmp_path):
+    run(tmp_path, done[2], far_steps=2, student_learning_rate=1e-3, calibrate=False)
+    told = [(line["what"], line["settings"]["model"].get("steps")) for line in log(tmp_path)]
+    assert told == [("seed", None)] * 2 + [("far seed", 2)] * 2 + [("ensemble", None), ("student", None)]
+    assert log(tmp_path)[-1]["settings"]["model"]["teacher"] == ["seed 0", "seed 1", "far seed 0", "far seed 1"]
+    assert len(list(tmp_path.glob("runs/far-seed-*/model.safetensors"))) == 2
+    with pytest.raises(ValueError, match="far_steps=0: must be 1 or more"):
+        run(tmp_path, done[2], far_steps=0)

@@ -29,3 +29,14 @@ def test_one_model_is_itself_and_all_answer_as_in_a_forecast(tiny_model, tiny_ba
 def test_unlike_models_are_refused(tiny_model, changed):
     with pytest.raises(ValueError, match="models of an ensemble differ in"):
         Ensemble([tiny_model(), tiny_model(**changed)])
+
+
+def test_far_horizons_may_have_models_of_their_own(tiny_model, tiny_batch):
+    near, far = ([tiny_model(seed=seed, horizons=[1, 2, 3]) for seed in seeds] for seeds in ((0, 1), (2, 3)))
+    with torch.no_grad():
+        whole, laws = Ensemble(near, far)(**tiny_batch()), Ensemble(far)(**tiny_batch()).law_logits
+        tokens = Ensemble(near)(**tiny_batch()).logits
+    assert torch.equal(whole.logits, tokens)
+    assert torch.equal(whole.law_logits, laws)
+    with pytest.raises(ValueError, match="differ in far_horizons"):
+        Ensemble(near, [tiny_model(horizons=[1, 2])])
