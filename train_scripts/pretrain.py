@@ -12,8 +12,8 @@ Compare recipes, before you choose one: train to the end of the year before each
     ... --years 2010 2012 2014 2016 2018 --output_dir outputs/recipe-a
 
 The output folder holds the model (the student; without context dropout the best seed if its validation loss is less),
-`report.json`, and `trials.jsonl` with a line for every run; in `runs/` lie the seeds and the student. With `--years` it
-holds `walk_forward.json` and the log. docs/training.md says more.
+`report.json`, and `trials.jsonl` with a line for every run; in `runs/` lie the seeds and the student. With `--years`
+it holds `walk_forward.json` and the log. docs/training.md says more.
 """
 
 import time
