@@ -183,7 +183,8 @@ def test_units_do_not_matter_for_an_illiquid_ticker(seed):
     market = state_of(*map(illiquid_bars, (1, 2, 3)))
     features = compute_features(bars, ALL, market)
     assert_same(compute_features(rescaled, ALL, market), features, 1e-6)
-    assert features.drop(columns=["session_gap", "market_beta_63"]).abs().max().max() < 50
+    of_the_market = [name for name in features if name.startswith("market_move_")]  # in moves of one that hardly moves
+    assert features.drop(columns=["session_gap", "market_beta_63", *of_the_market]).abs().max().max() < 50
 
 
 @pytest.mark.parametrize("ticker", ["AAPL", "GOOG", "IBM", "MSFT"])

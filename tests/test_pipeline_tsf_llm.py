@@ -80,7 +80,7 @@ def test_the_frame(pipe, bars, horizon):
 
 
 def test_the_market_reaches_the_features_as_of_the_origin(make_bars, tiny_model):
-    bars, index = make_bars(300, seed=1), make_bars(320, seed=2)
+    bars, index = make_bars(300, seed=1), make_bars(320, ticker="INDEX", seed=2)
     extractor = TsfLlmFeatureExtractor(names=["body", "market_return_5", "market_range"], context_length=36)
     processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(BINS)).fit(bars, market=index)
     pipe = TsfLlmPipeline(model=tiny_model(TsfLlmForCausalLM, num_features=3, **SIZES), processor=processor)
