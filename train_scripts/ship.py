@@ -16,7 +16,6 @@ Design choices:
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,7 +110,9 @@ def stage(source: Path, target: Path, *, half: bool, between: tuple[int, int]) -
         write_json(without_paths(read_json(path)), path)
     for name in BESIDE:
         if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            lines = (source / name).read_text(encoding="utf-8").splitlines()
+            told = [json.dumps(without_paths(json.loads(line))) for line in lines]
+            write_text("".join(f"{line}\n" for line in told), target / name)
     for path in weight_files(target).values():
         path.chmod(0o644)
     if half:
