@@ -94,7 +94,7 @@ def test_killed_and_resumed_equals_uninterrupted(train, prices, small_model, com
             run.wait()
     assert run.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "model.safetensors").exists()
-    assert "%|" in (tmp_path / "log").read_text()  # the progress bar
+    assert "step 4 of 40" in (tmp_path / "log").read_text()  # a line per validation where there is no terminal
     reached = max(int(path.name.split("-")[1]) for path in (tmp_path / "killed").glob("checkpoint-*"))
     assert reached < 40
     train(tmp_path / "killed", **options, resume_from_checkpoint="true")
