@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import logging
 
 from ..bars_tsf_llm import OHLCV
@@ -63,7 +62,7 @@ def joint_forecast(
     tickers = [batch["ticker"][row] for row in rows]
     held = weights_of(weights, tickers, {**batch["skipped"], **left_out})
     settings: dict[str, Any] = {"horizon": horizon, "samples": samples, "seed": seed}
-    alone = {"batch": BatchFeature({key: value for key, value in batch.items() if key != "loading"})}
+    alone = {"batch": type(batch)({key: value for key, value in batch.items() if key != "loading"})}
     frame = pipe.postprocess(pipe.forward(alone, **settings, calibration=calibration), calendar=calendar)
     pipe.check_size(len(batch["ticker"]), batch["past_values"].shape[1], horizon=horizon, samples=samples)
     paths, calibrated = pipe.sample(batch, **settings), pipe.calibration(calibration, horizon)
