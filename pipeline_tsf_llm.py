@@ -12,6 +12,9 @@ Design choices:
 Shapes: B origins, K sampled paths, P steps, Q quantiles, V vocabulary.
 """
 
+from .versions_tsf_llm import CACHE  # first: names below are missing where transformers is too old
+
+# isort: split
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -36,7 +39,6 @@ from .emission_tsf_llm import BarPaths, bar_uniforms, bars_around
 from .feature_extraction_tsf_llm import with_progress
 from .laws_tsf_llm import PiecewiseLaw, every_step, with_laws
 from .processing_tsf_llm import FORECAST_QUANTILES, TsfLlmProcessor, quantile_column
-from .versions_tsf_llm import CACHE
 
 logger = logging.get_logger(__name__)
 TASK = "time-series-forecasting"
@@ -178,9 +180,9 @@ class TsfLlmPipeline(Pipeline):
         calibrated = self.calibration(calibration, horizon)
         if not self.samples_paths:
             return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
-        answer: dict[str, Any] = {"batch": batch, "laws": self.laws(batch, horizon)}
+        answer: dict[str, Any] = {"batch": batch, "laws": self.laws(batch, horizon) if self.law_reach else []}
         if horizon > self.law_reach:
-            if self.model.can_generate() and self.model.config.horizons:
+            if self.law_reach:
                 logger.warning_once(
                     f"This model names the law of steps up to {self.law_reach}: those beyond come from sampled paths."
                 )
@@ -297,8 +299,8 @@ class TsfLlmPipeline(Pipeline):
 
     @property
     def law_reach(self) -> int:
-        """Steps ahead whose law is known without sampling."""
-        return max(self.model.config.horizons or [1]) if self.model.can_generate() else 0
+        """Steps ahead whose law is known without sampling; 0 for folders whose models name the next token alone."""
+        return max(self.model.config.horizons or [0]) if self.model.can_generate() else 0
 
     @property
     def samples_paths(self) -> bool:
@@ -319,7 +321,8 @@ class TsfLlmPipeline(Pipeline):
         ]
         uniforms = uniforms_of(batch, samples, horizon, seed)
         paths = self.processor.path_returns(np.concatenate(tokens), batch)
-        return with_laws(paths, self.laws(batch, horizon), uniforms.view(paths.shape).numpy())
+        laws = self.laws(batch, horizon) if self.law_reach else []
+        return with_laws(paths, laws, uniforms.view(paths.shape).numpy())
 
     def sample_bars(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> BarPaths:
         """Whole bars along sampled paths, whose closes are those of `sample` to the bit.
@@ -380,9 +383,9 @@ class TsfLlmPipeline(Pipeline):
     def laws(self, batch: Any, horizon: int) -> list[PiecewiseLaw]:
         """The law of the cumulative log return (difference) to each step up to `horizon` or the model's last horizon.
 
-        From one forward pass; a model that names no bins has none."""
-        horizon, laws = min(horizon, self.law_reach), []
-        if horizon == 0:
+        From one forward pass. Of a model of tokens alone that of the next bar; one that names no bins has none."""
+        horizon, laws = min(horizon, max(self.law_reach, 1)), []
+        if not self.model.can_generate():
             return []
         for rows in self._chunks(batch, LAWS_AT_ONCE, "laws"):
             laws.append(every_step(self._anchors(rows), horizon))

@@ -282,7 +282,8 @@ def step_laws(
 
     And the paths `[n,K,P]`, where some were needed."""
     if pipe.model.can_generate():
-        laws: list[Law] = [Piecewise.like(law) for law in pipe.laws(batch, horizon)]
+        known = pipe.law_reach or horizon == 1
+        laws: list[Law] = [Piecewise.like(law) for law in pipe.laws(batch, horizon)] if known else []
         if len(laws) == horizon:
             return laws, None
         paths = pipe.sample(batch, horizon=horizon, samples=samples, seed=seed)
