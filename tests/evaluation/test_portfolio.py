@@ -19,7 +19,8 @@ ASKED = {"horizon": 2, "samples": 64}
 @pytest.fixture(scope="module")
 def pipe(small, tiny_model):
     sizes = {"num_features": len(small.feature_extractor.names), "vocab_size": 34, "pad_token_id": 32}
-    return TsfLlmPipeline(model=tiny_model(TsfLlmForCausalLM, **sizes, bar_token_id=33), processor=small)
+    sizes |= {"bar_token_id": 33, "horizons": [1, 5]}
+    return TsfLlmPipeline(model=tiny_model(TsfLlmForCausalLM, **sizes), processor=small)
 
 
 @pytest.fixture(scope="module")
