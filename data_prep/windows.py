@@ -128,13 +128,10 @@ class WindowDataset(Dataset):
         if through is not None:
             allowed &= stamps <= day_end(through, stamps).to_datetime64()
         self.is_label = allowed
-        ends = np.cumsum(sizes)[:-1]
-        self.laws = np.concatenate(
-            [
-                law_labels(one, self.tokenizer, processor.kind, labelled)
-                for one, labelled in zip(series, np.split(allowed, ends), strict=True)
-            ]
-        )
+        self.laws = None
+        if objective == "causal_lm" and self.tokenizer.law_edges:
+            parts = zip(series, np.split(allowed, np.cumsum(sizes)[:-1]), strict=True)
+            self.laws = np.concatenate([law_labels(one, self.tokenizer, processor.kind, part) for one, part in parts])
         last = rows + horizon  # the last label's row
         usable = self.observed & ~np.isnan(self.sigma) & (last < self.end_of)
         usable[usable] &= allowed[last[usable]] & allowed[rows[usable] + 1]
@@ -259,7 +256,7 @@ class WindowDataset(Dataset):
         usable[:, 0] = False
         bar_labels = np.where(usable, self.tokens[rows], -100)
         batch = token_labels(self.tokenizer, bar_labels, mask, self._returns(ahead))
-        if self.laws.shape[1]:
+        if self.laws is not None:
             batch["law_labels"] = np.where((mask & intact)[..., None], self.laws[rows], -100)
         if self.bars is not None:
             *bars, parts = self.bars

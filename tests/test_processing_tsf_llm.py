@@ -281,3 +281,23 @@ def test_a_calibration_travels_with_the_processor(processor, tmp_path):
         TsfLlmProcessor.from_pretrained(tmp_path)
     path.write_text(json.dumps({name: part for name, part in saved.items() if name != "calibration"}))
     assert TsfLlmProcessor.from_pretrained(tmp_path).calibration is None
+
+
+def test_bins_of_no_horizon_know_a_bar_behind_the_fence(make_bars):
+    bars = make_bars(400, seed=1)
+    fence = bars["timestamp"].iloc[250]
+    wild = bars["timestamp"] > fence
+    other = bars.assign(**{name: bars[name].where(~wild, bars[name] * 9) for name in ("open", "high", "low", "close")})
+    ours, theirs = (TsfLlmProcessor(tokenizer=TsfLlmTokenizer(n_bins=32)).fit(one, fence) for one in (bars, other))
+    assert ours.tokenizer.horizons == [1, 5, 20]
+    assert ours.tokenizer.bin_edges == theirs.tokenizer.bin_edges
+    assert ours.tokenizer.law_edges == theirs.tokenizer.law_edges
+
+
+def test_horizons_too_long_for_the_data_are_left_out_unless_asked_for(make_bars, caplog):
+    bars = make_bars(64, seed=1)
+    processor = TsfLlmProcessor(tokenizer=TsfLlmTokenizer(n_bins=32)).fit(bars)
+    assert processor.tokenizer.horizons == [1, 5]
+    assert "too few bars for the law of [20] bars ahead" in caplog.text
+    with pytest.raises(ValueError, match="returns over 20 bars for 32 bins"):
+        TsfLlmProcessor(tokenizer=TsfLlmTokenizer(n_bins=32), horizons=[1, 20]).fit(bars)

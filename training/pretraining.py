@@ -183,13 +183,8 @@ class Pretraining:
             student = make_student(listens, data, teacher, seed=seed)
             return teach(student, teacher, data, listens, own, folder=folder)["valid_loss"]
 
-        told = {
-            **fields,
-            "teacher": [f"{run.what} {run.seed}" for run in runs],
-            **options,
-            "steps": self.args.student_steps,
-        }
-        told |= {"learning_rate": rate}
+        told = {**fields, **options, "steps": self.args.student_steps, "learning_rate": rate}
+        told["teacher"] = [f"{run.what} {run.seed}" for run in runs]
         return self._run("student", seed, folder, told, work)
 
     def _own(self, folder: Path, seed: int) -> SftArguments:

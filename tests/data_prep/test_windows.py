@@ -294,3 +294,30 @@ def test_context_that_cannot_be_dropped_is_refused(processor, bars, make_bars):
     known = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, through=FENCE, market=market)
     with pytest.raises(ValueError, match="reversal_down_score reads the market, and is not zero without one"):
         dataset(known, bars, context_dropout=0.5)
+
+
+# Laws of the horizons
+
+
+@pytest.mark.parametrize("fences", [{"through": FENCE}, {"after": FENCE, "embargo": HORIZON}, {}])
+def test_a_law_label_is_the_bin_of_the_return_to_its_horizon_between_the_fences(processor, bars, fences):
+    data = dataset(processor, bars, **fences)
+    batch, horizons = data.__getitems__(np.arange(len(data))), processor.tokenizer.horizons[1:]
+    context = data.origins[:, None] - np.arange(16)[::-1]
+    series = processor.feature_extractor.encode(bars)
+    close, end = np.concatenate([one.close for one in series]), np.cumsum([len(one.close) for one in series])
+    known = 0
+    for (i, t, j), label in np.ndenumerate(batch["law_labels"].numpy()):
+        row, h = context[i, t], horizons[j]
+        inside = row + h < end[np.searchsorted(end, row, side="right")] and batch["attention_mask"][i, t] > 0
+        if not inside or not (data.is_label[row + 1] and data.is_label[row + h]) or np.isnan(data.sigma[row]):
+            assert label == -100
+            continue
+        z = np.log(close[row + h] / close[row]) / (data.sigma[row] * h**0.5)
+        assert label == processor.tokenizer.encode_returns(np.array([z]), horizon=h)[0]
+        known += 1
+    assert known > 1000
+
+
+def test_heads_need_no_law_labels(processor, bars):
+    assert dataset(processor, bars, "quantile").laws is None

@@ -49,9 +49,11 @@ def two_eras(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def old_model(train, two_eras, tmp_path_factory):
+def old_model(train, two_eras, small_model, tmp_path_factory):
+    """It knows returns alone: whole bars have no rule that turns, and so small a model would forget less by them."""
     folder = tmp_path_factory.mktemp("old")
-    train(folder, **SETTINGS, data=two_eras / "old.csv")
+    fields = json.dumps({**json.loads(small_model), "emits_bars": False})
+    train(folder, **SETTINGS, model_config=fields, data=two_eras / "old.csv")
     return folder
 
 
@@ -86,7 +88,7 @@ def test_what_was_learned_is_kept_better_than_by_naive_fine_tuning(go_on, naive,
     _, report = go_on(**options, report_samples=16)
     forgotten = [one["continual"]["old_loss_after"] - one["continual"]["old_loss_before"] for one in (plain, report)]
     assert forgotten[0] > 0.1  # nothing to keep otherwise
-    assert forgotten[1] < 0.8 * forgotten[0]
+    assert forgotten[1] < 0.7 * forgotten[0]
     assert report["after"]["crps"] < report["before"]["crps"]  # what is new was learned all the same
     assert report["continual"]["old_loss_before"] == plain["continual"]["old_loss_before"]
     assert report["continual"]["replay"] == options["replay"]
