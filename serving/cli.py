@@ -3,6 +3,8 @@
 Exit codes: 0 done, 1 a check failed, 2 the input is wrong (one line on stderr says what, where and what to do).
 """
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -471,6 +473,36 @@ def adapt(
         "decimal": decimal,
     }
     print_adapted(*adapt_model(model, ticker=ticker, out=out, config=config, options=options))
+
+
+@app.command()
+def mcp(
+    model: Model = SHIPPED,
+    market: Market = None,
+    allow_files: Annotated[
+        Path | None, typer.Option(help="Folder whose price files the assistant may read; by default none.")
+    ] = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Serve chat assistants over stdio (MCP): tools to forecast, evaluate, explain and audit, with the verdict inside.
+
+    An assistant starts this itself; docs/mcp.md says what to write into its settings.
+
+    Example: tsf-llm mcp --model shipped --allow-files prices
+    """
+    from .loading import load_pipeline
+
+    try:
+        from .assistant import build
+    except ModuleNotFoundError as error:
+        raise ValueError(f"this needs {error.name}: pip install 'tsf-llm[serve]'") from error
+    if allow_files is not None and not allow_files.is_dir():
+        raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
+    with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
+        beside = market_bars(market, dates, decimal)
+        server = build(load_pipeline(model), market=beside, folder=allow_files)
+    server.run("stdio")
 
 
 def _steps(horizons: str) -> list[int]:
