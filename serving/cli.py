@@ -3,6 +3,8 @@
 Exit codes: 0 done, 1 a check failed, 2 the input is wrong (one line on stderr says what, where and what to do).
 """
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -498,6 +500,34 @@ def serve(
 
     settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout)
     run(model, host=host, port=port, settings=settings)
+
+
+@app.command()
+def mcp(
+    model: Model = SHIPPED,
+    market: Market = None,
+    allow_files: Annotated[
+        Path | None, typer.Option(help="Folder whose price files the assistant may read; by default none.")
+    ] = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Serve chat assistants over stdio (MCP): tools to forecast, evaluate, explain and audit, with the verdict inside.
+
+    An assistant starts this itself; docs/mcp.md says what to write into its settings.
+
+    Example: tsf-llm mcp --model shipped --allow-files prices
+    """
+    check_extra("serve", "mcp")
+    from .assistant import build
+    from .loading import load_pipeline
+
+    if allow_files is not None and not allow_files.is_dir():
+        raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
+    with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
+        beside = market_bars(market, dates, decimal)
+        server = build(load_pipeline(model), market=beside, folder=allow_files)
+    server.run("stdio")
 
 
 def _steps(horizons: str) -> list[int]:
