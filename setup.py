@@ -45,6 +45,7 @@ DATA = [
     "curl_cffi>=0.9",  # 0.7 lacks the exceptions that yfinance names
     "exchange_calendars>=4.5.5",  # the first that admits numpy 2
     "tenacity>=9.0",
+    "filelock>=3.20",  # torch and huggingface_hub bring it
 ]
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
 BASELINES = ["lightgbm>=4.6"]
