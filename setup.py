@@ -124,6 +124,7 @@ setup(
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
         "tsf_llm.evaluation": ["*.html"],
         "tsf_llm.publishing": ["*.md"],
+        "tsf_llm.serving": ["*.html"],
         "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },
     python_requires=">=3.11,<3.14",

@@ -131,6 +131,10 @@ def forecast(
         typer.Option(help='Of the portfolio: "AAPL=0.5,MSFT=0.5", or a CSV file of ticker, weight; else all equal.'),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="HTML file for people: charts, words and an honest verdict, offline, to forward."),
+    ] = None,
     ohlcv: Annotated[
         bool,
         typer.Option("--ohlcv", help="Whole bars: quantiles of open, high, low, volume; OUT.risk.json beside it."),
