@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, CheckedBars, Kind, split_tickers
+from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, split_tickers
 from ..common.files import check_free, claim, write_json, write_text
 from ..common.provenance import provenance
 from ..feature_extraction_tsf_llm import EncodedSeries
@@ -54,8 +54,14 @@ class Outcomes:
 
 
 def reconcile(
-    path: Path, bars: pd.DataFrame, *, kind: Kind, out: Path, tickers: Sequence[str] | None = None,
-    num_proc: int = 1, strict: bool = False,
+    path: Path,
+    bars: pd.DataFrame,
+    *,
+    kind: Kind,
+    out: Path,
+    tickers: Sequence[str] | None = None,
+    num_proc: int = 1,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Scores the record with the outcomes in the bars, writes `FILES` and returns the content of the first.
 
@@ -155,13 +161,7 @@ def _beside(rows: pd.DataFrame, one: EncodedSeries, kind: Kind) -> pd.DataFrame:
     known = np.cumsum(one.observed)[at]
     usable = (one.timestamp[at] == origin) & one.observed[at] & (known > np.maximum(VOLATILITY_WINDOW, step))
     state = np.select(
-        [
-            one.timestamp[at] != origin,
-            ~one.observed[at],
-            ~usable,
-            at + step > last,
-            ~one.observed[then],
-        ],
+        [one.timestamp[at] != origin, ~one.observed[at], ~usable, at + step > last, ~one.observed[then]],
         [
             "the data have no bar at the origin",
             "the bar at the origin has no close",
@@ -242,9 +242,7 @@ class Findings:
     parts: list[Part]
 
 
-def findings(
-    outcomes: Outcomes, series: Mapping[str, EncodedSeries], kind: Kind, *, num_proc: int = 1
-) -> Findings:
+def findings(outcomes: Outcomes, series: Mapping[str, EncodedSeries], kind: Kind, *, num_proc: int = 1) -> Findings:
     """All that the record says by now."""
     rows, is_late = outcomes.rows, outcomes.rows["late"].notna()
     parts, failed = [], {}
@@ -295,7 +293,9 @@ def _parts(
     unit[place.loc[list(zip(rows["ticker"], rows["at"], strict=True))]] = rows["unit"]
     names = BASELINES[kind.name]
     found, failed = run(choose(names, kind), panel, steps, outcome, unit, num_proc=num_proc)
-    positions = pd.Series(np.arange(len(outcomes.scored.losses)), outcomes.rows.index[outcomes.rows["state"] == SCORED])
+    positions = pd.Series(
+        np.arange(len(outcomes.scored.losses)), outcomes.rows.index[outcomes.rows["state"] == SCORED]
+    )
     parts = []
     for (*model, step), part in scored.groupby([*MODEL, "step"], sort=False):
         theirs = place.loc[list(zip(part["ticker"], part["at"], strict=True))].to_numpy()

@@ -126,7 +126,9 @@ class Chain:
         *content, previous, own = row
         number, made_at = content[0], content[1]
         if self.sound and (number != self.rows + 1 or previous != self.head):
-            self._break(self.rows + 1, f"row {number} does not follow row {self.rows}: rows are missing or were replaced")
+            self._break(
+                self.rows + 1, f"row {number} does not follow row {self.rows}: rows are missing or were replaced"
+            )
         if self.sound and not _is_as_written(content, previous, own):
             self._break(number, f"row {number} is not as it was written")
         self.backwards += self.sound and made_at < self.made_at
@@ -155,9 +157,7 @@ class TrackRecord:
             with self._opened("rw") as connection:
                 self._check(connection)
 
-    def append(
-        self, frame: pd.DataFrame, bars: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
-    ) -> Appended:
+    def append(self, frame: pd.DataFrame, bars: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]) -> Appended:
         """Writes the rows of a forecast.
 
         Args:
@@ -218,11 +218,15 @@ class TrackRecord:
         except sqlite3.OperationalError as error:
             raise ValueError(f"{self.path}: {error}; check the file, its folder and the disk") from error
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.path} is no track record, or a broken one ({error}): name another file") from error
+            raise ValueError(
+                f"{self.path} is no track record, or a broken one ({error}): name another file"
+            ) from error
 
     def _check(self, connection: sqlite3.Connection, *, make: bool = False) -> None:
         """Raises ValueError for a file of something else; an empty one can be made ours."""
-        own, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+        own, version = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
         if make and not (own or version or connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]):
             for sql in (*TABLES.values(), *GUARDS.values()):
                 connection.execute(sql)
@@ -232,9 +236,13 @@ class TrackRecord:
         if own != APPLICATION:
             raise ValueError(f"{self.path} is a database of something else, not a track record: name another file")
         if version != SCHEMA or _sql(connection, "forecasts") != TABLES["forecasts"]:
-            raise ValueError(f"{self.path} is a track record of another version ({version}): use the tsf-llm that wrote it")
+            raise ValueError(
+                f"{self.path} is a track record of another version ({version}): use the tsf-llm that wrote it"
+            )
         if make and (lost := [name for name, sql in GUARDS.items() if _sql(connection, name) != sql]):
-            raise ValueError(f"{self.path}: its guard {lost[0]} was taken away, so nothing is added; start a new record")
+            raise ValueError(
+                f"{self.path}: its guard {lost[0]} was taken away, so nothing is added; start a new record"
+            )
 
 
 @dataclass(frozen=True)
