@@ -257,10 +257,10 @@ def test_bars_that_have_become_rare_are_refused(pipe, make_bars):
     weekly = [
         bars[-1:].assign(timestamp=bars["timestamp"].iloc[-1] + pd.Timedelta(weeks=week)) for week in range(1, 13)
     ]
-    for bar in weekly[:6]:
+    for bar in weekly[:7]:
         stream.update(bar)
     with pytest.raises(ValueError, match="bars have become rare"):
-        stream.update(weekly[-1])
+        stream.update(weekly[7])
 
 
 def test_a_jump_is_told_once(stream, panel, warnings_of):
