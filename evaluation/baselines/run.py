@@ -54,10 +54,13 @@ def run(
     *,
     num_proc: int = 1,
     progress: bool = True,
+    keep: bool = True,
 ) -> tuple[dict[str, dict[int, Scored]], dict[str, str]]:
-    """Each baseline's forecasts by step, scored on outcomes `[n,P]` in units `[n]`; and what failed, by name."""
+    """Each baseline's forecasts by step, scored on outcomes `[n,P]` in units `[n]`; and what failed, by name.
+
+    Unless `keep`, nothing is taken from the disk or left on it."""
     tasks = [task for one in baselines for task in _tasks(one, panel, outcome, unit)]
-    answers = Parallel(n_jobs=num_proc, return_as="generator")(delayed(_answer)(task, steps) for task in tasks)
+    answers = Parallel(n_jobs=num_proc, return_as="generator")(delayed(_answer)(task, steps, keep) for task in tasks)
     bar = tqdm(
         answers, total=len(tasks), desc="baselines", unit="fit", disable=None if progress else True, leave=False
     )
@@ -107,9 +110,10 @@ def _told(reasons: Sequence[str], count: int) -> str:
     return reasons[0] if len(reasons) == 1 == count else f"{len(reasons)} of {count} series: {'; '.join(reasons[:3])}"
 
 
-def _answer(task: Task, steps: Sequence[int]) -> dict[int, Scored] | str:
+def _answer(task: Task, steps: Sequence[int], keep: bool) -> dict[int, Scored] | str:
     """What a task gives, from the disk where it is there; or why it failed."""
-    path = None if task.baseline.refit == NEVER else cache_folder() / f"{_key(task, steps)}.safetensors"
+    kept_on_disk = keep and task.baseline.refit != NEVER
+    path = cache_folder() / f"{_key(task, steps)}.safetensors" if kept_on_disk else None
     if path is not None and (kept := _kept(path, steps)) is not None:
         return kept
     try:

@@ -7,27 +7,6 @@ import pandas as pd
 import pytest
 
 from tsf_llm.data_prep.tables import SAMPLE_FILE, SAMPLE_INDEX
-from tsf_llm.indicators_tsf_llm import FEATURES
-from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS
-
-
-def test_forecast_writes_the_contract(run, model, tmp_path):
-    out, plot = tmp_path / "deep" / "forecast.csv", tmp_path / "fan.png"
-    options = ["--model", model, "--data", "sample", "--ticker", "AAPL", "--horizon", 3, "--out", out]
-    code, _, _ = run("forecast", *options, "--as-of", "2012-06-29", "--plot", plot, "--samples", 64)
-    frame = pd.read_csv(out, parse_dates=["origin", "timestamp"])
-    assert code == 0
-    assert list(frame.columns) == FORECAST_COLUMNS
-    assert frame["step"].tolist() == [1, 2, 3]
-    assert (frame["origin"] == "2012-06-29").all()
-    assert frame["timestamp"].dt.strftime("%F").tolist() == ["2012-07-02", "2012-07-03", "2012-07-05"]  # no 4 July
-    quantiles = frame[[name for name in FORECAST_COLUMNS if name[0] == "q"]].to_numpy()
-    assert (np.diff(quantiles) > 0).all()
-    assert frame["p_up"].between(0, 1).all()
-    assert plot.exists()
-    first = out.read_bytes()
-    run("forecast", *options, "--as-of", "2012-06-29", "--samples", 64)
-    assert out.read_bytes() == first
 
 
 def test_evaluate_writes_rows_and_plots(run, model, tmp_path):
@@ -207,58 +186,6 @@ def test_a_market_is_refused_by_a_model_that_reads_none(run, model, tmp_path):
     assert "no feature of this processor reads it" in error
 
 
-def test_audit_passes_on_the_sample(run, model):
-    code, text, _ = run("audit", "--data", "sample", "--ticker", "IBM,FB", "--cuts", 6)
-    report = json.loads(text)
-    assert (code, report["passed"], report["features"]) == (0, True, len(FEATURES))
-    code, text, _ = run("audit", "--data", "sample", "--ticker", "IBM", "--model", model, "--cuts", 6)
-    assert (code, json.loads(text)["passed"]) == (0, True)
-
-
-def test_audit_says_what_it_would_have_found(run, tmp_path):
-    own, broken = tmp_path / "own.py", tmp_path / "broken.py"
-    head = "from tsf_llm.indicators_tsf_llm import feature\n\n\n"
-    own.write_text(head + "@feature(group='mine', lookback=1)\ndef halved(bars):\n    return bars.no_such_column\n")
-    broken.write_text("import a_module_that_is_not_there\n")
-    chosen = ["--data", "sample", "--ticker", "IBM"]
-    try:
-        code, _, error = run("audit", *chosen, "--features", own)
-    finally:
-        FEATURES.pop("halved", None)
-    assert code == 2
-    assert "IBM: feature 'halved' raised AttributeError: " in error
-    for options, says in (
-        (["--features", broken], "broken.py cannot be run: ModuleNotFoundError: No module named 'a_module_that"),
-        (["--cuts", "some"], "--cuts some: give a number of bars of each ticker, 1 or more, or all"),
-    ):
-        code, _, error = run("audit", *chosen, *options)
-        assert (code, says in error) == (2, True), error
-    code, text, error = run("audit", *chosen, "--cuts", 7)
-    report = json.loads(text)["prefix_invariance"]
-    assert (code, report["cuts_per_ticker"]) == (0, 7)
-    assert "would have been found with probability 99%: a leak on at least 48.21% of rows" in error
-    assert report["found_from_share"] == pytest.approx(1 - 0.01 ** (1 / 7), abs=1e-6)
-
-
-def test_audit_fails_on_tomorrows_close(run, tmp_path):
-    from tsf_llm.indicators_tsf_llm import FEATURES
-
-    leak = tmp_path / "my_features.py"
-    leak.write_text(
-        "from tsf_llm.indicators_tsf_llm import feature\n\n"
-        "@feature(group='mine', lookback=0, formula='tomorrow')\n"
-        "def tomorrow(bars):\n    return bars.close.shift(-1) / bars.close\n"
-    )
-    try:
-        code, text, error = run("audit", "--data", "sample", "--ticker", "IBM", "--features", leak, "--cuts", 6)
-    finally:
-        FEATURES.pop("tomorrow", None)
-    assert code == 1
-    assert [found["feature"] for found in json.loads(text)["prefix_invariance"]["leaks"]] == ["tomorrow"]
-    assert json.loads(text)["random_walk"]["passed"] is False
-    assert "tomorrow" in error
-
-
 SAMPLE = ["--data", "sample"]
 FORECAST = ["forecast", "--horizon", 5, "--out", "forecast.csv"]
 EVALUATE = ["evaluate", "--horizon", 5, "--out", "evaluation"]
@@ -346,22 +273,6 @@ def test_the_commands_take_a_plain_series(run, train, loads, tmp_path):
     assert (code, "--value" in error) == (2, True)
     code, _, error = run("forecast", *chosen[:2], "--data", "sample", "--horizon", 2, "--out", out)
     assert (code, len(error.strip().splitlines())) == (2, 1)
-
-
-def test_forecast_writes_parquet_where_the_name_says_so(run, model, tmp_path):
-    options = ["--model", model, "--data", "sample", "--ticker", "AAPL", "--horizon", 2, "--samples", 8]
-    assert run("forecast", *options, "--out", tmp_path / "a.parquet")[0] == 0
-    assert run("forecast", *options, "--out", tmp_path / "a.csv")[0] == 0
-    parquet, csv = pd.read_parquet(tmp_path / "a.parquet"), pd.read_csv(tmp_path / "a.csv", parse_dates=["timestamp"])
-    np.testing.assert_allclose(parquet["mean"], csv["mean"])
-    for words, says in {
-        ("--out", tmp_path): "is a folder, and a file is to be written",
-        ("--out", tmp_path / "a.xlsx"): "must end in .csv or .parquet",
-        ("--out", tmp_path / "b.csv", "--plot", tmp_path / "b.jpg"): "must end in .png",
-    }.items():
-        code, _, error = run("forecast", *options, *words)
-        assert (code, error.count("\n")) == (2, 1)
-        assert says in error
 
 
 def test_a_key_of_an_unknown_name_is_named_and_taken(run, model, make_bars, tmp_path):
