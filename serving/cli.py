@@ -31,6 +31,7 @@ from .options import (
     Ticker,
     Time,
     Value,
+    check_extra,
     market_bars,
     names,
 )
@@ -471,6 +472,32 @@ def adapt(
         "decimal": decimal,
     }
     print_adapted(*adapt_model(model, ticker=ticker, out=out, config=config, options=options))
+
+
+@app.command()
+def serve(
+    model: Model = SHIPPED,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is reached from elsewhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 60.0,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of this origin; may be repeated.")
+    ] = None,
+) -> None:
+    """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
+
+    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
+
+    Example: tsf-llm serve --model shipped --port 8000, then: curl -H "Content-Type: application/json"
+    -d @request.json http://127.0.0.1:8000/v1/forecast with {"bars": [{"timestamp": ..., "open": ..., "high": ...,
+    "low": ..., "close": ..., "volume": ...}, ...], "horizon": 5} in request.json
+    """
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    from .http.run import name_of, run, token
+    from .http.settings import Settings
+
+    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout)
+    run(model, host=host, port=port, settings=settings)
 
 
 def _steps(horizons: str) -> list[int]:
