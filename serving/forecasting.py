@@ -19,6 +19,7 @@ from .bars import Barriers, forecast_bars, risk_file, write_risk
 from .joint import joint_file, print_joint, read_weights
 from .loading import load_pipeline
 from .options import market_bars, names
+from .record import Recorder
 
 SAMPLES, JOINT_SAMPLES = 256, 1024  # paths, where none are asked for
 
@@ -39,6 +40,7 @@ class Request:
     joint: bool
     weights: str | None
     plot: Path | None
+    log: Path | None
     ohlcv: bool
     levels: str | None
     stop: float | None
@@ -61,6 +63,8 @@ class Request:
             raise ValueError("--weights are those of a portfolio: add --joint")
         if self.joint and self.ohlcv:
             raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
+        if self.log is not None and self.log.resolve() in (self.out.resolve(), joint_file(self.out).resolve()):
+            raise ValueError(f"--log {self.log} is --out too: name another file for the track record")
         for path in self.written:
             check_apart(path, self.data, names(self.market), self.weights)
         if self.as_of is not None:
@@ -70,7 +74,8 @@ class Request:
     @property
     def written(self) -> list[Path]:
         """The files that the run writes."""
-        return [self.out, *([self.plot] if self.plot else []), *([joint_file(self.out)] if self.joint else [])]
+        joint = joint_file(self.out) if self.joint else None
+        return [self.out, *(path for path in (self.plot, self.log, joint) if path is not None)]
 
     @property
     def columns(self) -> Columns:
@@ -104,8 +109,11 @@ def run(request: Request) -> None:
     pipe.calibration(request.calibration, request.horizon)  # refuses before the data is read
     if request.ohlcv:
         pipe.check_emits_bars()
+    recorder = None if request.log is None else Recorder(pipe, request.model, request.log)
     bars = read_bars_of(request, pipe)
     asked, risk = request.asked(), {}
+    if recorder is not None:
+        asked["quantile_levels"] = recorder.levels
     if request.joint:
         frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
         write_table(table, joint_file(request.out))
@@ -114,6 +122,9 @@ def run(request: Request) -> None:
         frame, risk = forecast_bars(pipe, bars, barriers, **asked)
     else:
         frame = pipe(bars, **asked)
+    if recorder is not None:  # before anybody sees it
+        frame, logged = recorder.append(frame, bars, asked)
+        typer.echo(f"{request.log}: {logged}")
     write_table(frame, request.out)
     if request.plot is not None:
         draw(frame, bars, request.plot)
