@@ -113,7 +113,8 @@ def run(request: Request) -> None:
     if request.ohlcv:
         pipe.check_emits_bars()
     bars = read_bars_of(request, pipe)
-    asked, risk, table = request.asked(), {}, None
+    asked, table = request.asked(), None
+    risk: dict[str, Any] = {}
     if request.joint:
         frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
         write_table(table, joint_file(request.out))
@@ -165,10 +166,12 @@ def report(
     assert request.report is not None
     id = pipe.processor.feature_extractor.series_kind.id
     drawn = bars[bars[id].isin(frame["ticker"].unique()[:DRAWN])]
-    options = {"seed": request.seed, "samples": request.samples or SAMPLES, "calibration": request.calibration}
-    told["verdict"] = own_verdict(
-        pipe, drawn, horizon=request.horizon, market=market, as_of=request.as_of, **options
-    )
+    options: dict[str, Any] = {
+        "seed": request.seed,
+        "samples": request.samples or SAMPLES,
+        "calibration": request.calibration,
+    }
+    told["verdict"] = own_verdict(pipe, drawn, horizon=request.horizon, market=market, as_of=request.as_of, **options)
     told |= {"model": request.model, "command": shlex.join(["tsf-llm", *sys.argv[1:]])}
     write_report(request.report, frame, bars, pipe=pipe, **told)
     typer.echo(f"report written to {request.report}")
