@@ -117,6 +117,7 @@ setup(
         "tsf_llm.original",
         "tsf_llm.train_scripts",
         "tsf_llm.serving",
+        "tsf_llm.serving.http",
         "tsf_llm.benchmarks",
     ],
     package_data={
