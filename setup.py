@@ -45,6 +45,7 @@ DATA = [
     "curl_cffi>=0.9",  # 0.7 lacks the exceptions that yfinance names
     "exchange_calendars>=4.5.5",  # the first that admits numpy 2
     "tenacity>=9.0",
+    "filelock>=3.20",  # torch and huggingface_hub bring it
 ]
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
 BASELINES = ["lightgbm>=4.6"]
@@ -116,12 +117,14 @@ setup(
         "tsf_llm.original",
         "tsf_llm.train_scripts",
         "tsf_llm.serving",
+        "tsf_llm.serving.http",
         "tsf_llm.benchmarks",
     ],
     package_data={
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
         "tsf_llm.evaluation": ["*.html"],
         "tsf_llm.publishing": ["*.md"],
+        "tsf_llm.serving": ["*.html"],
         "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },
     python_requires=">=3.11,<3.14",

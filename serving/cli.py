@@ -3,6 +3,8 @@
 Exit codes: 0 done, 1 a check failed, 2 the input is wrong (one line on stderr says what, where and what to do).
 """
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +33,7 @@ from .options import (
     Ticker,
     Time,
     Value,
+    check_extra,
     market_bars,
     names,
 )
@@ -128,6 +131,10 @@ def forecast(
         typer.Option(help='Of the portfolio: "AAPL=0.5,MSFT=0.5", or a CSV file of ticker, weight; else all equal.'),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="HTML file for people: charts, words and an honest verdict, offline, to forward."),
+    ] = None,
     ohlcv: Annotated[
         bool,
         typer.Option("--ohlcv", help="Whole bars: quantiles of open, high, low, volume; OUT.risk.json beside it."),
@@ -471,6 +478,60 @@ def adapt(
         "decimal": decimal,
     }
     print_adapted(*adapt_model(model, ticker=ticker, out=out, config=config, options=options))
+
+
+@app.command()
+def serve(
+    model: Model = SHIPPED,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is reached from elsewhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 60.0,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of this origin; may be repeated.")
+    ] = None,
+) -> None:
+    """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
+
+    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
+
+    Example: tsf-llm serve --model shipped --port 8000, then: curl -H "Content-Type: application/json"
+    -d @request.json http://127.0.0.1:8000/v1/forecast with {"bars": [{"timestamp": ..., "open": ..., "high": ...,
+    "low": ..., "close": ..., "volume": ...}, ...], "horizon": 5} in request.json
+    """
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    from .http.run import name_of, run, token
+    from .http.settings import Settings
+
+    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout)
+    run(model, host=host, port=port, settings=settings)
+
+
+@app.command()
+def mcp(
+    model: Model = SHIPPED,
+    market: Market = None,
+    allow_files: Annotated[
+        Path | None, typer.Option(help="Folder whose price files the assistant may read; by default none.")
+    ] = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Serve chat assistants over stdio (MCP): tools to forecast, evaluate, explain and audit, with the verdict inside.
+
+    An assistant starts this itself; docs/mcp.md says what to write into its settings.
+
+    Example: tsf-llm mcp --model shipped --allow-files prices
+    """
+    check_extra("serve", "mcp")
+    from .assistant import build
+    from .loading import load_pipeline
+
+    if allow_files is not None and not allow_files.is_dir():
+        raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
+    with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
+        beside = market_bars(market, dates, decimal)
+        server = build(load_pipeline(model), market=beside, folder=allow_files)
+    server.run("stdio")
 
 
 def _steps(horizons: str) -> list[int]:

@@ -17,6 +17,7 @@ MOST_LINES = 950
 WITHOUT_A_SOURCE = {  # tests of what several files do together
     "test_conformance",
     "test_covariates",
+    "test_deploy",
     "test_distributed",
     "test_fences",
     "test_fuzz",
