@@ -533,9 +533,11 @@ def serve(
 
     Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
 
-    Example: tsf-llm serve --model shipped --port 8000, then: curl -H "Content-Type: application/json"
-    -d @request.json http://127.0.0.1:8000/v1/forecast with {"bars": [{"timestamp": ..., "open": ..., "high": ...,
-    "low": ..., "close": ..., "volume": ...}, ...], "horizon": 5} in request.json
+    Ask it with: curl -H "Content-Type: application/json" -d @request.json http://127.0.0.1:8000/v1/forecast and, in
+    request.json, {"bars": [{"timestamp": ..., "open": ..., "high": ..., "low": ..., "close": ..., "volume": ...}, ...],
+    "horizon": 5}
+
+    Example: tsf-llm serve --model shipped --port 8000
     """
     check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     from .http.run import name_of, run, token
