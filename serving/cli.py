@@ -482,6 +482,9 @@ def mcp(
     allow_files: Annotated[
         Path | None, typer.Option(help="Folder whose price files the assistant may read; by default none.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
+    ] = None,
     dates: Dates = None,
     decimal: Decimal = None,
 ) -> None:
@@ -492,6 +495,7 @@ def mcp(
     Example: tsf-llm mcp --model shipped --allow-files prices
     """
     from .loading import load_pipeline
+    from .symbols import Symbols
 
     try:
         from .assistant import build
@@ -499,9 +503,11 @@ def mcp(
         raise ValueError(f"this needs {error.name}: pip install 'tsf-llm[serve]'") from error
     if allow_files is not None and not allow_files.is_dir():
         raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
+    if source not in (None, "yahoo"):
+        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
     with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
-        beside = market_bars(market, dates, decimal)
-        server = build(load_pipeline(model), market=beside, folder=allow_files)
+        beside, symbols = market_bars(market, dates, decimal), Symbols() if source else None
+        server = build(load_pipeline(model), market=beside, folder=allow_files, symbols=symbols)
     server.run("stdio")
 
 
