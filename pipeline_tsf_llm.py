@@ -175,12 +175,16 @@ class TsfLlmPipeline(Pipeline):
         samples: int = 256,
         seed: int = 0,
         calibration: str = "auto",
+        laws: list[PiecewiseLaw] | None = None,
     ) -> dict[str, Any]:
+        """`laws` are those of the horizon, where a caller that joins batches has them already."""
         horizon = horizon or self.reach
         calibrated = self.calibration(calibration, horizon)
         if not self.samples_paths:
             return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
-        answer: dict[str, Any] = {"batch": batch, "laws": self.laws(batch, horizon) if self.law_reach else []}
+        if laws is None:
+            laws = self.laws(batch, horizon) if self.law_reach else []
+        answer: dict[str, Any] = {"batch": batch, "laws": laws}
         if horizon > self.law_reach:
             if self.law_reach:
                 logger.warning_once(

@@ -33,6 +33,7 @@ from .options import (
     Ticker,
     Time,
     Value,
+    check_extra,
     market_bars,
     names,
 )
@@ -130,6 +131,10 @@ def forecast(
         typer.Option(help='Of the portfolio: "AAPL=0.5,MSFT=0.5", or a CSV file of ticker, weight; else all equal.'),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="HTML file for people: charts, words and an honest verdict, offline, to forward."),
+    ] = None,
     ohlcv: Annotated[
         bool,
         typer.Option("--ohlcv", help="Whole bars: quantiles of open, high, low, volume; OUT.risk.json beside it."),
@@ -476,6 +481,32 @@ def adapt(
 
 
 @app.command()
+def serve(
+    model: Model = SHIPPED,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is reached from elsewhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 60.0,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of this origin; may be repeated.")
+    ] = None,
+) -> None:
+    """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
+
+    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
+
+    Example: tsf-llm serve --model shipped --port 8000, then: curl -H "Content-Type: application/json"
+    -d @request.json http://127.0.0.1:8000/v1/forecast with {"bars": [{"timestamp": ..., "open": ..., "high": ...,
+    "low": ..., "close": ..., "volume": ...}, ...], "horizon": 5} in request.json
+    """
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    from .http.run import name_of, run, token
+    from .http.settings import Settings
+
+    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout)
+    run(model, host=host, port=port, settings=settings)
+
+
+@app.command()
 def mcp(
     model: Model = SHIPPED,
     market: Market = None,
@@ -494,13 +525,11 @@ def mcp(
 
     Example: tsf-llm mcp --model shipped --allow-files prices
     """
+    check_extra("serve", "mcp")
+    from .assistant import build
     from .loading import load_pipeline
     from .symbols import Symbols
 
-    try:
-        from .assistant import build
-    except ModuleNotFoundError as error:
-        raise ValueError(f"this needs {error.name}: pip install 'tsf-llm[serve]'") from error
     if allow_files is not None and not allow_files.is_dir():
         raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
     if source not in (None, "yahoo"):

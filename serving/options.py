@@ -1,5 +1,6 @@
 """The options that commands share, and what is read from their words."""
 
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -62,3 +63,9 @@ def market_bars(market: str | None, dates: str | None, decimal: str | None) -> A
     from ..data_prep.sources import read_market
 
     return None if market is None else read_market(names(market) or [], dates=dates, decimal=decimal)
+
+
+def check_extra(extra: str, *packages: str) -> None:
+    """Raises ValueError where a package of an extra is not installed."""
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise ValueError(f'{", ".join(missing)} is not installed: pip install "tsf-llm[{extra}]"')

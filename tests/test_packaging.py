@@ -22,6 +22,7 @@ SUBPACKAGES = [
     "original",
     "train_scripts",
     "serving",
+    "serving/http",
     "benchmarks",
 ]
 PACKAGING = ["setup.py", "pyproject.toml", "LICENSE", "NOTICE", "README.md"]

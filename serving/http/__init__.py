@@ -1,0 +1,1 @@
+"""`tsf-llm serve`: forecasts over HTTP."""

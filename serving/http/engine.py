@@ -1,0 +1,168 @@
+"""One model, many clients: features in threads, model passes shared by the requests that wait together.
+
+Design choices:
+* The model runs in one thread, everything else in a few others: the event loop never waits.
+* Steps with a law share a pass: the windows of all that wait, of one length, are stacked. Sampled paths go alone, each
+  request being a batch of them already.
+* The weights are float64 here. Which other rows share a pass changes the last bits of a float32 answer, but not the
+  digits that are printed of a float64 one: an answer does not depend on who else asked.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import pandas as pd
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+
+from ...laws_tsf_llm import PiecewiseLaw
+from ...pipeline_tsf_llm import TsfLlmPipeline
+from .errors import refused
+from .metrics import Metrics
+from .settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+COLUMNS = ("past_values", "attention_mask", "input_ids", "scale", "last_close", "ticker", "origin")  # that laws want
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A request for laws, `laws` being one per step up to its horizon."""
+
+    batch: BatchFeature
+    horizon: int
+    laws: "asyncio.Future[list[PiecewiseLaw]]"
+    pass_rows: int = 0  # of the pass that answered it
+
+    def __len__(self) -> int:
+        return len(self.batch["ticker"])
+
+    @property
+    def length(self) -> int:
+        return self.batch["past_values"].shape[1]
+
+
+class Engine:
+    """The pipeline, for many requests at one time."""
+
+    def __init__(self, pipe: TsfLlmPipeline, settings: Settings, metrics: Metrics):
+        self.pipe, self.settings, self.metrics = exact(pipe), settings, metrics
+        self._model = ThreadPoolExecutor(1, "model")
+        self._workers = ThreadPoolExecutor(settings.workers, "worker")
+        self._waiting: list[Waiting] = []
+        self._passing: asyncio.Task[None] | None = None
+
+    async def in_model_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Whatever runs the model goes through here, one at a time; a ValueError is told to the client."""
+        return await self._in(self._model, function, *args, **kwargs)
+
+    async def in_worker(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Work beside the model; a ValueError is told to the client."""
+        return await self._in(self._workers, function, *args, **kwargs)
+
+    async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))
+        except ValueError as error:
+            raise refused(error) from error
+
+    async def forecast(self, read: Callable[[], dict[str, Any]], **asked: Any) -> tuple[pd.DataFrame, int]:
+        """The frame of `pipe(bars, **asked)`, and how many series shared its model pass.
+
+        `read` gives `bars`, and further arguments of the pipeline's `preprocess`, as `market`."""
+        preprocess, forward, postprocess = await self.in_worker(self.pipe._sanitize_parameters, **asked)
+        horizon = forward["horizon"] = forward.get("horizon") or self.pipe.reach
+        await self.in_worker(self.pipe.calibration, forward.get("calibration", "auto"), horizon)
+        batch = await self.in_worker(lambda: self.pipe.preprocess(**read(), **preprocess)["batch"])
+        rows = len(batch["ticker"])
+        if horizon <= self.pipe.law_reach:
+            waiting = await self._shared(batch, horizon)
+            forward["laws"], rows = waiting.laws.result(), waiting.pass_rows
+            outputs = await self.in_worker(self.pipe._forward, {"batch": batch}, **forward)
+        else:
+            outputs = await self.in_model_thread(self.pipe._forward, {"batch": batch}, **forward)
+        return await self.in_worker(self.pipe.postprocess, outputs, **postprocess), rows
+
+    # --- shared passes
+
+    async def _shared(self, batch: BatchFeature, horizon: int) -> Waiting:
+        """Waits for a pass that has these rows in it."""
+        waiting = Waiting(batch, horizon, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if self._passing is None or self._passing.done():
+            self._passing = asyncio.create_task(self._pass_all())
+        try:
+            await waiting.laws
+        except ValueError as error:
+            raise refused(error) from error
+        return waiting
+
+    async def _pass_all(self) -> None:
+        await asyncio.sleep(self.settings.window)
+        while group := self._together():
+            for each in self._tries(group):
+                try:
+                    all_laws = await self._in(self._model, self._laws, each)
+                except Exception as error:
+                    if len(each) == 1 and not each[0].laws.done():
+                        each[0].laws.set_exception(error)
+                    continue
+                for waiting, laws in zip(each, all_laws, strict=True):
+                    if not waiting.laws.done():
+                        waiting.laws.set_result(laws)
+
+    def _tries(self, group: list[Waiting]) -> Iterator[list[Waiting]]:
+        """All at once; and, if that failed, each by itself, so that one cannot spoil the others' answers."""
+        yield group
+        for waiting in group:
+            if not waiting.laws.done():
+                yield [waiting]
+
+    def _together(self) -> list[Waiting]:
+        """The first that waits and those that fit beside it: windows of one length, in the order they came."""
+        self._waiting = [one for one in self._waiting if not one.laws.done()]  # the others' clients are gone
+        group: list[Waiting] = []
+        for one in self._waiting:
+            fits = not group or sum(map(len, group)) + len(one) <= self.settings.batch_rows
+            if fits and (not group or one.length == group[0].length):
+                group.append(one)
+        self._waiting = [one for one in self._waiting if one not in group]
+        return group
+
+    def _laws(self, group: list[Waiting]) -> list[list[PiecewiseLaw]]:
+        """One model pass."""
+        rows = sum(map(len, group))
+        self.metrics.passes.inc()
+        self.metrics.batch_rows.observe(rows)
+        self.metrics.batch_requests.observe(len(group))
+        steps = self.pipe.laws(stacked([one.batch for one in group]), max(one.horizon for one in group))
+        answers, start = [], 0
+        for one in group:
+            end, one.pass_rows = start + len(one), rows
+            answers.append(
+                [PiecewiseLaw(law.values[start:end], law.levels[start:end]) for law in steps[: one.horizon]]
+            )
+            start = end
+        return answers
+
+
+def stacked(batches: list[BatchFeature]) -> BatchFeature:
+    """The rows of several batches of one length."""
+    parts = {name: [batch[name] for batch in batches] for name in COLUMNS}
+    return BatchFeature(
+        {
+            name: torch.cat(part) if torch.is_tensor(part[0]) else [cell for cells in part for cell in cells]
+            for name, part in parts.items()
+        }
+    )
+
+
+def exact(pipe: TsfLlmPipeline) -> TsfLlmPipeline:
+    """The pipeline with float64 weights, whose rows do not change a printed digit of one another."""
+    pipe.model.set_experts_implementation("eager")  # torch's grouped product knows no float64
+    pipe.model.double()
+    return pipe

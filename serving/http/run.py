@@ -1,0 +1,71 @@
+"""What `tsf-llm serve` does: open the model, take the port, answer until it is told to stop."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from ...training.models import public_name
+from ..loading import load_pipeline
+from .app import create_app
+from .guard import write_log
+from .settings import TOKEN, Settings, is_local
+
+
+def run(model: str, *, host: str, port: int, settings: Settings) -> None:
+    """Answers until SIGTERM or Ctrl-C, and what is in flight then.
+
+    Raises:
+        ValueError: the port is taken, or the host is no address of this machine.
+    """
+    with listening(host, port) as taken:
+        pipe = load_pipeline(model)
+        app = create_app(pipe, settings)
+        write_log()
+        if settings.token is None and not is_local(host):
+            print(f"tsf-llm: {host} is reached from elsewhere, and no {TOKEN} is set", file=sys.stderr)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"tsf-llm: {settings.name} at http://{shown}:{taken.getsockname()[1]} (Ctrl-C ends)", flush=True)
+        serve(app, taken, settings)
+
+
+def serve(app: FastAPI, taken: socket.socket, settings: Settings) -> None:
+    """Until a signal; uvicorn raises it again when all is answered, and that is a good end."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws_max_size=settings.max_body,
+        timeout_graceful_shutdown=int(settings.timeout) + 1,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[taken])
+    except KeyboardInterrupt:
+        return
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 takes a free one.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, UnicodeError, OverflowError) as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and (error.errno or 0) > 0 else error
+        raise ValueError(f"--host {host} --port {port}: {why}; choose another, or stop what listens there") from None
+
+
+def token() -> str | None:
+    """Of the environment; an empty one is none."""
+    return os.environ.get(TOKEN) or None
+
+
+def name_of(model: str) -> str:
+    """What answers call the model: never a path."""
+    return model if model in ("shipped", "mini") else public_name(model) or Path(model).resolve().name

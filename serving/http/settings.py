@@ -1,0 +1,41 @@
+"""What a server is told at its start. A fact such as a default has its home here."""
+
+import ipaddress
+from dataclasses import dataclass, field
+
+TOKEN = "TSF_LLM_TOKEN"  # environment variable
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server answers.
+
+    Args:
+        name: what the answers call the model.
+        token: what a client must send as `Authorization: Bearer TOKEN`; None lets everybody in.
+        cors: origins whose pages may call the server.
+        timeout: seconds for one request, its body and its answer each.
+        queue: requests that may be read and answered at one time; further ones get 429.
+        workers: threads that read bars and compute features.
+        window: seconds that a request waits for others to share its model pass.
+        batch_rows: most series of one model pass.
+        max_body: most bytes of one body.
+    """
+
+    name: str = "model"
+    token: str | None = field(default=None, repr=False)
+    cors: tuple[str, ...] = ()
+    timeout: float = 60.0
+    queue: int = 64
+    workers: int = 2
+    window: float = 0.005
+    batch_rows: int = 256
+    max_body: int = 16 * 2**20
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

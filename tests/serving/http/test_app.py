@@ -1,0 +1,30 @@
+import pytest
+
+
+def test_openapi(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/v1/forecast", "/v1/forecast/batch", "/v1/models", "/health", "/ready", "/metrics"} <= {*paths}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("PUT", "/v1/forecast", 405),
+        ("HEAD", "/v1/forecast", 405),
+        ("DELETE", "/health", 405),
+    ],
+)
+def test_unknown_paths_and_methods(client, method, path, status):
+    response = client.request(method, path)
+    assert response.status_code == status
+    assert method == "HEAD" or response.json()["error"]["code"] in ("not_found", "method_not_allowed")
+
+
+def test_cors_is_off_unless_asked_for(client, client_of):
+    asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    allowed = "access-control-allow-origin"
+    assert allowed not in client.options("/v1/forecast", headers=asked).headers
+    own = client_of(cors=("https://a.example",), token="secret")
+    assert own.options("/v1/forecast", headers=asked).headers[allowed] == "https://a.example"
+    assert allowed not in own.options("/v1/forecast", headers={**asked, "Origin": "https://b.example"}).headers

@@ -1,0 +1,72 @@
+import asyncio
+
+import pandas as pd
+import pytest
+
+from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.serving.http.answers import as_records
+from tsf_llm.serving.http.engine import Engine
+from tsf_llm.serving.http.metrics import Metrics
+from tsf_llm.serving.http.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Twelve tables of 300 bars, one of 60, and one of two tickers."""
+    sample = read_bars("sample", ["AAPL", "MSFT", "IBM"])
+    each = [part for _, part in sample.groupby("ticker", sort=False)]
+    tables = [part.iloc[end - 300 : end] for part in each for end in (1000, 1500, 2000, 2500)]
+    return [*tables, each[0].tail(60), pd.concat([each[1].tail(300), each[2].tail(300)])]
+
+
+def answers(pipe, parts, horizons, **settings):
+    """Of all parts at one time: records, and the sizes of their passes."""
+    engine = Engine(pipe, Settings(**settings), Metrics())
+
+    async def all_of_them():
+        tasks = [
+            engine.forecast(lambda part=part: {"bars": part}, horizon=horizon)
+            for part, horizon in zip(parts, horizons, strict=True)
+        ]
+        return await asyncio.gather(*tasks)
+
+    done = asyncio.run(all_of_them())
+    return [as_records(frame) for frame, _ in done], [rows for _, rows in done]
+
+
+def test_company_changes_no_digit(pipe, parts):
+    horizons = [1, 5, 20, 7, 2, 20, 5, 1, 3, 20, 19, 5, 20, 5]
+    together, sizes = answers(pipe, parts, horizons, window=1.0)
+    alone = [answers(pipe, [part], [horizon])[0][0] for part, horizon in zip(parts, horizons, strict=True)]
+    assert together == alone
+    assert max(sizes) > 4
+
+
+def test_the_answer_is_that_of_the_pipeline(pipe, parts):
+    (answer,), _ = answers(pipe, parts[:1], [5])
+    assert answer == as_records(pipe(parts[0], horizon=5))
+
+
+def test_passes_are_bounded(pipe, parts):
+    _, sizes = answers(pipe, parts[:6], [5] * 6, window=0.5, batch_rows=2)
+    assert set(sizes) <= {1, 2}
+
+
+def test_one_bad_request_spoils_no_other(pipe, parts, monkeypatch):
+    laws = type(pipe).laws
+
+    def poisoned(self, batch, horizon):
+        if "IBM" in batch["ticker"]:
+            raise RuntimeError("poisoned")
+        return laws(self, batch, horizon)
+
+    monkeypatch.setattr(type(pipe), "laws", poisoned)
+    engine = Engine(pipe, Settings(window=0.5), Metrics())
+
+    async def both():
+        tasks = [engine.forecast(lambda part=part: {"bars": part}, horizon=5) for part in (parts[0], parts[4])]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    (frame, _), error = asyncio.run(both())
+    assert len(frame) == 5
+    assert str(error) == "poisoned"
