@@ -58,7 +58,7 @@ SERVE = [
     "prometheus-client>=0.22",
     "gradio>=6.10",
     "plotly>=6.1",
-    "mcp>=2.0",
+    "mcp>=2.3",
 ]
 RAY = ["ray[data]>=2.50"]
 DEV = [

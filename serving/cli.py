@@ -554,6 +554,9 @@ def mcp(
     allow_files: Annotated[
         Path | None, typer.Option(help="Folder whose price files the assistant may read; by default none.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
+    ] = None,
     dates: Dates = None,
     decimal: Decimal = None,
 ) -> None:
@@ -566,12 +569,15 @@ def mcp(
     check_extra("serve", "mcp")
     from .assistant import build
     from .loading import load_pipeline
+    from .symbols import Symbols
 
     if allow_files is not None and not allow_files.is_dir():
         raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
+    if source not in (None, "yahoo"):
+        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
     with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
-        beside = market_bars(market, dates, decimal)
-        server = build(load_pipeline(model), market=beside, folder=allow_files)
+        beside, symbols = market_bars(market, dates, decimal), Symbols() if source else None
+        server = build(load_pipeline(model), market=beside, folder=allow_files, symbols=symbols)
     server.run("stdio")
 
 
