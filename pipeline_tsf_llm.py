@@ -399,7 +399,7 @@ class TsfLlmPipeline(Pipeline):
     def _anchors(self, batch: Any) -> dict[int, PiecewiseLaw]:
         """The laws that the model names: of the next bar and of its horizons."""
         columns = {key: batch[key].to(self.model.device) for key in ("past_values", "input_ids", "attention_mask")}
-        out = self.model(**columns, use_cache=False, logits_to_keep=1)
+        out = self.model(**columns, **_adapters_of(batch), use_cache=False, logits_to_keep=1)
         shares = {1: out.logits[:, 0, : self.processor.tokenizer.n_bins]}
         for i, horizon in enumerate(self.model.config.far_horizons):
             shares[horizon] = out.law_logits[:, 0, i]
@@ -439,6 +439,7 @@ class TsfLlmPipeline(Pipeline):
             input_ids=torch.cat((batch["input_ids"].repeat_interleave(samples, 0), first[:, None]), dim=1),
             attention_mask=torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1),
             max_new_tokens=horizon - 1,
+            **_adapters_of(batch, samples),
             do_sample=False,
             use_cache=True,  # whatever the config says: the bars lie in the cache alone
             logits_processor=LogitsProcessorList([sampler.after(T)]),
@@ -458,7 +459,9 @@ class TsfLlmPipeline(Pipeline):
         if one_target and horizon < self.reach:
             raise ValueError(f"horizon={horizon}, but the original's weights know {self.reach} bars ahead alone")
         inputs = {key: batch[key].to(self.model.device) for key in ("past_values", "attention_mask")}
-        prediction = self.model(**inputs).prediction[:, :horizon].float().cpu().numpy().astype(float)
+        prediction = (
+            self.model(**inputs, **_adapters_of(batch)).prediction[:, :horizon].float().cpu().numpy().astype(float)
+        )
         if self.model.config.prediction_type == "classification":
             return prediction
         log_returns = self.processor.log_returns(prediction, batch)
@@ -479,6 +482,13 @@ class TsfLlmPipeline(Pipeline):
         weight = (wanted - levels[left]) / (levels[right] - levels[left])
         spread_BPK = quantiles_BPQ[..., left] * (1 - weight) + quantiles_BPQ[..., right] * weight
         return spread_BPK.transpose(0, 2, 1)
+
+
+def _adapters_of(batch: Any, samples: int = 1) -> dict[str, Any]:
+    """Of a batch for a mixed model (`training.adapters.mixed`), the adapter of each row or path."""
+    if "adapter_names" not in batch:
+        return {}
+    return {"adapter_names": [name for name in batch["adapter_names"] for _ in range(samples)]}
 
 
 def check_choice(calibration: str) -> None:
