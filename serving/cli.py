@@ -524,18 +524,22 @@ def serve(
     model: Model = SHIPPED,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is reached from elsewhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 60.0,
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="An adapter that requests may name; repeatable.")
+    ] = None,
+    market: Market = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds of a request.")] = 60.0,
+    queue: Annotated[int, typer.Option(min=1, help="Requests at one time; further ones are told to come back.")] = 64,
     cors: Annotated[
-        list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of this origin; may be repeated.")
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
     ] = None,
 ) -> None:
     """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
 
-    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
+    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`. Requests that come
+    together share a model pass; no answer depends on that. SIGTERM ends it when what is in flight is answered.
 
-    Ask it with: curl -H "Content-Type: application/json" -d @request.json http://127.0.0.1:8000/v1/forecast and, in
-    request.json, {"bars": [{"timestamp": ..., "open": ..., "high": ..., "low": ..., "close": ..., "volume": ...}, ...],
-    "horizon": 5}
+    Ask it with: curl -F file=@AAPL.csv -F horizon=5 http://127.0.0.1:8000/v1/forecast
 
     Example: tsf-llm serve --model shipped --port 8000
     """
@@ -543,8 +547,9 @@ def serve(
     from .http.run import name_of, run, token
     from .http.settings import Settings
 
-    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout)
-    run(model, host=host, port=port, settings=settings)
+    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout, queue=queue)
+    beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}
+    run(model, host=host, port=port, settings=settings, **beside)
 
 
 @app.command()
