@@ -480,6 +480,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is reached from elsewhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 60.0,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder that keeps streams; without one they end with the server.")
+    ] = None,
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of this origin; may be repeated.")
     ] = None,
@@ -496,7 +499,7 @@ def serve(
     from .http.run import name_of, run, token
     from .http.settings import Settings
 
-    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout)
+    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout, state=state)
     run(model, host=host, port=port, settings=settings)
 
 

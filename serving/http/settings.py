@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 TOKEN = "TSF_LLM_TOKEN"  # environment variable
 
@@ -20,6 +21,7 @@ class Settings:
         window: seconds that a request waits for others to share its model pass.
         batch_rows: most series of one model pass.
         max_body: most bytes of one body.
+        state: folder of the streams; without one they end with the server.
     """
 
     name: str = "model"
@@ -31,6 +33,7 @@ class Settings:
     window: float = 0.005
     batch_rows: int = 256
     max_body: int = 16 * 2**20
+    state: Path | None = None
 
 
 def is_local(host: str) -> bool:
