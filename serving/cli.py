@@ -530,6 +530,9 @@ def serve(
     market: Market = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds of a request.")] = 60.0,
     queue: Annotated[int, typer.Option(min=1, help="Requests at one time; further ones are told to come back.")] = 64,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder that keeps streams; without one they end with the server.")
+    ] = None,
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
     ] = None,
@@ -547,7 +550,9 @@ def serve(
     from .http.run import name_of, run, token
     from .http.settings import Settings
 
-    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout, queue=queue)
+    settings = Settings(
+        name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout, queue=queue, state=state
+    )
     beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}
     run(model, host=host, port=port, settings=settings, **beside)
 

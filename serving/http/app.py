@@ -5,12 +5,13 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from ...pipeline_tsf_llm import TsfLlmPipeline
-from . import about, errors, forecasts
+from . import about, errors, forecasts, streams
 from .adapters import Adapters
 from .engine import Engine
 from .guard import Guard
 from .metrics import Metrics
 from .settings import Settings
+from .stream_store import Streams
 
 DESCRIPTION = "Forecast distributions of market prices. Every error is `{error: {code, message}}`, one line."
 
@@ -24,7 +25,8 @@ def create_app(
     app = FastAPI(title="TSF-LLM", version="1", description=DESCRIPTION)
     metrics = Metrics()
     engine = app.state.engine = Engine(pipe, settings, metrics, adapters, market)
-    for router in (about.routes(engine), forecasts.routes(engine)):
+    kept = streams.routes(engine, Streams(engine.pipe, settings.state))
+    for router in (about.routes(engine), forecasts.routes(engine), kept):
         app.include_router(router)
     errors.install(app)
     app.add_middleware(Guard, settings=settings, metrics=metrics)

@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 TOKEN = "TSF_LLM_TOKEN"  # environment variable
 
@@ -21,6 +22,7 @@ class Settings:
         batch_rows: most series of one model pass.
         max_steps: most sampled steps (series x paths x bars ahead) of one request.
         max_body: most bytes of one body.
+        state: folder of the streams; without one they end with the server.
     """
 
     name: str = "model"
@@ -33,6 +35,7 @@ class Settings:
     batch_rows: int = 256
     max_steps: int = 500_000
     max_body: int = 16 * 2**20
+    state: Path | None = None
 
 
 def is_local(host: str) -> bool:

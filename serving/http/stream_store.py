@@ -47,7 +47,9 @@ class Streams:
         try:
             self._lock.acquire()
         except Timeout:
-            raise ValueError(f"--state {folder}: another server keeps its streams there; name another folder") from None
+            raise ValueError(
+                f"--state {folder}: another server keeps its streams there; name another folder"
+            ) from None
         found = [path.parent.name for path in self.folder.glob(f"*/{STATE}")]
         self._names = {name for name in found if re.fullmatch(NAME, name)}
         self._loaded: OrderedDict[str, StreamingForecaster] = OrderedDict()  # the last used last
@@ -93,8 +95,8 @@ class Streams:
             try:
                 self._hold(name, StreamingForecaster.load(self.folder / name, self.pipe))
             except ValueError as error:
-                told = str(error).replace(str(self.folder / name), f"stream {name}")
-                raise Refusal(409, "unreadable", f"{told}; or delete it") from error
+                why = str(error).rpartition(": ")[0].replace(str(self.folder / name), f"stream {name}")
+                raise Refusal(409, "unreadable", f"{why}: delete it, and make it anew") from error
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
@@ -148,7 +150,9 @@ class Streams:
             self._loaded.pop(name, None)
             if isinstance(error, OSError):
                 why = error.strerror or type(error).__name__
-                raise Refusal(507, "not_saved", f"the state could not be saved, so nothing was taken: {why}") from error
+                raise Refusal(
+                    507, "not_saved", f"the state could not be saved, so nothing was taken: {why}"
+                ) from error
             raise
 
     # --- bars
@@ -174,4 +178,3 @@ class Streams:
             frame = frame.assign(**{self._key: stream.symbols[0]})
         number = frame.groupby(frame[self._key].astype(str)).cumcount()
         return [part for _, part in frame.groupby(number)]
-

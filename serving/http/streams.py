@@ -1,4 +1,4 @@
-"""`/v1/stream/{id}`: forecasts that move on bar by bar; made, updated, read and deleted, or held open as a websocket."""
+"""`/v1/stream/{id}`: forecasts that move on bar by bar, by requests or over a websocket."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from ..streaming import StreamingForecaster
 from .answers import as_records
-from .bodies import MAX_LEVELS, MAX_TEXT, Bars, Level, StrictRoute, check_columns, table
+from .bodies import MAX_LEVELS, MAX_TEXT, Bars, Level, StrictRoute, table
 from .engine import Engine
 from .errors import Refusal, describe, told
 from .forecasts import note
@@ -32,14 +32,20 @@ class Update(BaseModel):
 
     @model_validator(mode="after")
     def _columns_are_tables(self) -> "Update":
-        check_columns(bars=self.bars, market=self.market)
+        for name, bars in (("bars", self.bars), ("market", self.market)):
+            if isinstance(bars, dict) and len({len(column) for column in bars.values()}) > 1:
+                raise ValueError(f"the columns of {name} differ in length: give one value per bar in each")
+            if isinstance(bars, dict) and not next(iter(bars.values())):
+                raise ValueError(f"{name} has no rows: load some bars first")
         return self
 
 
 class Creation(Update):
     """The history of a new stream, and what is to be forecast of it."""
 
-    bars: Bars = Field(description=f"timestamp, [ticker,] open, high, low, close, volume; {MOST_SYMBOLS} symbols at most.")
+    bars: Bars = Field(
+        description=f"timestamp, [ticker,] open, high, low, close, volume; {MOST_SYMBOLS} symbols at most."
+    )
     market: Bars | None = Field(None, description="Bars of an index, of a universe or of VIX, which features read.")
     horizon: int | None = Field(None, ge=1, le=1000, description="Bars ahead, which the model must have a law of.")
     quantile_levels: list[Level] | None = Field(None, min_length=1, max_length=MAX_LEVELS)
@@ -66,7 +72,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
             "model": engine.settings.name,
             "stream": name,
             "horizon": stream.settings["horizon"],
-            "symbols": {symbol: time.isoformat() for symbol, time in stream.last_times().items()},
+            "symbols": {symbol: time.isoformat() for symbol, time in stream.last_times.items()},
             "forecast": as_records(frame),
             "skipped": frame.attrs["skipped"],
         }
@@ -116,7 +122,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
 
     @router.websocket("/{id}/ws")
     async def held_open(socket: WebSocket, id: Id) -> None:
-        """Each message is the body of an update, and is answered as one; an error is answered too, and ends nothing."""
+        """Each message is the body of an update and is answered as one; an error is answered too, and ends nothing."""
         if len(sockets) >= MOST_SOCKETS:
             await socket.close(1013, f"{MOST_SOCKETS} websockets are open, the most")
             return
