@@ -489,6 +489,7 @@ def serve(
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of this origin; may be repeated.")
     ] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve chat assistants too, at /mcp; see docs/mcp.md.")] = False,
 ) -> None:
     """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
 
@@ -498,11 +499,11 @@ def serve(
     -d @request.json http://127.0.0.1:8000/v1/forecast with {"bars": [{"timestamp": ..., "open": ..., "high": ...,
     "low": ..., "close": ..., "volume": ...}, ...], "horizon": 5} in request.json
     """
-    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart", *["mcp"] * mcp)
     from .http.run import name_of, run, token
     from .http.settings import Settings
 
-    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout)
+    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout, mcp=mcp, host=host)
     run(model, host=host, port=port, settings=settings)
 
 

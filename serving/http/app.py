@@ -21,6 +21,10 @@ def create_app(pipe: TsfLlmPipeline, settings: Settings) -> FastAPI:
     for router in (about.routes(engine), forecasts.routes(engine)):
         app.include_router(router)
     errors.install(app)
+    if settings.mcp:
+        from .. import assistant
+
+        assistant.mount(app, assistant.build(engine.pipe), host=settings.host)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     if settings.cors:
         allowed = {"allow_methods": ["GET", "POST", "DELETE"], "allow_headers": ["Authorization", "Content-Type"]}

@@ -20,6 +20,8 @@ class Settings:
         window: seconds that a request waits for others to share its model pass.
         batch_rows: most series of one model pass.
         max_body: most bytes of one body.
+        mcp: whether chat assistants are served at /mcp too.
+        host: the address that is listened at; of a loopback one, MCP refuses other names in the Host header.
     """
 
     name: str = "model"
@@ -31,6 +33,8 @@ class Settings:
     window: float = 0.005
     batch_rows: int = 256
     max_body: int = 16 * 2**20
+    mcp: bool = False
+    host: str = "127.0.0.1"
 
 
 def is_local(host: str) -> bool:
