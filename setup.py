@@ -76,6 +76,7 @@ DEV = [
     "playwright>=1.50",  # drives the system's chromium; no browser is downloaded
     "pre-commit>=4.0",
     "pre-commit-hooks>=5.0",
+    "psutil>=6.0",
     "PyWavelets>=1.8",  # the oracle of our wavelets
     "pytest>=8.4",
     "pytest-xdist>=3.6.1",

@@ -20,6 +20,7 @@ WITHOUT_A_SOURCE = {  # tests of what several files do together
     "test_covariates",
     "test_deploy",
     "test_distributed",
+    "test_faults",
     "test_fences",
     "test_fuzz",
     "test_house",
