@@ -536,6 +536,7 @@ def serve(
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
     ] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve chat assistants too, at /mcp; see docs/mcp.md.")] = False,
 ) -> None:
     """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
 
@@ -546,12 +547,19 @@ def serve(
 
     Example: tsf-llm serve --model shipped --port 8000
     """
-    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart", *["mcp"] * mcp)
     from .http.run import name_of, run, token
     from .http.settings import Settings
 
     settings = Settings(
-        name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout, queue=queue, state=state
+        name=name_of(model),
+        token=token(),
+        cors=tuple(cors or ()),
+        timeout=timeout,
+        queue=queue,
+        state=state,
+        mcp=mcp,
+        host=host,
     )
     beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}
     run(model, host=host, port=port, settings=settings, **beside)
