@@ -69,12 +69,12 @@ class Recorder:
 
 
 def reconcile_data(
-    log: Path, data: str, out: Path, *, tickers: list[str] | None, columns: Columns, num_proc: int, strict: bool
+    log: Path, data: str, out: Path, *, tickers: list[str] | None, columns: Columns, strict: bool, **options: Any
 ) -> tuple[dict[str, Any], Any]:
     """What `tsf-llm reconcile` does: what it found, and the kind of the series."""
     check_apart(out, data, log)
     kinds = TrackRecord(log).kinds()
     bars = read_data(data, tickers, kind=KINDS[kinds[0]] if len(kinds) == 1 else None, columns=columns, strict=strict)
     kind = next(kind for kind in KINDS.values() if kind.id in bars)
-    found = reconcile(log, bars, kind=kind, out=out, tickers=tickers, num_proc=num_proc, strict=strict)
+    found = reconcile(log, bars, kind=kind, out=out, tickers=tickers, strict=strict, **options)
     return found, kind
