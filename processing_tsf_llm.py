@@ -357,7 +357,12 @@ class TsfLlmProcessor(ProcessorMixin):
 
     def _empty_forecast(self, batch: BatchFeature, horizon: int, calendar: str | None) -> pd.DataFrame:
         B = len(batch["ticker"])
-        stamps = [next_timestamps(times, horizon, calendar) for times in batch["bar_times"]]
+        known: dict[bytes, pd.DatetimeIndex] = {}  # tickers of one market mostly share their times
+        keys = [times.tobytes() for times in batch["bar_times"]]
+        for key, times in zip(keys, batch["bar_times"], strict=True):
+            if key not in known:
+                known[key] = next_timestamps(times, horizon, calendar)
+        stamps = [known[key] for key in keys]
         frame = pd.DataFrame({"ticker": np.repeat(batch["ticker"], horizon)})
         frame["origin"] = pd.DatetimeIndex(batch["origin"]).repeat(horizon)
         frame["step"] = np.tile(np.arange(1, horizon + 1), B)

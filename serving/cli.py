@@ -536,9 +536,11 @@ def serve(
 
     Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
 
-    Example: tsf-llm serve --model shipped --port 8000, then: curl -H "Content-Type: application/json"
-    -d @request.json http://127.0.0.1:8000/v1/forecast with {"bars": [{"timestamp": ..., "open": ..., "high": ...,
-    "low": ..., "close": ..., "volume": ...}, ...], "horizon": 5} in request.json
+    Ask it with: curl -H "Content-Type: application/json" -d @request.json http://127.0.0.1:8000/v1/forecast and, in
+    request.json, {"bars": [{"timestamp": ..., "open": ..., "high": ..., "low": ..., "close": ..., "volume": ...}, ...],
+    "horizon": 5}
+
+    Example: tsf-llm serve --model shipped --port 8000
     """
     check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     from .http.run import name_of, run, token
@@ -555,6 +557,9 @@ def mcp(
     allow_files: Annotated[
         Path | None, typer.Option(help="Folder whose price files the assistant may read; by default none.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
+    ] = None,
     dates: Dates = None,
     decimal: Decimal = None,
 ) -> None:
@@ -567,12 +572,15 @@ def mcp(
     check_extra("serve", "mcp")
     from .assistant import build
     from .loading import load_pipeline
+    from .symbols import Symbols
 
     if allow_files is not None and not allow_files.is_dir():
         raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
+    if source not in (None, "yahoo"):
+        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
     with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
-        beside = market_bars(market, dates, decimal)
-        server = build(load_pipeline(model), market=beside, folder=allow_files)
+        beside, symbols = market_bars(market, dates, decimal), Symbols() if source else None
+        server = build(load_pipeline(model), market=beside, folder=allow_files, symbols=symbols)
     server.run("stdio")
 
 

@@ -118,7 +118,8 @@ def run(request: Request) -> None:
         pipe.check_emits_bars()
     recorder = None if request.log is None else Recorder(pipe, request.model, request.log)
     bars = read_bars_of(request, pipe)
-    asked, risk, table = request.asked(), {}, None
+    asked, table = request.asked(), None
+    risk: dict[str, Any] = {}
     if recorder is not None:
         asked["quantile_levels"] = recorder.levels
     if request.joint:
@@ -175,7 +176,11 @@ def report(
     assert request.report is not None
     id = pipe.processor.feature_extractor.series_kind.id
     drawn = bars[bars[id].isin(frame["ticker"].unique()[:DRAWN])]
-    options = {"seed": request.seed, "samples": request.samples or SAMPLES, "calibration": request.calibration}
+    options: dict[str, Any] = {
+        "seed": request.seed,
+        "samples": request.samples or SAMPLES,
+        "calibration": request.calibration,
+    }
     told["verdict"] = own_verdict(pipe, drawn, horizon=request.horizon, market=market, as_of=request.as_of, **options)
     told |= {"model": request.model, "command": shlex.join(["tsf-llm", *sys.argv[1:]])}
     write_report(request.report, frame, bars, pipe=pipe, **told)
