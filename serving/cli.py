@@ -184,6 +184,9 @@ def reconcile(
         "track_record"
     ),
     ticker: Ticker = None,
+    head: Annotated[
+        str | None, typer.Option(help="Head of the record that was noted before: the record must still have it.")
+    ] = None,
     num_proc: Annotated[int, typer.Option("--num-proc", min=1, help="Processes for the baselines.")] = 1,
     strict: Strict = False,
     value: Value = None,
@@ -204,8 +207,8 @@ def reconcile(
     from .record import reconcile_data
 
     columns = Columns(value, id, time, dates, decimal)
-    options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "num_proc": num_proc, "strict": strict}
-    found, kind = reconcile_data(log, data, out, **options)
+    options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "noted": head, "num_proc": num_proc}
+    found, kind = reconcile_data(log, data, out, strict=strict, **options)
     print_record(found, kind)
     typer.echo(f"track_record.html (opens offline) and track_record.json written to {out}")
     if not found["sound"]:
