@@ -138,6 +138,18 @@ def forecast(
         Path | None,
         typer.Option(help="HTML file for people: charts, words and an honest verdict, offline, to forward."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ray", help="Thousands of tickers, some at a time, on this machine or Ray; goes on if stopped."
+        ),
+    ] = None,
+    num_proc: Annotated[
+        int, typer.Option("--num-proc", min=1, help="With --engine: processes; the rows do not depend on it.")
+    ] = 1,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster that sees OUT; by default one of --num-proc workers is started.")
+    ] = None,
     ohlcv: Annotated[
         bool,
         typer.Option("--ohlcv", help="Whole bars: quantiles of open, high, low, volume; OUT.risk.json beside it."),
