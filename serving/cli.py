@@ -495,8 +495,8 @@ def serve(
     Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
 
     Ask it with: curl -H "Content-Type: application/json" -d @request.json http://127.0.0.1:8000/v1/forecast and, in
-    request.json, {"bars": [{"timestamp": ..., "open": ..., "high": ..., "low": ..., "close": ..., "volume": ...}, ...],
-    "horizon": 5}
+    request.json, {"bars": [{"timestamp": ..., "open": ..., "high": ..., "low": ..., "close": ..., "volume": ...},
+    ...], "horizon": 5}
 
     Example: tsf-llm serve --model shipped --port 8000
     """
