@@ -21,6 +21,7 @@ from .bars import Barriers, forecast_bars, risk_file, write_risk
 from .joint import joint_file, print_joint, read_weights
 from .loading import load_pipeline
 from .options import market_bars, names
+from .record import Recorder
 from .report import DRAWN, write_report
 from .verdict import own_verdict
 
@@ -43,6 +44,7 @@ class Request:
     joint: bool
     weights: str | None
     plot: Path | None
+    log: Path | None
     report: Path | None
     ohlcv: bool
     levels: str | None
@@ -68,6 +70,8 @@ class Request:
             raise ValueError("--weights are those of a portfolio: add --joint")
         if self.joint and self.ohlcv:
             raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
+        if self.log is not None and self.log.resolve() in (self.out.resolve(), joint_file(self.out).resolve()):
+            raise ValueError(f"--log {self.log} is --out too: name another file for the track record")
         for path in self.written:
             check_apart(path, self.data, names(self.market), self.weights)
         if self.as_of is not None:
@@ -77,7 +81,7 @@ class Request:
     @property
     def written(self) -> list[Path]:
         """The files that the run writes."""
-        asked = [self.plot, self.report, joint_file(self.out) if self.joint else None]
+        asked = [self.plot, self.report, self.log, joint_file(self.out) if self.joint else None]
         return [self.out, *(path for path in asked if path is not None)]
 
     @property
@@ -112,8 +116,12 @@ def run(request: Request) -> None:
     pipe.calibration(request.calibration, request.horizon)  # refuses before the data is read
     if request.ohlcv:
         pipe.check_emits_bars()
+    recorder = None if request.log is None else Recorder(pipe, request.model, request.log)
     bars = read_bars_of(request, pipe)
-    asked, risk, table = request.asked(), {}, None
+    asked, table = request.asked(), None
+    risk: dict[str, Any] = {}
+    if recorder is not None:
+        asked["quantile_levels"] = recorder.levels
     if request.joint:
         frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
         write_table(table, joint_file(request.out))
@@ -122,6 +130,9 @@ def run(request: Request) -> None:
         frame, risk = forecast_bars(pipe, bars, barriers, **asked)
     else:
         frame = pipe(bars, **asked)
+    if recorder is not None:  # before anybody sees it
+        frame, logged = recorder.append(frame, bars, asked)
+        typer.echo(f"{request.log}: {logged}")
     write_table(frame, request.out)
     if request.plot is not None:
         draw(frame, bars, request.plot)
@@ -165,7 +176,11 @@ def report(
     assert request.report is not None
     id = pipe.processor.feature_extractor.series_kind.id
     drawn = bars[bars[id].isin(frame["ticker"].unique()[:DRAWN])]
-    options = {"seed": request.seed, "samples": request.samples or SAMPLES, "calibration": request.calibration}
+    options: dict[str, Any] = {
+        "seed": request.seed,
+        "samples": request.samples or SAMPLES,
+        "calibration": request.calibration,
+    }
     told["verdict"] = own_verdict(pipe, drawn, horizon=request.horizon, market=market, as_of=request.as_of, **options)
     told |= {"model": request.model, "command": shlex.join(["tsf-llm", *sys.argv[1:]])}
     write_report(request.report, frame, bars, pipe=pipe, **told)
