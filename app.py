@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from spaces import GPU as gpu  # noqa: N811
+    from spaces import GPU as gpu
 except ImportError:  # no ZeroGPU
 
     def gpu(work: Any) -> Any:
@@ -27,8 +27,8 @@ if find_spec("tsf_llm") is None:  # `setup.py` says the same of an installed one
     spec.submodule_search_locations = [str(Path(__file__).resolve().parent)]
     sys.modules["tsf_llm"] = module_from_spec(spec)
 
-from tsf_llm.serving.loading import load_pipeline  # noqa: E402
-from tsf_llm.serving.page import blocks, look  # noqa: E402
+from tsf_llm.serving.loading import load_pipeline
+from tsf_llm.serving.page import blocks, look
 
 demo = blocks.build(lambda: load_pipeline(os.environ.get("TSF_LLM_MODEL") or "mini"), gpu=gpu)
 

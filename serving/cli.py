@@ -141,7 +141,8 @@ def forecast(
     engine: Annotated[
         str | None,
         typer.Option(
-            metavar="local|ray", help="Thousands of tickers, some at a time, on this machine or Ray; goes on if stopped."
+            metavar="local|ray",
+            help="Thousands of tickers, some at a time, on this machine or Ray; goes on if stopped.",
         ),
     ] = None,
     num_proc: Annotated[

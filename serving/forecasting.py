@@ -126,7 +126,8 @@ def run(request: Request) -> None:
     """
     request.check()
     if request.engine is not None:
-        return run_in_groups(request)
+        run_in_groups(request)
+        return
     barriers = Barriers.read(request.levels, request.stop, request.target, asked=request.ohlcv)
     risk_to = risk_file(request.out, request.data, names(request.market)) if request.ohlcv else None
     shares = read_weights(request.weights)

@@ -57,9 +57,7 @@ def server(pipe, tmp_path_factory):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        page.launch(
-            server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **look.options()
-        )
+        page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **look.options())
         yield f"http://127.0.0.1:{port}", folder
         page.close(verbose=False)
 

@@ -94,7 +94,9 @@ class Visit:
 
     def __init__(self, browser, address, **options):
         self.foreign, self.errors, self.address = [], [], address
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options})
+        self.context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options}
+        )
         self.tab = self.context.new_page()
         self.tab.set_default_timeout(PATIENCE)
         self.tab.on("request", self._asked)
