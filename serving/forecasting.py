@@ -166,9 +166,7 @@ def report(
     id = pipe.processor.feature_extractor.series_kind.id
     drawn = bars[bars[id].isin(frame["ticker"].unique()[:DRAWN])]
     options = {"seed": request.seed, "samples": request.samples or SAMPLES, "calibration": request.calibration}
-    told["verdict"] = own_verdict(
-        pipe, drawn, horizon=request.horizon, market=market, as_of=request.as_of, **options
-    )
+    told["verdict"] = own_verdict(pipe, drawn, horizon=request.horizon, market=market, as_of=request.as_of, **options)
     told |= {"model": request.model, "command": shlex.join(["tsf-llm", *sys.argv[1:]])}
     write_report(request.report, frame, bars, pipe=pipe, **told)
     typer.echo(f"report written to {request.report}")
