@@ -45,6 +45,7 @@ DATA = [
     "curl_cffi>=0.9",  # 0.7 lacks the exceptions that yfinance names
     "exchange_calendars>=4.5.5",  # the first that admits numpy 2
     "tenacity>=9.0",
+    "filelock>=3.20",  # torch and huggingface_hub bring it
 ]
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
 BASELINES = ["lightgbm>=4.6"]
@@ -57,7 +58,7 @@ SERVE = [
     "prometheus-client>=0.22",
     "gradio>=6.10",
     "plotly>=6.1",
-    "mcp>=2.0",
+    "mcp>=2.3",
 ]
 RAY = ["ray[data]>=2.50"]
 DEV = [
@@ -75,6 +76,7 @@ DEV = [
     "playwright>=1.50",  # drives the system's chromium; no browser is downloaded
     "pre-commit>=4.0",
     "pre-commit-hooks>=5.0",
+    "psutil>=6.0",
     "PyWavelets>=1.8",  # the oracle of our wavelets
     "pytest>=8.4",
     "pytest-xdist>=3.6.1",
@@ -123,6 +125,7 @@ setup(
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
         "tsf_llm.evaluation": ["*.html"],
         "tsf_llm.publishing": ["*.md"],
+        "tsf_llm.serving": ["*.html"],
         "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },
     python_requires=">=3.11,<3.14",

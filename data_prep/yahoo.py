@@ -53,18 +53,20 @@ def download(
     rate: float = 2.0,
     retries: int = 4,
     timeout: float = 20.0,
+    renew: bool = False,
 ) -> dict[str, Any]:
     """Adjusted bars of each ticker T to `out/price_history/T/T_yahoo_yyyymmdd.csv`, described in `out/manifest.json`.
 
     `start` and `end` are days, both included. `rate` is in requests per second, `timeout` in seconds; a request that
-    fails is tried again up to `retries` times, after 1, 2, 4, ... seconds and a random part of one.
+    fails is tried again up to `retries` times, after 1, 2, 4, ... seconds and a random part of one. `renew` asks again
+    for what an earlier run has brought.
 
     Returns `{"downloaded": [tickers], "kept": [tickers], "failed": {ticker: reason}}`; kept are those that an earlier
     run has brought.
 
     Raises ValueError for wrong input, a folder with price files that the manifest does not know, a missing yfinance.
     """
-    names = _valid_tickers(tickers)
+    names = valid_tickers(tickers)
     first, last = _period(start, end)
     if interval not in INTERVALS:
         raise ValueError(f"interval '{interval}' is unknown; choose one of {', '.join(INTERVALS)}")
@@ -73,20 +75,26 @@ def download(
     out = Path(out).expanduser()
     check_folder(out)
     asked = {"source": "yahoo", "interval": interval, "start": str(first), "end": str(last)}
-    manifest = _read_manifest(out)
+    manifest = read_manifest(out)
     for name in names:
         _clear_folder(out, name, manifest)
-    fetch = _fetcher(first, last, interval, Pacer(rate), retries=retries, timeout=timeout)
-    return _download_all(names, fetch, asked, manifest, out)
+    fetch = _fetcher(first, last, interval, Pacer(rate), retries=retries, timeout=timeout, renew=renew)
+    return _download_all(names, fetch, asked, manifest, out, renew=renew)
 
 
 def _download_all(
-    names: list[str], fetch: Callable[[str], pd.DataFrame], asked: dict[str, str], manifest: dict[str, Any], out: Path
+    names: list[str],
+    fetch: Callable[[str], pd.DataFrame],
+    asked: dict[str, str],
+    manifest: dict[str, Any],
+    out: Path,
+    *,
+    renew: bool,
 ) -> dict[str, Any]:
     report: dict[str, Any] = {"downloaded": [], "kept": [], "failed": {}}
     silent = 0
     for name in tqdm(names, desc="Yahoo Finance", leave=False, disable=None):  # None: only on a terminal
-        if _is_fresh(manifest["tickers"].get(name), asked, out):
+        if not renew and _is_fresh(manifest["tickers"].get(name), asked, out):
             report["kept"].append(name)
             continue
         if silent == GIVE_UP_AFTER:
@@ -108,7 +116,7 @@ def _download_all(
 # What is asked
 
 
-def _valid_tickers(tickers: str | Sequence[str]) -> list[str]:
+def valid_tickers(tickers: str | Sequence[str]) -> list[str]:
     """Upper case, each once. A ticker becomes a folder: what could lead elsewhere is refused."""
     parts = tickers.split(",") if isinstance(tickers, str) else tickers
     names = list(dict.fromkeys(part.strip().upper() for part in parts if part.strip()))
@@ -139,7 +147,8 @@ def _day(value: str | date, name: str) -> date:
 # What is there
 
 
-def _read_manifest(out: Path) -> dict[str, Any]:
+def read_manifest(out: Path) -> dict[str, Any]:
+    """What was downloaded to a folder: its `tickers`, each with `file`, `last`, `downloaded_at` and what was asked."""
     path = out / "manifest.json"
     if not path.exists():
         return {"tickers": {}}
@@ -199,6 +208,15 @@ def _store(bars: pd.DataFrame, name: str, asked: dict[str, str], manifest: dict[
     write_csv(bars, out / file)
 
 
+def keep_newest(out: Path, most: int) -> None:
+    """Removes the downloads that are oldest, so that `most` tickers are left."""
+    manifest = read_manifest(out)
+    entries = manifest["tickers"]
+    for name in sorted(entries, key=lambda name: entries[name]["downloaded_at"])[: max(0, len(entries) - most)]:
+        (out / entries.pop(name)["file"]).unlink(missing_ok=True)
+        write_json(manifest, out / "manifest.json")
+
+
 # What Yahoo says
 
 
@@ -228,16 +246,20 @@ class Pacer:
 
 
 def _fetcher(
-    first: date, last: date, interval: str, pacer: Pacer, *, retries: int, timeout: float
+    first: date, last: date, interval: str, pacer: Pacer, *, retries: int, timeout: float, renew: bool
 ) -> Callable[[str], pd.DataFrame]:
     """`fetch(ticker)` -> bars as they go to the file; raises NoBars, or OSError after the last try."""
     try:
         import tenacity
         import yfinance
         from curl_cffi import requests
+        from yfinance.data import YfData
         from yfinance.exceptions import YFException
     except ModuleNotFoundError as error:
         raise ValueError(f"a download needs {error.name}: pip install 'tsf-llm[data]'") from error
+
+    if renew:
+        YfData.cache_get.cache_clear()  # it would answer as it did before
 
     class PacedSession(requests.Session):
         def request(self, method: Any, url: str, *args: Any, **kwargs: Any) -> Any:

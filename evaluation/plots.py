@@ -30,12 +30,12 @@ def _write_at(axes: Axes, text: str, right: float, place: float) -> None:
     axes.annotate(text, (right, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
 
 
-def _label_dates(axes: Axes) -> None:
+def _label_dates(axes: Axes, day: str = "%d %b", month: str = "%b %Y") -> None:
     """Few labels that each stand alone; the year of daily bars is left to the titles."""
     locator = AutoDateLocator(minticks=4, maxticks=9)
-    day, minute = "%d %b", "%H:%M"
-    formats = ["%Y", "%b %Y", day, minute, minute, "%S"]  # years, months, days, hours, minutes, seconds
-    at_zero = ["", "%b %Y", day, day, minute, minute]  # first of the month, midnight, ...
+    minute = "%H:%M"
+    formats = ["%Y", month, day, minute, minute, "%S"]  # years, months, days, hours, minutes, seconds
+    at_zero = ["", month, day, day, minute, minute]  # first of the month, midnight, ...
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(
         ConciseDateFormatter(locator, formats=formats, zero_formats=at_zero, show_offset=False)
@@ -56,43 +56,66 @@ def fan_chart(
     one origin of the forecast table (ticker, origin, step, timestamp, mean, q05 ... q95, p_up), in price units. `note`
     is a second line of subtitle.
     """
+    history, forecast = fan_rows(history, forecast)
+    first, last, column = forecast.iloc[0], forecast.iloc[-1], kind_of(history).value
+    figure, [axes] = new_figure(
+        f"{first['ticker']}: forecast of {len(forecast)} bars from {_day(first['origin'])}",
+        f"{column}s from {_day(history['timestamp'].iloc[0])}; bands hold 50, 80 and 90 % of the forecast;"
+        f" P(up) at the last bar {last['p_up']:.2f}{_below(note)}",
+    )
+    fan_panel(axes, history, forecast, realised=realised)
+    axes.set_ylabel("close (price units)" if column == "close" else column, fontsize=9)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+    return save_figure(figure, path)
+
+
+def fan_rows(history: pd.DataFrame, forecast: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Those that a fan chart shows: the last known bars up to the origin, and the steps in order.
+
+    Raises:
+        ValueError: the forecast is not of exactly one ticker and origin, or no bar lies before it.
+    """
     which = forecast[["ticker", "origin"]].drop_duplicates()
     if len(which) != 1:
         raise ValueError(f"the forecast has {len(which)} pairs of ticker and origin: pass the rows of exactly one")
     ticker, origin = which["ticker"].iloc[0], pd.Timestamp(which["origin"].iloc[0])
     column = kind_of(history).value
-    shown = max(HISTORY_BARS, 2 * len(forecast))
-    history = history[history["timestamp"] <= origin].dropna(subset=column).tail(shown)
+    history = history[history["timestamp"] <= origin].dropna(subset=column)
     if history.empty:
         raise ValueError(
             f"no {column} of {ticker} at or before {origin}: pass the bars that the forecast was made from"
         )
-    forecast = forecast.sort_values("step")
+    return history.tail(max(HISTORY_BARS, 2 * len(forecast))), forecast.sort_values("step")
+
+
+def fan_panel(
+    axes: Axes,
+    history: pd.DataFrame,
+    forecast: pd.DataFrame,
+    *,
+    realised: pd.DataFrame | None = None,
+    day: str = "%d %b",
+    month: str = "%b %Y",
+) -> None:
+    """The lines and bands of `fan_rows`; `day` and `month` are how the axis writes its dates."""
+    column = kind_of(history).value
     start, last_close = history["timestamp"].iloc[-1], history[column].iloc[-1]
     times = pd.concat([history["timestamp"].tail(1), forecast["timestamp"]])
 
     def from_origin(statistic: str) -> np.ndarray:
         return np.concatenate([[last_close], forecast[statistic]])
 
-    figure, [axes] = new_figure(
-        f"{ticker}: forecast of {len(forecast)} bars from {_day(origin)}",
-        f"{column}s from {_day(history['timestamp'].iloc[0])}; bands hold 50, 80 and 90 % of the forecast;"
-        f" P(up) at the last bar {forecast['p_up'].iloc[-1]:.2f}{_below(note)}",
-    )
     axes.plot(history["timestamp"], history[column], color=BLACK, linewidth=1.4, label=column)
     for level, low, high, tint in BANDS:
         axes.fill_between(times, from_origin(low), from_origin(high), color=tint, linewidth=0, label=f"{level} %")
     axes.plot(times, from_origin("q50"), color=BLUE, linewidth=1.8, label="median")
     axes.hlines(last_close, start, times.iloc[-1], color=BLACK, linestyle="--", linewidth=1, label="random walk")
     if realised is not None:
-        happened = realised[(realised["timestamp"] > origin) & (realised["timestamp"] <= times.iloc[-1])]
+        happened = realised[(realised["timestamp"] > start) & (realised["timestamp"] <= times.iloc[-1])]
         path_taken = pd.concat([history.tail(1), happened])
         axes.plot(path_taken["timestamp"], path_taken[column], ".-", color=ORANGE, linewidth=1.6, label="realised")
-    axes.set_ylabel("close (price units)" if column == "close" else column, fontsize=9)
     axes.margins(x=0.02)
-    _label_dates(axes)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
-    return save_figure(figure, path)
+    _label_dates(axes, day, month)
 
 
 def loss_curve(log_history: list[dict], path: str | Path) -> Path:

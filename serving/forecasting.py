@@ -1,5 +1,7 @@
 """The work of `tsf-llm forecast`: what was asked for is checked first, then bars are read, then files are written."""
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from .bars import Barriers, forecast_bars, risk_file, write_risk
 from .joint import joint_file, print_joint, read_weights
 from .loading import load_pipeline
 from .options import market_bars, names
+from .record import Recorder
+from .report import DRAWN, write_report
+from .verdict import own_verdict
 
 SAMPLES, JOINT_SAMPLES = 256, 1024  # paths, where none are asked for
 
@@ -39,6 +44,8 @@ class Request:
     joint: bool
     weights: str | None
     plot: Path | None
+    log: Path | None
+    report: Path | None
     ohlcv: bool
     levels: str | None
     stop: float | None
@@ -57,10 +64,14 @@ class Request:
         check_output(self.out, ".csv", ".parquet")
         if self.plot is not None:
             check_output(self.plot, ".png")
+        if self.report is not None:
+            check_output(self.report, ".html")
         if self.weights is not None and not self.joint:
             raise ValueError("--weights are those of a portfolio: add --joint")
         if self.joint and self.ohlcv:
             raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
+        if self.log is not None and self.log.resolve() in (self.out.resolve(), joint_file(self.out).resolve()):
+            raise ValueError(f"--log {self.log} is --out too: name another file for the track record")
         for path in self.written:
             check_apart(path, self.data, names(self.market), self.weights)
         if self.as_of is not None:
@@ -70,7 +81,8 @@ class Request:
     @property
     def written(self) -> list[Path]:
         """The files that the run writes."""
-        return [self.out, *([self.plot] if self.plot else []), *([joint_file(self.out)] if self.joint else [])]
+        asked = [self.plot, self.report, self.log, joint_file(self.out) if self.joint else None]
+        return [self.out, *(path for path in asked if path is not None)]
 
     @property
     def columns(self) -> Columns:
@@ -104,8 +116,12 @@ def run(request: Request) -> None:
     pipe.calibration(request.calibration, request.horizon)  # refuses before the data is read
     if request.ohlcv:
         pipe.check_emits_bars()
+    recorder = None if request.log is None else Recorder(pipe, request.model, request.log)
     bars = read_bars_of(request, pipe)
-    asked, risk = request.asked(), {}
+    asked, table = request.asked(), None
+    risk: dict[str, Any] = {}
+    if recorder is not None:
+        asked["quantile_levels"] = recorder.levels
     if request.joint:
         frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
         write_table(table, joint_file(request.out))
@@ -114,9 +130,14 @@ def run(request: Request) -> None:
         frame, risk = forecast_bars(pipe, bars, barriers, **asked)
     else:
         frame = pipe(bars, **asked)
+    if recorder is not None:  # before anybody sees it
+        frame, logged = recorder.append(frame, bars, asked)
+        typer.echo(f"{request.log}: {logged}")
     write_table(frame, request.out)
     if request.plot is not None:
         draw(frame, bars, request.plot)
+    if request.report is not None:
+        report(request, pipe, frame, bars, market=asked["market"], joint=table, risk=risk or None)
     skipped = f", {len(frame.attrs['skipped'])} skipped" if frame.attrs["skipped"] else ""
     typer.echo(f"{len(frame)} rows written to {request.out}{skipped}")
     if risk_to is not None:
@@ -140,3 +161,27 @@ def draw(frame: pd.DataFrame, bars: pd.DataFrame, path: Path) -> None:
     past = bars["timestamp"] <= frame["origin"].iloc[0]
     ahead = bars[~past].head(frame["step"].max())
     fan_chart(bars[past], frame, path, realised=ahead if len(ahead) else None)
+
+
+def report(
+    request: Request,
+    pipe: TsfLlmPipeline,
+    frame: pd.DataFrame,
+    bars: pd.DataFrame,
+    *,
+    market: pd.DataFrame | None,
+    **told: Any,
+) -> None:
+    """The page of the forecast, with a verdict on the tickers that it draws, from bars up to their forecast."""
+    assert request.report is not None
+    id = pipe.processor.feature_extractor.series_kind.id
+    drawn = bars[bars[id].isin(frame["ticker"].unique()[:DRAWN])]
+    options: dict[str, Any] = {
+        "seed": request.seed,
+        "samples": request.samples or SAMPLES,
+        "calibration": request.calibration,
+    }
+    told["verdict"] = own_verdict(pipe, drawn, horizon=request.horizon, market=market, as_of=request.as_of, **options)
+    told |= {"model": request.model, "command": shlex.join(["tsf-llm", *sys.argv[1:]])}
+    write_report(request.report, frame, bars, pipe=pipe, **told)
+    typer.echo(f"report written to {request.report}")

@@ -40,12 +40,15 @@ def groups_of(names: list[str]) -> dict[str, list[int]]:
     return columns
 
 
-def permutation_importance(probe: Probe, *, repeats: int, seed: int = 0) -> dict[str, list[dict[str, Any]]]:
-    """`groups` and `features`, each from the most important on: how much loss rises when the columns are permuted."""
+def permutation_importance(
+    probe: Probe, *, repeats: int, seed: int = 0, features: bool = True
+) -> dict[str, list[dict[str, Any]]]:
+    """`groups` and, if asked for, `features`, each from the most important on: how much loss rises when the columns
+    are permuted."""
     names = list(probe.pipe.processor.feature_extractor.names)
     groups = groups_of(names)
     columns = {("groups", name): found for name, found in groups.items()}
-    columns |= {("features", name): [column] for column, name in enumerate(names)}
+    columns |= {("features", name): [column] for column, name in enumerate(names if features else [])}
     generator = np.random.default_rng(seed)
     orders = [generator.permutation(len(probe.outcome)) for _ in range(repeats)]
     usual, rows = probe.loss(), []

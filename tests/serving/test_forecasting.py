@@ -56,3 +56,17 @@ def test_options_that_do_not_go_together_are_refused_before_the_model_is_loaded(
     code, _, error = run("forecast", *options, *words)
     assert (code, error.count("\n")) == (2, 1)
     assert says in error
+
+
+def test_a_report_says_what_made_it_and_what_that_is_worth(run, model, tmp_path):
+    page = tmp_path / "deep" / "report.html"
+    options = ["--model", model, "--data", "sample", "--ticker", "AAPL", "--horizon", 3, "--out", tmp_path / "a.csv"]
+    code, said, _ = run("forecast", *options, "--as-of", "2012-06-29", "--report", page)
+    assert code == 0
+    assert f"report written to {page}" in said
+    text = page.read_text(encoding="utf-8")
+    assert "--as-of 2012-06-29 --report" in text
+    assert "Forecast once more from" in text
+    code, _, error = run("forecast", *options, "--report", tmp_path / "report.pdf")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "must end in .html" in error
