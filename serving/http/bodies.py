@@ -9,6 +9,7 @@ Design choices:
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
+import pandas as pd
 from fastapi import Request, Response, UploadFile
 from fastapi.routing import APIRoute
 from pydantic import (
@@ -107,18 +108,8 @@ class Asked(BaseModel):
 
     def of_pipeline(self) -> dict[str, Any]:
         """As arguments of the pipeline."""
-        names = (
-            "horizon",
-            "quantile_levels",
-            "as_of",
-            "seed",
-            "samples",
-            "calibration",
-            "calendar",
-            "strict",
-            "adapter",
-        )
-        given = {name: getattr(self, name) for name in names}
+        names = ("horizon", "quantile_levels", "as_of", "seed", "samples", "calibration", "calendar", "strict")
+        given = {name: getattr(self, name) for name in (*names, "adapter")}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -132,11 +123,7 @@ class ForecastRequest(Asked):
 
     @model_validator(mode="after")
     def _columns_are_one_table(self) -> "ForecastRequest":
-        for name, bars in (("bars", self.bars), ("market", self.market)):
-            if isinstance(bars, dict) and len({len(column) for column in bars.values()}) > 1:
-                raise ValueError(f"the columns of {name} differ in length: give one value per bar in each")
-            if isinstance(bars, dict) and not next(iter(bars.values())):
-                raise ValueError(f"{name} has no rows: load some bars first")
+        check_columns(bars=self.bars, market=self.market)
         return self
 
 
@@ -158,6 +145,23 @@ class BatchRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     requests: list[ForecastRequest] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+def check_columns(**tables: Any) -> None:
+    """Raises ValueError for lists by column that are no table."""
+    for name, bars in tables.items():
+        if isinstance(bars, dict) and len({len(column) for column in bars.values()}) > 1:
+            raise ValueError(f"the columns of {name} differ in length: give one value per bar in each")
+        if isinstance(bars, dict) and not next(iter(bars.values())):
+            raise ValueError(f"{name} has no rows: load some bars first")
+
+
+def table(bars: list[dict[str, Any]] | dict[str, list[Any]]) -> pd.DataFrame:
+    """Bars as they were sent."""
+    frame = pd.DataFrame(bars)
+    if len(frame.columns) > MAX_COLUMNS:
+        raise ValueError(f"the records have {len(frame.columns)} columns: give at most {MAX_COLUMNS}")
+    return frame
 
 
 class _StrictRequest(Request):

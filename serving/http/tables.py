@@ -22,7 +22,7 @@ from ...data_prep.columns import Columns
 from ...data_prep.sources import read_market
 from ...processing_tsf_llm import TsfLlmProcessor
 from ...training.data import read_for
-from .bodies import MAX_BARS, MAX_COLUMNS, Asked, ForecastRequest
+from .bodies import MAX_BARS, MAX_COLUMNS, Asked, ForecastRequest, table
 
 MAX_UNPACKED = 64 * 2**20  # bytes of a file's table
 MAX_CELL = 1024  # bytes of a text in parquet
@@ -43,9 +43,7 @@ def sent_tables(asked: ForecastRequest) -> dict[str, Any]:
 
 
 def _frame(bars: list[dict[str, Any]] | dict[str, list[Any]], asked: Asked) -> pd.DataFrame:
-    frame = pd.DataFrame(bars)
-    if len(frame.columns) > MAX_COLUMNS:
-        raise ValueError(f"the records have {len(frame.columns)} columns: give at most {MAX_COLUMNS}")
+    frame = table(bars)
     known = find_columns(frame, {"timestamp": SERIES_ALIASES["timestamp"], **NUMBERS})
     if asked.dates is not None:
         time = asked.time or known.get("timestamp")
