@@ -1,7 +1,7 @@
-"""`/v1/explain`: what forecasts of these bars rest on, by `evaluation.explanation`, bounded so that others wait seconds.
+"""`/v1/explain`: what forecasts of these bars rest on, by `evaluation.explanation`, in seconds.
 
 Design choices:
-* Windows are counted by the size of the model: `WINDOWS` of them take a few seconds of one core. Groups of features are
+* The model's size bounds the windows: `WINDOWS` of them take some seconds of one core. Groups of features are
   permuted, not each feature by itself.
 * One explanation at a time; who comes meanwhile is told to come again. One whose client has gone is finished.
 """
@@ -18,6 +18,7 @@ from .answers import rounded
 from .bodies import StrictRoute, Tables
 from .engine import Engine
 from .errors import Refusal
+from .notes import NOTES
 from .tables import sent_tables
 
 SMALL = 1_000_000  # parameters
@@ -66,8 +67,8 @@ def found(engine: Engine, asked: ExplainRequest) -> dict[str, Any]:
     if len(bars) > MOST_BARS:
         raise ValueError(f"{len(bars):,} bars: an explanation takes {MOST_BARS:,} at most; send the last ones")
     windows = WINDOWS[pipe.model.num_parameters() < SMALL]
-    with engine.listening(notes):
-        panel = pipe.processor.feature_extractor.check_known(pipe.renamed(bars, tables), strict=asked.strict)
+    with NOTES.listening(notes):
+        panel = pipe.processor.feature_extractor.check_known(pipe._renamed(bars, tables), strict=asked.strict)
         if (count := len(panel)) > (most := windows // FEWEST_DATES):
             raise ValueError(f"{count:,} tickers: this model explains {most} at once; send fewer")
         options = {"market": engine.market if market is None else market, "strict": asked.strict, "seed": asked.seed}

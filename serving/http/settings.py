@@ -20,6 +20,7 @@ class Settings:
         workers: threads that read bars and compute features.
         window: seconds that a request waits for others to share its model pass.
         batch_rows: most series of one model pass.
+        max_steps: most sampled steps (series x paths x bars ahead) of one request.
         max_body: most bytes of one body.
         state: folder of the streams; without one they end with the server.
     """
@@ -32,6 +33,7 @@ class Settings:
     workers: int = 2
     window: float = 0.005
     batch_rows: int = 256
+    max_steps: int = 500_000
     max_body: int = 16 * 2**20
     state: Path | None = None
 
