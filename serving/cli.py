@@ -549,6 +549,9 @@ def serve(
     state: Annotated[
         Path | None, typer.Option(help="Folder that keeps streams; without one they end with the server.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
+    ] = None,
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
     ] = None,
@@ -566,7 +569,10 @@ def serve(
     check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart", *["mcp"] * mcp)
     from .http.run import name_of, run, token
     from .http.settings import Settings
+    from .symbols import Symbols
 
+    if source not in (None, "yahoo"):
+        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
     settings = Settings(
         name=name_of(model),
         token=token(),
@@ -578,7 +584,7 @@ def serve(
         host=host,
     )
     beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}
-    run(model, host=host, port=port, settings=settings, **beside)
+    run(model, host=host, port=port, settings=settings, symbols=Symbols() if source else None, **beside)
 
 
 @app.command()

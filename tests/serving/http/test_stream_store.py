@@ -37,7 +37,7 @@ def history(panel, days):
 
 @pytest.fixture
 def new(panel, days):
-    return lambda day: panel[panel["timestamp"] == days[day]]
+    return lambda day: {"bars": panel[panel["timestamp"] == days[day]]}
 
 
 def released(store):
@@ -47,8 +47,8 @@ def released(store):
 
 
 def test_a_stream_is_found_again(store, history, new):
-    store.create("a", history, horizon=2)
-    _, before = store.update("a", new(100), None)
+    store.create("a", {"bars": history}, horizon=2)
+    _, before = store.update("a", new(100))
     store = released(store)
     assert len(store) == 1
     pd.testing.assert_frame_equal(store.get("a").forecast(), before)
@@ -57,15 +57,15 @@ def test_a_stream_is_found_again(store, history, new):
 def test_idle_streams_leave_memory_and_are_read_again(store, history, new, monkeypatch):
     monkeypatch.setattr(stream_store, "IN_MEMORY", 4)
     for name in "abc":
-        store.create(name, history, horizon=2)
+        store.create(name, {"bars": history}, horizon=2)
     assert list(store._loaded) == ["b", "c"]
-    frames = {name: store.update(name, new(100), None)[1] for name in "abc"}
+    frames = {name: store.update(name, new(100))[1] for name in "abc"}
     assert list(store._loaded) == ["b", "c"]
     pd.testing.assert_frame_equal(frames["a"], frames["c"])
 
 
 def test_memory_never_holds_what_is_not_on_disk(store, history, new, monkeypatch):
-    stream, before = store.create("a", history, horizon=2)
+    stream, before = store.create("a", {"bars": history}, horizon=2)
 
     def full(folder):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -73,15 +73,15 @@ def test_memory_never_holds_what_is_not_on_disk(store, history, new, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(stream, "save", full)
         with pytest.raises(Refusal, match="could not be saved, so nothing was taken: No space left") as error:
-            store.update("a", new(100), None)
+            store.update("a", new(100))
     assert error.value.status_code == 507
     pd.testing.assert_frame_equal(store.get("a").forecast(), before)
-    assert len(store.update("a", new(100), None)[1]) == 4
+    assert len(store.update("a", new(100))[1]) == 4
 
 
 def test_who_cannot_be_forecast_is_named_at_the_start(store, history):
     bad = history[(history["ticker"] == "AAA") | (history["timestamp"] < history["timestamp"].iloc[5])]
-    stream, frame = store.create("a", bad, horizon=2)
+    stream, frame = store.create("a", {"bars": bad}, horizon=2)
     assert stream.symbols == ["AAA"]
     assert list(frame.attrs["skipped"]) == ["BBB"]
 
@@ -92,7 +92,7 @@ def test_a_folder_has_one_server(store, pipe, tmp_path):
 
 
 def test_streams_of_another_model_say_so_without_a_path(store, history, law_pipe, tmp_path):
-    store.create("a", history, horizon=2)
+    store.create("a", {"bars": history}, horizon=2)
     store._lock.release()
     other = Streams(law_pipe(seed=1), tmp_path)
     with pytest.raises(Refusal, match="stream a was saved with another model: delete it, and") as error:
@@ -112,19 +112,19 @@ def test_what_a_killed_run_left_is_no_stream(store, history):
     assert len(store) == 0
     with pytest.raises(Refusal, match="there is no stream a"):
         store.get("a")
-    store.create("a", history, horizon=2)
+    store.create("a", {"bars": history}, horizon=2)
     assert released(store).get("a").symbols == ["AAA", "BBB"]
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "A", "a\n", ".lock", "x" * 65])
 def test_names_are_no_paths(store, history, name):
     with pytest.raises(ValueError, match="a stream is called by small letters"):
-        store.create(name, history)
+        store.create(name, {"bars": history})
 
 
 def test_without_a_folder_streams_end_with_the_server(pipe, history):
     store = Streams(pipe, None)
-    store.create("a", history, horizon=2)
+    store.create("a", {"bars": history}, horizon=2)
     folder = store.folder
     assert (folder / "a" / "stream.json").is_file()
     store._temporary.cleanup()
