@@ -6,8 +6,8 @@ Design choices:
 * The file refuses changes and removals by triggers. Whoever takes these away is found by the chain: a row has the
   hash of all that stands in it and of the row before. Only the whole rest of the file can be written anew, and that
   shows in the last hash, the head: publish it now and then.
-* The law is its quantile function at `GRID`, linear in between, of the cumulative log return (the difference, of a plain
-  series). Its CRPS is exact; that of a causal model's own law differs by 0.03 % at most, and by 0.002 % on average.
+* The law is its quantile function at `GRID`, linear in between, of the cumulative log return (the difference, of a
+  plain series). Its CRPS is exact; that of a causal model's own law differs by 0.03 % at most, 0.002 % on average.
 * A forecast that was made before is kept, and marked with the first one: that counts, whatever the seed of the others.
 * Writers of other threads and processes wait for each other. A batch is one transaction: all of it stands there or
   nothing. There are no files beside it, so that it can be copied.
@@ -110,6 +110,7 @@ class Appended:
 class Chain:
     """The rows as they are read, and the first thing about them that is not as it was written."""
 
+    noted: str | None = None  # a head of before, which must be among the rows
     rows: int = 0
     head: str = ""
     made_at: str = ""
@@ -133,7 +134,15 @@ class Chain:
             self._break(number, f"row {number} is not as it was written")
         self.backwards += self.sound and made_at < self.made_at
         self.rows, self.head, self.made_at = self.rows + 1, own, made_at
+        self.noted = None if own == self.noted else self.noted
         return self.sound
+
+    def end(self, lost: list[str]) -> None:
+        """After the last row: guards that are lost, and a head that was noted and did not come, break a sound one."""
+        if self.sound and lost:
+            self._break(self.rows + 1, f"its guard {lost[0]} was taken away")
+        if self.sound and self.noted is not None:
+            self._break(1, f"the head {self.noted:.12} that was noted is not in it, so it was written anew")
 
     def _break(self, number: int, why: str) -> None:
         self.broken_at, self.broken = number, why
@@ -190,11 +199,8 @@ class TrackRecord:
         Raises:
             ValueError: there is no such file, or SQLite cannot read it.
         """
-        if not self.path.exists():
-            raise ValueError(f"{self.path} is not there: tsf-llm forecast --log {self.path} makes it")
+        self._check_there()
         with self._opened("rw") as connection:
-            if not connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-                return
             self._check(connection)
             lost = [name for name, sql in GUARDS.items() if _sql(connection, name) != sql]
             cursor = connection.execute("SELECT * FROM forecasts ORDER BY id")
@@ -202,8 +208,19 @@ class TrackRecord:
                 sound = [row for row in rows if chain.follow(row)]
                 if sound:
                     yield _frame(sound)
-            if lost and chain.sound:
-                chain.broken, chain.broken_at = f"its guard {lost[0]} was taken away", chain.rows + 1
+            chain.end(lost)
+
+    def kinds(self) -> list[str]:
+        """Of the series that it is about."""
+        self._check_there()
+        with self._opened("rw") as connection:
+            self._check(connection)
+            found = connection.execute("SELECT DISTINCT kind FROM forecasts ORDER BY kind").fetchall()
+        return [kind for (kind,) in found if kind in KINDS]
+
+    def _check_there(self) -> None:
+        if not self.path.exists() or not self.path.stat().st_size:
+            raise ValueError(f"{self.path} holds no forecast: tsf-llm forecast --log {self.path} writes them")
 
     @contextmanager
     def _opened(self, mode: str) -> Iterator[sqlite3.Connection]:
@@ -330,7 +347,8 @@ def _contents(
     """Each row, but for its place in the chain."""
     shared = {name: facts[name] for name in FACTS}
     first = frame.groupby(["ticker", "origin"], sort=False)["timestamp"].transform("min")
-    columns = zip(frame.itertuples(index=False), first, laws, strict=True)
+    named = frame[["ticker", "origin", "step", "timestamp", "p_up"]].itertuples(index=False)
+    columns = zip(named, first, laws, strict=True)
     for row, begins, quantiles in columns:
         of = known[row.ticker]
         yield {
@@ -351,7 +369,7 @@ def _contents(
 def _insert(connection: sqlite3.Connection, contents: list[dict[str, Any]]) -> Appended:
     same = f"SELECT MIN(id) FROM forecasts WHERE {' AND '.join(f'{name} = ?' for name in KEY)}"
     last = connection.execute("SELECT id, hash FROM forecasts ORDER BY id DESC LIMIT 1").fetchone() or (0, "")
-    number, previous, rows = *last, []
+    (number, previous), rows = last, []
     for content in contents:
         [repeats] = connection.execute(same, [content[name] for name in KEY]).fetchone()
         number += 1

@@ -174,7 +174,7 @@ class Answers:
         pipe, dates = self.pipe, again(self.pipe, bars, horizon, most=DATES)
         asked = pipe.preprocess(bars, as_of=as_of, market=self.market)
         frame, batch = pipe.postprocess(pipe.forward(asked, horizon=horizon, seed=seed)), asked["batch"]
-        options = {"market": self.market, "as_of": as_of, "seed": seed, **dates}
+        options: dict[str, Any] = {"market": self.market, "as_of": as_of, "seed": seed, "most": dates}
         verdict = own_verdict(pipe, bars, horizon=horizon, **options)
         cutoff, is_price, told = pipe.model.config.trained_through, pipe.processor.kind is OHLCV, []
         by_name = dict(iter(frame.groupby("ticker", sort=False)))
@@ -193,8 +193,8 @@ class Answers:
 
     def evaluate(self, data: Data, *, horizon: int, dates: int) -> Evaluation:
         bars, inputs, notes = self.read(data)
-        bound = again(self.pipe, bars, horizon, most=dates)
-        verdict = own_verdict(self.pipe, bars, horizon=horizon, market=self.market, **bound)
+        most = again(self.pipe, bars, horizon, most=dates)
+        verdict = own_verdict(self.pipe, bars, horizon=horizon, market=self.market, most=most)
         return Evaluation(verdict=verdict, inputs=inputs, notes=notes)
 
     def explain(self, data: Data, *, seed: int = 0) -> Explanation:
@@ -296,7 +296,7 @@ def _write(bars: str | list[dict[str, Cell]], path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def again(pipe: TsfLlmPipeline, bars: pd.DataFrame, horizon: int, *, most: int) -> dict[str, int]:
+def again(pipe: TsfLlmPipeline, bars: pd.DataFrame, horizon: int, *, most: int) -> int:
     """How many dates a verdict takes, which bounds its time.
 
     Raises:
@@ -304,13 +304,13 @@ def again(pipe: TsfLlmPipeline, bars: pd.DataFrame, horizon: int, *, most: int) 
     """
     count = bars[pipe.processor.kind.id].nunique()
     if not pipe.samples_paths or horizon <= pipe.law_reach:
-        return {"most": max(FEWEST_DATES, min(most, FORECASTS_AGAIN // count))}
+        return max(FEWEST_DATES, min(most, FORECASTS_AGAIN // count))
     if count * horizon > MOST_STEPS:
         raise ValueError(
             f"{count} series x {horizon} bars, of which paths are sampled: ask for {MOST_STEPS // horizon} series or "
             f"fewer at once, or for {pipe.law_reach or 1} bar(s) ahead"
         )
-    return {"most": max(FEWEST_DATES, min(most, FORECASTS_AGAIN // (count * horizon)))}
+    return max(FEWEST_DATES, min(most, FORECASTS_AGAIN // (count * horizon)))
 
 
 def _step(row: dict[str, Any]) -> Step:
@@ -337,19 +337,14 @@ def _series(
     end = steps[-1]
     move = None if end.mean is None else end.mean - last
     band = (end.quantiles["q10"], end.quantiles["q90"]) if {"q10", "q90"} <= {*end.quantiles} else None
-    what = f"{name} was at {last:.6g} on {_date(origin)}."
-    if band:
-        what += f" For {end.date}, {end.step} bar(s) ahead, the model gives 80 % to {band[0]:.6g} to {band[1]:.6g}"
-    else:
-        what += f" For {end.date}, {end.step} bar(s) ahead, the model names no distribution"
-    told = [] if end.p_up is None else [f"P(up) is {100 * end.p_up:.0f} %"]
+    told = [f"80 % for {band[0]:.6g} to {band[1]:.6g}" if band else "no distribution"]
+    told += [] if end.p_up is None else [f"P(up) {100 * end.p_up:.0f} %"]
     if move is not None:
-        told.append(
-            f"the expected move {100 * move / last:+.2g} %" if is_price else f"the expected change {move:+.3g}"
-        )
+        told.append(f"the mean {end.mean:.6g}" + (f" ({100 * move / last:+.2f} %)" if is_price else ""))
+    when = f"{name} was at {last:.6g} on {_date(origin)}. For {end.date}, {end.step} bar(s) ahead, the model says"
     return SeriesForecast(
         name=name,
-        sentence=f"{'; '.join([what, *told])}. {worth(verdict)}",
+        sentence=f"{when}: {', '.join(told)}. {worth(verdict)}",
         last_price=float(f"{last:.6g}"),
         last_date=_date(origin),
         horizon=end.step,
@@ -374,7 +369,8 @@ def worth(verdict: Verdict) -> str:
     seen = "" if verdict.out_of_sample else ", and the model may have seen them, so this is no test"
     if verdict.out_of_sample is False:
         seen = ", but the model has seen some of them or all, so this is no test"
-    return f"On {verdict.dates} earlier dates such forecasts were {found}{seen}."
+    held = f"their 80 % bands held {100 * verdict.rows[0]['coverage_80']:.0f} % of the outcomes"
+    return f"On {verdict.dates} earlier dates such forecasts were {found}; {held}{seen}."
 
 
 def _number(value: Any) -> float | None:

@@ -131,9 +131,25 @@ def forecast(
         typer.Option(help='Of the portfolio: "AAPL=0.5,MSFT=0.5", or a CSV file of ticker, weight; else all equal.'),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Track record to add the forecast to, which `reconcile` scores: SQLite.")
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(help="HTML file for people: charts, words and an honest verdict, offline, to forward."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ray",
+            help="Thousands of tickers, some at a time, on this machine or Ray; goes on if stopped.",
+        ),
+    ] = None,
+    num_proc: Annotated[
+        int, typer.Option("--num-proc", min=1, help="With --engine: processes; the rows do not depend on it.")
+    ] = 1,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster that sees OUT; by default one of --num-proc workers is started.")
     ] = None,
     ohlcv: Annotated[
         bool,
@@ -171,6 +187,45 @@ def forecast(
     from .forecasting import Request, run
 
     run(Request(**given))
+
+
+@app.command()
+def reconcile(
+    log: Annotated[Path, typer.Option(help="Track record that `forecast --log` has written.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for track_record.html and track_record.json.")] = Path(
+        "track_record"
+    ),
+    ticker: Ticker = None,
+    head: Annotated[
+        str | None, typer.Option(help="Head of the record that was noted before: the record must still have it.")
+    ] = None,
+    num_proc: Annotated[int, typer.Option("--num-proc", min=1, help="Processes for the baselines.")] = 1,
+    strict: Strict = False,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Score what has come true of logged forecasts, by model, horizon and month, beside naive forecasts of the same.
+
+    Forecasts that were logged after the fact are scored apart. Exit code 1 if the record was changed; the page says
+    where. See docs/track_record.md.
+
+    Example: tsf-llm reconcile --log record.sqlite --data prices.csv --out track_record
+    """
+    from ..data_prep.columns import Columns
+    from ..evaluation.track_record_page import print_record
+    from .record import reconcile_data
+
+    columns = Columns(value, id, time, dates, decimal)
+    options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "noted": head, "num_proc": num_proc}
+    found, kind = reconcile_data(log, data, out, strict=strict, **options)
+    print_record(found, kind)
+    typer.echo(f"track_record.html (opens offline) and track_record.json written to {out}")
+    if not found["sound"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -485,25 +540,51 @@ def serve(
     model: Model = SHIPPED,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is reached from elsewhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 60.0,
-    cors: Annotated[
-        list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of this origin; may be repeated.")
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="An adapter that requests may name; repeatable.")
     ] = None,
+    market: Market = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds of a request.")] = 60.0,
+    queue: Annotated[int, typer.Option(min=1, help="Requests at one time; further ones are told to come back.")] = 64,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder that keeps streams; without one they end with the server.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
+    ] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve chat assistants too, at /mcp; see docs/mcp.md.")] = False,
 ) -> None:
     """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
 
-    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
+    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`. Requests that come
+    together share a model pass; no answer depends on that. SIGTERM ends it when what is in flight is answered.
 
-    Example: tsf-llm serve --model shipped --port 8000, then: curl -H "Content-Type: application/json"
-    -d @request.json http://127.0.0.1:8000/v1/forecast with {"bars": [{"timestamp": ..., "open": ..., "high": ...,
-    "low": ..., "close": ..., "volume": ...}, ...], "horizon": 5} in request.json
+    Ask it with: curl -F file=@AAPL.csv -F horizon=5 http://127.0.0.1:8000/v1/forecast
+
+    Example: tsf-llm serve --model shipped --port 8000
     """
-    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart", *["mcp"] * mcp)
     from .http.run import name_of, run, token
     from .http.settings import Settings
+    from .symbols import Symbols
 
-    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout)
-    run(model, host=host, port=port, settings=settings)
+    if source not in (None, "yahoo"):
+        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
+    settings = Settings(
+        name=name_of(model),
+        token=token(),
+        cors=tuple(cors or ()),
+        timeout=timeout,
+        queue=queue,
+        state=state,
+        mcp=mcp,
+        host=host,
+    )
+    beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}
+    run(model, host=host, port=port, settings=settings, symbols=Symbols() if source else None, **beside)
 
 
 @app.command()
@@ -512,6 +593,9 @@ def mcp(
     market: Market = None,
     allow_files: Annotated[
         Path | None, typer.Option(help="Folder whose price files the assistant may read; by default none.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
     ] = None,
     dates: Dates = None,
     decimal: Decimal = None,
@@ -525,12 +609,15 @@ def mcp(
     check_extra("serve", "mcp")
     from .assistant import build
     from .loading import load_pipeline
+    from .symbols import Symbols
 
     if allow_files is not None and not allow_files.is_dir():
         raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
+    if source not in (None, "yahoo"):
+        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
     with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
-        beside = market_bars(market, dates, decimal)
-        server = build(load_pipeline(model), market=beside, folder=allow_files)
+        beside, symbols = market_bars(market, dates, decimal), Symbols() if source else None
+        server = build(load_pipeline(model), market=beside, folder=allow_files, symbols=symbols)
     server.run("stdio")
 
 

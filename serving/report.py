@@ -141,7 +141,9 @@ def _ticker(rows: pd.DataFrame, history: pd.DataFrame, words: Mapping[str, Any])
     last, end = float(known[kind.value].iloc[-1]), rows.iloc[-1]
     form = _form([last, *rows[["q05", "q95", "mean"]].to_numpy().ravel()])
     name, what = printable(str(end["ticker"])), words["close" if kind is OHLCV else "value"]
-    move, low, high = (_relative(end[key], last, is_price=kind is OHLCV) for key in ("q50", "q10", "q90"))
+    is_price = kind is OHLCV
+    move, *band = (_relative(end[key], last, is_price=is_price) for key in ("q50", "q10", "q90"))
+    low, high = (np.nan if one is None else one for one in band)
     told = {
         "day": day_in_words(end["timestamp"], language),
         "ticker": name,
@@ -166,7 +168,7 @@ def _ticker(rows: pd.DataFrame, history: pd.DataFrame, words: Mapping[str, Any])
         "last": (form(last), last),
         "median": (form(end["q50"]), _defined(end["q50"])),
         "move": (number(move, "+.2f"), move),
-        "range": (f"{low:+.1f} … {high:+.1f}" if low is not None else "-", None if low is None else high - low),
+        "range": (f"{low:+.1f} … {high:+.1f}" if low < high else "-", _defined(high - low)),
         "origin": _day(rows["origin"].iloc[0]),
         "caption": words["chart"].format(shown=len(known), **told),
         "steps": [_step(row, form) for row in rows.to_dict("records")],

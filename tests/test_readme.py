@@ -1,4 +1,4 @@
-"""The README: its commands and its example run, its twin keeps step, its figures are generated."""
+"""The README: its commands run, its twin keeps step, its badges are true; and docs/python.md runs."""
 
 import re
 import shlex
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tsf_llm.publishing import readme_figures as readme
+from tsf_llm.pipeline_tsf_llm import ALIASES, TsfLlmPipeline
+from tsf_llm.publishing import first_screen
 from tsf_llm.serving import cli
 from tsf_llm.train_scripts import sft
 
-ROOT = Path(readme.__file__).parents[1]
+ROOT = Path(first_screen.__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md"]
 
 
@@ -40,14 +41,23 @@ def folder(tmp_path_factory):
     return where
 
 
+@pytest.fixture
+def clone(tmp_path):
+    """A working directory that looks like the root of a clone, in which nothing of it can be overwritten."""
+    for path in ROOT.iterdir():
+        if path.suffix in (".py", ".json", ".safetensors") or path.name in ("mini", "train_scripts"):
+            (tmp_path / path.name).symlink_to(path)
+    return tmp_path
+
+
 def test_the_twin_has_the_same_commands_code_and_figures():
     english, chinese = PAGES
     assert commands(english) == commands(chinese)
     assert [without_comments(b) for b in blocks(english, "python")] == [
         without_comments(b) for b in blocks(chinese, "python")
     ]
-    figures = [page.read_text(encoding="utf-8").split(f"{readme.MARKER} -->")[1] for page in PAGES]
-    assert figures[0] == figures[1]
+    pictures = [re.findall(r"\]\((docs/images/[\w./]+)\)", page.read_text(encoding="utf-8")) for page in PAGES]
+    assert pictures[0] == pictures[1] == ["docs/images/fan.png"]
     headings = [len(re.findall(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)) for page in PAGES]
     assert headings[0] == headings[1]
 
@@ -84,11 +94,37 @@ def test_its_commands_run(folder, monkeypatch, command):
         assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_its_python_example_runs(folder, monkeypatch, capsys):
-    [example] = blocks(PAGES[0], "python")
-    monkeypatch.chdir(folder)
+def test_its_badges_are_true():
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for page in PAGES:
+        said = re.findall(r"img\.shields\.io/badge/(\S+?)\)", page.read_text(encoding="utf-8"))
+        python, transformers = said[1], said[2]
+        assert 'license="MIT"' in setup
+        assert said[0].startswith("licence-MIT-")
+        assert 'python_requires=">=3.11,<3.14"' in setup
+        assert python.startswith("Python-3.11_to_3.13-")
+        assert '"transformers>=5.20"' in setup
+        assert transformers.startswith("transformers-5.20_or_later-")
+
+
+def test_the_python_page_runs_from_top_to_bottom(clone, monkeypatch, capsys):
+    page = ROOT / "docs" / "python.md"
+    monkeypatch.chdir(clone)
     names = {}
-    exec(example, names)
-    assert list(names["forecast"]["ticker"].unique()) == ["AAPL", "IBM"]
+    for block in blocks(page, "python"):
+        exec(block, names)
     assert len(names["forecast"]) == 10
-    assert "q50" in capsys.readouterr().out
+    assert len(names["each"]) == 2
+    assert list(names["tails"]["step"]) == [1, 1]
+    assert {"q01", "q99"} <= set(names["tails"])
+    assert names["returns"].shape == (2, 1, 5)
+    assert "no edge" in capsys.readouterr().out
+
+
+def test_the_python_page_tells_every_argument():
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    told = {name.strip("`") for row in rows for name in row.split(", ")}
+    with pytest.raises(ValueError, match="unknown argument") as refused:
+        TsfLlmPipeline._sanitize_parameters(None, no_such=1)
+    known = set(str(refused.value).partition(": use ")[2].split(", "))
+    assert known | set(ALIASES) <= told
