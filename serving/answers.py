@@ -174,7 +174,7 @@ class Answers:
         pipe, dates = self.pipe, again(self.pipe, bars, horizon, most=DATES)
         asked = pipe.preprocess(bars, as_of=as_of, market=self.market)
         frame, batch = pipe.postprocess(pipe.forward(asked, horizon=horizon, seed=seed)), asked["batch"]
-        options = {"market": self.market, "as_of": as_of, "seed": seed, **dates}
+        options: dict[str, Any] = {"market": self.market, "as_of": as_of, "seed": seed, "most": dates}
         verdict = own_verdict(pipe, bars, horizon=horizon, **options)
         cutoff, is_price, told = pipe.model.config.trained_through, pipe.processor.kind is OHLCV, []
         by_name = dict(iter(frame.groupby("ticker", sort=False)))
@@ -193,8 +193,8 @@ class Answers:
 
     def evaluate(self, data: Data, *, horizon: int, dates: int) -> Evaluation:
         bars, inputs, notes = self.read(data)
-        bound = again(self.pipe, bars, horizon, most=dates)
-        verdict = own_verdict(self.pipe, bars, horizon=horizon, market=self.market, **bound)
+        most = again(self.pipe, bars, horizon, most=dates)
+        verdict = own_verdict(self.pipe, bars, horizon=horizon, market=self.market, most=most)
         return Evaluation(verdict=verdict, inputs=inputs, notes=notes)
 
     def explain(self, data: Data, *, seed: int = 0) -> Explanation:
@@ -296,7 +296,7 @@ def _write(bars: str | list[dict[str, Cell]], path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def again(pipe: TsfLlmPipeline, bars: pd.DataFrame, horizon: int, *, most: int) -> dict[str, int]:
+def again(pipe: TsfLlmPipeline, bars: pd.DataFrame, horizon: int, *, most: int) -> int:
     """How many dates a verdict takes, which bounds its time.
 
     Raises:
@@ -304,13 +304,13 @@ def again(pipe: TsfLlmPipeline, bars: pd.DataFrame, horizon: int, *, most: int) 
     """
     count = bars[pipe.processor.kind.id].nunique()
     if not pipe.samples_paths or horizon <= pipe.law_reach:
-        return {"most": max(FEWEST_DATES, min(most, FORECASTS_AGAIN // count))}
+        return max(FEWEST_DATES, min(most, FORECASTS_AGAIN // count))
     if count * horizon > MOST_STEPS:
         raise ValueError(
             f"{count} series x {horizon} bars, of which paths are sampled: ask for {MOST_STEPS // horizon} series or "
             f"fewer at once, or for {pipe.law_reach or 1} bar(s) ahead"
         )
-    return {"most": max(FEWEST_DATES, min(most, FORECASTS_AGAIN // (count * horizon)))}
+    return max(FEWEST_DATES, min(most, FORECASTS_AGAIN // (count * horizon)))
 
 
 def _step(row: dict[str, Any]) -> Step:

@@ -9,8 +9,8 @@ Design choices:
 
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field, ValidationError
-from starlette.routing import BaseRoute
+from starlette.applications import Starlette
 
 from ..common.errors import OF_THE_INPUT, printable
 from ..common.provenance import release
@@ -146,10 +146,26 @@ def build(
     return server
 
 
-def routes(server: MCPServer, *, host: str = "127.0.0.1", path: str = "/mcp") -> list[BaseRoute]:
-    """For an app that serves this over HTTP. Its lifespan has to run `server.session_manager.run()`.
+def mount(app: Starlette, server: MCPServer, *, host: str, path: str = "/mcp") -> None:
+    """Adds the server to an app, whose lifespan then runs it.
 
     No session is kept, so restarts and several workers do no harm. On a loopback `host` others are refused as Host.
     """
-    options = {"stateless_http": True, "json_response": True, "max_request_body_size": 2 * MOST_LETTERS}
-    return [*server.streamable_http_app(streamable_http_path=path, host=host, **options).routes]
+    inner, own = (
+        app.router.lifespan_context,
+        server.streamable_http_app(
+            streamable_http_path=path,
+            host=host,
+            stateless_http=True,
+            json_response=True,
+            max_request_body_size=2 * MOST_LETTERS,
+        ),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[Any]:
+        async with server.session_manager.run(), inner(app) as state:
+            yield state
+
+    app.router.routes.extend(own.routes)
+    app.router.lifespan_context = lifespan

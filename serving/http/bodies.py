@@ -9,7 +9,6 @@ Design choices:
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
-import pandas as pd
 from fastapi import Request, Response, UploadFile
 from fastapi.routing import APIRoute
 from pydantic import (
@@ -82,6 +81,36 @@ Bars = Annotated[
 Level = Annotated[float, Field(gt=0, lt=1)]
 
 
+class Hints(BaseModel):
+    """What the columns of bars are, where it does not show."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    id: Name | None = Field(None, description="Column of tickers, if its name is unusual.")
+    time: Name | None = Field(None, description="Column of times, if its name is unusual.")
+    value: Name | None = Field(None, description="Plain series: column to forecast.")
+    dates: Literal["dmy", "mdy", "ymd"] | None = Field(None, description="Order of numeric dates, if ambiguous.")
+    decimal: Literal["point", "comma"] | None = Field(None, description="Decimal mark of numbers sent as text.")
+
+
+class Tables(Hints):
+    """Bars in JSON."""
+
+    model_config = ConfigDict(strict=True)
+
+    bars: Bars = Field(description="timestamp, [ticker,] open, high, low, close, volume; or a plain series.")
+    market: Bars | None = Field(None, description="Bars of an index, of a universe or of VIX, which features read.")
+
+    @model_validator(mode="after")
+    def _columns_are_one_table(self) -> "Tables":
+        for name, bars in (("bars", self.bars), ("market", self.market)):
+            if isinstance(bars, dict) and len({len(column) for column in bars.values()}) > 1:
+                raise ValueError(f"the columns of {name} differ in length: give one value per bar in each")
+            if isinstance(bars, dict) and not next(iter(bars.values())):
+                raise ValueError(f"{name} has no rows: load some bars first")
+        return self
+
+
 class Asked(BaseModel):
     """What a forecast is asked with, beside its bars."""
 
@@ -99,35 +128,32 @@ class Asked(BaseModel):
     calibration: Literal["auto", "on", "off"] = "auto"
     calendar: str | None = Field(None, max_length=MAX_TEXT, description="Exchange that dates the steps, as XNYS.")
     strict: bool = Field(False, description="Refuse bars of which one ticker cannot be used.")
-    id: Name | None = Field(None, description="Column of tickers, if its name is unusual.")
-    time: Name | None = Field(None, description="Column of times, if its name is unusual.")
-    value: Name | None = Field(None, description="Plain series: column to forecast.")
-    dates: Literal["dmy", "mdy", "ymd"] | None = Field(None, description="Order of numeric dates, if ambiguous.")
-    decimal: Literal["point", "comma"] | None = Field(None, description="Decimal mark of numbers sent as text.")
     adapter: Name | None = Field(None, description="Of /v1/adapters, or by_ticker: each ticker's own, if it has one.")
 
     def of_pipeline(self) -> dict[str, Any]:
         """As arguments of the pipeline."""
-        names = ("horizon", "quantile_levels", "as_of", "seed", "samples", "calibration", "calendar", "strict")
-        given = {name: getattr(self, name) for name in (*names, "adapter")}
+        names = (
+            "horizon",
+            "quantile_levels",
+            "as_of",
+            "seed",
+            "samples",
+            "calibration",
+            "calendar",
+            "strict",
+            "adapter",
+        )
+        given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
 
 
-class ForecastRequest(Asked):
+class ForecastRequest(Asked, Tables):
     """Bars, and what to forecast of them."""
 
-    bars: Bars = Field(description="timestamp, [ticker,] open, high, low, close, volume; or a plain series.")
-    market: Bars | None = Field(None, description="Bars of an index, of a universe or of VIX, which features read.")
-
-    model_config = ConfigDict(strict=True, json_schema_extra={"examples": [EXAMPLE]})
-
-    @model_validator(mode="after")
-    def _columns_are_one_table(self) -> "ForecastRequest":
-        check_columns(bars=self.bars, market=self.market)
-        return self
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
 
-class UploadRequest(Asked):
+class UploadRequest(Asked, Hints):
     """A price file, and what to forecast of it, as fields of a form."""
 
     file: UploadFile = Field(description="csv, csv.gz or parquet")
@@ -145,23 +171,6 @@ class BatchRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     requests: list[ForecastRequest] = Field(min_length=1, max_length=MAX_BATCH)
-
-
-def check_columns(**tables: Any) -> None:
-    """Raises ValueError for lists by column that are no table."""
-    for name, bars in tables.items():
-        if isinstance(bars, dict) and len({len(column) for column in bars.values()}) > 1:
-            raise ValueError(f"the columns of {name} differ in length: give one value per bar in each")
-        if isinstance(bars, dict) and not next(iter(bars.values())):
-            raise ValueError(f"{name} has no rows: load some bars first")
-
-
-def table(bars: list[dict[str, Any]] | dict[str, list[Any]]) -> pd.DataFrame:
-    """Bars as they were sent."""
-    frame = pd.DataFrame(bars)
-    if len(frame.columns) > MAX_COLUMNS:
-        raise ValueError(f"the records have {len(frame.columns)} columns: give at most {MAX_COLUMNS}")
-    return frame
 
 
 class _StrictRequest(Request):

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from ...training.models import located, public_name
 from ..loading import load_pipeline
+from ..symbols import Symbols
 from .adapters import find_folders, open_adapters
 from .app import create_app
 from .guard import write_log
@@ -26,10 +27,11 @@ def run(
     settings: Settings,
     adapters: Sequence[str] = (),
     market: pd.DataFrame | None = None,
+    symbols: Symbols | None = None,
 ) -> None:
     """Answers until SIGTERM or Ctrl-C, and what is in flight then.
 
-    `adapters` are written NAME=FOLDER; `market` is bars for requests that bring none.
+    `adapters` are written NAME=FOLDER; `market` is bars for requests that bring none; `symbols` looks up symbols.
 
     Raises:
         ValueError: the port is taken, the host is no address of this machine, or an adapter is none of this model.
@@ -38,7 +40,7 @@ def run(
         folders = find_folders(str(located(model)), adapters)
         pipe = load_pipeline(model)
         state = None if market is None else pipe.processor.feature_extractor._market_state(market)
-        app = create_app(pipe, settings, adapters=open_adapters(pipe, folders), market=state)
+        app = create_app(pipe, settings, adapters=open_adapters(pipe, folders), market=state, source=symbols)
         write_log()
         if settings.token is None and not is_local(host):
             print(f"tsf-llm: {host} is reached from elsewhere, and no {TOKEN} is set", file=sys.stderr)

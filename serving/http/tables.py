@@ -22,7 +22,7 @@ from ...data_prep.columns import Columns
 from ...data_prep.sources import read_market
 from ...processing_tsf_llm import TsfLlmProcessor
 from ...training.data import read_for
-from .bodies import MAX_BARS, MAX_COLUMNS, Asked, ForecastRequest, table
+from .bodies import MAX_BARS, MAX_COLUMNS, Hints, Tables, UploadRequest
 
 MAX_UNPACKED = 64 * 2**20  # bytes of a file's table
 MAX_CELL = 1024  # bytes of a text in parquet
@@ -30,7 +30,7 @@ NUMBERS = {name: aliases for name, aliases in ALIASES.items() if name not in ("t
 CHUNK = 2**20
 
 
-def sent_tables(asked: ForecastRequest) -> dict[str, Any]:
+def sent_tables(asked: Tables) -> dict[str, Any]:
     """Bars, market and names of columns, as the pipeline takes them.
 
     Raises:
@@ -42,8 +42,10 @@ def sent_tables(asked: ForecastRequest) -> dict[str, Any]:
     return {"bars": _frame(asked.bars, asked), "market": market, **given}
 
 
-def _frame(bars: list[dict[str, Any]] | dict[str, list[Any]], asked: Asked) -> pd.DataFrame:
-    frame = table(bars)
+def _frame(bars: list[dict[str, Any]] | dict[str, list[Any]], asked: Hints) -> pd.DataFrame:
+    frame = pd.DataFrame(bars)
+    if len(frame.columns) > MAX_COLUMNS:
+        raise ValueError(f"the records have {len(frame.columns)} columns: give at most {MAX_COLUMNS}")
     known = find_columns(frame, {"timestamp": SERIES_ALIASES["timestamp"], **NUMBERS})
     if asked.dates is not None:
         time = asked.time or known.get("timestamp")
@@ -57,7 +59,7 @@ def _frame(bars: list[dict[str, Any]] | dict[str, list[Any]], asked: Asked) -> p
     return frame
 
 
-def uploaded(content: bytes, name: str, asked: Asked, processor: TsfLlmProcessor) -> pd.DataFrame:
+def uploaded(content: bytes, name: str, asked: UploadRequest, processor: TsfLlmProcessor) -> pd.DataFrame:
     """The bars, or the plain series, of a file of this name.
 
     Raises:
@@ -67,7 +69,7 @@ def uploaded(content: bytes, name: str, asked: Asked, processor: TsfLlmProcessor
     return _read(content, name, lambda path: read_for(processor, path, columns=columns, strict=asked.strict))
 
 
-def uploaded_market(content: bytes, name: str, asked: Asked) -> pd.DataFrame:
+def uploaded_market(content: bytes, name: str, asked: Hints) -> pd.DataFrame:
     """The bars of an index, or of a universe, in a file of this name; raises ValueError as `uploaded`."""
     return _read(content, name, lambda path: read_market(path, dates=asked.dates, decimal=asked.decimal))
 

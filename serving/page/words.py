@@ -83,7 +83,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "from_here": ("forecast from here", "预测起点"),
     "bar_hover": ("open {o}, high {h}, low {l}, close {c}", "开 {o}，高 {h}，低 {l}，收 {c}"),
     # the verdict
-    "tab_verdict": ("How good is it here?", "靠谱吗？"),
+    "tab_verdict": ("How good?", "靠谱吗？"),
     "verdict_better": (
         "On this series the model forecast better than the best simple rule ({name}).",
         "在这条序列上，模型的预测优于最好的简单方法（{name}）。",
