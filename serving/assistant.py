@@ -41,6 +41,7 @@ the future. Do not invent bars: ask the user for a table, or use a symbol if thi
 LONGEST_ERROR = 600  # letters
 Horizon = Annotated[int, Field(ge=1, le=MOST_STEPS, description="Bars ahead; of daily bars, 5 are a week.")]
 AsOf = Annotated[str | None, Field(description="Forecast as if nothing after this date were known.")]
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="Of sampled paths, and of dates drawn.")]
 Dates = Annotated[int, Field(ge=10, le=MOST, description="Earlier dates to forecast from, at most.")]
 Features = Annotated[Literal["model", "table"], Field(description="Those of the model, or all of this package.")]
 
@@ -108,7 +109,7 @@ def build(
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=symbols is not None)
 
     @server.tool(annotations=reads, title="Forecast")
-    def forecast(data: Data, horizon: Horizon = 5, as_of: AsOf = None, seed: int = 0) -> Forecast:
+    def forecast(data: Data, horizon: Horizon = 5, as_of: AsOf = None, seed: Seed = 0) -> Forecast:
         """What may come of a price or series, how sure that is, and what such forecasts were worth on these very bars.
 
         Use it for any question on the future of a price: "what may AAPL do next week", "how likely is a rise", "what
@@ -126,7 +127,7 @@ def build(
             return answers.evaluate(data, horizon=horizon, dates=dates)
 
     @server.tool(annotations=reads, title="Explain")
-    def explain(data: Data, seed: int = 0) -> Explanation:
+    def explain(data: Data, seed: Seed = 0) -> Explanation:
         """Which inputs the model's forecasts of this series rest on: groups of features, by permutation on past dates.
 
         Use it when asked why. It tells what the model reads, not what moves the market; an interval that spans zero
