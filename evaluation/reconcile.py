@@ -61,12 +61,14 @@ def reconcile(
     kind: Kind,
     out: Path,
     tickers: Sequence[str] | None = None,
+    noted: str | None = None,
     num_proc: int = 1,
     strict: bool = False,
 ) -> dict[str, Any]:
     """Scores the record with the outcomes in the bars, writes `FILES` and returns the content of the first.
 
-    With `tickers` their rows alone are looked at.
+    With `tickers` their rows alone are looked at. `noted` is a head of before: a record without it is a new one, of
+    which nothing is scored.
 
     Raises:
         ValueError: what is there is no record, an empty one, or nothing of it is about these bars' tickers.
@@ -74,10 +76,12 @@ def reconcile(
     from .track_record_page import page  # after this module: it speaks of what stands here
 
     check_free(out, FILES, by=BY)
-    chain, panel = Chain(), split_tickers(bars, kind, strict=strict)
+    chain, panel = Chain(noted), split_tickers(bars, kind, strict=strict)
     series = {name: _series(name, frame, kind) for name, frame in panel.items()}
     outcomes = match(TrackRecord(path).chunks(chain), series, kind, tickers=tickers)
-    if not len(outcomes.rows) and chain.sound:
+    if chain.broken_at == 1:
+        outcomes = match([], series, kind)
+    elif not len(outcomes.rows) and chain.sound:
         whose = f" of {', '.join(tickers)}" if tickers else ""
         raise ValueError(f"{path} holds no forecast{whose}: tsf-llm forecast --log {path} writes them")
     told = findings(outcomes, series, kind, num_proc=num_proc)

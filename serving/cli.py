@@ -138,6 +138,19 @@ def forecast(
         Path | None,
         typer.Option(help="HTML file for people: charts, words and an honest verdict, offline, to forward."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ray",
+            help="Thousands of tickers, some at a time, on this machine or Ray; goes on if stopped.",
+        ),
+    ] = None,
+    num_proc: Annotated[
+        int, typer.Option("--num-proc", min=1, help="With --engine: processes; the rows do not depend on it.")
+    ] = 1,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster that sees OUT; by default one of --num-proc workers is started.")
+    ] = None,
     ohlcv: Annotated[
         bool,
         typer.Option("--ohlcv", help="Whole bars: quantiles of open, high, low, volume; OUT.risk.json beside it."),
@@ -184,6 +197,9 @@ def reconcile(
         "track_record"
     ),
     ticker: Ticker = None,
+    head: Annotated[
+        str | None, typer.Option(help="Head of the record that was noted before: the record must still have it.")
+    ] = None,
     num_proc: Annotated[int, typer.Option("--num-proc", min=1, help="Processes for the baselines.")] = 1,
     strict: Strict = False,
     value: Value = None,
@@ -204,8 +220,8 @@ def reconcile(
     from .record import reconcile_data
 
     columns = Columns(value, id, time, dates, decimal)
-    options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "num_proc": num_proc, "strict": strict}
-    found, kind = reconcile_data(log, data, out, **options)
+    options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "noted": head, "num_proc": num_proc}
+    found, kind = reconcile_data(log, data, out, strict=strict, **options)
     print_record(found, kind)
     typer.echo(f"track_record.html (opens offline) and track_record.json written to {out}")
     if not found["sound"]:
@@ -524,28 +540,51 @@ def serve(
     model: Model = SHIPPED,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is reached from elsewhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 60.0,
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="An adapter that requests may name; repeatable.")
+    ] = None,
+    market: Market = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds of a request.")] = 60.0,
+    queue: Annotated[int, typer.Option(min=1, help="Requests at one time; further ones are told to come back.")] = 64,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder that keeps streams; without one they end with the server.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
+    ] = None,
     cors: Annotated[
-        list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of this origin; may be repeated.")
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
     ] = None,
     mcp: Annotated[bool, typer.Option("--mcp", help="Serve chat assistants too, at /mcp; see docs/mcp.md.")] = False,
 ) -> None:
     """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
 
-    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
+    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`. Requests that come
+    together share a model pass; no answer depends on that. SIGTERM ends it when what is in flight is answered.
 
-    Ask it with: curl -H "Content-Type: application/json" -d @request.json http://127.0.0.1:8000/v1/forecast and, in
-    request.json, {"bars": [{"timestamp": ..., "open": ..., "high": ..., "low": ..., "close": ..., "volume": ...}, ...],
-    "horizon": 5}
+    Ask it with: curl -F file=@AAPL.csv -F horizon=5 http://127.0.0.1:8000/v1/forecast
 
     Example: tsf-llm serve --model shipped --port 8000
     """
     check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart", *["mcp"] * mcp)
     from .http.run import name_of, run, token
     from .http.settings import Settings
+    from .symbols import Symbols
 
-    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout, mcp=mcp, host=host)
-    run(model, host=host, port=port, settings=settings)
+    if source not in (None, "yahoo"):
+        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
+    settings = Settings(
+        name=name_of(model),
+        token=token(),
+        cors=tuple(cors or ()),
+        timeout=timeout,
+        queue=queue,
+        state=state,
+        mcp=mcp,
+        host=host,
+    )
+    beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}
+    run(model, host=host, port=port, settings=settings, symbols=Symbols() if source else None, **beside)
 
 
 @app.command()

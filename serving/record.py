@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_datetime64_dtype, is_float_dtype
 
-from ..bars_tsf_llm import KINDS, split_tickers
+from ..bars_tsf_llm import KINDS, Kind, split_tickers
 from ..columns_tsf_llm import given_bars
 from ..common.files import check_apart
 from ..common.provenance import provenance
@@ -59,22 +60,30 @@ class Recorder:
         kind, calibration = self.pipe.processor.kind, asked.get("calibration", "auto")
         horizon = int(frame["step"].max())
         used = "used" if self.pipe.calibration(calibration, horizon) else "none"
-        bars = given_bars(bars, kind)
-        if isinstance(bars, pd.DataFrame) and kind.id in bars:
-            bars = bars[bars[kind.id].astype(str).isin(frame["ticker"])]
         facts = {**self.facts, "calibration": f"{calibration}, {used}", "seed": int(asked.get("seed", 0))}
         facts |= {"samples": int(asked.get("samples", 256)), "market": int(asked.get("market") is not None)}
-        appended = self.record.append(frame, split_tickers(bars, kind), facts | {"horizon": horizon})
+        appended = self.record.append(
+            frame, _by_ticker(given_bars(bars, kind), kind, frame["ticker"]), facts | {"horizon": horizon}
+        )
         return shown(frame), appended
 
 
+def _by_ticker(bars: Any, kind: Kind, tickers: pd.Series) -> Mapping[str, pd.DataFrame]:
+    """Those of the tickers that were forecast. The pipeline has checked them: types that are right are right."""
+    told = isinstance(bars, pd.DataFrame) and kind.id in bars and is_datetime64_dtype(bars["timestamp"])
+    if not (told and all(is_float_dtype(bars[name]) for name in kind.needed)):
+        return split_tickers(bars, kind)
+    known = bars[bars[kind.needed].notna().all(axis=1) & bars[kind.id].isin(tickers)]
+    return {str(name): part.sort_values("timestamp") for name, part in known.groupby(kind.id, observed=True)}
+
+
 def reconcile_data(
-    log: Path, data: str, out: Path, *, tickers: list[str] | None, columns: Columns, num_proc: int, strict: bool
+    log: Path, data: str, out: Path, *, tickers: list[str] | None, columns: Columns, strict: bool, **options: Any
 ) -> tuple[dict[str, Any], Any]:
     """What `tsf-llm reconcile` does: what it found, and the kind of the series."""
     check_apart(out, data, log)
     kinds = TrackRecord(log).kinds()
     bars = read_data(data, tickers, kind=KINDS[kinds[0]] if len(kinds) == 1 else None, columns=columns, strict=strict)
     kind = next(kind for kind in KINDS.values() if kind.id in bars)
-    found = reconcile(log, bars, kind=kind, out=out, tickers=tickers, num_proc=num_proc, strict=strict)
+    found = reconcile(log, bars, kind=kind, out=out, tickers=tickers, strict=strict, **options)
     return found, kind

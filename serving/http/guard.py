@@ -214,3 +214,4 @@ def write_log() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
+    logging.getLogger("tsf_llm").propagate = False  # `notes` has the library's warnings, which may hold data

@@ -104,6 +104,26 @@ def test_reconcile_scores_what_has_come_true(run, model, tmp_path, monkeypatch):
     assert "row 6 does not follow row 4" in " ".join(told.split())
 
 
+def test_bars_may_be_given_as_a_pipeline_takes_them(model, tmp_path):
+    bars = read_bars("sample", ["AAPL", "MSFT"])
+    pipe, asked = load_pipeline(model), {"horizon": 2, "samples": 16}
+    turned = bars.sort_values("timestamp", ascending=False, kind="stable")
+    texts = bars.assign(timestamp=bars["timestamp"].dt.strftime("%Y-%m-%d")).rename(columns={"ticker": "Symbol"})
+    alone = bars[bars["ticker"] == "AAPL"].drop(columns="ticker")
+    logged = []
+    for number, given in enumerate((bars, turned, texts, alone)):
+        recorder = Recorder(pipe, model, tmp_path / f"{number}.sqlite")
+        recorder.append(pipe(given, **asked, quantile_levels=recorder.levels), given, asked)
+        logged.append(rows_of(tmp_path / f"{number}.sqlite")[0].drop(columns=["made_at", "previous", "hash"]))
+    for other in logged[1:3]:
+        pd.testing.assert_frame_equal(
+            logged[0].sort_values(["ticker", "step"], ignore_index=True).drop(columns="id"),
+            other.sort_values(["ticker", "step"], ignore_index=True).drop(columns="id"),
+        )
+    assert logged[3]["ticker"].tolist() == ["series", "series"]
+    assert logged[3]["last_close"].iloc[0] == logged[0]["last_close"].iloc[0]
+
+
 def test_mistakes_end_in_one_line(run, forecast, tmp_path, model):
     (text := tmp_path / "text.sqlite").write_text("a text, and no database\n" * 99)
     log = tmp_path / "record.sqlite"

@@ -31,7 +31,7 @@ def answers(pipe, parts, horizons, **settings):
         return await asyncio.gather(*tasks)
 
     done = asyncio.run(all_of_them())
-    return [as_records(frame) for frame, _ in done], [rows for _, rows in done]
+    return [as_records(one.frame) for one in done], [one.rows for one in done]
 
 
 def test_company_changes_no_digit(pipe, parts):
@@ -67,6 +67,6 @@ def test_one_bad_request_spoils_no_other(pipe, parts, monkeypatch):
         tasks = [engine.forecast(lambda part=part: {"bars": part}, horizon=5) for part in (parts[0], parts[4])]
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    (frame, _), error = asyncio.run(both())
-    assert len(frame) == 5
+    answer, error = asyncio.run(both())
+    assert len(answer.frame) == 5
     assert str(error) == "poisoned"
