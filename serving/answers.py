@@ -351,10 +351,10 @@ def _series(
     told += [] if end.p_up is None else [f"P(up) {100 * end.p_up:.0f} %"]
     if move is not None:
         told.append(f"the mean {end.mean:.6g}" + (f" ({100 * move / last:+.2f} %)" if is_price else ""))
-    now = f"{printable(name)} was at {last:.6g} on {_date(origin)}"
+    said, now = ", ".join(told), f"{printable(name)} was at {last:.6g} on {_date(origin)}"
     return SeriesForecast(
         name=name,
-        sentence=f"{now}. For {end.date}, {end.step} bar(s) ahead, the model says: {', '.join(told)}. {worth(verdict)}",
+        sentence=f"{now}. For {end.date}, {end.step} bar(s) ahead, the model says: {said}. {worth(verdict)}",
         last_price=float(f"{last:.6g}"),
         last_date=_date(origin),
         horizon=end.step,

@@ -7,7 +7,9 @@ Design choices:
 * Files are read only below a folder that whoever started the server has named; over HTTP never.
 """
 
+import os
 import re
+import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -145,6 +147,14 @@ def build(
             return answers.audit(data, features=features)
 
     return server
+
+
+def run(server: MCPServer) -> None:
+    """Over stdio, until stdin ends. A signal ends it at once: nothing can be left half done, and a thread that waits
+    for stdin would hold up an orderly end for ever."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os._exit(128 + number))
+    server.run("stdio")
 
 
 def mount(app: Starlette, server: MCPServer, *, host: str, path: str = "/mcp") -> None:

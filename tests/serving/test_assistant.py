@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -177,6 +179,20 @@ def test_over_stdio(over_stdio):
     assert "no file in the folder" in refused.content[0].text
     assert evaluated.structured_content["verdict"]["dates"] == 10
     assert "Traceback" not in log
+
+
+def test_a_signal_ends_it_though_stdin_stays_open():
+    command = [sys.executable, "-c", "from tsf_llm.serving.cli import main; main()", "mcp", "--model", "mini"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}
+    process.stdin.write(json.dumps(hello).encode() + b"\nnonsense\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["result"]["serverInfo"]["name"] == "tsf-llm"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    assert process.stdout.read() == b""  # nothing but the protocol
+    assert b"Traceback" not in process.stderr.read()
 
 
 @pytest.mark.parametrize(
