@@ -49,7 +49,7 @@ from .bars_tsf_llm import (
 )
 from .calendars_tsf_llm import bar_spacing, check_calendar
 from .columns_tsf_llm import given_bars
-from .indicators_tsf_llm import READERS, compute_features, feature_names, market_parts
+from .indicators_tsf_llm import FEATURES, READERS, WARM_UP, compute_features, feature_names, market_parts
 from .jumps_tsf_llm import YEAR, jump_report, jumps, lately
 from .market_tsf_llm import MARKET_COLUMNS, PARTS, beside, market_state, parts_of
 from .series_tsf_llm import (
@@ -71,6 +71,7 @@ GIVE = {
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes
 LEARNED = ("center", "scale", "bar_seconds", "fitted_through", "fitted_with_market", "target_center", "target_scale")
+FORGOTTEN = 1e-12  # weight of a squared return in the volatility that no longer counts
 LONGEST_CONTEXT = 1_000_000  # bars of a window
 ORIGINALS = {"feature_set", "seed_horizon", "expose_leak"}  # settings of earlier versions, for the original alone
 
@@ -370,6 +371,14 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("market=: no feature of this processor reads it; leave it out, or fit one with the group")
         if isinstance(market, pd.DataFrame) and set(MARKET_COLUMNS) <= set(market.columns):
             return market
+        return market_state(self.checked_market(market), as_before=self.fitted_with_market is True)
+
+    def checked_market(self, market: Bars) -> CheckedBars:
+        """The bars of a market's tickers; those of another frequency are skipped.
+
+        Raises:
+            ValueError: for bars without an honest reading.
+        """
         tickers = split_tickers(_named_market(given_bars(market, OHLCV)))
         tickers = tickers.like(tickers)
         for ticker, frame in list(tickers.items()):
@@ -377,7 +386,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
                 self.check_market_spacing(f", {ticker}", frame["timestamp"].to_numpy())
             except ValueError as error:
                 tickers.skip(ticker, str(error))
-        return market_state(tickers.settle(), as_before=self.fitted_with_market is True)
+        return tickers.settle()
 
     def _known_market(self, market: Bars | None, tickers: Iterable[str]) -> dict[str, pd.DataFrame | None]:
         """By ticker the state of what the fit knew of a market; a warning says what is masked.
@@ -651,6 +660,35 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             self._encode(ticker, frame, states[ticker], earlier.get(ticker), last_window)
             for ticker, frame in with_progress(list(tickers.items()), "features")
         ]
+
+    @property
+    def memory(self) -> int:
+        """Observed bars before one that its features and volatility may remember.
+
+        Raises:
+            ValueError: no number of them will do: the scale of a plain series remembers all, and a known covariate
+                changes what earlier bars knew.
+        """
+        if self.series_kind is UNIVARIATE or self.known_covariates or self.reach is not None:
+            what = "the original's inputs" if self.reach is not None else "a plain series or known covariates"
+            raise ValueError(f"this model reads {what}, which no bounded past tells: forecast with pipe(bars)")
+        decayed = int(np.log(FORGOTTEN) / np.log(self.sigma_decay))
+        return max(decayed, *(FEATURES[name].warm_up for name in self.names if name in FEATURES), WARM_UP)
+
+    def encode_newest(self, tickers: CheckedBars, market: pd.DataFrame | None = None) -> list[EncodedSeries]:
+        """Series with the features of their last bar alone, zero before it, for bars that are known to be sound.
+
+        Of each ticker the last `memory` bars before that one will do. A ticker whose features cannot be computed is
+        skipped. `market` is a `market_tsf_llm.market_state`."""
+        states = self._known_market(market, tickers)
+        encoded = []
+        for ticker, frame in with_progress(list(tickers.items()), "features"):
+            known = np.zeros((len(frame) - 1, len(self.names)), np.float32)
+            try:
+                encoded.append(self._encode(ticker, frame, states[ticker], known))
+            except ValueError as error:
+                tickers.skip(ticker, str(error))
+        return encoded
 
     def _encode(
         self,

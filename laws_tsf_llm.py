@@ -53,8 +53,9 @@ class PiecewiseLaw:
         """In units `[n]`."""
         return self._with(self.values / unit[:, None])
 
-    def moved(self, shift: float, spread: float) -> Self:
-        """By `shift` half widths of the central 80 %, and `spread` times as wide about the median: a `Calibration`."""
+    def moved(self, shift: float, spread: float | np.ndarray) -> Self:
+        """By `shift` half widths of the central 80 %, and `spread` times (or `[n,1]`) as wide about the median: a
+        `Calibration`."""
         low, middle, high = (one[:, None] for one in self.quantile([0.1, 0.5, 0.9]).T)
         return self._with(middle + shift * (high - low) / 2 + spread * (self.values - middle))
 

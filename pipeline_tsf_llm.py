@@ -193,12 +193,7 @@ class TsfLlmPipeline(Pipeline):
             self.check_size(len(batch["ticker"]), batch["past_values"].shape[1], horizon=horizon, samples=samples)
             paths = self.sample(batch, horizon=horizon, samples=samples, seed=seed)
             answer["paths"] = paths if calibrated is None else calibrated(paths)
-        if calibrated is not None:
-            moves = zip(calibrated.shift, calibrated.spread, strict=True)
-            answer["laws"] = [
-                law if move is None else law.moved(*move)
-                for law, move in zip(answer["laws"], chain(moves, repeat(None)), strict=False)
-            ]
+        answer["laws"] = calibrated_laws(answer["laws"], calibrated)
         return answer
 
     def calibration(self, choice: str, horizon: int) -> Calibration | None:
@@ -399,11 +394,18 @@ class TsfLlmPipeline(Pipeline):
     def _anchors(self, batch: Any) -> dict[int, PiecewiseLaw]:
         """The laws that the model names: of the next bar and of its horizons."""
         columns = {key: batch[key].to(self.model.device) for key in ("past_values", "input_ids", "attention_mask")}
-        out = self.model(**columns, use_cache=False, logits_to_keep=1)
-        shares = {1: out.logits[:, 0, : self.processor.tokenizer.n_bins]}
-        for i, horizon in enumerate(self.model.config.far_horizons):
-            shares[horizon] = out.law_logits[:, 0, i]
-        return {h: self.processor.horizon_law(self._shares(logits), batch, h) for h, logits in shares.items()}
+        return self.named_laws(self.bin_logits(self.model(**columns, use_cache=False, logits_to_keep=1)), batch)
+
+    def bin_logits(self, out: Any) -> torch.Tensor:
+        """What an answer of the model says at its last position, `[B,1+H,bins]`: of the next bar and of H horizons."""
+        nearest = out.logits[:, -1:, : self.processor.tokenizer.n_bins]
+        return nearest if out.law_logits is None else torch.cat((nearest, out.law_logits[:, -1]), dim=1)
+
+    def named_laws(self, logits: torch.Tensor, batch: Any) -> dict[int, PiecewiseLaw]:
+        """The laws of the horizons that `bin_logits` speaks of; of the batch only `scale` is read."""
+        horizons = (1, *self.model.config.far_horizons)
+        parts = zip(horizons, logits.unbind(dim=1), strict=True)
+        return {h: self.processor.horizon_law(self._shares(one), batch, h) for h, one in parts}
 
     @staticmethod
     def _shares(logits: torch.Tensor) -> np.ndarray:
@@ -479,6 +481,15 @@ class TsfLlmPipeline(Pipeline):
         weight = (wanted - levels[left]) / (levels[right] - levels[left])
         spread_BPK = quantiles_BPQ[..., left] * (1 - weight) + quantiles_BPQ[..., right] * weight
         return spread_BPK.transpose(0, 2, 1)
+
+
+def calibrated_laws(laws: Sequence[PiecewiseLaw], calibration: Calibration | None) -> list[PiecewiseLaw]:
+    """The laws of steps 1, 2, ... as a calibration moves them; those beyond its steps as they are."""
+    moves = [] if calibration is None else zip(calibration.shift, calibration.spread, strict=True)
+    return [
+        law if move is None else law.moved(*move)
+        for law, move in zip(laws, chain(moves, repeat(None)), strict=False)
+    ]
 
 
 def check_choice(calibration: str) -> None:

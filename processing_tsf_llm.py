@@ -326,12 +326,12 @@ class TsfLlmProcessor(ProcessorMixin):
         last_close = np.asarray(batch["last_close"], dtype=float)[:, None, None]
         prices_BKP = self.kind.level(last_close, cumulative)
         frame = self._empty_forecast(batch, cumulative.shape[-1], calendar or self.feature_extractor.calendar)
-        frame["mean"] = prices_BKP.mean(axis=1).ravel()
         quantiles_QBP = np.quantile(prices_BKP, quantile_levels, axis=1, method="weibull")  # unbiased coverage
+        columns = {"mean": prices_BKP.mean(axis=1).ravel()}
         for level, values in zip(quantile_levels, quantiles_QBP, strict=True):
-            frame[quantile_column(level)] = values.ravel()
-        frame["p_up"] = ((cumulative > 0).mean(axis=1) + 0.5 * (cumulative == 0).mean(axis=1)).ravel()
-        return frame
+            columns[quantile_column(level)] = values.ravel()
+        columns["p_up"] = ((cumulative > 0).mean(axis=1) + 0.5 * (cumulative == 0).mean(axis=1)).ravel()
+        return pd.concat([frame, pd.DataFrame(columns)], axis=1)
 
     def decode_laws(
         self,
@@ -347,16 +347,22 @@ class TsfLlmProcessor(ProcessorMixin):
         def stacked(columns: Iterable[np.ndarray]) -> np.ndarray:
             return np.stack([*columns], axis=1).ravel()
 
-        frame["mean"] = stacked(law.expectation(lambda x: self.kind.level(last_close[:, None], x)) for law in laws)
+        mean = stacked(law.expectation(lambda x: self.kind.level(last_close[:, None], x)) for law in laws)
+        columns = {"mean": mean}
         prices_PBQ = [self.kind.level(last_close[:, None], law.quantile(quantile_levels)) for law in laws]
         for i, level in enumerate(quantile_levels):
-            frame[quantile_column(level)] = stacked(prices[:, i] for prices in prices_PBQ)
-        frame["p_up"] = stacked(law.p_up for law in laws)
-        return frame
+            columns[quantile_column(level)] = stacked(prices[:, i] for prices in prices_PBQ)
+        columns["p_up"] = stacked(law.p_up for law in laws)
+        return pd.concat([frame, pd.DataFrame(columns)], axis=1)
 
     def _empty_forecast(self, batch: BatchFeature, horizon: int, calendar: str | None) -> pd.DataFrame:
         B = len(batch["ticker"])
-        stamps = [next_timestamps(times, horizon, calendar) for times in batch["bar_times"]]
+        known: dict[bytes, pd.DatetimeIndex] = {}  # tickers of one market mostly share their times
+        keys = [times.tobytes() for times in batch["bar_times"]]
+        for key, times in zip(keys, batch["bar_times"], strict=True):
+            if key not in known:
+                known[key] = next_timestamps(times, horizon, calendar)
+        stamps = [known[key] for key in keys]
         frame = pd.DataFrame({"ticker": np.repeat(batch["ticker"], horizon)})
         frame["origin"] = pd.DatetimeIndex(batch["origin"]).repeat(horizon)
         frame["step"] = np.tile(np.arange(1, horizon + 1), B)

@@ -58,7 +58,7 @@ SERVE = [
     "prometheus-client>=0.22",
     "gradio>=6.10",
     "plotly>=6.1",
-    "mcp>=2.0",
+    "mcp>=2.3",
 ]
 RAY = ["ray[data]>=2.50"]
 DEV = [
@@ -76,6 +76,7 @@ DEV = [
     "playwright>=1.50",  # drives the system's chromium; no browser is downloaded
     "pre-commit>=4.0",
     "pre-commit-hooks>=5.0",
+    "psutil>=6.0",
     "PyWavelets>=1.8",  # the oracle of our wavelets
     "pytest>=8.4",
     "pytest-xdist>=3.6.1",

@@ -7,7 +7,7 @@ Design choices:
 * Names of tickers and reasons are text, never markup: neither of HTML nor of matplotlib.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,14 +126,14 @@ def page(report: Report, *, walks: Mapping[int, WalkForward] | None = None, kind
         title=f"Evaluation, {facts['start']} to {facts['end']}",
         about=f"Past forecasts{of}, each made from what was known on its day, beside others of the same outcomes.",
         headlines=[
-            {"words": words, "ahead": _ahead(one), "standing": _standing(words)}
+            {"words": words, "ahead": _ahead(one), "standing": standing(words)}
             for one in report.horizons
             for words in (conclusions(one) or ["no baseline to compare with"])
         ],
         warning=warning_of(report),
         overview=_overview(report, kind) if several else None,
         sections=[_section(one, (walks or {}).get(one.facts["horizon"]), kind) for one in report.horizons],
-        meanings=_meanings(report),
+        meanings=meanings([report]),
         settings={name: facts[key] for key, name in SETTINGS.items() if facts.get(key) is not None},
         remarks=remarks(report),
         skipped={printable(name): printable(str(why)) for name, why in (facts.get("skipped") or {}).items()},
@@ -145,7 +145,7 @@ def _ahead(report: Report) -> str:
     return f"{horizon} bar{'' if horizon == 1 else 's'} ahead"
 
 
-def _standing(words: str) -> str:
+def standing(words: str) -> str:
     return next((one for one in ("better", "worse") if words.startswith(one)), "even")
 
 
@@ -154,12 +154,12 @@ def _overview(report: Report, kind: Kind) -> Table:
     lines = []
     for one in report.horizons:
         beside, row = one.comparisons.get(one.strongest or "", {}), one.rows[OURS]
-        ends = [_percent(end) for end in beside.get("relative_ci95") or []]
-        relative = {"relative": _percent(beside.get("relative")), "ends": ends}
+        ends = [percent(end) for end in beside.get("relative_ci95") or []]
+        relative = {"relative": percent(beside.get("relative")), "ends": ends}
         lines.append({**row, **relative, "name": _ahead(one), "strongest": one.strongest, "dm_p": beside.get("dm_p")})
     columns: Columns = {
         "": lambda row: row["name"],
-        f"CRPS, {_unit(kind)}": lambda row: number(row.get("crps"), ".3f", kind.score_factor),
+        f"CRPS, {unit_of(kind)}": lambda row: number(row.get("crps"), ".3f", kind.score_factor),
         "strongest baseline": lambda row: row["strongest"] or "-",
         "CRPS beside it, % [95 % CI]": lambda row: with_interval(row, "relative", "+.1f", ("ends", "+.1f")),
         "DM p": lambda row: p_value(row["dm_p"]),
@@ -169,11 +169,11 @@ def _overview(report: Report, kind: Kind) -> Table:
     return Table.of(lines, columns)
 
 
-def _percent(value: float | None) -> float | None:
+def percent(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-def _unit(kind: Kind) -> str:
+def unit_of(kind: Kind) -> str:
     return "%" if kind is OHLCV else kind.score_unit
 
 
@@ -194,7 +194,7 @@ def _section(report: Report, walk: WalkForward | None, kind: Kind) -> dict[str, 
 
 def _further(report: Report, kind: Kind) -> list[Table]:
     """Scores that only some readers ask for, in tables that fit on paper; what no row has is left out."""
-    unit, factor = _unit(kind), kind.score_factor
+    unit, factor = unit_of(kind), kind.score_factor
     tables: list[dict[str, tuple[str, str, float]]] = [
         {
             f"MAE, {unit}": ("mae", ".3f", factor),
@@ -270,11 +270,11 @@ def _plots(report: Report, walk: WalkForward | None, kind: Kind) -> list[Plot]:
     return [Plot(title, words, embedded(figure), wide) for title, words, figure, wide in found if figure is not None]
 
 
-def _meanings(report: Report) -> dict[str, str]:
-    """Of what stands on the page."""
-    rows = [row for one in report.horizons for row in one.rows.values()]
-    told = {key for row in rows for key, value in row.items() if value is not None}
-    told |= {"in_mcs"} if any(one.best for one in report.horizons) else set()
+def meanings(reports: Sequence[Report]) -> dict[str, str]:
+    """Of what stands on a page."""
+    horizons = [one for report in reports for one in report.horizons]
+    told = {key for one in horizons for row in one.rows.values() for key, value in row.items() if value is not None}
+    told |= {"in_mcs"} if any(one.best for one in horizons) else set()
     return {name: words for name, (keys, words) in MEANINGS.items() if told.intersection(keys)}
 
 

@@ -91,6 +91,24 @@ def cumulative(by_date: pd.Series, kind: Kind) -> Figure | None:
     return figure
 
 
+def coverage_by_month(months: Mapping[str, Row]) -> Figure | None:
+    """Shares of outcomes within the bands of 80 and 90 %, by month."""
+    shown = {name: row for name, row in months.items() if row.get("coverage_80") is not None}
+    if not shown:
+        return None
+    figure, [axes] = new_figure(height=3.4, width=WIDTH)
+    for level, colour in ((80, BLUE), (90, ORANGE)):
+        axes.axhline(level, color=colour, linestyle=":", linewidth=1.4)
+        shares = [100 * row[f"coverage_{level}"] for row in shown.values()]
+        axes.plot(range(len(shown)), shares, color=colour, marker=MARKERS.get(level, "o"), label=f"{level} %")
+    every = -(-len(shown) // 8)
+    axes.set_xticks(range(0, len(shown), every), [*shown][::every])
+    axes.margins(x=0.08)
+    axes.set_ylabel("outcomes inside the band, %", fontsize=9)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
 def calibration(told: Mapping[str, Row]) -> Figure | None:
     """Coverage before and after, by level."""
     before, after = told.get("before") or {}, told.get("after") or {}

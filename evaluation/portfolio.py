@@ -43,6 +43,7 @@ def joint_forecast(
     market: Any = None,
     calendar: str | None = None,
     strict: bool = False,
+    quantile_levels: Sequence[float] = FORECAST_QUANTILES,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The forecast that `pipe(bars, ...)` gives, and `portfolio_table` of the tickers that share an origin.
 
@@ -63,7 +64,8 @@ def joint_forecast(
     held = weights_of(weights, tickers, {**batch["skipped"], **left_out})
     settings: dict[str, Any] = {"horizon": horizon, "samples": samples, "seed": seed}
     alone = {"batch": type(batch)({key: value for key, value in batch.items() if key != "loading"})}
-    frame = pipe.postprocess(pipe.forward(alone, **settings, calibration=calibration), calendar=calendar)
+    shown: dict[str, Any] = {"calendar": calendar, "quantile_levels": quantile_levels}
+    frame = pipe.postprocess(pipe.forward(alone, **settings, calibration=calibration), **shown)
     pipe.check_size(len(batch["ticker"]), batch["past_values"].shape[1], horizon=horizon, samples=samples)
     paths, calibrated = pipe.sample(batch, **settings), pipe.calibration(calibration, horizon)
     paths = paths if calibrated is None else calibrated(paths)

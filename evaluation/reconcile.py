@@ -6,7 +6,7 @@ Design choices:
   nothing; a last close that is no longer the logged one is told.
 * A forecast that came too late to count is scored apart. One that repeats another is not scored at all.
 * Everything that is scored is beside the same baselines (`BASELINES`, which nobody chooses), each from what its origin
-  knew: they are fitted at the first origin of the record, and yearly. The origins that wait for their outcome are among
+  knew: they are fitted at the first origin of the record, and yearly. Origins that wait for their outcome are among
   theirs, so that later bars change no score of an earlier outcome.
 * Where the chain is broken, rows from there on are not scored, and the page says so before all else.
 
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, CheckedBars, Kind, split_tickers
+from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, split_tickers
 from ..common.files import check_free, claim, write_json, write_text
 from ..common.provenance import provenance
 from ..feature_extraction_tsf_llm import EncodedSeries
@@ -42,6 +42,7 @@ BASELINES = {OHLCV.name: ("random_walk", "har_range"), UNIVARIATE.name: ("random
 SCORED, OPEN, REPEATED = "scored", "open", "repeated"
 ROUNDING = 1e-4  # of a close
 MODEL = ["model_digest", "processor_digest"]
+TOLD = ["state", "at", "due", "realised", "unit", "close"]
 KEPT = ["id", "made_at", "version", "model", *MODEL, "ticker", "origin", "last_close", "step", "horizon", "late"]
 
 
@@ -49,13 +50,19 @@ KEPT = ["id", "made_at", "version", "model", *MODEL, "ticker", "origin", "last_c
 class Outcomes:
     """The rows of a record beside what came, and how those that can be scored did."""
 
-    rows: pd.DataFrame  # of `KEPT`, `state`, and of those that are scored or open `at`, `due`, `realised`, `unit`
+    rows: pd.DataFrame  # of `KEPT`, and beside them of `TOLD`
     scored: Scored  # of the rows whose state is `SCORED`, in their order
 
 
 def reconcile(
-    path: Path, bars: pd.DataFrame, *, kind: Kind, out: Path, tickers: Sequence[str] | None = None,
-    num_proc: int = 1, strict: bool = False,
+    path: Path,
+    bars: pd.DataFrame,
+    *,
+    kind: Kind,
+    out: Path,
+    tickers: Sequence[str] | None = None,
+    num_proc: int = 1,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Scores the record with the outcomes in the bars, writes `FILES` and returns the content of the first.
 
@@ -124,10 +131,10 @@ def match(
         chosen = chunk if tickers is None else chunk[chunk["ticker"].isin(tickers)]
         told = chosen.join(_told(chosen, series, kind))
         for _, part in told.groupby("law", sort=False):
-            parts.append(part[[*KEPT, "state", "at", "due", "realised", "unit", "close"]])
+            parts.append(part[[*KEPT, *TOLD]])
             if len(part := part[part["state"] == SCORED]):
                 scored.append(_score(part))
-    rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*KEPT, "state"])
+    rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*KEPT, *TOLD])
     return Outcomes(rows, Scored.joined(scored) if scored else Scored.missing(np.empty(0)))
 
 
@@ -155,13 +162,7 @@ def _beside(rows: pd.DataFrame, one: EncodedSeries, kind: Kind) -> pd.DataFrame:
     known = np.cumsum(one.observed)[at]
     usable = (one.timestamp[at] == origin) & one.observed[at] & (known > np.maximum(VOLATILITY_WINDOW, step))
     state = np.select(
-        [
-            one.timestamp[at] != origin,
-            ~one.observed[at],
-            ~usable,
-            at + step > last,
-            ~one.observed[then],
-        ],
+        [one.timestamp[at] != origin, ~one.observed[at], ~usable, at + step > last, ~one.observed[then]],
         [
             "the data have no bar at the origin",
             "the bar at the origin has no close",
@@ -242,12 +243,11 @@ class Findings:
     parts: list[Part]
 
 
-def findings(
-    outcomes: Outcomes, series: Mapping[str, EncodedSeries], kind: Kind, *, num_proc: int = 1
-) -> Findings:
+def findings(outcomes: Outcomes, series: Mapping[str, EncodedSeries], kind: Kind, *, num_proc: int = 1) -> Findings:
     """All that the record says by now."""
     rows, is_late = outcomes.rows, outcomes.rows["late"].notna()
-    parts, failed = [], {}
+    parts: list[Part] = []
+    failed: dict[str, str] = {}
     for late in (False, True):
         some = rows[(is_late == late) & rows["state"].isin([SCORED, OPEN])]
         found, why = _parts(outcomes, some, series, kind, late=late, num_proc=num_proc)
@@ -295,7 +295,9 @@ def _parts(
     unit[place.loc[list(zip(rows["ticker"], rows["at"], strict=True))]] = rows["unit"]
     names = BASELINES[kind.name]
     found, failed = run(choose(names, kind), panel, steps, outcome, unit, num_proc=num_proc)
-    positions = pd.Series(np.arange(len(outcomes.scored.losses)), outcomes.rows.index[outcomes.rows["state"] == SCORED])
+    positions = pd.Series(
+        np.arange(len(outcomes.scored.losses)), outcomes.rows.index[outcomes.rows["state"] == SCORED]
+    )
     parts = []
     for (*model, step), part in scored.groupby([*MODEL, "step"], sort=False):
         theirs = place.loc[list(zip(part["ticker"], part["at"], strict=True))].to_numpy()
@@ -362,7 +364,7 @@ def _step(part: Part, series: Mapping[str, EncodedSeries], kind: Kind) -> dict[s
         "strongest": strongest,
         "verdicts": verdicts,
         "verdict": headline(verdicts, strongest) if strongest is not None else None,
-        "months": {name: _month(one, strongest) for name, one in part.months().items()},
+        "months": {name: _month(one) for name, one in part.months().items()},
     }
 
 
@@ -382,16 +384,15 @@ def _row(part: Part, forecast: Scored, scale: np.ndarray, square: np.ndarray) ->
     return score(forecast, forecast.outcome, dates, scale, part.step, square_scale=square, stride=part.stride)
 
 
-def _month(part: Part, strongest: str | None) -> dict[str, Any]:
-    verdicts, ours = part.verdicts(), part.forecasts[OURS]
+def _month(part: Part) -> dict[str, Any]:
+    ours = part.forecasts[OURS]
     told = bands(ours, ours.outcome)
     return {
         "n": len(part.rows),
         "dates": part.rows["origin"].nunique(),
         **{name: float(part.crps(name).mean()) for name in part.forecasts},
         **{name: told[name] for name in ("coverage_80", "coverage_90")},
-        "verdicts": verdicts,
-        "verdict": None if strongest is None else verdicts[strongest]["verdict"],
+        "verdicts": part.verdicts(),
     }
 
 

@@ -6,8 +6,8 @@ Design choices:
 * The file refuses changes and removals by triggers. Whoever takes these away is found by the chain: a row has the
   hash of all that stands in it and of the row before. Only the whole rest of the file can be written anew, and that
   shows in the last hash, the head: publish it now and then.
-* The law is its quantile function at `GRID`, linear in between, of the cumulative log return (the difference, of a plain
-  series). Its CRPS is exact; that of a causal model's own law differs by 0.03 % at most, and by 0.002 % on average.
+* The law is its quantile function at `GRID`, linear in between, of the cumulative log return (the difference, of a
+  plain series). Its CRPS is exact; that of a causal model's own law differs by 0.03 % at most, 0.002 % on average.
 * A forecast that was made before is kept, and marked with the first one: that counts, whatever the seed of the others.
 * Writers of other threads and processes wait for each other. A batch is one transaction: all of it stands there or
   nothing. There are no files beside it, so that it can be copied.
@@ -126,7 +126,9 @@ class Chain:
         *content, previous, own = row
         number, made_at = content[0], content[1]
         if self.sound and (number != self.rows + 1 or previous != self.head):
-            self._break(self.rows + 1, f"row {number} does not follow row {self.rows}: rows are missing or were replaced")
+            self._break(
+                self.rows + 1, f"row {number} does not follow row {self.rows}: rows are missing or were replaced"
+            )
         if self.sound and not _is_as_written(content, previous, own):
             self._break(number, f"row {number} is not as it was written")
         self.backwards += self.sound and made_at < self.made_at
@@ -155,9 +157,7 @@ class TrackRecord:
             with self._opened("rw") as connection:
                 self._check(connection)
 
-    def append(
-        self, frame: pd.DataFrame, bars: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
-    ) -> Appended:
+    def append(self, frame: pd.DataFrame, bars: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]) -> Appended:
         """Writes the rows of a forecast.
 
         Args:
@@ -190,11 +190,8 @@ class TrackRecord:
         Raises:
             ValueError: there is no such file, or SQLite cannot read it.
         """
-        if not self.path.exists():
-            raise ValueError(f"{self.path} is not there: tsf-llm forecast --log {self.path} makes it")
+        self._check_there()
         with self._opened("rw") as connection:
-            if not connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-                return
             self._check(connection)
             lost = [name for name, sql in GUARDS.items() if _sql(connection, name) != sql]
             cursor = connection.execute("SELECT * FROM forecasts ORDER BY id")
@@ -204,6 +201,17 @@ class TrackRecord:
                     yield _frame(sound)
             if lost and chain.sound:
                 chain.broken, chain.broken_at = f"its guard {lost[0]} was taken away", chain.rows + 1
+
+    def kinds(self) -> list[str]:
+        """Of the series that it is about."""
+        self._check_there()
+        with self._opened("rw") as connection:
+            self._check(connection)
+            return [kind for (kind,) in connection.execute("SELECT DISTINCT kind FROM forecasts ORDER BY kind")]
+
+    def _check_there(self) -> None:
+        if not self.path.exists() or not self.path.stat().st_size:
+            raise ValueError(f"{self.path} holds no forecast: tsf-llm forecast --log {self.path} writes them")
 
     @contextmanager
     def _opened(self, mode: str) -> Iterator[sqlite3.Connection]:
@@ -218,11 +226,15 @@ class TrackRecord:
         except sqlite3.OperationalError as error:
             raise ValueError(f"{self.path}: {error}; check the file, its folder and the disk") from error
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.path} is no track record, or a broken one ({error}): name another file") from error
+            raise ValueError(
+                f"{self.path} is no track record, or a broken one ({error}): name another file"
+            ) from error
 
     def _check(self, connection: sqlite3.Connection, *, make: bool = False) -> None:
         """Raises ValueError for a file of something else; an empty one can be made ours."""
-        own, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+        own, version = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
         if make and not (own or version or connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]):
             for sql in (*TABLES.values(), *GUARDS.values()):
                 connection.execute(sql)
@@ -232,9 +244,13 @@ class TrackRecord:
         if own != APPLICATION:
             raise ValueError(f"{self.path} is a database of something else, not a track record: name another file")
         if version != SCHEMA or _sql(connection, "forecasts") != TABLES["forecasts"]:
-            raise ValueError(f"{self.path} is a track record of another version ({version}): use the tsf-llm that wrote it")
+            raise ValueError(
+                f"{self.path} is a track record of another version ({version}): use the tsf-llm that wrote it"
+            )
         if make and (lost := [name for name, sql in GUARDS.items() if _sql(connection, name) != sql]):
-            raise ValueError(f"{self.path}: its guard {lost[0]} was taken away, so nothing is added; start a new record")
+            raise ValueError(
+                f"{self.path}: its guard {lost[0]} was taken away, so nothing is added; start a new record"
+            )
 
 
 @dataclass(frozen=True)
@@ -343,7 +359,7 @@ def _contents(
 def _insert(connection: sqlite3.Connection, contents: list[dict[str, Any]]) -> Appended:
     same = f"SELECT MIN(id) FROM forecasts WHERE {' AND '.join(f'{name} = ?' for name in KEY)}"
     last = connection.execute("SELECT id, hash FROM forecasts ORDER BY id DESC LIMIT 1").fetchone() or (0, "")
-    number, previous, rows = *last, []
+    (number, previous), rows = last, []
     for content in contents:
         [repeats] = connection.execute(same, [content[name] for name in KEY]).fetchone()
         number += 1

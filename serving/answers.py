@@ -337,19 +337,14 @@ def _series(
     end = steps[-1]
     move = None if end.mean is None else end.mean - last
     band = (end.quantiles["q10"], end.quantiles["q90"]) if {"q10", "q90"} <= {*end.quantiles} else None
-    what = f"{name} was at {last:.6g} on {_date(origin)}."
-    if band:
-        what += f" For {end.date}, {end.step} bar(s) ahead, the model gives 80 % to {band[0]:.6g} to {band[1]:.6g}"
-    else:
-        what += f" For {end.date}, {end.step} bar(s) ahead, the model names no distribution"
-    told = [] if end.p_up is None else [f"P(up) is {100 * end.p_up:.0f} %"]
+    told = [f"80 % for {band[0]:.6g} to {band[1]:.6g}" if band else "no distribution"]
+    told += [] if end.p_up is None else [f"P(up) {100 * end.p_up:.0f} %"]
     if move is not None:
-        told.append(
-            f"the expected move {100 * move / last:+.2g} %" if is_price else f"the expected change {move:+.3g}"
-        )
+        told.append(f"the mean {end.mean:.6g}" + (f" ({100 * move / last:+.2f} %)" if is_price else ""))
+    when = f"{name} was at {last:.6g} on {_date(origin)}. For {end.date}, {end.step} bar(s) ahead, the model says"
     return SeriesForecast(
         name=name,
-        sentence=f"{'; '.join([what, *told])}. {worth(verdict)}",
+        sentence=f"{when}: {', '.join(told)}. {worth(verdict)}",
         last_price=float(f"{last:.6g}"),
         last_date=_date(origin),
         horizon=end.step,
@@ -374,7 +369,8 @@ def worth(verdict: Verdict) -> str:
     seen = "" if verdict.out_of_sample else ", and the model may have seen them, so this is no test"
     if verdict.out_of_sample is False:
         seen = ", but the model has seen some of them or all, so this is no test"
-    return f"On {verdict.dates} earlier dates such forecasts were {found}{seen}."
+    held = f"their 80 % bands held {100 * verdict.rows[0]['coverage_80']:.0f} % of the outcomes"
+    return f"On {verdict.dates} earlier dates such forecasts were {found}; {held}{seen}."
 
 
 def _number(value: Any) -> float | None:

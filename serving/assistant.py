@@ -84,14 +84,14 @@ class Line:
             try:
                 yield
             except OF_THE_INPUT as error:
-                raise ToolError(one_line(_on_this_route(str(error)))) from error
+                raise ToolError(one_line(on_this_route(str(error)))) from error
             finally:
                 self._turn.release()
         finally:
             self._places.release()
 
 
-def _on_this_route(text: str) -> str:
+def on_this_route(text: str) -> str:
     """Options of the command line as the arguments that they are here."""
     text = re.sub(r" \(in Python \w+=\)", "", text)
     return re.sub(r"--(dates|decimal|id|time|value)\b", r"data.\1", text)

@@ -12,7 +12,7 @@ from ..common.files import check_apart, has_keys, write_json
 from ..emission_tsf_llm import BarPaths
 from ..evaluation.barriers import STOP, TARGET, first_of, max_drawdown, touched
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..processing_tsf_llm import quantile_column
+from ..processing_tsf_llm import FORECAST_QUANTILES, quantile_column
 
 LEVELS = (0.1, 0.5, 0.9)
 PARTS = ("open", "high", "low", "volume")
@@ -76,6 +76,7 @@ def forecast_bars(
     seed: int,
     calibration: str,
     calendar: str | None = None,
+    quantile_levels: Sequence[float] = FORECAST_QUANTILES,
     **read: Any,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The forecast frame with columns `open_q10` to `volume_q90` behind the usual ones, and the answers about levels.
@@ -93,7 +94,8 @@ def forecast_bars(
     paths, calibrated = pipe.sample(batch, **options), pipe.calibration(calibration, horizon)
     made = pipe.with_bars(paths if calibrated is None else calibrated(paths), batch, seed=seed)
     risk = {**options, "tickers": risk_rows(made, batch, barriers)}
-    frame = pipe.postprocess(pipe.forward(inputs, **options, calibration=calibration), calendar=calendar)
+    shown: dict[str, Any] = {"calendar": calendar, "quantile_levels": quantile_levels}
+    frame = pipe.postprocess(pipe.forward(inputs, **options, calibration=calibration), **shown)
     columns = bar_quantiles(made)
     frame[list(columns)] = pd.DataFrame(columns)
     return frame, risk

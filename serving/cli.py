@@ -131,6 +131,9 @@ def forecast(
         typer.Option(help='Of the portfolio: "AAPL=0.5,MSFT=0.5", or a CSV file of ticker, weight; else all equal.'),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a fan chart (one ticker).")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Track record to add the forecast to, which `reconcile` scores: SQLite.")
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(help="HTML file for people: charts, words and an honest verdict, offline, to forward."),
@@ -138,7 +141,8 @@ def forecast(
     engine: Annotated[
         str | None,
         typer.Option(
-            metavar="local|ray", help="Thousands of tickers, some at a time, on this machine or Ray; goes on if stopped."
+            metavar="local|ray",
+            help="Thousands of tickers, some at a time, on this machine or Ray; goes on if stopped.",
         ),
     ] = None,
     num_proc: Annotated[
@@ -183,6 +187,42 @@ def forecast(
     from .forecasting import Request, run
 
     run(Request(**given))
+
+
+@app.command()
+def reconcile(
+    log: Annotated[Path, typer.Option(help="Track record that `forecast --log` has written.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for track_record.html and track_record.json.")] = Path(
+        "track_record"
+    ),
+    ticker: Ticker = None,
+    num_proc: Annotated[int, typer.Option("--num-proc", min=1, help="Processes for the baselines.")] = 1,
+    strict: Strict = False,
+    value: Value = None,
+    id: Id = None,
+    time: Time = None,
+    dates: Dates = None,
+    decimal: Decimal = None,
+) -> None:
+    """Score what has come true of logged forecasts, by model, horizon and month, beside naive forecasts of the same.
+
+    Forecasts that were logged after the fact are scored apart. Exit code 1 if the record was changed; the page says
+    where. See docs/track_record.md.
+
+    Example: tsf-llm reconcile --log record.sqlite --data prices.csv --out track_record
+    """
+    from ..data_prep.columns import Columns
+    from ..evaluation.track_record_page import print_record
+    from .record import reconcile_data
+
+    columns = Columns(value, id, time, dates, decimal)
+    options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "num_proc": num_proc, "strict": strict}
+    found, kind = reconcile_data(log, data, out, **options)
+    print_record(found, kind)
+    typer.echo(f"track_record.html (opens offline) and track_record.json written to {out}")
+    if not found["sound"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -506,9 +546,11 @@ def serve(
 
     Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
 
-    Example: tsf-llm serve --model shipped --port 8000, then: curl -H "Content-Type: application/json"
-    -d @request.json http://127.0.0.1:8000/v1/forecast with {"bars": [{"timestamp": ..., "open": ..., "high": ...,
-    "low": ..., "close": ..., "volume": ...}, ...], "horizon": 5} in request.json
+    Ask it with: curl -H "Content-Type: application/json" -d @request.json http://127.0.0.1:8000/v1/forecast and, in
+    request.json, {"bars": [{"timestamp": ..., "open": ..., "high": ..., "low": ..., "close": ..., "volume": ...}, ...],
+    "horizon": 5}
+
+    Example: tsf-llm serve --model shipped --port 8000
     """
     check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     from .http.run import name_of, run, token
@@ -525,6 +567,9 @@ def mcp(
     allow_files: Annotated[
         Path | None, typer.Option(help="Folder whose price files the assistant may read; by default none.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
+    ] = None,
     dates: Dates = None,
     decimal: Decimal = None,
 ) -> None:
@@ -537,12 +582,15 @@ def mcp(
     check_extra("serve", "mcp")
     from .assistant import build
     from .loading import load_pipeline
+    from .symbols import Symbols
 
     if allow_files is not None and not allow_files.is_dir():
         raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
+    if source not in (None, "yahoo"):
+        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
     with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
-        beside = market_bars(market, dates, decimal)
-        server = build(load_pipeline(model), market=beside, folder=allow_files)
+        beside, symbols = market_bars(market, dates, decimal), Symbols() if source else None
+        server = build(load_pipeline(model), market=beside, folder=allow_files, symbols=symbols)
     server.run("stdio")
 
 

@@ -27,10 +27,11 @@ Written by `python -m tsf_llm.serving.cli_page docs/cli.md` from the `--help` of
 
 `tsf-llm` comes with `pip install -e .` in a clone. Exit codes: 0 done, 1 a check failed, 2 the input is wrong, and
 one line says what, where and what to do. A command replaces and removes only files that an earlier run wrote
-(`.tsf_llm.json` in each folder names them) or that you named, and writes into nothing that it reads. `--data sample`
-is the prices that come with the code; what your own files may look like is in [data.md](data.md). `quickstart/model` in
-the examples is what `tsf-llm quickstart` leaves; without `--model` the model that lies in the clone is used, and
-`--model mini` is the small one.
+(`.tsf_llm.json` in each folder names them) or that you named, and writes into nothing that it reads.
+
+`--data sample` is the prices that come with the code; what your own files may look like is in [data.md](data.md).
+`quickstart/model` in the examples is what `tsf-llm quickstart` leaves. Without `--model` the model that lies in the
+clone is used; `--model mini` is the small one.
 """
 
 

@@ -22,6 +22,7 @@ from .inputs import inputs_of
 from .joint import joint_file, print_joint, read_weights
 from .loading import load_pipeline
 from .options import market_bars, names
+from .record import Recorder
 from .report import DRAWN, write_report
 from .verdict import own_verdict
 from .whole_market import forecast_market, skipped_file
@@ -45,6 +46,7 @@ class Request:
     joint: bool
     weights: str | None
     plot: Path | None
+    log: Path | None
     report: Path | None
     engine: str | None
     num_proc: int
@@ -74,6 +76,8 @@ class Request:
         if self.joint and self.ohlcv:
             raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
         self._check_engine()
+        if self.log is not None and self.log.resolve() in (self.out.resolve(), joint_file(self.out).resolve()):
+            raise ValueError(f"--log {self.log} is --out too: name another file for the track record")
         for path in self.written:
             check_apart(path, self.data, names(self.market), self.weights)
         if self.as_of is not None:
@@ -83,7 +87,8 @@ class Request:
     def _check_engine(self) -> None:
         if self.engine is None and (self.num_proc, self.ray_address) != (1, None):
             raise ValueError("--num-proc and --ray-address say how an engine works: add --engine local or ray")
-        together = {"--joint": self.joint, "--ohlcv": self.ohlcv, "--plot": self.plot, "--report": self.report}
+        together = {"--joint": self.joint, "--ohlcv": self.ohlcv, "--plot": self.plot}
+        together |= {"--report": self.report, "--log": self.log}
         if self.engine is not None and (asked := [name for name, given in together.items() if given]):
             raise ValueError(
                 f"{' and '.join(asked)} read all bars at once, and --engine some at a time: leave one of them out"
@@ -92,7 +97,7 @@ class Request:
     @property
     def written(self) -> list[Path]:
         """The files that the run writes."""
-        asked = [self.plot, self.report, joint_file(self.out) if self.joint else None]
+        asked = [self.plot, self.report, self.log, joint_file(self.out) if self.joint else None]
         return [self.out, *(path for path in asked if path is not None)]
 
     @property
@@ -121,7 +126,8 @@ def run(request: Request) -> None:
     """
     request.check()
     if request.engine is not None:
-        return run_in_groups(request)
+        run_in_groups(request)
+        return
     barriers = Barriers.read(request.levels, request.stop, request.target, asked=request.ohlcv)
     risk_to = risk_file(request.out, request.data, names(request.market)) if request.ohlcv else None
     shares = read_weights(request.weights)
@@ -129,9 +135,12 @@ def run(request: Request) -> None:
     pipe.calibration(request.calibration, request.horizon)  # refuses before the data is read
     if request.ohlcv:
         pipe.check_emits_bars()
+    recorder = None if request.log is None else Recorder(pipe, request.model, request.log)
     bars = read_bars_of(request, pipe)
     asked, table = request.asked(), None
     risk: dict[str, Any] = {}
+    if recorder is not None:
+        asked["quantile_levels"] = recorder.levels
     if request.joint:
         frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
         write_table(table, joint_file(request.out))
@@ -140,6 +149,9 @@ def run(request: Request) -> None:
         frame, risk = forecast_bars(pipe, bars, barriers, **asked)
     else:
         frame = pipe(bars, **asked)
+    if recorder is not None:  # before anybody sees it
+        frame, logged = recorder.append(frame, bars, asked)
+        typer.echo(f"{request.log}: {logged}")
     write_table(frame, request.out)
     if request.plot is not None:
         draw(frame, bars, request.plot)

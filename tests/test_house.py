@@ -15,10 +15,12 @@ SOURCES = [*ROOT_FILES, *(path for room in ROOMS for path in sorted(room.rglob("
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), ROOT / "Makefile"]
 MOST_LINES = 950
 WITHOUT_A_SOURCE = {  # tests of what several files do together
+    "test_agents",
     "test_conformance",
     "test_covariates",
     "test_deploy",
     "test_distributed",
+    "test_faults",
     "test_fences",
     "test_fuzz",
     "test_house",

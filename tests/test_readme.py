@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tsf_llm.pipeline_tsf_llm import ALIASES, TsfLlmPipeline
 from tsf_llm.publishing import readme_figures as readme
 from tsf_llm.serving import cli
 from tsf_llm.train_scripts import sft
@@ -38,6 +39,15 @@ def folder(tmp_path_factory):
     sft.main(*sft.parse(["--config", str(config), *map(str, options), "--disable_tqdm", "true"]))
     (where / "train_scripts").symlink_to(ROOT / "train_scripts")
     return where
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A working directory that looks like the root of a clone, in which nothing of it can be overwritten."""
+    for path in ROOT.iterdir():
+        if path.suffix in (".py", ".json", ".safetensors") or path.name in ("mini", "train_scripts"):
+            (tmp_path / path.name).symlink_to(path)
+    return tmp_path
 
 
 def test_the_twin_has_the_same_commands_code_and_figures():
@@ -92,3 +102,26 @@ def test_its_python_example_runs(folder, monkeypatch, capsys):
     assert list(names["forecast"]["ticker"].unique()) == ["AAPL", "IBM"]
     assert len(names["forecast"]) == 10
     assert "q50" in capsys.readouterr().out
+
+
+def test_the_python_page_runs_from_top_to_bottom(clone, monkeypatch, capsys):
+    page = ROOT / "docs" / "python.md"
+    monkeypatch.chdir(clone)
+    names = {}
+    for block in blocks(page, "python"):
+        exec(block, names)
+    assert len(names["forecast"]) == 10
+    assert len(names["each"]) == 2
+    assert list(names["tails"]["step"]) == [1, 1]
+    assert {"q01", "q99"} <= set(names["tails"])
+    assert names["returns"].shape == (2, 1, 5)
+    assert "no edge" in capsys.readouterr().out
+
+
+def test_the_python_page_tells_every_argument():
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    told = {name.strip("`") for row in rows for name in row.split(", ")}
+    with pytest.raises(ValueError, match="unknown argument") as refused:
+        TsfLlmPipeline._sanitize_parameters(None, no_such=1)
+    known = set(str(refused.value).partition(": use ")[2].split(", "))
+    assert known | set(ALIASES) <= told

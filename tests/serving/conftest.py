@@ -7,7 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
+from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving import cli
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts import sft
 
 
@@ -45,3 +50,23 @@ def model(tmp_path_factory):
     words = ["--output_dir", folder, "--num_train_epochs", 1, "--report_samples", 0, "--disable_tqdm", "true"]
     sft.main(*sft.parse(["--config", str(config), *map(str, words)]))
     return folder
+
+
+@pytest.fixture(scope="session")
+def law_processor(make_bars):
+    """Few features and a short window."""
+    extractor = TsfLlmFeatureExtractor(feature_groups=["bar"], context_length=24)
+    return TsfLlmProcessor(extractor, TsfLlmTokenizer(32)).fit(make_bars(400, seed=7))
+
+
+@pytest.fixture(scope="session")
+def law_pipe(law_processor, tiny_model):
+    """`law_pipe(**overrides)`: a causal LM with laws, whose random weights are large: its answers depend on bars."""
+
+    def build(processor=law_processor, **overrides):
+        sizes = {"vocab_size": 34, "pad_token_id": 32, "bar_token_id": 33, "horizons": processor.tokenizer.horizons}
+        sizes["num_features"] = len(processor.feature_extractor.names)
+        model = tiny_model(TsfLlmForCausalLM, **{**sizes, **overrides})
+        return TsfLlmPipeline(model=model, processor=processor)
+
+    return build

@@ -1,0 +1,1 @@
+"""The page for people: a forecast one looks at, in English and Chinese. `blocks.build(pipe)` makes it."""

@@ -1,0 +1,341 @@
+"""The page itself: `build(pipe)` makes it, `mount(app, pipe)` puts it into a FastAPI application.
+
+Design choices:
+* The first picture is there at once: a forecast of the embedded sample from a date whose outcome is known.
+* The language is a choice of the visitor; at first it is that of the browser, or `?lang=zh`. All texts change with it.
+* What cannot be answered is one sentence with the remedy, and the page goes on. Errors of ours go to the log alone.
+* A visitor's prices live in the memory of the session; after an hour, or with the visit, they are gone.
+* Work waits in one queue; some forecasts run at once, whoever asks.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from ...pipeline_tsf_llm import TsfLlmPipeline
+from . import answers, charts, look, panels
+from .answers import MOST_AHEAD, MOST_TOGETHER, SAMPLE_AS_OF, SAMPLE_TOGETHER, Prices, sample
+from .reading import MEGABYTES, Refusal, Upload
+from .words import LANGUAGES, language_of, say
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+logger = logging.getLogger(__name__)
+AT_ONCE = 2  # answers computed together
+WAITING = 64  # visitors in the queue
+FORGET = 3600  # seconds after which prices of a session are dropped
+CLEAN = 600  # seconds: how often leftovers of broken uploads are looked for, and how old these are
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": AT_ONCE, "api_visibility": "private"}
+LIGHT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+TO_THE_ANSWER = """() => {
+    if (innerWidth <= 720 && document.querySelector("#head .tsf-about") && !document.querySelector(".tsf-warn"))
+        document.querySelector("#head").scrollIntoView({behavior: "smooth"});
+}"""  # on a phone it stands above the questions
+Opened = TsfLlmPipeline | Callable[[], TsfLlmPipeline]
+Updates = dict[Any, Any]
+
+
+def build(pipe: Opened, *, symbols: Any = None, gpu: Callable[[Any], Any] = lambda work: work) -> gr.Blocks:
+    """The page of a model.
+
+    Args:
+        pipe: a pipeline, or what opens it when it is first needed.
+        symbols: a source with network, as `serving.symbols.Symbols`; without it no symbol can be asked for.
+        gpu: decorates what computes, as `spaces.GPU`.
+    """
+    return Page(pipe, symbols=symbols, gpu=gpu).blocks
+
+
+def mount(app: "FastAPI", pipe: Opened, *, path: str = "/", symbols: Any = None) -> "FastAPI":
+    """The application with the page at `path`; its own routes must be there before, for `/` takes all others."""
+    return gr.mount_gradio_app(app, build(pipe, symbols=symbols), path, **look.options())
+
+
+class Page:
+    """Parts, events and what they answer."""
+
+    def __init__(self, pipe: Opened, *, symbols: Any, gpu: Callable[[Any], Any]) -> None:
+        self.pipe, self.symbols, self.lock = pipe, symbols, Lock()
+        self.forecast, self.verdict, self.why, self.together = (
+            gpu(self._with_model(work)) for work in (answers.forecast, answers.verdict, answers.why, answers.together)
+        )
+        self.blocks = gr.Blocks(title="TSF-LLM", analytics_enabled=False, delete_cache=(CLEAN, CLEAN))
+        with self.blocks:
+            self._draw()
+            self._wire()
+        self.blocks.queue(max_size=WAITING, default_concurrency_limit=8)
+
+    def _with_model(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(work)
+        def computed(*args: Any, **options: Any) -> Any:
+            with self.lock:
+                if not isinstance(self.pipe, TsfLlmPipeline):
+                    self.pipe = self.pipe()
+            return work(self.pipe, *args, **options)
+
+        return computed
+
+    # --- parts
+
+    def _draw(self) -> None:
+        """Without words: `_words` gives them, in the visitor's language."""
+        self.prices, self.pending = (gr.State(None, time_to_live=FORGET) for _ in range(2))
+        with gr.Row(elem_classes="tsf-top"):
+            self.brand = gr.HTML(elem_classes="tsf-plain-html")
+            names = [(name, code) for code, name in LANGUAGES.items()]
+            self.language = gr.Radio(
+                names, value="en", container=False, elem_id="language", elem_classes=["tsf-choice", "tsf-language"]
+            )
+        with gr.Row(elem_classes="tsf-main"):
+            with gr.Column(scale=3, min_width=280, elem_classes="tsf-panel"):
+                self._draw_panel()
+            with gr.Column(scale=8, min_width=320, elem_classes="tsf-answer"):
+                self.head = gr.HTML(elem_id="head", elem_classes="tsf-plain-html")
+                self.chart = gr.Plot(show_label=False, container=False, elem_id="chart", elem_classes="tsf-chart")
+                self.honest = gr.HTML(elem_id="honest", elem_classes="tsf-plain-html")
+                self.below = gr.HTML(elem_id="below", elem_classes="tsf-plain-html")
+        self._draw_tabs()
+        self.foot = gr.HTML(elem_id="foot", elem_classes="tsf-plain-html")
+
+    def _draw_panel(self) -> None:
+        self.source = gr.Radio(["sample"], value="sample", elem_id="source", elem_classes="tsf-choice")
+        self.upload = gr.UploadButton(visible=False, elem_id="upload")
+        self.hint = gr.HTML(visible=False, elem_id="hint", elem_classes="tsf-plain-html")
+        self.symbol = gr.Textbox(visible=False, max_length=200, elem_id="symbol")
+        self.fetch = gr.Button(visible=False, elem_id="fetch")
+        self.message = gr.HTML(elem_id="message", elem_classes="tsf-plain-html")
+        self.dates = gr.Radio(["dmy", "mdy"], value=None, visible=False, elem_id="dates", elem_classes="tsf-choice")
+        names = sample().tickers
+        self.ticker = gr.Dropdown(names, value=names[0], elem_id="ticker")
+        self.horizon = gr.Slider(1, MOST_AHEAD, value=MOST_AHEAD, step=1, elem_id="horizon")
+        self.as_of = gr.Textbox(value=SAMPLE_AS_OF, placeholder="2024-01-31", max_length=20, elem_id="as_of")
+        self.levels = gr.Textbox(max_length=200, elem_id="levels")
+        self.go = gr.Button(variant="primary", elem_id="go")
+
+    def _draw_tabs(self) -> None:
+        with gr.Tabs(elem_classes="tsf-tabs"):
+            with gr.Tab("1", id="verdict") as self.tab_verdict:
+                self.verdict_html = gr.HTML(elem_id="verdict", elem_classes="tsf-plain-html")
+            with gr.Tab("2", id="joint") as self.tab_joint:
+                names = sample().tickers
+                chosen = [name for name in SAMPLE_TOGETHER if name in names]
+                self.joint_tickers = gr.Dropdown(
+                    names, value=chosen, multiselect=True, max_choices=MOST_TOGETHER, elem_id="joint_tickers"
+                )
+                self.joint_go = gr.Button(elem_id="joint_go")
+                self.joint_html = gr.HTML(elem_id="joint", elem_classes="tsf-plain-html")
+            with gr.Tab("3", id="why") as self.tab_why:
+                self.why_go = gr.Button(elem_id="why_go")
+                self.why_html = gr.HTML(elem_id="why", elem_classes="tsf-plain-html")
+
+    def _words(self, language: str) -> Updates:
+        """Every text that does not depend on an answer."""
+        sources = ["sample", "file", *(["symbol"] if self.symbols is not None else [])]
+        brand = panels.html(panels.HERE / "brand.html", title=say(language, "title"), about=say(language, "subtitle"))
+        words = {
+            self.brand: brand,
+            self.source: gr.update(
+                label=say(language, "source"), choices=[(say(language, f"source_{one}"), one) for one in sources]
+            ),
+            self.dates: gr.update(
+                label=say(language, "dates"), choices=[(say(language, f"dates_{one}"), one) for one in ("dmy", "mdy")]
+            ),
+            self.hint: say(language, "upload_hint"),
+            self.honest: say(language, "no_advice"),
+            self.foot: say(language, "footer"),
+            self.upload: gr.update(label=say(language, "upload", limit=MEGABYTES)),
+            self.joint_tickers: gr.update(label=say(language, "joint_tickers", most=MOST_TOGETHER)),
+        }
+        labels = {self.symbol: "symbol", self.ticker: "ticker", self.horizon: "horizon", self.as_of: "as_of"}
+        labels |= {self.levels: "levels", self.tab_verdict: "tab_verdict", self.tab_joint: "tab_joint"}
+        labels |= {self.tab_why: "tab_why"}
+        texts = {self.go: "go", self.fetch: "symbol_go", self.joint_go: "joint_go", self.why_go: "why_go"}
+        words |= {part: gr.update(label=say(language, key)) for part, key in labels.items()}
+        return words | {part: say(language, key) for part, key in texts.items()}
+
+    # --- events
+
+    def _wire(self) -> None:
+        asked = [self.language, self.prices, self.ticker, self.horizon, self.as_of, self.levels]
+        shown = [self.message, self.head, self.chart, self.below, self.verdict_html, self.joint_html, self.why_html]
+        worded = list(self._words("en"))
+        chosen = [self.prices, self.pending, self.ticker, self.joint_tickers, self.as_of, self.levels, self.dates]
+        places = [self.source, self.upload, self.hint, self.symbol, self.fetch]
+        every = list(dict.fromkeys([*shown, *worded, *chosen, *places, self.language]))
+        one = {"trigger_mode": "always_last", "show_progress": "minimal", "show_progress_on": [self.chart], **MODEL}
+        again = [self.go.click, self.ticker.input, self.horizon.release, self.as_of.submit, self.levels.submit]
+        file = {"show_progress": "minimal", "show_progress_on": [self.message], **MODEL}
+        events = [
+            self.blocks.load(self._first, asked[1:], every, **one),
+            self.language.input(self._in_language, asked, every, **one),
+            gr.on(again, self._show, asked, shown, **one),
+            self.source.input(self._from_source, [self.source, *asked], every, **one),
+            self.upload.upload(self._take, [self.upload, self.language], every, preprocess=False, **file),
+            self.dates.input(self._dated, [self.dates, self.language, self.pending], every, **file),
+            gr.on([self.fetch.click, self.symbol.submit], self._fetched, [self.symbol, self.language], every, **file),
+        ]
+        for event in events:
+            event.then(self._judge, asked[:-1], self.verdict_html, **LIGHT | MODEL)
+        for event in events[1:]:
+            event.then(None, js=TO_THE_ANSWER, **LIGHT)
+        asked_joint = [self.language, self.prices, self.joint_tickers, self.horizon, self.as_of]
+        self.joint_go.click(self._join, asked_joint, self.joint_html, show_progress="minimal", **MODEL)
+        self.why_go.click(self._explain, [*asked[:3], self.as_of], self.why_html, show_progress="minimal", **MODEL)
+
+    def _first(self, request: gr.Request, *asked: Any) -> Updates:
+        """The page as it opens."""
+        language = request.query_params.get("lang") or language_of(request.headers.get("accept-language", ""))
+        language = language if language in LANGUAGES else "en"
+        return {self.language: language, **self._in_language(language, *asked)}
+
+    def _in_language(self, language: str, *asked: Any) -> Updates:
+        return {**self._words(language), **self._show(language, *asked)}
+
+    def _show(
+        self, language: str, prices: Prices | None, ticker: str, horizon: Any, as_of: str, levels: str
+    ) -> Updates:
+        """A forecast, or why there is none; what was found before is of another question, and goes."""
+        gone = {part: "" for part in (self.verdict_html, self.joint_html, self.why_html)}
+        nothing = {**gone, self.head: "", self.chart: gr.update(value=None, visible=False), self.below: ""}
+        held = prices or sample()
+
+        def answer() -> Updates:
+            found = self.forecast(held, ticker, horizon=ahead(horizon), as_of=as_of, levels=levels)
+            return {
+                **gone,
+                self.message: "",
+                self.head: panels.head(found, language),
+                self.chart: gr.update(value=charts.fan(found, language), visible=True),
+                self.below: panels.below(found, held, language),
+            }
+
+        return kindly(answer, lambda refusal: {**nothing, self.message: panels.refused(refusal, language)})
+
+    def _from_source(self, source: str, language: str, prices: Prices | None, *asked: Any) -> Updates:
+        """Other ways to give prices appear; back to the sample, its first picture."""
+        seen = {self.upload: source == "file", self.hint: source == "file", self.symbol: source == "symbol"}
+        seen |= {self.fetch: source == "symbol", self.dates: False}
+        places: Updates = {part: gr.update(visible=flag) for part, flag in seen.items()}
+        if source != "sample":
+            return {**places, self.message: "", self.pending: None}
+        return {**places, **self._chosen(language, None, sample(), as_of=SAMPLE_AS_OF)}
+
+    def _chosen(
+        self, language: str, prices: Prices | None, held: Prices, *, as_of: str = "", told: str = ""
+    ) -> Updates:
+        """Other prices, and the forecast of their first ticker from the last bar."""
+        names = held.tickers
+        some = [name for name in SAMPLE_TOGETHER if name in names] if prices is None else names[:4]
+        shown = self._show(language, prices, names[0], MOST_AHEAD if prices is None else 5, as_of, "")
+        if told and not shown[self.message]:
+            shown[self.message] = panels.message(told, "good")
+        return {
+            **shown,
+            self.prices: prices,
+            self.pending: None,
+            self.dates: gr.update(visible=False, value=None),
+            self.ticker: gr.update(choices=names, value=names[0]),
+            self.joint_tickers: gr.update(choices=names, value=some),
+            self.horizon: MOST_AHEAD if prices is None else 5,
+            self.as_of: as_of,
+            self.levels: "",
+        }
+
+    def _take(self, file: dict[str, Any] | None, language: str) -> Updates:
+        """An upload, which leaves the disk at once."""
+        if file is None:
+            return {self.message: ""}
+
+        def read() -> Updates:
+            path = Path(file["path"])
+            upload = Upload.take(path, file.get("orig_name") or path.name)
+            return self._read(upload, language)
+
+        return {self.upload: gr.update(value=None), **kindly(read, lambda refusal: self._refused(refusal, language))}
+
+    def _dated(self, dates: str | None, language: str, upload: Upload | None) -> Updates:
+        """The same file once more, now that the order of its dates is known."""
+        if dates is None or upload is None:
+            return {self.message: ""}
+        return kindly(
+            lambda: self._read(upload, language, dates=dates), lambda refusal: self._refused(refusal, language)
+        )
+
+    def _read(self, upload: Upload, language: str, dates: str | None = None) -> Updates:
+        try:
+            bars = upload.bars(dates)
+        except Refusal as refusal:
+            if refusal.key != "bad_dates" or dates is not None:
+                raise
+            return {**self._refused(refusal, language), self.pending: upload, self.dates: gr.update(visible=True)}
+        prices = Prices(bars, skipped=bars.attrs["skipped"])
+        counts = {"bars": f"{len(bars):,}", "tickers": len(prices.tickers)}
+        return self._chosen(language, prices, prices, told=say(language, "loaded", name=upload.name, **counts))
+
+    def _fetched(self, given: str, language: str) -> Updates:
+        """Bars of symbols, from the source with network."""
+
+        def read() -> Updates:
+            try:
+                recent = self.symbols.recent(given)
+            except ValueError as error:
+                raise Refusal("bad_symbol", given=given[:40]) from error
+            except OSError as error:
+                raise Refusal("bad_network") from error
+            told = say(language, "symbol_as_of", names=", ".join(recent.symbols))
+            told += " " + say(language, "stale") if any("stale" in one for one in recent.symbols.values()) else ""
+            skipped = {name: Refusal("bad_symbol", given=name) for name in recent.skipped}
+            prices = Prices(recent.bars, skipped=skipped)
+            return self._chosen(language, prices, prices, told=told)
+
+        return kindly(read, lambda refusal: self._refused(refusal, language))
+
+    def _refused(self, refusal: Refusal, language: str) -> Updates:
+        """What is shown stays, for nothing else was chosen."""
+        hidden = gr.update(visible=False, value=None)
+        return {self.message: panels.refused(refusal, language), self.pending: None, self.dates: hidden}
+
+    def _judge(self, language: str, prices: Prices | None, ticker: str, horizon: Any, as_of: str) -> str:
+        """Of bars that were refused above nothing more is said."""
+        return kindly(
+            lambda: panels.of_verdict(
+                self.verdict(prices or sample(), ticker, horizon=ahead(horizon), as_of=as_of), language
+            ),
+            lambda refusal: "",
+        )
+
+    def _join(self, language: str, prices: Prices | None, tickers: list[str], horizon: Any, as_of: str) -> str:
+        return kindly(
+            lambda: panels.of_together(
+                self.together(prices or sample(), tickers or [], horizon=ahead(horizon), as_of=as_of), language
+            ),
+            lambda refusal: panels.refused(refusal, language),
+        )
+
+    def _explain(self, language: str, prices: Prices | None, ticker: str, as_of: str) -> str:
+        return kindly(
+            lambda: panels.of_why(self.why(prices or sample(), ticker, as_of=as_of), language),
+            lambda refusal: panels.refused(refusal, language),
+        )
+
+
+def ahead(horizon: Any) -> int:
+    """Whatever a client sends, within the bounds of the slider."""
+    return min(max(int(horizon or 1), 1), MOST_AHEAD)
+
+
+def kindly(work: Callable[[], Any], refused: Callable[[Refusal], Any]) -> Any:
+    """What the work answers, or else `refused`; an error that is not the visitor's is logged, and told as ours."""
+    try:
+        return work()
+    except Refusal as refusal:
+        return refused(refusal)
+    except Exception:
+        logger.exception("the page could not answer")
+        return refused(Refusal("bad_ours"))

@@ -1,0 +1,170 @@
+"""A visitor's file -> bars, or a sentence that says what is wrong and what helps.
+
+Design choices:
+* `data_prep` reads; here its refusals become sentences in the visitor's language, without a path of this machine.
+* What was uploaded lies in a folder of its own while it is read, and nowhere after.
+* Limits come before reading: of bytes, also of what a compressed file unfolds to, and of rows.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from ...bars_tsf_llm import MIN_BARS
+from ...cells_tsf_llm import Unclear
+from ...common.errors import printable
+from ...data_prep.sources import read_bars
+from ...data_prep.tables import EXTENSIONS, TEXTS
+from .words import say
+
+MEGABYTES = 10
+MOST_BYTES = MEGABYTES * 2**20
+UNFOLDED = 10  # times as many bytes, in a compressed file
+MOST_ROWS = 500_000
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # the first bytes of a text that has zeros in it
+KEPT = 6_000  # bars of each ticker: what a verdict at 20 bars ahead looks at
+SIGNS = (  # of the readers' messages -> our key; the first that is found
+    ("has an extension|is a pickle|is an archive|is a spreadsheet", "bad_type"),
+    ("is empty|has no rows|holds no price files", "bad_empty"),
+    ("has no header", "bad_header"),
+    (r"has no column for (?P<missing>[\w, ]+);", "bad_columns"),
+    (r"row (?P<row>\d+): column '[^']*' holds (?P<cell>'.*?'),? which is not a number", "bad_cell"),
+    ("is not a .* file|cannot be read|more than one column", "bad_binary"),
+    ("timestamp goes backwards|timestamp is repeated|the same timestamp", "bad_order"),
+    ("price <= 0", "bad_prices"),
+    ("high is below|low is above|outside", "bad_bars"),
+    ("observed bars|returns are known", "bad_short"),
+    ("never changed", "bad_flat"),
+    ("a bar every", "bad_frequency"),
+    ("timestamp|no date|is no time", "bad_time"),
+)
+
+
+class Refusal(ValueError):
+    """What a visitor is told: the key of a text, and what fills it."""
+
+    def __init__(self, key: str, **values: Any) -> None:
+        super().__init__(say("en", key, **values))
+        self.key, self.values = key, values
+
+    def said(self, language: str) -> str:
+        return say(language, self.key, **self.values)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as it came, in memory alone."""
+
+    name: str
+    content: bytes
+
+    @classmethod
+    def take(cls, path: Path, name: str) -> "Upload":
+        """Reads it and removes it from the disk, with the folder that was made for it.
+
+        Raises:
+            Refusal: it is too large.
+        """
+        try:
+            size = path.stat().st_size
+            if size > MOST_BYTES:
+                raise _too_large(shown(name))
+            return cls(shown(name), path.read_bytes())
+        finally:
+            path.unlink(missing_ok=True)
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+    def bars(self, dates: str | None = None) -> pd.DataFrame:
+        """The last bars of every ticker; `dates` is `dmy` or `mdy` where cells do not tell. `skipped` is in its attrs.
+
+        Raises:
+            Refusal: it cannot be read, for a reason that it says.
+        """
+        self._check()
+        with TemporaryDirectory(prefix="tsf-llm-page-") as folder, refusing(self.name):
+            path = Path(folder) / self.name
+            path.write_bytes(self.content)
+            self._check_rows(path)
+            bars = read_bars(path, dates=dates)
+        skipped = {ticker: refusal_of(ValueError(why), ticker) for ticker, why in bars.attrs["skipped"].items()}
+        kept = bars.groupby("ticker", sort=False).tail(KEPT).reset_index(drop=True)
+        kept.attrs = {"skipped": skipped}
+        return kept
+
+    def _check(self) -> None:
+        name = self.name.lower()
+        if not self.content:
+            raise Refusal("bad_empty", name=self.name)
+        if not name.endswith((*EXTENSIONS, *TEXTS)):
+            raise Refusal("bad_type", name=self.name)
+        if name.endswith(".gz"):
+            self._check_unfolded()
+        elif not name.endswith(".parquet") and b"\0" in self.content and not self.content.startswith(UTF16):
+            raise Refusal("bad_binary", name=self.name)
+
+    def _check_unfolded(self) -> None:
+        try:
+            with gzip.open(BytesIO(self.content)) as file:
+                if len(file.read(UNFOLDED * MOST_BYTES + 1)) > UNFOLDED * MOST_BYTES:
+                    raise _too_large(self.name)
+        except (OSError, EOFError, zlib.error) as error:
+            raise Refusal("bad_binary", name=self.name) from error
+
+    def _check_rows(self, path: Path) -> None:
+        if path.suffix.lower() == ".parquet":
+            try:
+                about = pq.read_metadata(path)
+            except (OSError, ValueError) as error:
+                raise Refusal("bad_binary", name=self.name) from error
+            unfolded = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+            if about.num_rows > MOST_ROWS or unfolded > UNFOLDED * MOST_BYTES:
+                raise _too_large(self.name)
+        elif not path.suffix.lower() == ".gz" and self.content.count(b"\n") > MOST_ROWS:
+            raise _too_large(self.name)
+
+
+def shown(name: str) -> str:
+    """A file's own name, short, without folders or control characters; the ticker may come from it.
+
+    >>> shown("../../etc/AAPL.csv"), shown("C:\\\\x\\\\AAPL.csv")
+    ('AAPL.csv', 'AAPL.csv')
+    """
+    own = PurePath(name.replace("\\", "/")).name.replace("\0", "")
+    return printable(own)[-80:].lstrip(".") or "file"
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Turns what the readers and the processor say of their input into a `Refusal` about `name`."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except (ValueError, OSError) as error:
+        raise refusal_of(error, name) from error
+
+
+def refusal_of(error: Exception, name: str) -> Refusal:
+    """What a reader's message means to a visitor; one that is not known is told as it is, without folders."""
+    said = " ".join(str(error).split())
+    if isinstance(error, Unclear) or isinstance(error.__cause__, Unclear):
+        return Refusal("bad_dates" if "(dmy)" in said or "(mdy)" in said else "bad_decimal", name=name)
+    for sign, key in SIGNS:
+        if found := re.search(sign, said):
+            return Refusal(key, name=name, **found.groupdict(), **({"least": MIN_BARS} if key == "bad_short" else {}))
+    return Refusal("bad_other", name=name, said=printable(re.sub(r"(/[^\s/:;,]+)+/", "", said))[:300])
+
+
+def _too_large(name: str) -> Refusal:
+    return Refusal("bad_large", name=name, limit=MEGABYTES, rows=f"{MOST_ROWS:,}")
