@@ -75,9 +75,9 @@ class Request:
             raise ValueError("--weights are those of a portfolio: add --joint")
         if self.joint and self.ohlcv:
             raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
+        self._check_engine()
         if self.log is not None and self.log.resolve() in (self.out.resolve(), joint_file(self.out).resolve()):
             raise ValueError(f"--log {self.log} is --out too: name another file for the track record")
-        self._check_engine()
         for path in self.written:
             check_apart(path, self.data, names(self.market), self.weights)
         if self.as_of is not None:
@@ -87,8 +87,8 @@ class Request:
     def _check_engine(self) -> None:
         if self.engine is None and (self.num_proc, self.ray_address) != (1, None):
             raise ValueError("--num-proc and --ray-address say how an engine works: add --engine local or ray")
-        together = {"--joint": self.joint, "--ohlcv": self.ohlcv, "--plot": self.plot, "--report": self.report}
-        together["--log"] = self.log
+        together = {"--joint": self.joint, "--ohlcv": self.ohlcv, "--plot": self.plot}
+        together |= {"--report": self.report, "--log": self.log}
         if self.engine is not None and (asked := [name for name, given in together.items() if given]):
             raise ValueError(
                 f"{' and '.join(asked)} read all bars at once, and --engine some at a time: leave one of them out"
