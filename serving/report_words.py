@@ -1,7 +1,5 @@
 """What a report of a forecast says, in the languages that it speaks; `{...}` is filled by `report.py`."""
 
-# ruff: noqa: RUF001, RUF002 (Chinese has marks of its own)
-
 from typing import Any
 
 import pandas as pd

@@ -156,7 +156,7 @@ def read_levels(given: str) -> list[str]:
     Raises:
         Refusal: one is no price, or they are too many.
     """
-    names = list(dict.fromkeys(re.split(r"[\s,;，；、]+", (given or "").strip(" ,;，；、"))))  # noqa: RUF001
+    names = list(dict.fromkeys(re.split(r"[\s,;，；、]+", (given or "").strip(" ,;，；、"))))
     names = [name for name in names if name]
     wrong = [name for name in names if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", name) or float(name) == 0]
     if wrong or len(names) > MOST_LEVELS:

@@ -22,4 +22,4 @@ def test_every_language_fills_the_same_blanks(language):
 def test_days():
     assert day_in_words(pd.Timestamp("2024-03-08"), "en") == "Friday 8 March 2024"
     assert day_in_words(pd.Timestamp("2024-03-08 16:30"), "en") == "Friday 8 March 2024, 16:30"
-    assert day_in_words(pd.Timestamp("2024-03-10"), "zh") == "2024年3月10日（星期日）"  # noqa: RUF001
+    assert day_in_words(pd.Timestamp("2024-03-10"), "zh") == "2024年3月10日（星期日）"
