@@ -361,8 +361,10 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             logger.warning_once(f"the bars have no column(s) {missing}: what the processor knows of them is masked")
         return bars.assign(**dict.fromkeys(missing, np.nan))
 
-    def _market_state(self, market: Bars | None) -> pd.DataFrame | None:
-        """The market's bars, checked, as `market_tsf_llm.market_state`; or one of these as it is."""
+    def state_of_market(self, market: Bars | None) -> pd.DataFrame | None:
+        """The market's bars, checked, as `market_tsf_llm.market_state`; or one of these as it is.
+
+        Every `market=` takes such a state in place of the bars, which need not be read again then."""
         if market is None:
             return None
         if not self.reads_market:
@@ -392,7 +394,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: the fit knew nothing of it.
         """
-        state = self._market_state(market)
+        state = self.state_of_market(market)
         given, known = parts_of(state), self.market_parts
         if given and not set(given) & set(known):
             named = " and ".join(PART_NAMES[part] for part in given)
@@ -504,7 +506,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     def fit_ticker(self, ticker: str, bars: Bars, through: Any = None, *, market: Bars | None = None) -> Self:
         """Adds scalers of one more ticker, fitted on these bars of it; of the rest only the fence may move on."""
         assert self.fitted is not None
-        state = self._market_state(market)  # by the rules of this folder
+        state = self.state_of_market(market)  # by the rules of this folder
         alone = self.unfitted(per_ticker=False).fit(bars, through, market=state)
         self.per_ticker = True
         for state in ("center", "scale"):
@@ -539,7 +541,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             self.fitted["seasons"] = choose_seasons(values, candidate_seasons(np.concatenate(times), spacing))
         self.fitted["names"] = self._names()
         self.feature_size = len(self.names)
-        state = self._market_state(market)
+        state = self.state_of_market(market)
         seen = {ticker: None if state is None else beside(state, ticker) for ticker in tickers}
         self.fitted["fitted_with_market"] = self._parts_at_fit([seen[ticker] for ticker in frames])
         read = tickers if whole else frames

@@ -487,19 +487,19 @@ class TsfLlmPipeline(Pipeline):
         return spread_BPK.transpose(0, 2, 1)
 
 
-def _adapters_of(batch: Any, samples: int = 1) -> dict[str, Any]:
-    """Of a batch for a mixed model (`training.adapters.mixed`), the adapter of each row or path."""
-    if "adapter_names" not in batch:
-        return {}
-    return {"adapter_names": [name for name in batch["adapter_names"] for _ in range(samples)]}
-
-
 def calibrated_laws(laws: Sequence[PiecewiseLaw], calibration: Calibration | None) -> list[PiecewiseLaw]:
     """The laws of steps 1, 2, ... as a calibration moves them; those beyond its steps as they are."""
     moves = [] if calibration is None else zip(calibration.shift, calibration.spread, strict=True)
     return [
         law if move is None else law.moved(*move) for law, move in zip(laws, chain(moves, repeat(None)), strict=False)
     ]
+
+
+def _adapters_of(batch: Any, samples: int = 1) -> dict[str, Any]:
+    """Of a batch for a mixed model (`training.adapters.mixed`), the adapter of each row or path."""
+    if "adapter_names" not in batch:
+        return {}
+    return {"adapter_names": [name for name in batch["adapter_names"] for _ in range(samples)]}
 
 
 def check_choice(calibration: str) -> None:

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from threading import get_native_id
 from typing import Any
@@ -197,9 +198,13 @@ def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
 
     A text that a spreadsheet would run as a formula gets an apostrophe in front, as it would be typed there. Control
     characters are written as escapes: a lone carriage return would tear the row."""
-    texts = {name: frame[name].map(_no_formula) for name in frame.columns if frame[name].map(type).eq(str).any()}
-    safe = frame.assign(**texts).rename(columns=_no_formula)
+    safe = _safe(frame)
     replace_file(path, lambda unfinished: safe.to_csv(unfinished, index=False))
+
+
+def _safe(frame: pd.DataFrame) -> pd.DataFrame:
+    texts = {name: frame[name].map(_no_formula) for name in frame.columns if frame[name].map(type).eq(str).any()}
+    return frame.assign(**texts).rename(columns=_no_formula)
 
 
 def _no_formula(cell: Any) -> Any:
@@ -211,6 +216,24 @@ def _no_formula(cell: Any) -> Any:
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:
     """Parquet where the name ends so, or else CSV."""
     (write_parquet if Path(path).suffix.lower() == ".parquet" else write_csv)(frame, path)
+
+
+def write_tables(parts: Iterable[pd.DataFrame], path: str | Path) -> None:
+    """As `write_table` of all parts together, one of which is in memory at a time; there is one or more."""
+
+    def as_csv(unfinished: Path) -> None:
+        with open(unfinished, "w", encoding="utf-8", newline="") as file:
+            for number, part in enumerate(parts):
+                _safe(part).to_csv(file, index=False, header=number == 0)
+
+    def as_parquet(unfinished: Path) -> None:
+        tables = (pa.Table.from_pandas(part, preserve_index=False) for part in parts)
+        first = next(tables)
+        with pq.ParquetWriter(unfinished, first.schema, compression="zstd") as file:
+            for table in chain([first], tables):
+                file.write_table(table.cast(first.schema))
+
+    replace_file(path, as_parquet if Path(path).suffix.lower() == ".parquet" else as_csv)
 
 
 def write_parquet(table: pd.DataFrame | pa.Table, path: str | Path) -> None:

@@ -24,6 +24,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -165,7 +166,7 @@ def prepare(
     Raises:
         ValueError: for a source, dates or sizes that leave nothing to train on, or without Ray; with the reason.
     """
-    _check_engine(engine, ray_address)
+    check_engine(engine, ray_address)
     out = Path(out)
     check_apart(out, source, market, whole=True)
     _check_folder(out)
@@ -406,7 +407,7 @@ def _run(files: dict[str, Path], common: tuple[Path, str, Split, int], num_proc:
         return {name: future.result() for name, future in futures.items()}
 
 
-def _check_engine(engine: str, ray_address: str | None) -> None:
+def check_engine(engine: str, ray_address: str | None) -> None:
     """Before anything is read: a run must not end at its last step because Ray is missing."""
     if engine not in ("local", "ray"):
         raise ValueError(f"engine={engine!r}: choose local or ray")
@@ -422,19 +423,29 @@ def _check_engine(engine: str, ray_address: str | None) -> None:
 def _run_on_ray(
     files: dict[str, Path], common: tuple[Path, str, Split, int], num_proc: int, address: str | None
 ) -> dict[str, dict[str, Any]]:
-    """`_encode_job` as Ray tasks. A cluster that the caller is connected to is used and left as it is."""
+    """`_encode_job` as Ray tasks."""
     import ray
 
     out, *others = common
+    with ray_cluster(num_proc, address):
+        encode = ray.remote(max_retries=RETRIES)(_encode_job)
+        tasks = [encode.remote(name, path.resolve(), out.resolve(), *others) for name, path in files.items()]
+        return dict(zip(files, ray.get(tasks), strict=True))
+
+
+@contextmanager
+def ray_cluster(num_proc: int, address: str | None) -> Iterator[None]:
+    """That at the address, or one of `num_proc` workers on this machine, which is stopped again. A cluster that the
+    caller is connected to is used and left as it is."""
+    import ray
+
     start = not ray.is_initialized()
     if start:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report its use over the network
         size = {} if address else {"num_cpus": num_proc, "include_dashboard": False}
         ray.init(address or "local", log_to_driver=False, logging_level="error", **size)
     try:
-        encode = ray.remote(max_retries=RETRIES)(_encode_job)
-        tasks = [encode.remote(name, path.resolve(), out.resolve(), *others) for name, path in files.items()]
-        return dict(zip(files, ray.get(tasks), strict=True))
+        yield
     finally:
         if start:
             ray.shutdown()

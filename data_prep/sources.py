@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ NAMES = ("ticker", "series_id", "source")  # columns of text
 RAW_NUMBERS = [*PRICES, "volume", "adj_close", "split_coefficient"]
 RAW_COLUMNS = ["timestamp", "ticker", *RAW_NUMBERS, "source", "file", "row", "note"]  # all else are covariates
 OURS = ["row", "note", "file"]  # of a file's own columns of these names nothing is known
+FILE = "(file)"  # column of `iter_bars`
 LARGEST_NOTE = 80  # characters kept of what a bad cell held
 LISTED = 20  # names in a message
 ISOLATED = 5  # cells that cannot be read, of however few
@@ -115,18 +117,78 @@ def read_bars(
     frames, periods, refusals = [], Periods(), Refusals(strict=strict)
     for path, name in (files := named_files(source)):
         with refusals.of_file(name, alone=len(files) == 1):
-
-            def find(table: pd.DataFrame, whole: Whole | None, path: Path = path) -> Found:
-                column = find_bars(table, path, id=id, time=time, whole=whole)
-                options = {"taken": column.values(), "ours": COLUMNS, "missing_ok": missing_ok}
-                return column, choose_covariates(table, path, covariates, **options)
-
+            find = _bars_finder(path, covariates, missing_ok=missing_ok, id=id, time=time)
             bars, chosen = _read_file(path, find, refusals, dates, decimal, opened=join_time_of_day)
             bars = _completed(bars, ["volume", "adj_close"], name)
             adjust(bars)
             refusals.add(periods.add(path, bars))
             frames.append(bars[[*COLUMNS, *chosen]])
     return _readable(frames, OHLCV.id, tickers, refusals.skipped)
+
+
+def _bars_finder(
+    path: Path, covariates: Sequence[str], *, missing_ok: bool, id: str | None, time: str | None
+) -> Callable[[pd.DataFrame, Whole | None], Found]:
+    def find(table: pd.DataFrame, whole: Whole | None) -> Found:
+        column = find_bars(table, path, id=id, time=time, whole=whole)
+        options = {"taken": column.values(), "ours": COLUMNS, "missing_ok": missing_ok}
+        return column, choose_covariates(table, path, covariates, **options)
+
+    return find
+
+
+def iter_bars(
+    source: str | Path | list,
+    refusals: "Refusals",
+    *,
+    covariates: Sequence[str] = (),
+    missing_ok: bool = False,
+    id: str | None = None,
+    time: str | None = None,
+    dates: str | None = None,
+    decimal: str | None = None,
+) -> Iterator[pd.DataFrame]:
+    """The rows of `read_bars` in the order of the files, at most `ROWS` at a time, for `joined_bars` of each ticker.
+
+    Beside its columns: `adj_close`, and the number of the file. A file of more rows is read twice, so that no row of
+    it counts unless all can be read; one with cells that cannot is read at once. Rows of tickers that `refusals` has
+    in the end are there too."""
+    periods = Periods()
+    for number, (path, name) in enumerate(files := named_files(source)):
+        with refusals.of_file(name, alone=len(files) == 1):
+            find = _bars_finder(path, covariates, missing_ok=missing_ok, id=id, time=time)
+            for bars, chosen in _checked_pieces(path, find, refusals, dates, decimal):
+                bars = _completed(bars, ["volume", "adj_close"], name)
+                refusals.add(periods.add(path, bars))
+                yield bars[[*COLUMNS, "adj_close", *chosen]].assign(**{FILE: number})
+
+
+def _checked_pieces(
+    path: Path,
+    find: Callable[[pd.DataFrame, Whole | None], Found],
+    refusals: "Refusals",
+    dates: str | None,
+    decimal: str | None,
+) -> Iterator[tuple[pd.DataFrame, Sequence[str]]]:
+    """Those of `_read_file`, once all of them were read."""
+    how = (dates, decimal, OHLCV.id, join_time_of_day)
+    try:
+        pieces = _read_pieces(path, find, *how)
+        first = list(islice(pieces, 2))
+        for _ in pieces:
+            pass
+    except ValueError:
+        yield _read_at_once(path, find, refusals, *how)
+        return
+    yield from first if len(first) < 2 else _read_pieces(path, find, *how)
+
+
+def joined_bars(rows: pd.DataFrame) -> pd.DataFrame:
+    """All rows of a ticker from `iter_bars` -> what `read_bars` makes of them."""
+    parts = [part.copy() for _, part in rows.groupby(FILE, sort=False)]
+    for part in parts:
+        adjust(part)
+    return _chosen(pd.concat(parts, ignore_index=True).drop(columns=["adj_close", FILE]), OHLCV.id)
 
 
 def read_market(
@@ -194,13 +256,26 @@ def _read_file(
     Where the first piece does not tell how another is written, or a cell cannot be read, all of them at once say so.
     """
     try:
-        return _read_pieces(path, find, dates, decimal, id, opened)
+        frames, chosen = zip(*_read_pieces(path, find, dates, decimal, id, opened), strict=True)
+        return pd.concat(frames, ignore_index=True), chosen[0]
     except ValueError:
-        table = opened(open_table(path))
-        column, chosen = find(table, None)
-        formats = _formats(table, column, chosen, path, dates, decimal)
-        told = refusals.by_ticker(path, formats, table, column.get(id))
-        return _read_columns(table, column, chosen, path, told, formats), chosen
+        return _read_at_once(path, find, refusals, dates, decimal, id, opened)
+
+
+def _read_at_once(
+    path: Path,
+    find: Callable[[pd.DataFrame, Whole | None], Found],
+    refusals: "Refusals",
+    dates: str | None,
+    decimal: str | None,
+    id: str,
+    opened: Callable[[pd.DataFrame], pd.DataFrame],
+) -> tuple[pd.DataFrame, Sequence[str]]:
+    table = opened(open_table(path))
+    column, chosen = find(table, None)
+    formats = _formats(table, column, chosen, path, dates, decimal)
+    told = refusals.by_ticker(path, formats, table, column.get(id))
+    return _read_columns(table, column, chosen, path, told, formats), chosen
 
 
 def _read_pieces(
@@ -210,12 +285,12 @@ def _read_pieces(
     decimal: str | None,
     id: str,
     opened: Callable[[pd.DataFrame], pd.DataFrame],
-) -> tuple[pd.DataFrame, Sequence[str]]:
-    frames: list[pd.DataFrame] = []
+) -> Iterator[tuple[pd.DataFrame, Sequence[str]]]:
+    formats: Formats | None = None
     percent: dict[Any, bool] = {}
     way, whole = _Way(), partial(_whole, path, ROWS, opened=opened)
     for table in (opened(table) for table in iter_tables(path, ROWS) if len(table)):
-        if not frames:
+        if formats is None:
             is_piece = len(table) == ROWS
             column, chosen = find(table, whole if is_piece else None)
             formats = _formats(table, column, chosen, path, dates, decimal, whole if is_piece else None)
@@ -226,8 +301,9 @@ def _read_pieces(
             ends = None if name is None else _in_percent(table[name])
             if ends is not None and percent.setdefault(name, ends) != ends:
                 raise ValueError(f"{path}: column '{name}' has numbers with % and without; write all in one way.")
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True), chosen
+        yield frame, chosen
+    if formats is None:
+        raise ValueError(f"{path} has no rows; download or export it again.")
 
 
 def _in_percent(cells: pd.Series) -> bool | None:
@@ -275,12 +351,17 @@ def read_data(
         kind = OHLCV if columns.value is None and has_prices(source) else UNIVARIATE
     if kind is UNIVARIATE:
         return read_series(source, names, covariates=covariates, strict=strict, **asdict(columns))
+    check_no_value(columns)
+    options = {"covariates": covariates, "missing_ok": missing_ok, "strict": strict}
+    return read_bars(source, names, **options, **columns.of_bars())
+
+
+def check_no_value(columns: Columns) -> None:
+    """Raises ValueError where one is chosen from bars."""
     if columns.value is not None:
         raise ValueError(
             f"this model reads market bars, which have no column '{columns.value}' to choose; leave --value out"
         )
-    options = {"covariates": covariates, "missing_ok": missing_ok, "strict": strict}
-    return read_bars(source, names, **options, **columns.of_bars())
 
 
 def has_prices(source: str | Path | list) -> bool:
@@ -343,23 +424,36 @@ class Refusals:
 def _readable(
     frames: Sequence[pd.DataFrame], id: str, names: Sequence[str] | None, skipped: dict[str, str]
 ) -> pd.DataFrame:
-    """The rows of the named series but those `skipped`, which a warning names.
-
-    A ticker of which one file cannot be read is skipped as a whole: the rest of it would have a hole."""
+    """The rows of the named series but those `skipped`; see `left_of`."""
     frame = pd.DataFrame({id: []}) if not frames else frames[0]
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frame  # one is not copied
-    if skipped:
-        frame = frame[~frame[id].isin(skipped)]
-    wanted = _listed(names)
-    if wanted is not None:
-        if not {*wanted} - {*frame[id]} - {*skipped}:
-            skipped = {name: reason for name, reason in skipped.items() if name in wanted}
-        wanted = [name for name in wanted if name not in skipped]
-    refuse_if_none_left(frame if wanted is None else wanted, skipped)
-    tell_skipped([*skipped.values()])
-    frame = _chosen(frame, id, wanted)
+    known = list(frame[id].unique())
+    left, skipped = left_of(known, names, skipped, id)
+    frame = _chosen(frame if len(left) == len(known) else frame[frame[id].isin(left)], id)
     frame.attrs["skipped"] = skipped
     return frame
+
+
+def left_of(
+    known: Sequence[str], names: Sequence[str] | None, skipped: Mapping[str, str], id: str
+) -> tuple[list[str], dict[str, str]]:
+    """Which series of a source are asked for and not skipped; and what was skipped of those, which a warning names.
+
+    A ticker of which one file cannot be read is skipped as a whole: the rest of it would have a hole.
+
+    Raises:
+        ValueError: none is left, or there is none of such a name.
+    """
+    skipped, wanted = dict(skipped), _listed(names)
+    known = [name for name in known if name not in skipped]
+    if wanted is not None:
+        if not {*wanted} - {*known} - {*skipped}:
+            skipped = {name: reason for name, reason in skipped.items() if name in wanted}
+        wanted = [name for name in wanted if name not in skipped]
+    refuse_if_none_left(known if wanted is None else wanted, skipped)
+    tell_skipped([*skipped.values()])
+    _check_known(wanted, known, id)
+    return known if wanted is None else [name for name in known if name in {*wanted}], skipped
 
 
 # --- leniently -----------------------------------------------------------------------------------------------------
@@ -669,11 +763,8 @@ class Periods:
         return refused
 
 
-def _chosen(frame: pd.DataFrame, id: str, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """The rows of the named series, those of each together, in the order of their first rows."""
-    if (wanted := _listed(names)) is not None:
-        _check_known(wanted, frame[id].unique(), id)
-        frame = frame[frame[id].isin(wanted)]
+def _chosen(frame: pd.DataFrame, id: str) -> pd.DataFrame:
+    """The rows of each series together, in the order of their first rows."""
     codes = pd.factorize(frame[id])[0]
     times = frame["timestamp"].to_numpy()
     order = np.argsort(codes, kind="stable")

@@ -138,6 +138,19 @@ def forecast(
         Path | None,
         typer.Option(help="HTML file for people: charts, words and an honest verdict, offline, to forward."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ray",
+            help="Thousands of tickers, some at a time, on this machine or Ray; goes on if stopped.",
+        ),
+    ] = None,
+    num_proc: Annotated[
+        int, typer.Option("--num-proc", min=1, help="With --engine: processes; the rows do not depend on it.")
+    ] = 1,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster that sees OUT; by default one of --num-proc workers is started.")
+    ] = None,
     ohlcv: Annotated[
         bool,
         typer.Option("--ohlcv", help="Whole bars: quantiles of open, high, low, volume; OUT.risk.json beside it."),
@@ -184,6 +197,9 @@ def reconcile(
         "track_record"
     ),
     ticker: Ticker = None,
+    head: Annotated[
+        str | None, typer.Option(help="Head of the record that was noted before: the record must still have it.")
+    ] = None,
     num_proc: Annotated[int, typer.Option("--num-proc", min=1, help="Processes for the baselines.")] = 1,
     strict: Strict = False,
     value: Value = None,
@@ -204,8 +220,8 @@ def reconcile(
     from .record import reconcile_data
 
     columns = Columns(value, id, time, dates, decimal)
-    options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "num_proc": num_proc, "strict": strict}
-    found, kind = reconcile_data(log, data, out, **options)
+    options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "noted": head, "num_proc": num_proc}
+    found, kind = reconcile_data(log, data, out, strict=strict, **options)
     print_record(found, kind)
     typer.echo(f"track_record.html (opens offline) and track_record.json written to {out}")
     if not found["sound"]:
@@ -539,6 +555,7 @@ def serve(
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
     ] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve chat assistants too, at /mcp; see docs/mcp.md.")] = False,
 ) -> None:
     """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
 
@@ -549,7 +566,7 @@ def serve(
 
     Example: tsf-llm serve --model shipped --port 8000
     """
-    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart", *["mcp"] * mcp)
     from .http.run import name_of, run, token
     from .http.settings import Settings
     from .symbols import Symbols
@@ -557,7 +574,14 @@ def serve(
     if source not in (None, "yahoo"):
         raise ValueError(f"--source {source}: choose yahoo, or leave it out")
     settings = Settings(
-        name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout, queue=queue, state=state
+        name=name_of(model),
+        token=token(),
+        cors=tuple(cors or ()),
+        timeout=timeout,
+        queue=queue,
+        state=state,
+        mcp=mcp,
+        host=host,
     )
     beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}
     run(model, host=host, port=port, settings=settings, symbols=Symbols() if source else None, **beside)
@@ -583,7 +607,7 @@ def mcp(
     Example: tsf-llm mcp --model shipped --allow-files prices
     """
     check_extra("serve", "mcp")
-    from .assistant import build
+    from .assistant import build, run
     from .loading import load_pipeline
     from .symbols import Symbols
 
@@ -594,7 +618,7 @@ def mcp(
     with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
         beside, symbols = market_bars(market, dates, decimal), Symbols() if source else None
         server = build(load_pipeline(model), market=beside, folder=allow_files, symbols=symbols)
-    server.run("stdio")
+    run(server)
 
 
 def _steps(horizons: str) -> list[int]:

@@ -18,12 +18,14 @@ from ..evaluation.portfolio import joint_forecast
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..training.data import read_for
 from .bars import Barriers, forecast_bars, risk_file, write_risk
+from .inputs import inputs_of
 from .joint import joint_file, print_joint, read_weights
 from .loading import load_pipeline
 from .options import market_bars, names
 from .record import Recorder
 from .report import DRAWN, write_report
 from .verdict import own_verdict
+from .whole_market import forecast_market, skipped_file
 
 SAMPLES, JOINT_SAMPLES = 256, 1024  # paths, where none are asked for
 
@@ -46,6 +48,9 @@ class Request:
     plot: Path | None
     log: Path | None
     report: Path | None
+    engine: str | None
+    num_proc: int
+    ray_address: str | None
     ohlcv: bool
     levels: str | None
     stop: float | None
@@ -70,6 +75,7 @@ class Request:
             raise ValueError("--weights are those of a portfolio: add --joint")
         if self.joint and self.ohlcv:
             raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
+        self._check_engine()
         if self.log is not None and self.log.resolve() in (self.out.resolve(), joint_file(self.out).resolve()):
             raise ValueError(f"--log {self.log} is --out too: name another file for the track record")
         for path in self.written:
@@ -77,6 +83,16 @@ class Request:
         if self.as_of is not None:
             day_end(self.as_of)  # refuses what is no date before the model is loaded
         check_calendar(self.calendar, needed=True)
+
+    def _check_engine(self) -> None:
+        if self.engine is None and (self.num_proc, self.ray_address) != (1, None):
+            raise ValueError("--num-proc and --ray-address say how an engine works: add --engine local or ray")
+        together = {"--joint": self.joint, "--ohlcv": self.ohlcv, "--plot": self.plot}
+        together |= {"--report": self.report, "--log": self.log}
+        if self.engine is not None and (asked := [name for name, given in together.items() if given]):
+            raise ValueError(
+                f"{' and '.join(asked)} read all bars at once, and --engine some at a time: leave one of them out"
+            )
 
     @property
     def written(self) -> list[Path]:
@@ -109,6 +125,9 @@ def run(request: Request) -> None:
         ValueError: the options, the bars or the model do not allow what is asked for.
     """
     request.check()
+    if request.engine is not None:
+        run_in_groups(request)
+        return
     barriers = Barriers.read(request.levels, request.stop, request.target, asked=request.ohlcv)
     risk_to = risk_file(request.out, request.data, names(request.market)) if request.ohlcv else None
     shares = read_weights(request.weights)
@@ -118,10 +137,9 @@ def run(request: Request) -> None:
         pipe.check_emits_bars()
     recorder = None if request.log is None else Recorder(pipe, request.model, request.log)
     bars = read_bars_of(request, pipe)
-    asked, table = request.asked(), None
+    usual, table = request.asked(), None
     risk: dict[str, Any] = {}
-    if recorder is not None:
-        asked["quantile_levels"] = recorder.levels
+    asked = usual if recorder is None else recorder.asking(usual)
     if request.joint:
         frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
         write_table(table, joint_file(request.out))
@@ -131,7 +149,7 @@ def run(request: Request) -> None:
     else:
         frame = pipe(bars, **asked)
     if recorder is not None:  # before anybody sees it
-        frame, logged = recorder.append(frame, bars, asked)
+        frame, logged = recorder.append(frame, bars, usual)
         typer.echo(f"{request.log}: {logged}")
     write_table(frame, request.out)
     if request.plot is not None:
@@ -142,6 +160,24 @@ def run(request: Request) -> None:
     typer.echo(f"{len(frame)} rows written to {request.out}{skipped}")
     if risk_to is not None:
         typer.echo(write_risk(risk, barriers, risk_to))
+
+
+def run_in_groups(request: Request) -> None:
+    """As `run`, in memory that does not grow with the number of tickers."""
+    engine = {"engine": request.engine, "num_proc": request.num_proc, "ray_address": request.ray_address}
+    done = forecast_market(
+        request.data,
+        request.out,
+        model=request.model,
+        tickers=names(request.ticker),
+        columns=request.columns,
+        **engine,
+        **request.asked(),
+    )
+    kept = f"; {done.kept} of {done.groups} groups kept from a run that was stopped" if done.kept else ""
+    typer.echo(f"{done.rows} rows of {done.tickers} tickers written to {request.out}{kept}")
+    if done.skipped:
+        typer.echo(f"{len(done.skipped)} skipped: {skipped_file(request.out)} says why")
 
 
 def read_bars_of(request: Request, pipe: TsfLlmPipeline) -> pd.DataFrame:
@@ -182,6 +218,7 @@ def report(
         "calibration": request.calibration,
     }
     told["verdict"] = own_verdict(pipe, drawn, horizon=request.horizon, market=market, as_of=request.as_of, **options)
+    told["inputs"] = inputs_of(pipe.processor.feature_extractor, bars, market)
     told |= {"model": request.model, "command": shlex.join(["tsf-llm", *sys.argv[1:]])}
     write_report(request.report, frame, bars, pipe=pipe, **told)
     typer.echo(f"report written to {request.report}")

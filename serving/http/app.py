@@ -36,6 +36,10 @@ def create_app(
     for router in routers:
         app.include_router(router)
     errors.install(app)
+    if settings.mcp:
+        from .. import assistant
+
+        assistant.mount(app, assistant.build(engine.pipe), host=settings.host)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     if settings.cors:
         app.add_middleware(

@@ -30,7 +30,7 @@ from .errors import Refusal
 MAX_BARS = 100_000
 MAX_COLUMNS = 64
 MAX_TEXT = 64  # characters
-MAX_HORIZON = 1000
+MAX_HORIZON = 250
 MAX_SAMPLES = 4096
 MAX_LEVELS = 99
 MAX_BATCH = 64
@@ -132,8 +132,18 @@ class Asked(BaseModel):
 
     def of_pipeline(self) -> dict[str, Any]:
         """As arguments of the pipeline."""
-        names = ("horizon", "quantile_levels", "as_of", "seed", "samples", "calibration", "calendar", "strict")
-        given = {name: getattr(self, name) for name in (*names, "adapter")}
+        names = (
+            "horizon",
+            "quantile_levels",
+            "as_of",
+            "seed",
+            "samples",
+            "calibration",
+            "calendar",
+            "strict",
+            "adapter",
+        )
+        given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
 
 
