@@ -47,9 +47,7 @@ class Streams:
         try:
             self._lock.acquire()
         except Timeout:
-            raise ValueError(
-                f"--state {folder}: another server keeps its streams there; name another folder"
-            ) from None
+            raise ValueError(f"--state {folder}: another server keeps its streams there; name another folder") from None
         found = [path.parent.name for path in self.folder.glob(f"*/{STATE}")]
         self._names = {name for name in found if re.fullmatch(NAME, name)}
         self._loaded: OrderedDict[str, StreamingForecaster] = OrderedDict()  # the last used last
@@ -150,9 +148,7 @@ class Streams:
             self._loaded.pop(name, None)
             if isinstance(error, OSError):
                 why = error.strerror or type(error).__name__
-                raise Refusal(
-                    507, "not_saved", f"the state could not be saved, so nothing was taken: {why}"
-                ) from error
+                raise Refusal(507, "not_saved", f"the state could not be saved, so nothing was taken: {why}") from error
             raise
 
     # --- bars
@@ -178,3 +174,4 @@ class Streams:
             frame = frame.assign(**{self._key: stream.symbols[0]})
         number = frame.groupby(frame[self._key].astype(str)).cumcount()
         return [part for _, part in frame.groupby(number)]
+

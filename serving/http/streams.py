@@ -39,9 +39,7 @@ class Update(BaseModel):
 class Creation(Update):
     """The history of a new stream, and what is to be forecast of it."""
 
-    bars: Bars = Field(
-        description=f"timestamp, [ticker,] open, high, low, close, volume; {MOST_SYMBOLS} symbols at most."
-    )
+    bars: Bars = Field(description=f"timestamp, [ticker,] open, high, low, close, volume; {MOST_SYMBOLS} symbols at most.")
     market: Bars | None = Field(None, description="Bars of an index, of a universe or of VIX, which features read.")
     horizon: int | None = Field(None, ge=1, le=1000, description="Bars ahead, which the model must have a law of.")
     quantile_levels: list[Level] | None = Field(None, min_length=1, max_length=MAX_LEVELS)
