@@ -394,7 +394,8 @@ class TsfLlmPipeline(Pipeline):
     def _anchors(self, batch: Any) -> dict[int, PiecewiseLaw]:
         """The laws that the model names: of the next bar and of its horizons."""
         columns = {key: batch[key].to(self.model.device) for key in ("past_values", "input_ids", "attention_mask")}
-        return self.named_laws(self.bin_logits(self.model(**columns, use_cache=False, logits_to_keep=1)), batch)
+        out = self.model(**columns, **_adapters_of(batch), use_cache=False, logits_to_keep=1)
+        return self.named_laws(self.bin_logits(out), batch)
 
     def bin_logits(self, out: Any) -> torch.Tensor:
         """What an answer of the model says at its last position, `[B,1+H,bins]`: of the next bar and of H horizons."""
@@ -441,6 +442,7 @@ class TsfLlmPipeline(Pipeline):
             input_ids=torch.cat((batch["input_ids"].repeat_interleave(samples, 0), first[:, None]), dim=1),
             attention_mask=torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1),
             max_new_tokens=horizon - 1,
+            **_adapters_of(batch, samples),
             do_sample=False,
             use_cache=True,  # whatever the config says: the bars lie in the cache alone
             logits_processor=LogitsProcessorList([sampler.after(T)]),
@@ -460,7 +462,9 @@ class TsfLlmPipeline(Pipeline):
         if one_target and horizon < self.reach:
             raise ValueError(f"horizon={horizon}, but the original's weights know {self.reach} bars ahead alone")
         inputs = {key: batch[key].to(self.model.device) for key in ("past_values", "attention_mask")}
-        prediction = self.model(**inputs).prediction[:, :horizon].float().cpu().numpy().astype(float)
+        prediction = (
+            self.model(**inputs, **_adapters_of(batch)).prediction[:, :horizon].float().cpu().numpy().astype(float)
+        )
         if self.model.config.prediction_type == "classification":
             return prediction
         log_returns = self.processor.log_returns(prediction, batch)
@@ -487,9 +491,15 @@ def calibrated_laws(laws: Sequence[PiecewiseLaw], calibration: Calibration | Non
     """The laws of steps 1, 2, ... as a calibration moves them; those beyond its steps as they are."""
     moves = [] if calibration is None else zip(calibration.shift, calibration.spread, strict=True)
     return [
-        law if move is None else law.moved(*move)
-        for law, move in zip(laws, chain(moves, repeat(None)), strict=False)
+        law if move is None else law.moved(*move) for law, move in zip(laws, chain(moves, repeat(None)), strict=False)
     ]
+
+
+def _adapters_of(batch: Any, samples: int = 1) -> dict[str, Any]:
+    """Of a batch for a mixed model (`training.adapters.mixed`), the adapter of each row or path."""
+    if "adapter_names" not in batch:
+        return {}
+    return {"adapter_names": [name for name in batch["adapter_names"] for _ in range(samples)]}
 
 
 def check_choice(calibration: str) -> None:

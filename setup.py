@@ -119,6 +119,7 @@ setup(
         "tsf_llm.train_scripts",
         "tsf_llm.serving",
         "tsf_llm.serving.http",
+        "tsf_llm.serving.page",
         "tsf_llm.benchmarks",
     ],
     package_data={
@@ -126,6 +127,7 @@ setup(
         "tsf_llm.evaluation": ["*.html"],
         "tsf_llm.publishing": ["*.md"],
         "tsf_llm.serving": ["*.html"],
+        "tsf_llm.serving.page": ["*.html", "*.css"],
         "tsf_llm.train_scripts": ["configs/*.yaml", "configs/accelerate/*.yaml"],
     },
     python_requires=">=3.11,<3.14",

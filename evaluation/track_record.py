@@ -18,7 +18,7 @@ Shapes: n rows, L levels.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -110,6 +110,7 @@ class Appended:
 class Chain:
     """The rows as they are read, and the first thing about them that is not as it was written."""
 
+    noted: str | None = None  # a head of before, which must be among the rows
     rows: int = 0
     head: str = ""
     made_at: str = ""
@@ -133,7 +134,15 @@ class Chain:
             self._break(number, f"row {number} is not as it was written")
         self.backwards += self.sound and made_at < self.made_at
         self.rows, self.head, self.made_at = self.rows + 1, own, made_at
+        self.noted = None if own == self.noted else self.noted
         return self.sound
+
+    def end(self, lost: list[str]) -> None:
+        """After the last row: guards that are lost, and a head that was noted and did not come, break a sound one."""
+        if self.sound and lost:
+            self._break(self.rows + 1, f"its guard {lost[0]} was taken away")
+        if self.sound and self.noted is not None:
+            self._break(1, f"the head {self.noted:.12} that was noted is not in it, so it was written anew")
 
     def _break(self, number: int, why: str) -> None:
         self.broken_at, self.broken = number, why
@@ -199,15 +208,15 @@ class TrackRecord:
                 sound = [row for row in rows if chain.follow(row)]
                 if sound:
                     yield _frame(sound)
-            if lost and chain.sound:
-                chain.broken, chain.broken_at = f"its guard {lost[0]} was taken away", chain.rows + 1
+            chain.end(lost)
 
     def kinds(self) -> list[str]:
         """Of the series that it is about."""
         self._check_there()
         with self._opened("rw") as connection:
             self._check(connection)
-            return [kind for (kind,) in connection.execute("SELECT DISTINCT kind FROM forecasts ORDER BY kind")]
+            found = connection.execute("SELECT DISTINCT kind FROM forecasts ORDER BY kind").fetchall()
+        return [kind for (kind,) in found if kind in KINDS]
 
     def _check_there(self) -> None:
         if not self.path.exists() or not self.path.stat().st_size:
@@ -280,12 +289,12 @@ def utc_now() -> pd.Timestamp:
     return pd.Timestamp(datetime.now(UTC)).tz_localize(None)
 
 
-def asked_levels(shown: tuple[float, ...] = FORECAST_QUANTILES) -> list[float]:
+def asked_levels(shown: Sequence[float] = FORECAST_QUANTILES) -> list[float]:
     """What to ask a pipeline for, so that its answer can be logged: those to show first."""
     return [*shown, *(level for level in GRID if quantile_column(level) not in {*map(quantile_column, shown)})]
 
 
-def shown(frame: pd.DataFrame, levels: tuple[float, ...] = FORECAST_QUANTILES) -> pd.DataFrame:
+def shown(frame: pd.DataFrame, levels: Sequence[float] = FORECAST_QUANTILES) -> pd.DataFrame:
     """The answer to `asked_levels` as if only these had been asked for."""
     kept = {*map(quantile_column, levels)}
     return frame.drop(columns=[name for name in GRID_COLUMNS if name not in kept])
@@ -338,7 +347,8 @@ def _contents(
     """Each row, but for its place in the chain."""
     shared = {name: facts[name] for name in FACTS}
     first = frame.groupby(["ticker", "origin"], sort=False)["timestamp"].transform("min")
-    columns = zip(frame.itertuples(index=False), first, laws, strict=True)
+    named = frame[["ticker", "origin", "step", "timestamp", "p_up"]].itertuples(index=False)
+    columns = zip(named, first, laws, strict=True)
     for row, begins, quantiles in columns:
         of = known[row.ticker]
         yield {

@@ -36,6 +36,17 @@ METRICS = {
     "skill": "share of CRPS saved against GARCH(1,1)-t",
     "coverage_80": "coverage of the 80 % interval",
 }
+SPACE = {  # what a Space of this repository reads there; its version of gradio is that of constraints.txt
+    "title": "TSF-LLM",
+    "emoji": "📈",
+    "colorFrom": "blue",
+    "colorTo": "gray",
+    "sdk": "gradio",
+    "sdk_version": "6.31.0",
+    "python_version": "3.11",
+    "app_file": "app.py",
+    "pinned": False,
+}
 DATASETS = {  # of the training: name in the metadata -> what it is, and its licence
     "pooksoft-sp500-daily": "52 large US stocks, AlphaVantage daily adjusted, by Pooksoft (MIT)",
     "stocknet-prices": "15 more stocks, 2012 to 2017, by Yumo Xu (MIT)",
@@ -106,13 +117,13 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def metadata(results: dict[str, Any] | None) -> str:
-    """YAML of the card, without its lines of dashes."""
+    """YAML of the card, which is that of a Space too, without its lines of dashes."""
     data: dict[str, Any] = {"license": "mit", "library_name": "transformers", "pipeline_tag": TASK}
     data |= {"tags": [*TAGS, "finance", "stocks"], "datasets": list(DATASETS)}
     scores = list(_scores(results)) if results else []
     if scores:
         data |= {"model_name": "TSF-LLM 27M", "eval_results": scores}
-    return str(ModelCardData(**data, metrics=list(METRICS)).to_yaml())
+    return str(ModelCardData(**data, **SPACE, metrics=list(METRICS)).to_yaml())
 
 
 def _scores(results: dict[str, Any]) -> Iterable[EvalResult]:

@@ -1,6 +1,6 @@
 """Writes the figures of an evaluation into a page, between its markers, so that no number there is typed by hand.
 
-python -m tsf_llm.publishing.readme_figures quickstart/results.json README.md README.zh.md
+python -m tsf_llm.publishing.readme_figures quickstart/results.json docs/evaluation.md
 """
 
 from ..bars_tsf_llm import OHLCV

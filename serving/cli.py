@@ -197,6 +197,9 @@ def reconcile(
         "track_record"
     ),
     ticker: Ticker = None,
+    head: Annotated[
+        str | None, typer.Option(help="Head of the record that was noted before: the record must still have it.")
+    ] = None,
     num_proc: Annotated[int, typer.Option("--num-proc", min=1, help="Processes for the baselines.")] = 1,
     strict: Strict = False,
     value: Value = None,
@@ -217,8 +220,8 @@ def reconcile(
     from .record import reconcile_data
 
     columns = Columns(value, id, time, dates, decimal)
-    options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "num_proc": num_proc, "strict": strict}
-    found, kind = reconcile_data(log, data, out, **options)
+    options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "noted": head, "num_proc": num_proc}
+    found, kind = reconcile_data(log, data, out, strict=strict, **options)
     print_record(found, kind)
     typer.echo(f"track_record.html (opens offline) and track_record.json written to {out}")
     if not found["sound"]:
@@ -537,27 +540,51 @@ def serve(
     model: Model = SHIPPED,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is reached from elsewhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 60.0,
-    cors: Annotated[
-        list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of this origin; may be repeated.")
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="An adapter that requests may name; repeatable.")
     ] = None,
+    market: Market = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds of a request.")] = 60.0,
+    queue: Annotated[int, typer.Option(min=1, help="Requests at one time; further ones are told to come back.")] = 64,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder that keeps streams; without one they end with the server.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
+    ] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve chat assistants too, at /mcp; see docs/mcp.md.")] = False,
 ) -> None:
     """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
 
-    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`.
+    Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`. Requests that come
+    together share a model pass; no answer depends on that. SIGTERM ends it when what is in flight is answered.
 
-    Ask it with: curl -H "Content-Type: application/json" -d @request.json http://127.0.0.1:8000/v1/forecast and, in
-    request.json, {"bars": [{"timestamp": ..., "open": ..., "high": ..., "low": ..., "close": ..., "volume": ...}, ...],
-    "horizon": 5}
+    Ask it with: curl -F file=@AAPL.csv -F horizon=5 http://127.0.0.1:8000/v1/forecast
 
     Example: tsf-llm serve --model shipped --port 8000
     """
-    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart", *["mcp"] * mcp)
     from .http.run import name_of, run, token
     from .http.settings import Settings
+    from .symbols import Symbols
 
-    settings = Settings(name=name_of(model), token=token(), cors=tuple(cors or ()), timeout=timeout)
-    run(model, host=host, port=port, settings=settings)
+    if source not in (None, "yahoo"):
+        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
+    settings = Settings(
+        name=name_of(model),
+        token=token(),
+        cors=tuple(cors or ()),
+        timeout=timeout,
+        queue=queue,
+        state=state,
+        mcp=mcp,
+        host=host,
+    )
+    beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}
+    run(model, host=host, port=port, settings=settings, symbols=Symbols() if source else None, **beside)
 
 
 @app.command()
@@ -580,7 +607,7 @@ def mcp(
     Example: tsf-llm mcp --model shipped --allow-files prices
     """
     check_extra("serve", "mcp")
-    from .assistant import build
+    from .assistant import build, run
     from .loading import load_pipeline
     from .symbols import Symbols
 
@@ -591,7 +618,7 @@ def mcp(
     with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
         beside, symbols = market_bars(market, dates, decimal), Symbols() if source else None
         server = build(load_pipeline(model), market=beside, folder=allow_files, symbols=symbols)
-    server.run("stdio")
+    run(server)
 
 
 def _steps(horizons: str) -> list[int]:

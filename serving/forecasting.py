@@ -137,10 +137,9 @@ def run(request: Request) -> None:
         pipe.check_emits_bars()
     recorder = None if request.log is None else Recorder(pipe, request.model, request.log)
     bars = read_bars_of(request, pipe)
-    asked, table = request.asked(), None
+    usual, table = request.asked(), None
     risk: dict[str, Any] = {}
-    if recorder is not None:
-        asked["quantile_levels"] = recorder.levels
+    asked = usual if recorder is None else recorder.asking(usual)
     if request.joint:
         frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
         write_table(table, joint_file(request.out))
@@ -150,7 +149,7 @@ def run(request: Request) -> None:
     else:
         frame = pipe(bars, **asked)
     if recorder is not None:  # before anybody sees it
-        frame, logged = recorder.append(frame, bars, asked)
+        frame, logged = recorder.append(frame, bars, usual)
         typer.echo(f"{request.log}: {logged}")
     write_table(frame, request.out)
     if request.plot is not None:

@@ -8,7 +8,7 @@ import pandas as pd
 from ..bars_tsf_llm import OHLCV
 from ..columns_tsf_llm import ALIASES, SERIES_ALIASES, find_columns
 from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
-from ..market_tsf_llm import implied_index
+from ..market_tsf_llm import implied_index, parts_of
 
 PARTS = {"universe": "the market (a universe of tickers, or an index)", "implied": "an implied-volatility index (VIX)"}
 
@@ -27,7 +27,7 @@ def inputs_of(
     the user called the key, the time or the value."""
     kind = extractor.series_kind
     known = [name for name in extractor.covariates if name in bars]
-    used, masked = ["open, high, low, close" if kind is OHLCV else "the value"], []
+    used, masked = ["open, high, low, close" if kind is OHLCV else "the value"], list[str]()
     for name in ["volume"] if kind is OHLCV else []:
         (used if name in bars and bars[name].notna().any() else masked).append(name)
     for name in extractor.covariates:
@@ -41,6 +41,8 @@ def inputs_of(
 
 
 def parts_of_market(market: pd.DataFrame | None) -> set[str]:
-    """Which parts of a market these bars hold."""
+    """Which parts of a market these bars, or this state of one, hold."""
+    if market is not None and OHLCV.id not in market:
+        return {*parts_of(market)}
     names = [] if market is None else [str(name) for name in market[OHLCV.id].unique()]
     return {"universe" if implied_index(name) is None else "implied" for name in names}

@@ -17,6 +17,7 @@ Shapes: n symbols of an update, F features.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,6 +71,7 @@ class StreamingForecaster:
         ValueError: for bars that the pipeline refuses, or a model or horizon that cannot be streamed.
     """
 
+    skipped: dict[str, str]  # of the history, with reasons
     _market: StreamedMarket | None
     _skipped_of_market: dict[str, str]
 
@@ -96,7 +98,7 @@ class StreamingForecaster:
         )
         if market is not None:
             self._market, self._skipped_of_market = self._no_market().extended(market, strict=strict)
-        self.add(bars, strict=strict)
+        self.skipped = self.add(bars, strict=strict).attrs["skipped"]
 
     def _set_up(self, pipe: TsfLlmPipeline, **settings: Any) -> None:
         """A stream of no symbols."""
@@ -113,7 +115,7 @@ class StreamingForecaster:
         self._calibration = pipe.calibration(settings["calibration"], horizon)
         self._state: State = {}
         self._tails: dict[str, pd.DataFrame] = {}  # the last bars of each symbol, in the order of the state's rows
-        self._market, self._skipped_of_market = None, {}
+        self._market, self._skipped_of_market, self.skipped = None, {}, {}
 
     def _no_market(self) -> StreamedMarket:
         return StreamedMarket(self._extractor, 2 * self._keep)
@@ -121,6 +123,11 @@ class StreamingForecaster:
     @property
     def symbols(self) -> list[str]:
         return list(self._tails)
+
+    @property
+    def last_times(self) -> dict[str, pd.Timestamp]:
+        """Of the newest bar of each symbol."""
+        return {name: tail["timestamp"].iloc[-1] for name, tail in self._tails.items()}
 
     # --- symbols come, go and are asked for
 
@@ -313,7 +320,7 @@ class StreamingForecaster:
         replace_file(folder / name, lambda path: save_file(self._tensors(), path))
         told = {
             "version": VERSION,
-            "made_by": self._made_by(),
+            "made_by": self._made_by,
             "tensors": name,
             "settings": self.settings,
             "symbols": self.symbols,
@@ -323,6 +330,7 @@ class StreamingForecaster:
         for other in {*TENSORS} - {name}:
             (folder / other).unlink(missing_ok=True)
 
+    @cached_property
     def _made_by(self) -> str:
         """Of all that the state's numbers depend on: weights, features with their scalers, bins."""
         processor = self.pipe.processor
@@ -360,7 +368,7 @@ class StreamingForecaster:
             stream._set_up(pipe, **told["settings"])
         except (TypeError, KeyError) as error:
             raise ValueError(broken.format(f"settings: {error}")) from error
-        if told.get("made_by") != stream._made_by():
+        if told.get("made_by") != stream._made_by:
             raise ValueError(f"{folder} was saved with another model: load it with that one, or start from bars")
         try:
             stream._restore(load_file(Path(folder) / told["tensors"]), told["symbols"], told["market"])

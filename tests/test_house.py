@@ -10,7 +10,7 @@ import tsf_llm.configuration_tsf_llm as configuration
 
 ROOT = Path(configuration.__file__).parent
 ROOMS = sorted(path.parent for path in ROOT.glob("*/__init__.py"))
-ROOT_FILES = sorted(ROOT.glob("*_tsf_llm.py"))
+ROOT_FILES = sorted([*ROOT.glob("*_tsf_llm.py"), ROOT / "app.py"])
 SOURCES = [*ROOT_FILES, *(path for room in ROOMS for path in sorted(room.rglob("*.py")) if path.stem != "__init__")]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), ROOT / "Makefile"]
 MOST_LINES = 950

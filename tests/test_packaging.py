@@ -23,6 +23,7 @@ SUBPACKAGES = [
     "train_scripts",
     "serving",
     "serving/http",
+    "serving/page",
     "benchmarks",
 ]
 PACKAGING = ["setup.py", "pyproject.toml", "LICENSE", "NOTICE", "README.md"]
@@ -53,6 +54,7 @@ def _sources():
     files = [path for path in ROOT.glob("*.py") if path.name != "setup.py"]
     for folder in SUBPACKAGES:
         files += (ROOT / folder).glob("*.py")
+    files += [*(ROOT / "serving" / "page").glob("*.html"), *(ROOT / "serving" / "page").glob("*.css")]
     files += (ROOT / "publishing").glob("*.md")
     files += (ROOT / "train_scripts" / "configs").glob("*.yaml")
     files += (ROOT / "data_prep" / "sample").glob("*.csv.gz")

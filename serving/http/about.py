@@ -1,4 +1,4 @@
-"""`/v1/models`, and what machines ask: `/health`, `/ready`, `/metrics`."""
+"""`/v1/models` and `/v1/adapters`, and what machines ask: `/health`, `/ready`, `/metrics`."""
 
 from typing import Any
 
@@ -34,6 +34,13 @@ def routes(engine: Engine) -> APIRouter:
     async def models() -> dict[str, Any]:
         """The model that answers, and what it knows."""
         return {"models": [described(engine)]}
+
+    @router.get("/v1/adapters", tags=["models"])
+    async def adapters() -> dict[str, Any]:
+        """The adapters that a request may name, beside `by_ticker`."""
+        known = engine.adapters.by_name.values()
+        names = ("name", "ticker", "trained_through")
+        return {"adapters": [{name: getattr(one, name) for name in names} for one in known]}
 
     return router
 

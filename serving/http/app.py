@@ -1,28 +1,51 @@
 """The FastAPI app: its routes, and what stands before them."""
 
+import pandas as pd
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from ...pipeline_tsf_llm import TsfLlmPipeline
-from . import about, errors, forecasts
+from ..symbols import Symbols
+from . import about, errors, explain, forecasts, streams, symbols
+from .adapters import Adapters
 from .engine import Engine
 from .guard import Guard
 from .metrics import Metrics
 from .settings import Settings
+from .stream_store import Streams
 
 DESCRIPTION = "Forecast distributions of market prices. Every error is `{error: {code, message}}`, one line."
 
 
-def create_app(pipe: TsfLlmPipeline, settings: Settings) -> FastAPI:
-    """An app that forecasts with this pipeline, whose weights become float64; `app.state.engine` runs it."""
+def create_app(
+    pipe: TsfLlmPipeline,
+    settings: Settings,
+    *,
+    adapters: Adapters | None = None,
+    market: pd.DataFrame | None = None,
+    source: Symbols | None = None,
+) -> FastAPI:
+    """An app that forecasts with this pipeline, whose weights become float64; `app.state.engine` runs it.
+
+    `market` is a `market_state` for requests that bring no market of their own; `source` looks up symbols."""
     app = FastAPI(title="TSF-LLM", version="1", description=DESCRIPTION)
     metrics = Metrics()
-    engine = app.state.engine = Engine(pipe, settings, metrics)
-    for router in (about.routes(engine), forecasts.routes(engine)):
+    engine = app.state.engine = Engine(pipe, settings, metrics, adapters, market)
+    routers = [about.routes(engine), forecasts.routes(engine), explain.routes(engine)]
+    routers += [symbols.routes(engine, source), streams.routes(engine, Streams(engine.pipe, settings.state))]
+    for router in routers:
         app.include_router(router)
     errors.install(app)
+    if settings.mcp:
+        from .. import assistant
+
+        assistant.mount(app, assistant.build(engine.pipe), host=settings.host)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     if settings.cors:
-        allowed = {"allow_methods": ["GET", "POST", "DELETE"], "allow_headers": ["Authorization", "Content-Type"]}
-        app.add_middleware(CORSMiddleware, allow_origins=list(settings.cors), **allowed)
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
     return app

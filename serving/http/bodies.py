@@ -6,25 +6,46 @@ Design choices:
 * `StrictRoute` reads JSON without NaN, without depth, and only where the content type says that it is JSON.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
-import pandas as pd
-from fastapi import Request, Response
+from fastapi import Request, Response, UploadFile
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetPydanticSchema, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetPydanticSchema,
+    Tag,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import core_schema, from_json
+from starlette.routing import Match
+from starlette.types import Scope
 
 from .errors import Refusal
 
 MAX_BARS = 100_000
 MAX_COLUMNS = 64
 MAX_TEXT = 64  # characters
-MAX_HORIZON = 1000
+MAX_HORIZON = 250
 MAX_SAMPLES = 4096
 MAX_LEVELS = 99
 MAX_BATCH = 64
 CELL = f"give a finite number, a text of at most {MAX_TEXT} characters, or null"
+EXAMPLE: dict[str, Any] = {
+    "bars": {
+        "timestamp": ["2024-01-02", "2024-01-03"],
+        "open": [187.2, 184.2],
+        "high": [188.4, 185.9],
+        "low": [183.9, 183.4],
+        "close": [185.6, 184.3],
+        "volume": [82488700, 58414500],
+    },
+    "horizon": 5,
+}
 BARS = "give a list of records, as [{...}, ...], or lists by column, as {...: [...], ...}"
 
 
@@ -50,7 +71,7 @@ Columns = Annotated[dict[Name, Column], Field(min_length=1, max_length=MAX_COLUM
 
 
 def _shape(bars: Any) -> str | None:
-    return {list: "records", dict: "columns"}.get(type(bars))
+    return "records" if isinstance(bars, list) else "columns" if isinstance(bars, dict) else None
 
 
 Bars = Annotated[
@@ -58,6 +79,36 @@ Bars = Annotated[
     Discriminator(_shape, custom_error_type="bars", custom_error_message=BARS),
 ]
 Level = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Hints(BaseModel):
+    """What the columns of bars are, where it does not show."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    id: Name | None = Field(None, description="Column of tickers, if its name is unusual.")
+    time: Name | None = Field(None, description="Column of times, if its name is unusual.")
+    value: Name | None = Field(None, description="Plain series: column to forecast.")
+    dates: Literal["dmy", "mdy", "ymd"] | None = Field(None, description="Order of numeric dates, if ambiguous.")
+    decimal: Literal["point", "comma"] | None = Field(None, description="Decimal mark of numbers sent as text.")
+
+
+class Tables(Hints):
+    """Bars in JSON."""
+
+    model_config = ConfigDict(strict=True)
+
+    bars: Bars = Field(description="timestamp, [ticker,] open, high, low, close, volume; or a plain series.")
+    market: Bars | None = Field(None, description="Bars of an index, of a universe or of VIX, which features read.")
+
+    @model_validator(mode="after")
+    def _columns_are_one_table(self) -> "Tables":
+        for name, bars in (("bars", self.bars), ("market", self.market)):
+            if isinstance(bars, dict) and len({len(column) for column in bars.values()}) > 1:
+                raise ValueError(f"the columns of {name} differ in length: give one value per bar in each")
+            if isinstance(bars, dict) and not next(iter(bars.values())):
+                raise ValueError(f"{name} has no rows: load some bars first")
+        return self
 
 
 class Asked(BaseModel):
@@ -77,52 +128,49 @@ class Asked(BaseModel):
     calibration: Literal["auto", "on", "off"] = "auto"
     calendar: str | None = Field(None, max_length=MAX_TEXT, description="Exchange that dates the steps, as XNYS.")
     strict: bool = Field(False, description="Refuse bars of which one ticker cannot be used.")
-    id: Name | None = Field(None, description="Column of tickers, if its name is unusual.")
-    time: Name | None = Field(None, description="Column of times, if its name is unusual.")
-    value: Name | None = Field(None, description="Plain series: column to forecast.")
+    adapter: Name | None = Field(None, description="Of /v1/adapters, or by_ticker: each ticker's own, if it has one.")
 
     def of_pipeline(self) -> dict[str, Any]:
         """As arguments of the pipeline."""
-        names = ("horizon", "quantile_levels", "as_of", "seed", "samples", "calibration", "calendar", "strict")
+        names = (
+            "horizon",
+            "quantile_levels",
+            "as_of",
+            "seed",
+            "samples",
+            "calibration",
+            "calendar",
+            "strict",
+            "adapter",
+        )
         given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
 
 
-class ForecastRequest(Asked):
+class ForecastRequest(Asked, Tables):
     """Bars, and what to forecast of them."""
 
-    bars: Bars = Field(description="timestamp, [ticker,] open, high, low, close, volume; or a plain series.")
-    market: Bars | None = Field(None, description="Bars of an index, of a universe or of VIX, which features read.")
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"bars": {"timestamp": ["2024-01-02", "..."], "close": [185.6, 0]}, "horizon": 5}]
-        }
-    )
 
-    @model_validator(mode="after")
-    def _columns_are_one_table(self) -> "ForecastRequest":
-        for name, bars in (("bars", self.bars), ("market", self.market)):
-            if isinstance(bars, dict) and len({len(column) for column in bars.values()}) > 1:
-                raise ValueError(f"the columns of {name} differ in length: give one value per bar in each")
-            if isinstance(bars, dict) and not next(iter(bars.values())):
-                raise ValueError(f"{name} has no rows: load some bars first")
-        return self
+class UploadRequest(Asked, Hints):
+    """A price file, and what to forecast of it, as fields of a form."""
+
+    file: UploadFile = Field(description="csv, csv.gz or parquet")
+    market: UploadFile | None = Field(None, description="A file of an index, of a universe or of VIX.")
+
+    @field_validator("quantile_levels", mode="before")
+    @classmethod
+    def _with_commas(cls, levels: Any) -> Any:
+        """`0.1,0.9` in one field, or a field each."""
+        return levels[0].split(",") if isinstance(levels, list) and len(levels) == 1 else levels
 
 
 class BatchRequest(BaseModel):
     """Several forecasts; each is answered, or refused, by itself."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     requests: list[ForecastRequest] = Field(min_length=1, max_length=MAX_BATCH)
-
-
-def table(bars: list[Mapping[str, Any]] | Mapping[str, list]) -> pd.DataFrame:
-    """Bars as they were sent."""
-    frame = pd.DataFrame(bars)
-    if len(frame.columns) > MAX_COLUMNS:
-        raise ValueError(f"the records have {len(frame.columns)} columns: give at most {MAX_COLUMNS}")
-    return frame
 
 
 class _StrictRequest(Request):
@@ -145,6 +193,14 @@ class StrictRoute(APIRoute):
             return await answer(_StrictRequest(request.scope, request.receive))
 
         return strict
+
+
+class UploadRoute(APIRoute):
+    """A route of forms with files, beside one of JSON at the same path."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        is_form = scope["type"] == "http" and content_type(Request(scope)) == "multipart/form-data"
+        return super().matches(scope) if is_form else (Match.NONE, {})
 
 
 def content_type(request: Request) -> str:

@@ -1,5 +1,6 @@
 """Every error that a client sees: `{"error": {"code", "message"}}`, one clear line, nothing of the server's inside."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,8 +26,8 @@ class Refusal(HTTPException):
 
 
 def refused(error: ValueError) -> Refusal:
-    """Bars or arguments that the library refuses, in its own words."""
-    return Refusal(422, "refused", str(error))
+    """Bars or arguments that the library refuses, in its own words; its options are fields here."""
+    return Refusal(422, "refused", re.sub(r"--([a-z]+)( \(in Python \w+=\))?", r"the field \1", str(error)))
 
 
 def told(code: str, message: str) -> dict[str, Any]:

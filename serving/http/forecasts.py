@@ -1,32 +1,41 @@
-"""`/v1/forecast` and `/v1/forecast/batch`."""
+"""`/v1/forecast`, of JSON or of a file, and `/v1/forecast/batch`."""
 
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Form, Request, Response
 
 from .answers import as_csv, as_records
-from .bodies import BatchRequest, ForecastRequest, StrictRoute, table
-from .engine import Engine
+from .bodies import Asked, BatchRequest, ForecastRequest, StrictRoute, UploadRequest, UploadRoute
+from .engine import Answer, Engine
 from .errors import Refusal, told
+from .tables import sent_tables, uploaded, uploaded_market
 
 TOGETHER = 8  # requests of one batch that are worked on at one time
 
 
 def routes(engine: Engine) -> APIRouter:
     """The router of forecasts."""
-    router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["forecast"])
+    router = APIRouter(prefix="/v1", tags=["forecast"])
 
-    @router.post("/forecast")
-    async def forecast(asked: ForecastRequest, request: Request, accept: Annotated[str, Header()] = "") -> Any:
-        """Forecasts prices: mean, quantiles and the probability of a rise for every ticker and step."""
-        frame, batch = await answered(engine, asked)
-        note(request, len(frame), batch)
-        if "text/csv" in accept:
-            return Response(as_csv(frame), media_type="text/csv")
-        return said(engine, frame)
+    async def upload(asked: Annotated[UploadRequest, Form(media_type="multipart/form-data")], request: Request) -> Any:
+        """The same of a price file."""
+        content, name = await asked.file.read(), asked.file.filename or ""
+        market = None if asked.market is None else (await asked.market.read(), asked.market.filename or "")
 
-    @router.post("/forecast/batch")
+        def read() -> dict[str, Any]:
+            bars = uploaded(content, name, asked, engine.pipe.processor)
+            return {"bars": bars, "market": None if market is None else uploaded_market(*market, asked)}
+
+        return respond(engine, request, asked, await engine.forecast(read, **asked.of_pipeline()))
+
+    async def forecast(asked: ForecastRequest, request: Request) -> Any:
+        """Forecasts prices: mean, quantiles and the probability of a rise for every ticker and step.
+
+        Send JSON, or a form with a price file (csv, csv.gz, parquet). `Accept: text/csv` asks for a table."""
+        answer = await engine.forecast(lambda: sent_tables(asked), **asked.of_pipeline())
+        return respond(engine, request, asked, answer)
+
     async def forecast_batch(asked: BatchRequest, request: Request) -> Any:
         """Several forecasts; each is answered as by `/v1/forecast`, or refused, by itself."""
         places = asyncio.Semaphore(TOGETHER)
@@ -34,35 +43,44 @@ def routes(engine: Engine) -> APIRouter:
         async def one(each: ForecastRequest) -> dict[str, Any]:
             async with places:
                 try:
-                    frame, batch = await answered(engine, each)
+                    answer = await engine.forecast(lambda: sent_tables(each), **each.of_pipeline())
                 except Refusal as error:
                     return told(error.code, error.detail)
-            note(request, len(frame), batch)
-            return said(engine, frame)
+            note(request, len(answer.frame), answer.rows)
+            return said(engine, each, answer)
 
         return {"answers": await asyncio.gather(*map(one, asked.requests))}
 
+    form = {"requestBody": {"content": {"multipart/form-data": {"schema": UploadRequest.model_json_schema()}}}}
+    add, post = router.add_api_route, ["POST"]
+    add("/forecast", upload, methods=post, route_class_override=UploadRoute, include_in_schema=False)
+    add("/forecast", forecast, methods=post, route_class_override=StrictRoute, openapi_extra=form)
+    add("/forecast/batch", forecast_batch, methods=post, route_class_override=StrictRoute)
     return router
 
 
-async def answered(engine: Engine, asked: ForecastRequest) -> tuple[Any, int]:
-    """The frame that `asked` wants, and how many series shared its model pass."""
-
-    def read() -> dict[str, Any]:
-        market = None if asked.market is None else table(asked.market)
-        columns = {"id_column": asked.id, "timestamp_column": asked.time, "target_column": asked.value}
-        given = {name: value for name, value in columns.items() if value is not None}
-        return {"bars": table(asked.bars), "market": market, **given}
-
-    return await engine.forecast(read, **asked.of_pipeline())
+def respond(engine: Engine, request: Request, asked: Asked, answer: Answer) -> Any:
+    """JSON, or CSV for who asks for it."""
+    note(request, len(answer.frame), answer.rows)
+    if "text/csv" not in request.headers.get("accept", ""):
+        return said(engine, asked, answer)
+    skipped = {"X-Skipped": str(len(answer.frame.attrs["skipped"]))}
+    return Response(as_csv(answer.frame), media_type="text/csv", headers=skipped)
 
 
-def said(engine: Engine, frame: Any) -> dict[str, Any]:
+def said(engine: Engine, asked: Asked, answer: Answer) -> dict[str, Any]:
     """A forecast as JSON."""
-    return {"model": engine.settings.name, "forecast": as_records(frame), "skipped": frame.attrs["skipped"]}
+    return {
+        "model": engine.settings.name,
+        "adapter": asked.adapter,
+        "out_of_sample": answer.out_of_sample,
+        "forecast": as_records(answer.frame),
+        "skipped": answer.frame.attrs["skipped"],
+        "notes": answer.notes,
+    }
 
 
 def note(request: Request, rows: int, batch: int) -> None:
-    """For the log."""
+    """For the log: rows of the answer, and series of the model pass."""
     facts = request.scope["facts"]
     facts.rows, facts.batch = (facts.rows or 0) + rows, max(facts.batch or 0, batch)

@@ -10,15 +10,16 @@ class Metrics:
     """Requests by route and status, their seconds, sizes of model passes, and what is in the works."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        shared = {"registry": self.registry}
+        self.registry = own = CollectorRegistry()
         labels = ["route", "status"]
-        self.requests = Counter("tsf_llm_requests", "Requests answered.", labels, **shared)
+        self.requests = Counter("tsf_llm_requests", "Requests answered.", labels, registry=own)
         self.seconds = Histogram(
-            "tsf_llm_request_seconds", "Seconds of a request.", ["route"], buckets=SECONDS, **shared
+            "tsf_llm_request_seconds", "Seconds of a request.", ["route"], buckets=SECONDS, registry=own
         )
-        self.errors = Counter("tsf_llm_errors", "Answers with status 500: mistakes of the server.", **shared)
-        self.in_flight = Gauge("tsf_llm_queue_depth", "Requests that are read or answered now.", **shared)
-        self.passes = Counter("tsf_llm_passes", "Model passes.", **shared)
-        self.batch_rows = Histogram("tsf_llm_batch_rows", "Series of a model pass.", buckets=ROWS, **shared)
-        self.batch_requests = Histogram("tsf_llm_batch_requests", "Requests of a model pass.", buckets=ROWS, **shared)
+        self.errors = Counter("tsf_llm_errors", "Answers with status 500: mistakes of the server.", registry=own)
+        self.in_flight = Gauge("tsf_llm_queue_depth", "Requests that are read or answered now.", registry=own)
+        self.passes = Counter("tsf_llm_passes", "Model passes.", registry=own)
+        self.batch_rows = Histogram("tsf_llm_batch_rows", "Series of a model pass.", buckets=ROWS, registry=own)
+        self.batch_requests = Histogram(
+            "tsf_llm_batch_requests", "Requests of a model pass.", buckets=ROWS, registry=own
+        )

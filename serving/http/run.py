@@ -3,27 +3,44 @@
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import uvicorn
 from fastapi import FastAPI
 
-from ...training.models import public_name
+from ...training.models import located, public_name
 from ..loading import load_pipeline
+from ..symbols import Symbols
+from .adapters import find_folders, open_adapters
 from .app import create_app
 from .guard import write_log
 from .settings import TOKEN, Settings, is_local
 
 
-def run(model: str, *, host: str, port: int, settings: Settings) -> None:
+def run(
+    model: str,
+    *,
+    host: str,
+    port: int,
+    settings: Settings,
+    adapters: Sequence[str] = (),
+    market: pd.DataFrame | None = None,
+    symbols: Symbols | None = None,
+) -> None:
     """Answers until SIGTERM or Ctrl-C, and what is in flight then.
 
+    `adapters` are written NAME=FOLDER; `market` is bars for requests that bring none; `symbols` looks up symbols.
+
     Raises:
-        ValueError: the port is taken, or the host is no address of this machine.
+        ValueError: the port is taken, the host is no address of this machine, or an adapter is none of this model.
     """
     with listening(host, port) as taken:
+        folders = find_folders(str(located(model)), adapters)
         pipe = load_pipeline(model)
-        app = create_app(pipe, settings)
+        state = None if market is None else pipe.processor.feature_extractor._market_state(market)
+        app = create_app(pipe, settings, adapters=open_adapters(pipe, folders), market=state, source=symbols)
         write_log()
         if settings.token is None and not is_local(host):
             print(f"tsf-llm: {host} is reached from elsewhere, and no {TOKEN} is set", file=sys.stderr)
@@ -57,7 +74,8 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError, OverflowError) as error:
-        why = os.strerror(error.errno) if isinstance(error, OSError) and (error.errno or 0) > 0 else error
+        number = getattr(error, "errno", None) or 0
+        why = os.strerror(number) if number > 0 else error
         raise ValueError(f"--host {host} --port {port}: {why}; choose another, or stop what listens there") from None
 
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 TOKEN = "TSF_LLM_TOKEN"  # environment variable
 
@@ -19,7 +20,11 @@ class Settings:
         workers: threads that read bars and compute features.
         window: seconds that a request waits for others to share its model pass.
         batch_rows: most series of one model pass.
+        max_steps: most sampled steps (series x paths x bars ahead) of one request.
         max_body: most bytes of one body.
+        state: folder of the streams; without one they end with the server.
+        mcp: whether chat assistants are served at /mcp too.
+        host: the address that is listened at; of a loopback one, MCP refuses other names in the Host header.
     """
 
     name: str = "model"
@@ -30,7 +35,11 @@ class Settings:
     workers: int = 2
     window: float = 0.005
     batch_rows: int = 256
+    max_steps: int = 65_536
     max_body: int = 16 * 2**20
+    state: Path | None = None
+    mcp: bool = False
+    host: str = "127.0.0.1"
 
 
 def is_local(host: str) -> bool:

@@ -47,7 +47,9 @@ class Streams:
         try:
             self._lock.acquire()
         except Timeout:
-            raise ValueError(f"--state {folder}: another server keeps its streams there; name another folder") from None
+            raise ValueError(
+                f"--state {folder}: another server keeps its streams there; name another folder"
+            ) from None
         found = [path.parent.name for path in self.folder.glob(f"*/{STATE}")]
         self._names = {name for name in found if re.fullmatch(NAME, name)}
         self._loaded: OrderedDict[str, StreamingForecaster] = OrderedDict()  # the last used last
@@ -55,8 +57,8 @@ class Streams:
     def __len__(self) -> int:
         return len(self._names)
 
-    def create(self, name: str, bars: pd.DataFrame, **options: Any) -> tuple[StreamingForecaster, pd.DataFrame]:
-        """A new stream, and its first forecasts.
+    def create(self, name: str, tables: dict[str, Any], **options: Any) -> tuple[StreamingForecaster, pd.DataFrame]:
+        """A new stream, and its first forecasts. `tables` are `bars`, a `market`, and what the columns are called.
 
         Raises:
             Refusal: there is one of this name, or there are too many.
@@ -68,10 +70,10 @@ class Streams:
             raise Refusal(409, "exists", f"there is a stream {name}: update it, or delete it first")
         if len(self._names) >= MOST:
             raise Refusal(429, "too_many_streams", f"there are {MOST:,} streams, the most: delete one first")
-        bars = self._named(bars)
+        bars, market = self._named(tables)
         if (count := bars[self._key].nunique() if self._key in bars else 1) > MOST_SYMBOLS:
             raise ValueError(f"{count:,} symbols: a stream has {MOST_SYMBOLS} at most; make several")
-        stream = StreamingForecaster(self.pipe, bars, **options)
+        stream = StreamingForecaster(self.pipe, bars, market=market, **options)
         shutil.rmtree(self.folder / name, ignore_errors=True)  # of a run that was killed while it made one
         with self._or_unloaded(name):
             stream.save(self.folder / name)
@@ -93,23 +95,22 @@ class Streams:
             try:
                 self._hold(name, StreamingForecaster.load(self.folder / name, self.pipe))
             except ValueError as error:
-                told = str(error).replace(str(self.folder / name), f"stream {name}")
-                raise Refusal(409, "unreadable", f"{told}; or delete it") from error
+                why = str(error).rpartition(": ")[0].replace(str(self.folder / name), f"stream {name}")
+                raise Refusal(409, "unreadable", f"{why}: delete it, and make it anew") from error
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
-    def update(
-        self, name: str, bars: pd.DataFrame, market: pd.DataFrame | None
-    ) -> tuple[StreamingForecaster, pd.DataFrame]:
+    def update(self, name: str, tables: dict[str, Any]) -> tuple[StreamingForecaster, pd.DataFrame]:
         """Takes new bars, and saves; returns the forecasts of the symbols that they are of.
 
         Raises:
             Refusal: there is no such stream, or it could not be saved.
             ValueError: as `StreamingForecaster.update`; no bar of this call is taken then.
         """
+        stream, skipped, taken = self.get(name), dict[str, str](), dict[str, None]()
+        bars, market = self._named(tables)
         if len(bars) > MOST_NEW:
             raise ValueError(f"{len(bars):,} bars in one update: send {MOST_NEW:,} at most, or start a new stream")
-        stream, skipped, taken = self.get(name), dict[str, str](), dict[str, None]()
         with self._or_unloaded(name):
             for part in self._one_by_one(stream, bars):
                 part = part[~part[self._key].isin([*skipped])]
@@ -148,7 +149,9 @@ class Streams:
             self._loaded.pop(name, None)
             if isinstance(error, OSError):
                 why = error.strerror or type(error).__name__
-                raise Refusal(507, "not_saved", f"the state could not be saved, so nothing was taken: {why}") from error
+                raise Refusal(
+                    507, "not_saved", f"the state could not be saved, so nothing was taken: {why}"
+                ) from error
             raise
 
     # --- bars
@@ -157,21 +160,17 @@ class Streams:
     def _key(self) -> str:
         return self.pipe.processor.kind.id
 
-    def _named(self, bars: pd.DataFrame) -> pd.DataFrame:
-        """With our names of columns."""
-        extractor = self.pipe.processor.feature_extractor
-        frame = given_bars(bars, self.pipe.processor.kind, extractor.covariates)
-        if not isinstance(frame, pd.DataFrame):
-            raise ValueError("bars: give a table, one row per bar")
-        return frame
+    def _named(self, tables: dict[str, Any]) -> tuple[Any, Any]:
+        """Bars with our names of columns, and the market."""
+        columns = {name: value for name, value in tables.items() if name not in ("bars", "market")}
+        bars, extractor = self.pipe._renamed(tables["bars"], columns), self.pipe.processor.feature_extractor
+        return given_bars(bars, extractor.series_kind, extractor.covariates), tables.get("market")
 
     def _one_by_one(self, stream: StreamingForecaster, bars: pd.DataFrame) -> list[pd.DataFrame]:
         """The first bar of each symbol, then the second of each."""
-        frame = self._named(bars)
-        if self._key not in frame:
+        if self._key not in bars:
             if len(stream.symbols) > 1:
                 raise ValueError(f"the bars have no column {self._key!r}: say of which symbol each one is")
-            frame = frame.assign(**{self._key: stream.symbols[0]})
-        number = frame.groupby(frame[self._key].astype(str)).cumcount()
-        return [part for _, part in frame.groupby(number)]
-
+            bars = bars.assign(**{self._key: stream.symbols[0]})
+        number = bars.groupby(bars[self._key].astype(str)).cumcount()
+        return [part for _, part in bars.groupby(number)]

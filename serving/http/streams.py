@@ -1,4 +1,4 @@
-"""`/v1/stream/{id}`: forecasts that move on bar by bar; made, updated, read and deleted, or held open as a websocket."""
+"""`/v1/stream/{id}`: forecasts that move on bar by bar, by requests or over a websocket."""
 
 import json
 import logging
@@ -6,42 +6,33 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 from fastapi import APIRouter, Path, Request, WebSocket, WebSocketDisconnect
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from ..streaming import StreamingForecaster
 from .answers import as_records
-from .bodies import MAX_LEVELS, MAX_TEXT, Bars, Level, StrictRoute, check_columns, table
+from .bodies import MAX_HORIZON, MAX_LEVELS, MAX_TEXT, Level, StrictRoute, Tables
 from .engine import Engine
 from .errors import Refusal, describe, told
-from .forecasts import note
-from .stream_store import MOST_NEW, MOST_SYMBOLS, NAME, Streams
+from .notes import NOTES
+from .stream_store import NAME, Streams
+from .tables import sent_tables
 
 MOST_SOCKETS = 64  # websockets at one time
 Id = Annotated[str, Path(pattern=NAME, description="Of the stream: small letters, digits, - and _, 64 at most.")]
 log = logging.getLogger("tsf_llm.http")
 
 
-class Update(BaseModel):
-    """New bars of some or all symbols."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-
-    bars: Bars = Field(description=f"timestamp, [ticker,] open, high, low, close, volume; {MOST_NEW:,} rows at most.")
-    market: Bars | None = Field(None, description="The market's bars up to the first of them, all of a time at once.")
-
-    @model_validator(mode="after")
-    def _columns_are_tables(self) -> "Update":
-        check_columns(bars=self.bars, market=self.market)
-        return self
+class Update(Tables):
+    """New bars of some or all symbols, and the market's up to the first of them."""
 
 
-class Creation(Update):
+class Creation(Tables):
     """The history of a new stream, and what is to be forecast of it."""
 
-    bars: Bars = Field(description=f"timestamp, [ticker,] open, high, low, close, volume; {MOST_SYMBOLS} symbols at most.")
-    market: Bars | None = Field(None, description="Bars of an index, of a universe or of VIX, which features read.")
-    horizon: int | None = Field(None, ge=1, le=1000, description="Bars ahead, which the model must have a law of.")
+    horizon: int | None = Field(
+        None, ge=1, le=MAX_HORIZON, description="Bars ahead, which the model must have a law of."
+    )
     quantile_levels: list[Level] | None = Field(None, min_length=1, max_length=MAX_LEVELS)
     calibration: Literal["auto", "on", "off"] = "auto"
     calendar: str | None = Field(None, max_length=MAX_TEXT, description="Exchange that dates the steps, as XNYS.")
@@ -49,10 +40,9 @@ class Creation(Update):
     strict: bool = Field(False, description="Refuse bars of which one ticker cannot be used.")
 
     def options(self) -> dict[str, Any]:
-        """As arguments of a `StreamingForecaster`."""
-        market = None if self.market is None else table(self.market)
+        """As arguments of a `StreamingForecaster`, beside its bars."""
         names = ("horizon", "quantile_levels", "calibration", "calendar", "adaptive", "strict")
-        given = {name: getattr(self, name) for name in names} | {"market": market}
+        given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -61,21 +51,23 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
     router = APIRouter(prefix="/v1/stream", route_class=StrictRoute, tags=["stream"])
     sockets = set[WebSocket]()
 
-    def said(name: str, stream: StreamingForecaster, frame: pd.DataFrame) -> dict[str, Any]:
+    def said(name: str, stream: StreamingForecaster, frame: pd.DataFrame, notes: list[str]) -> dict[str, Any]:
         return {
             "model": engine.settings.name,
             "stream": name,
             "horizon": stream.settings["horizon"],
-            "symbols": {symbol: time.isoformat() for symbol, time in stream.last_times().items()},
+            "symbols": {symbol: time.isoformat() for symbol, time in stream.last_times.items()},
             "forecast": as_records(frame),
             "skipped": frame.attrs["skipped"],
+            "notes": notes,
         }
 
     async def updated(name: str, asked: Update) -> tuple[dict[str, Any], int]:
         def update() -> tuple[dict[str, Any], int]:
-            market = None if asked.market is None else table(asked.market)
-            stream, frame = streams.update(name, table(asked.bars), market)
-            return said(name, stream, frame), len(frame)
+            notes, tables = list[str](), sent_tables(asked)
+            with NOTES.listening(notes):
+                stream, frame = streams.update(name, tables)
+            return said(name, stream, frame, notes), len(frame)
 
         return await engine.in_model_thread(update)
 
@@ -84,11 +76,13 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
         """Starts a stream from its history: one or many symbols. Answers their forecasts."""
 
         def made() -> tuple[dict[str, Any], int]:
-            stream, frame = streams.create(id, table(asked.bars), **asked.options())
-            return said(id, stream, frame), len(frame)
+            notes, tables = list[str](), sent_tables(asked)
+            with NOTES.listening(notes):
+                stream, frame = streams.create(id, tables, **asked.options())
+            return said(id, stream, frame, notes), len(frame)
 
         answer, rows = await engine.in_model_thread(made)
-        note(request, rows, 0)
+        request.scope["facts"].rows = rows
         return answer
 
     @router.post("/{id}/bars")
@@ -96,7 +90,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
         """Takes the next bars, all or none of them but those of symbols named in `skipped`; answers the forecasts of
         the others from their last bar. The state is saved before the answer is sent."""
         answer, rows = await updated(id, asked)
-        note(request, rows, 0)
+        request.scope["facts"].rows = rows
         return answer
 
     @router.get("/{id}")
@@ -105,7 +99,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
 
         def found() -> dict[str, Any]:
             stream = streams.get(id)
-            return said(id, stream, stream.forecast())
+            return said(id, stream, stream.forecast(), [])
 
         return await engine.in_model_thread(found)
 
@@ -116,7 +110,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
 
     @router.websocket("/{id}/ws")
     async def held_open(socket: WebSocket, id: Id) -> None:
-        """Each message is the body of an update, and is answered as one; an error is answered too, and ends nothing."""
+        """Each message is the body of an update and is answered as one; an error is answered too, and ends nothing."""
         if len(sockets) >= MOST_SOCKETS:
             await socket.close(1013, f"{MOST_SOCKETS} websockets are open, the most")
             return

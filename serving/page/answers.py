@@ -26,6 +26,7 @@ from ...evaluation.explanation.probe import Probe
 from ...evaluation.portfolio import PORTFOLIO, joint_forecast
 from ...pipeline_tsf_llm import TsfLlmPipeline
 from ..bars import Barriers, forecast_bars
+from ..report import report
 from ..verdict import Verdict, own_verdict
 from .reading import Refusal, refusing
 
@@ -68,8 +69,7 @@ class Answer:
     rows: pd.DataFrame  # of the pipeline, one per step
     past: pd.DataFrame  # bars up to the origin
     later: pd.DataFrame  # what is known of the bars that were forecast
-    touches: dict[str, float]  # price level as it was written -> probability; empty of a model that knows closes alone
-    drawdown: float | None  # mean of the deepest falls
+    risk: dict[str, Any] | None  # of `forecast_bars`; None of a model that knows closes alone
     trained_through: str | None
     out_of_sample: bool | None
 
@@ -87,6 +87,11 @@ class Answer:
     def outcome(self) -> float | None:
         """The close at the last step, where it is known."""
         return float(self.later["close"].iloc[-1]) if len(self.later) == len(self.rows) else None
+
+    @property
+    def bars(self) -> pd.DataFrame:
+        """Those up to the origin, and those that followed."""
+        return pd.concat([self.past, self.later], ignore_index=True)
 
     def csv(self) -> bytes:
         """The rows, as `tsf-llm forecast` writes them."""
@@ -109,13 +114,11 @@ def forecast(
     read: dict[str, Any] = {"as_of": moment, "market": prices.market, "strict": True}
     with refusing(ticker):
         rows = pipe(bars, horizon=horizon, samples=SAMPLES, **read)
-        touches, drawdown = {}, None
+        risk = None
         if getattr(pipe.model, "bar_head", None) is not None:
             asked = Barriers(given or _levels_in_reach(rows.iloc[-1]))
             options: dict[str, Any] = {"horizon": horizon, "samples": SAMPLES, "seed": 0, "calibration": "auto"}
             _, risk = forecast_bars(pipe, bars, asked, **options, **read)
-            [one] = risk["tickers"]
-            touches, drawdown = one["p_touch"], one["expected_max_drawdown"]
     origin, cutoff = rows["origin"].iloc[0], pipe.model.config.trained_through
     observed = bars[bars["close"].notna()].sort_values("timestamp")
     return Answer(
@@ -123,8 +126,7 @@ def forecast(
         rows=rows,
         past=observed[observed["timestamp"] <= origin],
         later=observed[observed["timestamp"] > origin].head(horizon),
-        touches=touches,
-        drawdown=drawdown,
+        risk=risk,
         trained_through=cutoff,
         out_of_sample=None if cutoff is None else bool(origin > day_end(cutoff)),
     )
@@ -156,7 +158,7 @@ def read_levels(given: str) -> list[str]:
     Raises:
         Refusal: one is no price, or they are too many.
     """
-    names = list(dict.fromkeys(re.split(r"[\s,;，；、]+", (given or "").strip(" ,;，；、"))))  # noqa: RUF001
+    names = list(dict.fromkeys(re.split(r"[\s,;，；、]+", (given or "").strip(" ,;，；、"))))
     names = [name for name in names if name]
     wrong = [name for name in names if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", name) or float(name) == 0]
     if wrong or len(names) > MOST_LEVELS:
@@ -199,6 +201,19 @@ def verdict(pipe: TsfLlmPipeline, prices: Prices, ticker: str, *, horizon: int, 
         return own_verdict(
             pipe, prices.of([ticker]), horizon=horizon, market=prices.market, as_of=read_date(as_of), samples=SAMPLES
         )
+
+
+def report_of(
+    pipe: TsfLlmPipeline, prices: Prices, ticker: str, *, horizon: int, as_of: str, levels: str, language: str
+) -> str:
+    """The forecast and its verdict as one page of HTML, for people who forward it.
+
+    Raises:
+        Refusal: as `forecast`.
+    """
+    found = forecast(pipe, prices, ticker, horizon=horizon, as_of=as_of, levels=levels)
+    worth = verdict(pipe, prices, ticker, horizon=horizon, as_of=as_of)
+    return report(found.rows, found.bars, pipe=pipe, verdict=worth, risk=found.risk, language=language)
 
 
 @dataclass(frozen=True)

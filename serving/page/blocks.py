@@ -33,6 +33,14 @@ FORGET = 3600  # seconds after which prices of a session are dropped
 CLEAN = 600  # seconds: how often leftovers of broken uploads are looked for, and how old these are
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": AT_ONCE, "api_visibility": "private"}
 LIGHT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+SAVE = """made => {
+    if (!made || !made.html) return;
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([made.html], {type: "text/html"}));
+    link.download = made.name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}"""  # what was made goes from memory to the visitor: no file lies on the server
 TO_THE_ANSWER = """() => {
     if (innerWidth <= 720 && document.querySelector("#head .tsf-about") && !document.querySelector(".tsf-warn"))
         document.querySelector("#head").scrollIntoView({behavior: "smooth"});
@@ -62,8 +70,9 @@ class Page:
 
     def __init__(self, pipe: Opened, *, symbols: Any, gpu: Callable[[Any], Any]) -> None:
         self.pipe, self.symbols, self.lock = pipe, symbols, Lock()
-        self.forecast, self.verdict, self.why, self.together = (
-            gpu(self._with_model(work)) for work in (answers.forecast, answers.verdict, answers.why, answers.together)
+        works = (answers.forecast, answers.verdict, answers.why, answers.together, answers.report_of)
+        self.forecast, self.verdict, self.why, self.together, self.report = (
+            gpu(self._with_model(work)) for work in works
         )
         self.blocks = gr.Blocks(title="TSF-LLM", analytics_enabled=False, delete_cache=(CLEAN, CLEAN))
         with self.blocks:
@@ -100,6 +109,10 @@ class Page:
                 self.chart = gr.Plot(show_label=False, container=False, elem_id="chart", elem_classes="tsf-chart")
                 self.honest = gr.HTML(elem_id="honest", elem_classes="tsf-plain-html")
                 self.below = gr.HTML(elem_id="below", elem_classes="tsf-plain-html")
+                with gr.Row(elem_classes="tsf-take"):
+                    self.link = gr.HTML(elem_id="csv", elem_classes="tsf-plain-html")
+                    self.report_go = gr.Button(elem_id="report_go")
+                self.made = gr.JSON(visible=False)
         self._draw_tabs()
         self.foot = gr.HTML(elem_id="foot", elem_classes="tsf-plain-html")
 
@@ -155,7 +168,13 @@ class Page:
         labels = {self.symbol: "symbol", self.ticker: "ticker", self.horizon: "horizon", self.as_of: "as_of"}
         labels |= {self.levels: "levels", self.tab_verdict: "tab_verdict", self.tab_joint: "tab_joint"}
         labels |= {self.tab_why: "tab_why"}
-        texts = {self.go: "go", self.fetch: "symbol_go", self.joint_go: "joint_go", self.why_go: "why_go"}
+        texts = {
+            self.go: "go",
+            self.fetch: "symbol_go",
+            self.report_go: "report",
+            self.joint_go: "joint_go",
+            self.why_go: "why_go",
+        }
         words |= {part: gr.update(label=say(language, key)) for part, key in labels.items()}
         return words | {part: say(language, key) for part, key in texts.items()}
 
@@ -163,7 +182,16 @@ class Page:
 
     def _wire(self) -> None:
         asked = [self.language, self.prices, self.ticker, self.horizon, self.as_of, self.levels]
-        shown = [self.message, self.head, self.chart, self.below, self.verdict_html, self.joint_html, self.why_html]
+        shown = [
+            self.message,
+            self.head,
+            self.chart,
+            self.below,
+            self.link,
+            self.verdict_html,
+            self.joint_html,
+            self.why_html,
+        ]
         worded = list(self._words("en"))
         chosen = [self.prices, self.pending, self.ticker, self.joint_tickers, self.as_of, self.levels, self.dates]
         places = [self.source, self.upload, self.hint, self.symbol, self.fetch]
@@ -188,6 +216,8 @@ class Page:
             event.then(None, js=TO_THE_ANSWER, **LIGHT)
         asked_joint = [self.language, self.prices, self.joint_tickers, self.horizon, self.as_of]
         self.joint_go.click(self._join, asked_joint, self.joint_html, show_progress="minimal", **MODEL)
+        made = self.report_go.click(self._report, asked, self.made, show_progress="minimal", **MODEL)
+        made.then(None, self.made, js=SAVE, **LIGHT)
         self.why_go.click(self._explain, [*asked[:3], self.as_of], self.why_html, show_progress="minimal", **MODEL)
 
     def _first(self, request: gr.Request, *asked: Any) -> Updates:
@@ -201,8 +231,9 @@ class Page:
 
     def _show(self, language: str, prices: Prices | None, ticker: str, horizon: Any, as_of: str, levels: str) -> Updates:
         """A forecast, or why there is none; what was found before is of another question, and goes."""
-        gone = {part: "" for part in (self.verdict_html, self.joint_html, self.why_html)}
-        nothing = {**gone, self.head: "", self.chart: gr.update(value=None, visible=False), self.below: ""}
+        gone: Updates = dict.fromkeys((self.verdict_html, self.joint_html, self.why_html), "")
+        nothing = {**gone, self.head: "", self.chart: gr.update(value=None, visible=False)}
+        nothing |= {self.below: "", self.link: ""}
         held = prices or sample()
 
         def answer() -> Updates:
@@ -213,6 +244,7 @@ class Page:
                 self.head: panels.head(found, language),
                 self.chart: gr.update(value=charts.fan(found, language), visible=True),
                 self.below: panels.below(found, held, language),
+                self.link: panels.link(found, language),
             }
 
         return kindly(answer, lambda refusal: {**nothing, self.message: panels.refused(refusal, language)})
@@ -314,6 +346,17 @@ class Page:
                 self.together(prices or sample(), tickers or [], horizon=ahead(horizon), as_of=as_of), language
             ),
             lambda refusal: panels.refused(refusal, language),
+        )
+
+    def _report(
+        self, language: str, prices: Prices | None, ticker: str, horizon: Any, as_of: str, levels: str
+    ) -> dict[str, str] | None:
+        """Name and content of the file; none where the page has said already why there is no forecast."""
+        told: dict[str, Any] = {"as_of": as_of, "levels": levels, "language": language}
+        name = panels.file_name(ticker, as_of.strip() or "latest") + ".html"
+        return kindly(
+            lambda: {"name": name, "html": self.report(prices or sample(), ticker, horizon=ahead(horizon), **told)},
+            lambda refusal: None,
         )
 
     def _explain(self, language: str, prices: Prices | None, ticker: str, as_of: str) -> str:

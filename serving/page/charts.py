@@ -19,7 +19,6 @@ from .words import say
 SHOWN = 60  # bars of the past
 HEIGHT = 430  # pixels
 BANDS = (("band_90", "q05", "q95", 0.13), ("band_80", "q10", "q90", 0.20), ("band_50", "q25", "q75", 0.32))
-LABELS = 3  # dates along the axis
 FAINT = "rgba(128,128,128,0.18)"
 
 
@@ -91,9 +90,7 @@ def _layout(past: pd.DataFrame, dates: list[str], language: str) -> dict[str, An
     first, last = 1 - len(past), len(dates) - 1
     known = {i: _date(moment) for i, moment in zip(range(first, 1), past["timestamp"], strict=True)}
     known |= dict(enumerate(dates))
-    ticks = sorted({0, *np.linspace(first, last, LABELS).round().astype(int).tolist()[1:-1], last})
-    apart = (last - first) // (LABELS + 1)
-    ticks = [tick for tick in ticks if tick == 0 or abs(tick) >= apart]
+    ticks = [first // 2, 0, *([last] if 6 * last > last - first else [])]
     axis = {"gridcolor": FAINT, "zeroline": False, "linecolor": FAINT, "tickfont": {"size": 12}, "fixedrange": True}
     return {
         "height": HEIGHT,
@@ -108,7 +105,7 @@ def _layout(past: pd.DataFrame, dates: list[str], language: str) -> dict[str, An
             **axis,
             "tickmode": "array",
             "tickvals": ticks,
-            "ticktext": [known[tick] for tick in ticks],
+            "ticktext": [known[tick][5:] + "<br>" + known[tick][:4] for tick in ticks],
             "range": [first - 1, last + 1],
             "rangeslider": {"visible": False},
             "showgrid": False,

@@ -53,11 +53,10 @@ def head(answer: Answer, language: str) -> str:
 
 
 def below(answer: Answer, prices: Prices, language: str) -> str:
-    """Price levels, what to know of the dates and the tickers, and the forecast as a file.
-
-    The file is part of the page: nothing is left on the server."""
+    """Price levels, and what to know of the dates and the tickers."""
+    [risk] = answer.risk["tickers"] if answer.risk else [{"p_touch": {}}]
     touches = [
-        {"level": level, "share": share(value), "chance": chance(value)} for level, value in answer.touches.items()
+        {"level": level, "share": share(value), "chance": chance(value)} for level, value in risk["p_touch"].items()
     ]
     notes = []
     if answer.out_of_sample is False:
@@ -68,12 +67,25 @@ def below(answer: Answer, prices: Prices, language: str) -> str:
         HERE / "below.html",
         say=partial(say, language),
         touches=touches,
-        drawdown=None if answer.drawdown is None else percent(-answer.drawdown, sign=True),
+        drawdown=percent(-risk["expected_max_drawdown"], sign=True) if answer.risk else "",
         touch_note=say(language, "touch_note", samples=SAMPLES),
         notes=notes,
-        file=re.sub(r"[^\w.-]+", "_", f"{answer.ticker}_{day(answer.last['origin'])}"),
-        csv=base64.b64encode(answer.csv()).decode("ascii"),
     )
+
+
+def link(answer: Answer, language: str) -> str:
+    """The forecast as a file that is part of the page: nothing is left on the server."""
+    name = file_name(answer.ticker, day(answer.last["origin"])) + ".csv"
+    csv = base64.b64encode(answer.csv()).decode("ascii")
+    return html(HERE / "link.html", name=name, csv=csv, label=say(language, "csv"))
+
+
+def file_name(ticker: str, when: Any) -> str:
+    """
+    >>> file_name("^GSPC/x", "2024-01-31")
+    '_GSPC_x_2024-01-31'
+    """
+    return re.sub(r"[^\w.-]+", "_", f"{ticker}_{when}")
 
 
 def message(text: str, tone: str = "warn") -> str:

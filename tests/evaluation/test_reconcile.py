@@ -109,6 +109,18 @@ def test_late_and_repeated_forecasts_stand_apart(bars, times, log_forecasts, tmp
     )
 
 
+def test_a_record_that_was_written_anew_is_told_by_its_head(bars, times, log_forecasts, tmp_path):
+    path = log_forecasts(bars, times[-30:-20], horizon=1)
+    head = run(path, bars, tmp_path / "out")["head"]
+    log_forecasts(bars, times[-20:-15], horizon=1)
+    assert run(path, bars, tmp_path / "out", noted=head)["sound"]
+    path.unlink()
+    log_forecasts(bars, times[-30:-15], horizon=1, width=0.001)
+    found = run(path, bars, tmp_path / "out", noted=head)
+    assert (found["sound"], found["counts"]["scored"], found["models"]) == (False, 0, [])
+    assert "written anew" in (tmp_path / "out" / "track_record.html").read_text()
+
+
 def test_a_second_run_writes_the_same_bytes(bars, times, log_forecasts, tmp_path):
     path, out = log_forecasts(bars, times[-30:-2]), tmp_path / "out"
     run(path, bars, out)

@@ -136,7 +136,12 @@ def test_guards_that_are_gone_are_missed(path, bars, log_forecasts):
 def test_a_later_head_shows_that_the_rest_was_written_anew(path, bars, log_forecasts, tmp_path):
     origins = bars["timestamp"].unique()[-10:-7]
     other = log_forecasts(bars, origins, width=0.03, path=tmp_path / "other.sqlite")
-    assert read(path)[1].head != read(other)[1].head
+    heads = [read(one)[1].head for one in (path, other)]
+    assert heads[0] != heads[1]
+    for noted, sound in zip(heads, (True, False), strict=True):
+        chain = Chain(noted)
+        list(TrackRecord(path).chunks(chain))
+        assert (chain.sound, chain.broken_at) == ((True, None) if sound else (False, 1))
 
 
 @pytest.mark.parametrize(

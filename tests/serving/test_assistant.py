@@ -4,21 +4,28 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import anyio
+import httpx2
 import pytest
 import uvicorn
 from mcp import Client, StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
 from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.serving import assistant
-from tsf_llm.serving.assistant import Line, build, routes
+from tsf_llm.serving.assistant import Line, build, mount
+from tsf_llm.serving.http.app import create_app
+from tsf_llm.serving.http.settings import Settings
 from tsf_llm.serving.loading import load_pipeline
 
 SAMPLE = {"data": {"sample": "AAPL"}, "horizon": 2}
@@ -39,6 +46,11 @@ def ask(server, *calls):
 @pytest.fixture(scope="module")
 def pipe(model):
     return load_pipeline(model)
+
+
+@pytest.fixture(scope="module")
+def bars_of_sample():
+    return read_bars("sample", ["AAPL"]).tail(400).to_csv(index=False)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +104,10 @@ def test_an_evaluation_is_a_verdict(told):
         ({**SAMPLE, "horizon": -1}, "horizon: Input should be greater than or equal to 1"),
         ({**SAMPLE, "horizon": 10**9}, "horizon: Input should be less than or equal to 60"),
         ({**SAMPLE, "as_of": "soon"}, "'soon' is no date"),
+        ({**SAMPLE, "seed": -1}, "seed: Input should be greater"),
         ({"data": {"sample": "XXX"}}, "Unknown ticker XXX"),
+        ({"data": {"sample": " ,"}}, "data.sample"),
+        ({"data": {"sample": "AAPL", "name": "\x1b[31m"}}, "data.name"),
         ({"data": {"bars": "x" * 200_000}}, "data.bars"),
         ({"data": {"bars": [[1]]}}, "data.bars"),
         ({"data": {"file": "/etc/passwd"}}, "reads no files"),
@@ -166,6 +181,20 @@ def test_over_stdio(over_stdio):
     assert "Traceback" not in log
 
 
+def test_a_signal_ends_it_though_stdin_stays_open():
+    command = [sys.executable, "-c", "from tsf_llm.serving.cli import main; main()", "mcp", "--model", "mini"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}
+    process.stdin.write(json.dumps(hello).encode() + b"\nnonsense\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["result"]["serverInfo"]["name"] == "tsf-llm"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    assert process.stdout.read() == b""  # nothing but the protocol
+    assert b"Traceback" not in process.stderr.read()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -201,15 +230,44 @@ def served(app):
 
 
 def test_over_http_beside_the_routes_of_an_app(pipe, server):
-    fresh = build(pipe)
-    own = routes(fresh)
-    app = Starlette(routes=own, lifespan=lambda _: fresh.session_manager.run())
+    events = []
+
+    @contextlib.asynccontextmanager
+    async def own(app):
+        events.append("began")
+        yield
+        events.append("ended")
+
+    app = Starlette(lifespan=own)
+    mount(app, build(pipe), host="127.0.0.1")
     calls = ("forecast", SAMPLE), ("forecast", {"data": {"file": "/etc/passwd"}})
     with served(app) as port:
-        tools, [answer, refused] = ask(f"http://127.0.0.1:{port}/mcp", *calls)
+        url = f"http://127.0.0.1:{port}/mcp"
+        tools, [answer, refused] = ask(url, *calls)
+        stranger = httpx2.post(url, json={}, headers={"Host": "evil.example", "Accept": "application/json"})
+    assert events == ["began", "ended"]  # the app's own lifespan is kept
     assert [tool.name for tool in tools] == TOOLS
     assert "reads no files" in refused.content[0].text
     assert answer.structured_content == ask(server, ("forecast", SAMPLE))[1][0].structured_content
+    assert stranger.status_code == 421
+
+
+def test_the_server_of_forecasts_has_it_where_it_is_asked_for(bars_of_sample):
+    app = create_app(load_pipeline("mini"), Settings(token="secret", mcp=True))
+    call = ("forecast", {"data": {"bars": bars_of_sample}, "horizon": 1})
+
+    async def talk(url):
+        http = httpx2.AsyncClient(headers={"Authorization": "Bearer secret"}, timeout=60)
+        async with http, Client(streamable_http_client(url, http_client=http)) as client:
+            return await client.call_tool(*call)
+
+    with served(app) as port:
+        url = f"http://127.0.0.1:{port}"
+        answer = anyio.run(talk, f"{url}/mcp")
+        assert httpx2.post(f"{url}/mcp", json={}).status_code == 401
+        assert httpx2.get(f"{url}/health").status_code == 200
+    assert answer.structured_content["forecasts"][0]["name"] == "AAPL"
+    assert TestClient(create_app(load_pipeline("mini"), Settings())).post("/mcp", json={}).status_code == 404
 
 
 def test_the_page_names_every_tool_and_option(run):

@@ -60,3 +60,60 @@ def test_a_real_server_stands(server, content):
     assert 400 <= response.status_code < 500
     assert "Traceback" not in response.text
     assert httpx.get(f"{server}/health").status_code == 200
+
+
+def test_an_upload_is_answered_as_json_is(client, body, bars):
+    file = bars.drop(columns="ticker").to_csv(index=False)
+    fields = {"horizon": "5", "quantile_levels": "0.1,0.9"}
+    response = client.post("/v1/forecast", files={"file": ("../AAPL.csv", file)}, data=fields)
+    assert response.json() == client.post("/v1/forecast", json={**body, "quantile_levels": [0.1, 0.9]}).json()
+
+
+@pytest.mark.parametrize(
+    ("files", "fields"),
+    [
+        ({"file": ("a.csv", b"x")}, {"horizon": "-1"}),
+        ({"file": ("a.csv", b"x")}, {"path": "/etc/passwd"}),
+        ({"file": ("a.csv", b"")}, {}),
+        ({"other": ("a.csv", b"x")}, {}),
+        ({"file": ("a.pkl", b"\x80\x04.")}, {}),
+    ],
+)
+def test_uploads_that_are_refused(client, files, fields):
+    response = client.post("/v1/forecast", files=files, data=fields)
+    assert response.status_code == 422
+    assert "/tmp" not in response.json()["error"]["message"]
+
+
+def test_what_is_said_beside_a_forecast(client, body, bars):
+    jump = {**body["bars"], "close": [*body["bars"]["close"][:-1], body["bars"]["close"][-1] * 10]}
+    jump["high"] = [*body["bars"]["high"][:-1], jump["close"][-1]]
+    answer = client.post("/v1/forecast", json={**body, "bars": jump}).json()
+    assert answer["out_of_sample"] is False
+    assert len(answer["notes"]) == 1
+    assert answer["notes"][0].startswith("AAPL")
+    later = [
+        str(stamp.date()) for stamp in bars["timestamp"] + (bars["timestamp"].max() - bars["timestamp"].min()) * 15
+    ]
+    assert client.post("/v1/forecast", json={**body, "bars": {**body["bars"], "timestamp": later}}).json()[
+        "out_of_sample"
+    ]
+
+
+def test_a_market_of_the_request(client, body, bars):
+    index = bars.assign(ticker="INDEX", timestamp=bars["timestamp"].astype(str)).to_dict("records")
+    plain, with_market = (client.post("/v1/forecast", json={**body, **one}).json() for one in ({}, {"market": index}))
+    assert plain["forecast"] != with_market["forecast"]
+
+
+def test_one_bad_ticker_stops_no_other(client, bars, body):
+    short = [{**row, "ticker": "SHORT", "timestamp": str(row["timestamp"])} for row in bars.tail(3).to_dict("records")]
+    rows = bars.assign(timestamp=bars["timestamp"].astype(str)).to_dict("records")
+    answer = client.post("/v1/forecast", json={"bars": rows + short, "horizon": 5}).json()
+    assert answer["forecast"] == client.post("/v1/forecast", json=body).json()["forecast"]
+    assert "at least" in answer["skipped"]["SHORT"]
+
+
+def test_too_many_paths(client_of, body):
+    response = client_of(max_steps=1000).post("/v1/forecast", json={**body, "horizon": 30})
+    assert response.json()["error"]["code"] == "too_much"

@@ -1,9 +1,8 @@
 import socket
-import subprocess
-import sys
 
 import pytest
 
+from tsf_llm.serving import options
 from tsf_llm.serving.http.run import listening, name_of, token
 from tsf_llm.serving.http.settings import TOKEN
 
@@ -31,11 +30,14 @@ def test_names_are_no_paths(tmp_path):
     assert name_of(str(tmp_path)) == tmp_path.name
 
 
-def test_the_command_ends_in_one_line(tmp_path):
+def test_the_command_ends_in_one_line(run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        words = ["serve", "--model", "mini", "--port", str(taken.getsockname()[1])]
-        command = [sys.executable, "-c", "from tsf_llm.serving.cli import main; main()", *words]
-        done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "in use" in done.stderr
+        code, out, err = run("serve", "--model", "mini", "--port", taken.getsockname()[1])
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "in use" in err
+
+
+def test_a_missing_extra_is_one_line(run, monkeypatch):
+    monkeypatch.setattr(options, "find_spec", lambda name: None if name == "fastapi" else True)
+    assert run("serve") == (2, "", 'tsf-llm: error: fastapi is not installed: pip install "tsf-llm[serve]"\n')

@@ -1,0 +1,28 @@
+import logging
+import threading
+
+from tsf_llm.serving.http.notes import LONGEST, MOST, hear
+
+log = logging.getLogger("tsf_llm.test_notes")
+
+
+def test_a_thread_hears_its_own_warnings():
+    notes, heard = hear(), []
+    other = threading.Thread(target=lambda: log.warning("of another"))
+    with notes.listening(heard):
+        log.warning("a\nb")
+        log.info("no warning")
+        other.start()
+        other.join()
+    log.warning("later")
+    assert heard == ["a b"]
+    assert hear() is notes
+
+
+def test_notes_are_bounded():
+    heard = []
+    with hear().listening(heard):
+        for _ in range(100):
+            log.warning("x" * 1000)
+    assert len(heard) == MOST
+    assert {len(note) for note in heard} == {LONGEST}
