@@ -79,7 +79,7 @@ def test_reconcile_scores_what_has_come_true(run, model, tmp_path, monkeypatch):
     for day in bars["timestamp"].unique()[-16:-1]:
         known = bars[bars["timestamp"] <= day]
         monkeypatch.setattr(track_record, "utc_now", lambda day=day: pd.Timestamp(day) + pd.Timedelta(hours=22))
-        frame, appended = recorder.append(pipe(known, **asked, quantile_levels=recorder.levels), known, asked)
+        frame, appended = recorder.append(pipe(known, **recorder.asking(asked)), known, asked)
         assert (appended.rows, appended.late) == (2, 0)
     assert list(frame.columns) == list(pipe(known, **asked).columns)
     monkeypatch.undo()
@@ -113,7 +113,7 @@ def test_bars_may_be_given_as_a_pipeline_takes_them(model, tmp_path):
     logged = []
     for number, given in enumerate((bars, turned, texts, alone)):
         recorder = Recorder(pipe, model, tmp_path / f"{number}.sqlite")
-        recorder.append(pipe(given, **asked, quantile_levels=recorder.levels), given, asked)
+        recorder.append(pipe(given, **recorder.asking(asked)), given, asked)
         logged.append(rows_of(tmp_path / f"{number}.sqlite")[0].drop(columns=["made_at", "previous", "hash"]))
     for other in logged[1:3]:
         pd.testing.assert_frame_equal(
@@ -122,6 +122,18 @@ def test_bars_may_be_given_as_a_pipeline_takes_them(model, tmp_path):
         )
     assert logged[3]["ticker"].tolist() == ["series", "series"]
     assert logged[3]["last_close"].iloc[0] == logged[0]["last_close"].iloc[0]
+
+
+def test_names_of_columns_and_quantiles_are_those_of_the_call(model, tmp_path):
+    bars = read_bars("sample", ["AAPL", "MSFT"]).rename(columns={"ticker": "what", "timestamp": "when"})
+    pipe, asked = load_pipeline(model), {"horizon": 2, "id_column": "what", "timestamp_column": "when"}
+    asked |= {"quantile_levels": [0.013, 0.5, 0.9]}
+    recorder = Recorder(pipe, model, tmp_path / "record.sqlite")
+    frame, appended = recorder.append(pipe(bars, **recorder.asking(asked)), bars, asked)
+    pd.testing.assert_frame_equal(frame, pipe(bars, **asked))
+    assert list(frame.columns) == ["what", "origin", "step", "when", "mean", "q01.3", "q50", "q90", "p_up"]
+    assert appended.rows == 4
+    assert set(rows_of(tmp_path / "record.sqlite")[0]["ticker"]) == {"AAPL", "MSFT"}
 
 
 def test_mistakes_end_in_one_line(run, forecast, tmp_path, model):
