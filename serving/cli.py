@@ -607,7 +607,7 @@ def mcp(
     Example: tsf-llm mcp --model shipped --allow-files prices
     """
     check_extra("serve", "mcp")
-    from .assistant import build
+    from .assistant import build, run
     from .loading import load_pipeline
     from .symbols import Symbols
 
@@ -618,7 +618,7 @@ def mcp(
     with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
         beside, symbols = market_bars(market, dates, decimal), Symbols() if source else None
         server = build(load_pipeline(model), market=beside, folder=allow_files, symbols=symbols)
-    server.run("stdio")
+    run(server)
 
 
 def _steps(horizons: str) -> list[int]:
