@@ -9,6 +9,11 @@ import gradio as gr
 
 STYLES = Path(__file__).with_name("look.css")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC"]
+FRAME = """<style>
+.gradio-container.gradio-container { max-width: 1180px !important; width: 100%; margin: 0 auto !important;
+  padding: 8px 0 24px !important; }
+@media (max-width: 720px) { .gradio-container .main.fillable.fillable { padding: 8px 8px !important; } }
+</style>"""  # around all components, where Gradio lets no style sheet reach
 UPLOADED = "40mb"  # refused while it comes in; what is smaller and still too large gets a sentence of ours
 BLUES = ["#eef6fb", "#d8eaf5", "#b3d7ea", "#83bddc", "#3d97c8", "#0072B2", "#00629a", "#00517f", "#004062", "#002f48"]
 
@@ -58,6 +63,7 @@ def options() -> dict[str, Any]:
     return {
         "theme": theme(),
         "css": STYLES.read_text(encoding="utf-8"),
+        "head": FRAME,
         "max_file_size": UPLOADED,
         "footer_links": [],
         "run_history": False,
