@@ -143,19 +143,25 @@ def match(
 
 
 def _told(rows: pd.DataFrame, series: Mapping[str, EncodedSeries], kind: Kind) -> pd.DataFrame:
-    """`state`, in words where it is none of ours, and the outcome of each row."""
-    told = pd.DataFrame({"state": "", "at": -1, "due": pd.NaT, "realised": np.nan, "unit": 1.0}, index=rows.index)
-    told["due"] = told["due"].astype("datetime64[ns]")
-    told["close"] = np.nan
+    """`TOLD` of each row; the state is in words where it is none of ours."""
+    parts = [_nothing(rows.iloc[:0], "")]
     for (name, kind_name), part in rows.groupby(["ticker", "kind"], sort=False):
         if kind_name != kind.name:
-            told.loc[part.index, "state"] = f"is about {kind_name} series, the data are {kind.name}"
+            parts.append(_nothing(part, f"is about {kind_name} series, the data are {kind.name}"))
         elif name not in series:
-            told.loc[part.index, "state"] = "the data have no such ticker"
+            parts.append(_nothing(part, "the data have no such ticker"))
         else:
-            told.loc[part.index] = _beside(part, series[name], kind)
+            parts.append(_beside(part, series[name], kind))
+    told = pd.concat([part for part in parts if len(part)] or parts).reindex(rows.index)
     told.loc[rows["repeats"].notna(), "state"] = REPEATED
     return told
+
+
+def _nothing(rows: pd.DataFrame, why: str) -> pd.DataFrame:
+    """`TOLD` of rows without an outcome."""
+    due = np.full(len(rows), np.datetime64("NaT", "ns"))
+    columns = {"state": why, "at": -1, "due": due, "realised": np.nan, "unit": 1.0, "close": np.nan}
+    return pd.DataFrame(columns, index=rows.index)
 
 
 def _beside(rows: pd.DataFrame, one: EncodedSeries, kind: Kind) -> pd.DataFrame:
@@ -294,9 +300,8 @@ def _parts(
     steps = sorted(int(step) for step in scored["step"].unique())
     panel, place = _panel(rows, series, kind)
     outcome, unit = np.zeros((len(place), len(steps))), np.ones(len(place))  # zero while it is open: nobody looks
-    at = place.loc[list(zip(scored["ticker"], scored["at"], strict=True))].to_numpy()
-    outcome[at, np.searchsorted(steps, scored["step"])] = scored["realised"]
-    unit[place.loc[list(zip(rows["ticker"], rows["at"], strict=True))]] = rows["unit"]
+    outcome[_places(place, scored), np.searchsorted(steps, scored["step"])] = scored["realised"]
+    unit[_places(place, rows)] = rows["unit"]
     names = BASELINES[kind.name]
     found, failed = run(choose(names, kind), panel, steps, outcome, unit, num_proc=num_proc)
     positions = pd.Series(
@@ -304,20 +309,25 @@ def _parts(
     )
     parts = []
     for (*model, step), part in scored.groupby([*MODEL, "step"], sort=False):
-        theirs = place.loc[list(zip(part["ticker"], part["at"], strict=True))].to_numpy()
+        theirs = _places(place, part)
         forecasts = {OURS: outcomes.scored.take(positions.loc[part.index].to_numpy())}
         forecasts |= {name: found[name][step].take(theirs) for name in names if name in found}
         parts.append(Part((model[0], model[1]), int(step), late, part, forecasts, _stride(part, int(step))))
     return sorted(parts, key=lambda part: part.step), failed
 
 
-def _panel(rows: pd.DataFrame, series: Mapping[str, EncodedSeries], kind: Kind) -> tuple[Panel, pd.Series]:
-    """The origins of these rows, and the place of each among them, by ticker and bar."""
+def _panel(rows: pd.DataFrame, series: Mapping[str, EncodedSeries], kind: Kind) -> tuple[Panel, pd.MultiIndex]:
+    """The origins of these rows, and which they are, by ticker and bar."""
     keys = rows[["ticker", "at"]].drop_duplicates()
     origins = {name: np.sort(part["at"].to_numpy()) for name, part in keys.groupby("ticker", sort=False)}
     kept = {name: origins[name] for name in series if name in origins}
     index = pd.MultiIndex.from_tuples([(name, int(at)) for name, part in kept.items() for at in part])
-    return Panel([series[name] for name in kept], [*kept.values()], kind), pd.Series(np.arange(len(index)), index)
+    return Panel([series[name] for name in kept], [*kept.values()], kind), index
+
+
+def _places(index: pd.MultiIndex, rows: pd.DataFrame) -> np.ndarray:
+    """Of the origins of rows among those of a panel."""
+    return index.get_indexer(pd.MultiIndex.from_frame(rows[["ticker", "at"]]))
 
 
 def _stride(rows: pd.DataFrame, step: int) -> int:

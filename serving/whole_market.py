@@ -252,6 +252,8 @@ def forecast_market(
         done = _run(job, pipe, groups, engine=engine, num_proc=num_proc, ray_address=ray_address)
         skipped |= {name: why for one in done for name, why in one["skipped"].items()}
         some = [number for number, one in enumerate(done) if one["rows"]]
+        if not some:
+            remove(work, [PARTS], by=BY)
         refuse_if_none_left(some, skipped)
         has_clock = any(one["has_clock"] for one in done)
         write_tables((_rows(job.part(number), out, has_clock=has_clock) for number in some), out)

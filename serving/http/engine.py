@@ -1,7 +1,9 @@
 """One model, many clients: features in threads, model passes shared by the requests that wait together.
 
 Design choices:
-* The model runs in one thread, everything else in a few others: the event loop never waits.
+* The model runs in one thread, sampled paths, which take long, in one beside it, everything else in a few others: the
+  event loop never waits, and no long request holds up the short ones.
+* Work whose client is gone, or has waited too long, ends before the model's next step.
 * Steps with a law share a pass: the windows of all that wait, of one length, are stacked. Sampled paths go alone, each
   request being a batch of them already.
 * The weights are float64 here. Which other rows share a pass changes the last bits of a float32 answer, but not the
@@ -9,6 +11,7 @@ Design choices:
 """
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ from .settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
+RUNNING = threading.local()  # `ended`: set when nobody waits for this thread's work
 MAX_TICKERS = 1000
 COLUMNS = (
     "past_values",
@@ -92,7 +96,7 @@ class Engine:
         if self.adapters.pipe is not None:
             exact(self.adapters.pipe)
         self._notes = hear()
-        self._model = ThreadPoolExecutor(1, "model")
+        self._model, self._paths = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(1, "paths")
         self._workers = ThreadPoolExecutor(settings.workers, "worker")
         self._waiting: list[Waiting] = []
         self._passing: asyncio.Task[None] | None = None
@@ -106,10 +110,21 @@ class Engine:
         return await self._in(self._workers, function, *args, **kwargs)
 
     async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        ended = threading.Event()
+
+        def work() -> R:
+            RUNNING.ended = ended
+            try:
+                return function(*args, **kwargs)
+            finally:
+                RUNNING.ended = None
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
         except ValueError as error:
             raise refused(error) from error
+        finally:
+            ended.set()  # also where nobody waits any longer
 
     async def forecast(
         self, read: Callable[[], dict[str, Any]], *, adapter: str | None = None, **asked: Any
@@ -127,7 +142,7 @@ class Engine:
             outputs = await self.in_worker(pipe._forward, {"batch": batch}, **forward)
         else:
             self.check_paths(rows, horizon, forward.get("samples", 256))
-            outputs = await self.in_model_thread(pipe._forward, {"batch": batch}, **forward)
+            outputs = await self._in(self._paths, pipe._forward, {"batch": batch}, **forward)
         frame = await self.in_worker(pipe.postprocess, outputs, **postprocess)
         return Answer(frame, self._is_out_of_sample(batch, adapter), notes, rows)
 
@@ -254,7 +269,20 @@ def stacked(batches: list[BatchFeature]) -> BatchFeature:
 
 
 def exact(pipe: TsfLlmPipeline) -> TsfLlmPipeline:
-    """The pipeline with float64 weights, whose rows do not change a printed digit of one another."""
+    """The pipeline with float64 weights, whose rows do not change a printed digit of one another.
+
+    Its model ends work that nobody waits for."""
     pipe.model.set_experts_implementation("eager")  # torch's grouped product knows no float64
     pipe.model.double()
+    pipe.model.register_forward_pre_hook(_end_if_nobody_waits)
     return pipe
+
+
+class Abandoned(Exception):
+    """Nobody waits for this work any longer."""
+
+
+def _end_if_nobody_waits(model: Any, args: Any) -> None:
+    ended = getattr(RUNNING, "ended", None)
+    if ended is not None and ended.is_set():
+        raise Abandoned

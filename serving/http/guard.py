@@ -17,10 +17,12 @@ import sys
 import time
 import traceback
 import uuid
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from transformers.utils import logging as transformers_logging
 
 from .errors import Refusal, answer
 from .metrics import Metrics
@@ -215,3 +217,5 @@ def write_log() -> None:
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
     logging.getLogger("tsf_llm").propagate = False  # `notes` has the library's warnings, which may hold data
+    transformers_logging.set_verbosity_error()
+    warnings.simplefilter("ignore", RuntimeWarning)  # of odd numbers, which the answer has as null

@@ -35,7 +35,7 @@ class Settings:
     workers: int = 2
     window: float = 0.005
     batch_rows: int = 256
-    max_steps: int = 500_000
+    max_steps: int = 65_536
     max_body: int = 16 * 2**20
     state: Path | None = None
     mcp: bool = False
