@@ -206,9 +206,7 @@ class Page:
             self.source.input(self._from_source, [self.source, *asked], every, **one),
             self.upload.upload(self._take, [self.upload, self.language], every, preprocess=False, **file),
             self.dates.input(self._dated, [self.dates, self.language, self.pending], every, **file),
-            gr.on(
-                [self.fetch.click, self.symbol.submit], self._fetched, [self.symbol, self.language], every, **file
-            ),
+            gr.on([self.fetch.click, self.symbol.submit], self._fetched, [self.symbol, self.language], every, **file),
         ]
         for event in events:
             event.then(self._judge, asked[:-1], self.verdict_html, **LIGHT | MODEL)
@@ -229,7 +227,9 @@ class Page:
     def _in_language(self, language: str, *asked: Any) -> Updates:
         return {**self._words(language), **self._show(language, *asked)}
 
-    def _show(self, language: str, prices: Prices | None, ticker: str, horizon: Any, as_of: str, levels: str) -> Updates:
+    def _show(
+        self, language: str, prices: Prices | None, ticker: str, horizon: Any, as_of: str, levels: str
+    ) -> Updates:
         """A forecast, or why there is none; what was found before is of another question, and goes."""
         gone: Updates = dict.fromkeys((self.verdict_html, self.joint_html, self.why_html), "")
         nothing = {**gone, self.head: "", self.chart: gr.update(value=None, visible=False)}
@@ -258,7 +258,9 @@ class Page:
             return {**places, self.message: "", self.pending: None}
         return {**places, **self._chosen(language, None, sample(), as_of=SAMPLE_AS_OF)}
 
-    def _chosen(self, language: str, prices: Prices | None, held: Prices, *, as_of: str = "", told: str = "") -> Updates:
+    def _chosen(
+        self, language: str, prices: Prices | None, held: Prices, *, as_of: str = "", told: str = ""
+    ) -> Updates:
         """Other prices, and the forecast of their first ticker from the last bar."""
         names = held.tickers
         some = [name for name in SAMPLE_TOGETHER if name in names] if prices is None else names[:4]

@@ -3,8 +3,6 @@
 A key has both languages side by side, so that none is forgotten; `{name}` is filled in. Nothing here is markup.
 """
 
-# ruff: noqa: RUF001 (Chinese has marks of its own)
-
 from typing import Any
 
 LANGUAGES = {"en": "English", "zh": "中文"}
@@ -48,10 +46,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "dates_dmy": ("day / month / year", "日 / 月 / 年"),
     "dates_mdy": ("month / day / year", "月 / 日 / 年"),
     # the answer
-    "about": (
-        "{ticker}: {bars} ahead, {origin} to {target}",
-        "{ticker}：向前 {bars}，{origin} 至 {target}",
-    ),
+    "about": ("{ticker}: {bars} ahead, {origin} to {target}", "{ticker}：向前 {bars}，{origin} 至 {target}"),
     "p_up": ("Chance to close higher", "收高的概率"),
     "move": ("Expected move", "预期涨跌"),
     "band": ("8 of 10 outcomes lie between", "十次有八次落在"),
@@ -71,10 +66,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "left_out": ("Left out, as unreadable: {names}.", "已略过无法读取的标的：{names}。"),
     "loaded": ("{name}: {bars} bars, tickers: {tickers}.", "{name}：{tickers} 只标的，共 {bars} 根 K 线。"),
-    "symbol_as_of": (
-        "{names}: adjusted daily bars from Yahoo Finance.",
-        "{names}：来自 Yahoo Finance 的复权日线。",
-    ),
+    "symbol_as_of": ("{names}: adjusted daily bars from Yahoo Finance.", "{names}：来自 Yahoo Finance 的复权日线。"),
     "stale": ("These bars could not be renewed and may be old.", "行情未能更新，可能不是最新。"),
     "csv": ("Forecast as CSV", "下载预测 CSV"),
     "report": ("Report as HTML", "下载 HTML 报告"),
@@ -183,10 +175,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "行情只有一只标的：请提供含多只标的（带代码列）的文件。",
     ),
     # refusals: what is wrong, and the remedy
-    "bad_empty": (
-        "{name} has no rows. Export or download it again.",
-        "{name} 没有数据行。请重新导出或下载。",
-    ),
+    "bad_empty": ("{name} has no rows. Export or download it again.", "{name} 没有数据行。请重新导出或下载。"),
     "bad_large": (
         "{name} is too large for this page (limit: {limit} MB, and {rows} rows). Leave out tickers or early years.",
         "{name} 太大（上限 {limit} MB、{rows} 行）。请去掉一些标的或较早的年份。",
