@@ -7,14 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tsf_llm.serving.http import tables
-from tsf_llm.serving.http.bodies import MAX_BARS, MAX_COLUMNS, Asked, ForecastRequest
+from tsf_llm.serving.http.bodies import MAX_BARS, MAX_COLUMNS, ForecastRequest, Hints
 from tsf_llm.serving.http.tables import plain_file_name, sent_tables, uploaded
 
 
 def read(content, name="AAPL.csv", **asked):
     from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 
-    return uploaded(content, name, Asked(**asked), TsfLlmProcessor())
+    return uploaded(content, name, Hints(**asked), TsfLlmProcessor())
 
 
 def parquet(tmp_path, table, **options):
