@@ -39,7 +39,7 @@ def create_app(
     if settings.mcp:
         from .. import assistant
 
-        assistant.mount(app, assistant.build(engine.pipe), host=settings.host)
+        assistant.mount(app, assistant.build(engine.pipe, market=market, symbols=source), host=settings.host)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     if settings.cors:
         app.add_middleware(

@@ -135,7 +135,7 @@ class Upload:
             unfolded = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
             if about.num_rows > MOST_ROWS or unfolded > UNFOLDED * MOST_BYTES:
                 raise _too_large(self.name)
-        elif not path.suffix.lower() == ".gz" and self.content.count(b"\n") > MOST_ROWS:
+        elif path.suffix.lower() != ".gz" and self.content.count(b"\n") > MOST_ROWS:
             raise _too_large(self.name)
 
 

@@ -3,8 +3,6 @@
 A key has both languages side by side, so that none is forgotten; `{name}` is filled in. Nothing here is markup.
 """
 
-# ruff: noqa: RUF001 (Chinese has marks of its own)
-
 from typing import Any
 
 LANGUAGES = {"en": "English", "zh": "中文"}

@@ -11,6 +11,8 @@ from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.evaluation import track_record
 from tsf_llm.evaluation.distributions import Piecewise
 from tsf_llm.evaluation.track_record import Chain, TrackRecord, law_of
+from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
+from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.serving.record import Recorder
 from tsf_llm.training.models import digest
@@ -154,11 +156,30 @@ def test_mistakes_end_in_one_line(run, forecast, tmp_path, model):
     assert text.read_text().startswith("a text")
 
 
-def test_a_model_of_classes_has_nothing_to_log(tiny_model, small, tmp_path):
-    class Classes:
-        model = type(
-            "M", (), {"can_generate": lambda _: False, "config": type("C", (), {"prediction_type": "classification"})}
-        )()
+@pytest.fixture
+def headed(tiny_model, small):
+    """`headed(prediction_type)` -> a pipeline of an untrained model with that head."""
 
+    def build(kind):
+        fields = {"prediction_type": kind, "num_features": len(small.feature_extractor.names)}
+        return TsfLlmPipeline(model=tiny_model(TsfLlmForPrediction, **fields), processor=small)
+
+    return build
+
+
+@pytest.mark.parametrize("kind", ["regression", "quantile"])
+def test_heads_are_logged_as_what_they_say(headed, make_bars, tmp_path, kind):
+    pipe, bars, log = headed(kind), make_bars(200, ticker="AAA", seed=3), tmp_path / "record.sqlite"
+    recorder, asked = Recorder(pipe, "headed", log), {"horizon": 2}
+    frame, _ = recorder.append(pipe(bars, **recorder.asking(asked)), bars, asked)
+    pd.testing.assert_frame_equal(frame, pipe(bars, **asked))
+    rows, _ = rows_of(log)
+    assert set(rows["law"]) == {"number" if kind == "regression" else "quantiles"}
+    law = law_of(np.stack(rows["quantiles"].to_list()))
+    middle = frame["mean" if kind == "regression" else "q50"] / bars["close"].iloc[-1]
+    np.testing.assert_allclose(law.median, np.log(middle), rtol=1e-5)
+
+
+def test_a_model_of_classes_has_nothing_to_log(headed, tmp_path):
     with pytest.raises(ValueError, match="names no law"):
-        Recorder(Classes(), "m", tmp_path / "record.sqlite")
+        Recorder(headed("classification"), "headed", tmp_path / "record.sqlite")
