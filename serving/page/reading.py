@@ -167,7 +167,8 @@ def refusal_of(error: Exception, name: str) -> Refusal:
         return Refusal("bad_dates" if "(dmy)" in said or "(mdy)" in said else "bad_decimal", name=name)
     for sign, key in SIGNS:
         if found := re.search(sign, said):
-            return Refusal(key, name=name, **found.groupdict(), **({"least": MIN_BARS} if key == "bad_short" else {}))
+            told = {part: text.replace("timestamp", "date") for part, text in found.groupdict().items()}
+            return Refusal(key, name=name, **told, **({"least": MIN_BARS} if key == "bad_short" else {}))
     return Refusal("bad_other", name=name, said=printable(re.sub(r"(/[^\s/:;,]+)+/", "", said))[:300])
 
 

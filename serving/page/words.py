@@ -136,8 +136,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "band_without": ("80 % band of this forecast without it", "去掉后本次预测的 80% 区间"),
     "as_it_is": ("As it is", "完整输入"),
     "why_note": (
-        "From {windows} earlier bars of this series: each kind of input in turn is swapped between dates. Within the "
-        "95 % interval in brackets, less than chance is noise.",
+        "From {windows} earlier bars of this series: each kind of input in turn is swapped between dates. In "
+        "brackets the 95 % interval: where it includes 0, the difference is noise.",
         "取自该序列 {windows} 个历史时点：逐类把输入与其他日期互换。括号内为 95% 区间，包含 0 即为噪声。",
     ),
     "group_bar": ("Shape of the bars", "K 线形态"),
