@@ -65,6 +65,7 @@ class Summary:
     groups: int
     kept: int  # of the groups, from an earlier run
     skipped: dict[str, str]
+    head: str | None = None  # of the track record, if they were logged
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def forecast_market(
     pipe = load_pipeline(model)
     pipe.calibration(asked.get("calibration", "auto"), asked["horizon"])  # refuses before the data is read
     extractor = pipe.processor.feature_extractor
-    recorder = None if log is None else Recorder(pipe, model, log)
+    recorder, head = None if log is None else Recorder(pipe, model, log), None
     asked["strict"], state = strict, extractor.state_of_market(market)
     usual = {**asked, "market": market}
     asked = asked if recorder is None else recorder.asking(asked)
@@ -265,7 +266,7 @@ def forecast_market(
         has_clock = any(one["has_clock"] for one in done)
         if recorder is not None:
             for number in some:
-                recorder.append(pd.read_parquet(job.part(number)), groups[number].read(), usual)
+                head = recorder.append(pd.read_parquet(job.part(number)), groups[number].read(), usual)[1].head
         rows = (_rows(job.part(number), out, has_clock=has_clock) for number in some)
         write_tables(rows if recorder is None else (recorder.shown(one, usual) for one in rows), out)
         remove(work, [PARTS], by=BY)
@@ -281,7 +282,7 @@ def forecast_market(
         told.unlink(missing_ok=True)
     _tell([note for one in done for note in one["notes"]])
     counts = {name: sum(one[name] for one in done) for name in ("rows", "tickers", "kept")}
-    return Summary(**counts, groups=len(groups), skipped=skipped)
+    return Summary(**counts, groups=len(groups), skipped=skipped, head=head)
 
 
 def _settings(pipe: TsfLlmPipeline, asked: Mapping[str, Any], market: pd.DataFrame | None) -> str:

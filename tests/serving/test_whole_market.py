@@ -308,5 +308,6 @@ def test_a_track_record_changes_nothing_in_what_is_written(folder, model, tmp_pa
     assert out[0].read_bytes() == out[1].read_bytes()
     chain = Chain()
     rows = pd.concat(TrackRecord(log).chunks(chain), ignore_index=True)
+    assert done.head == chain.head
     assert (chain.sound, len(rows), rows["ticker"].nunique()) == (True, done.rows, COUNT)
     assert set(rows["late"]) == {"its first bar was over"}
