@@ -92,17 +92,20 @@ def measure(how: str, layout: str, tickers: int, data: Path, model: str, *option
 
 def run(counts: Sequence[int], model: str, say: Callable[[str], None]) -> dict[str, Any]:
     """The command with and without `--engine local`, for each number of tickers and each layout."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+
+    def add(how: str, layout: str, tickers: int, data: Path, *options: str) -> None:
+        rows.append(measure(how, layout, tickers, data, model, *options))
+        say(", ".join(table(rows[-1:]).cells[0]))
+
     with tempfile.TemporaryDirectory() as folder:
-        first = apart(write_market, Path(folder) / "first", 1)[LAYOUTS[0]]
-        rows.append(measure("plain", LAYOUTS[0], 1, first, model))
+        add("plain", LAYOUTS[0], 1, apart(write_market, Path(folder) / "first", 1)[LAYOUTS[0]])
         for count in sorted(counts):
             places = apart(write_market, Path(folder) / str(count), count)
             for layout, data in places.items():
-                say(f"{count} tickers, {layout}")
-                rows.append(measure("--engine local", layout, count, data, model, "--engine", "local"))
+                add("--engine local", layout, count, data, "--engine", "local")
             if count <= MOST_PLAIN:
-                rows.append(measure("plain", LAYOUTS[0], count, places[LAYOUTS[0]], model))
+                add("plain", LAYOUTS[0], count, places[LAYOUTS[0]])
     settings = {"model": Path(model).name, "bars": BARS, "horizon": HORIZON}
     threads = os.environ.get("OMP_NUM_THREADS")
     return {"rows": rows, "settings": settings, **circumstances("torch", "pandas", omp_num_threads=threads)}

@@ -22,8 +22,8 @@ from ..common.figures import embedded
 from ..common.pages import html
 from ..common.tables import Columns, Row, Table, number, with_interval
 from . import page_plots
+from .outcomes import Part
 from .page import Plot, meanings, percent, standing, unit_of
-from .reconcile import Part
 from .report import OURS, Report, evaluation_table, p_value
 from .significance import finding
 
@@ -82,10 +82,8 @@ def words_of(counts: Mapping[str, int]) -> str:
 def warning_of(results: Mapping[str, Any]) -> str | None:
     if results["sound"]:
         return None
-    return (
-        f"The record was changed: {results['broken']}. Nothing from row {results['broken_at']} on is scored, and what "
-        "stands before it is worth what its keeper's word is."
-    )
+    kept = f"Nothing from row {results['broken_at']} on" if results["broken_at"] > 1 else "Nothing of it"
+    return f"The record was changed: {results['broken']}. {kept} is scored, and its keeper has to say why."
 
 
 def overview(results: Mapping[str, Any], kind: Kind, *, late: bool = False) -> Table:

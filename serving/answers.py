@@ -168,8 +168,8 @@ class Audit(BaseModel):
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of one model, which may read a market; bars come as text, and from a folder and a source of symbols
-    where there are such."""
+    """The answers of one model, which may read a market (bars, or a `market_state` of them); bars come as text, and
+    from a folder and a source of symbols where there are such."""
 
     pipe: TsfLlmPipeline
     market: pd.DataFrame | None = None
@@ -226,7 +226,8 @@ class Answers:
         bars, _, notes = self.read(data)
         some = bars.groupby(self.pipe.processor.kind.id, sort=False).tail(AUDITED).reset_index(drop=True)
         audit = audit_features if features == "table" else self.pipe.processor.audit
-        report = audit(some, market=self.market)
+        bars_of_market = self.market if self.market is not None and OHLCV.id in self.market else None
+        report = audit(some, market=bars_of_market)
         tests = {name: one for name, one in report.items() if isinstance(one, dict) and "passed" in one}
         say = "no feature knows the future" if report["passed"] else "a test failed: a feature may know the future"
         return Audit(

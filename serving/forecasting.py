@@ -88,7 +88,7 @@ class Request:
         if self.engine is None and (self.num_proc, self.ray_address) != (1, None):
             raise ValueError("--num-proc and --ray-address say how an engine works: add --engine local or ray")
         together = {"--joint": self.joint, "--ohlcv": self.ohlcv, "--plot": self.plot}
-        together |= {"--report": self.report, "--log": self.log}
+        together["--report"] = self.report
         if self.engine is not None and (asked := [name for name, given in together.items() if given]):
             raise ValueError(
                 f"{' and '.join(asked)} read all bars at once, and --engine some at a time: leave one of them out"
@@ -171,11 +171,14 @@ def run_in_groups(request: Request) -> None:
         model=request.model,
         tickers=names(request.ticker),
         columns=request.columns,
+        log=request.log,
         **engine,
         **request.asked(),
     )
     kept = f"; {done.kept} of {done.groups} groups kept from a run that was stopped" if done.kept else ""
     typer.echo(f"{done.rows} rows of {done.tickers} tickers written to {request.out}{kept}")
+    if request.log is not None:
+        typer.echo(f"{request.log}: {done.rows} rows logged; head of the chain {done.head}")
     if done.skipped:
         typer.echo(f"{len(done.skipped)} skipped: {skipped_file(request.out)} says why")
 

@@ -68,7 +68,12 @@ class Recorder:
         facts["market"] = int(asked.get("market") is not None)
         written, bars = _with_our_names(frame, bars, asked, kind)
         appended = self.record.append(written, _by_ticker(bars, kind, written["ticker"]), facts)
-        return shown(frame, asked.get("quantile_levels", FORECAST_QUANTILES)), appended
+        return self.shown(frame, asked), appended
+
+    @staticmethod
+    def shown(frame: pd.DataFrame, asked: Mapping[str, Any]) -> pd.DataFrame:
+        """The answer to `asked`, out of that to `asking(asked)`."""
+        return shown(frame, asked.get("quantile_levels", FORECAST_QUANTILES))
 
 
 def _with_our_names(frame: pd.DataFrame, bars: Any, asked: Mapping[str, Any], kind: Kind) -> tuple[pd.DataFrame, Any]:

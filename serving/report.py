@@ -187,7 +187,7 @@ def _chart(rows: pd.DataFrame, history: pd.DataFrame, words: Mapping[str, Any]) 
     """The picture, small enough for a phone, and whether it shows what happened. Its words stand around it."""
     history = history.sort_values("timestamp")
     known, rows = fan_rows(history, rows)
-    figure, [axes] = new_figure(width=6.6, height=3.3)
+    figure, [axes] = new_figure(width=5.4, height=3.0)
     ahead = history[history["timestamp"] > rows["origin"].iloc[0]].head(len(rows))
     fan_panel(axes, known, rows, realised=ahead if len(ahead) else None, day=words["day"], month=words["month"])
     return drawn(figure), len(ahead) > 0

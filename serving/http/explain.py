@@ -22,7 +22,7 @@ from .notes import NOTES
 from .tables import sent_tables
 
 SMALL = 1_000_000  # parameters
-WINDOWS = {True: 96, False: 16}  # of small models and of others
+WINDOWS = {True: 48, False: 16}  # of small models and of others
 FEWEST_DATES = 8
 MOST_BARS = 20_000
 
@@ -40,7 +40,7 @@ def routes(engine: Engine) -> APIRouter:
 
     async def explained(asked: ExplainRequest) -> dict[str, Any]:
         async with alone:
-            return await engine.in_model_thread(found, engine, asked)
+            return await engine.in_long_thread(found, engine, asked)
 
     @router.post("/explain")
     async def explain(asked: ExplainRequest) -> dict[str, Any]:
@@ -70,7 +70,11 @@ def found(engine: Engine, asked: ExplainRequest) -> dict[str, Any]:
         panel = pipe.processor.feature_extractor.check_known(pipe._renamed(bars, tables), strict=asked.strict)
         if (count := len(panel)) > (most := windows // FEWEST_DATES):
             raise ValueError(f"{count:,} tickers: this model explains {most} at once; send fewer")
-        options = {"market": engine.market if market is None else market, "strict": asked.strict, "seed": asked.seed}
+        options: dict[str, Any] = {
+            "market": engine.market if market is None else market,
+            "strict": asked.strict,
+            "seed": asked.seed,
+        }
         dates = max(FEWEST_DATES, windows // max(count, 1))
         result = explanation(pipe, panel, most=dates, repeats=1, features=False, **options)
     del result["features"]

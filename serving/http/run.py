@@ -39,7 +39,7 @@ def run(
     with listening(host, port) as taken:
         folders = find_folders(str(located(model)), adapters)
         pipe = load_pipeline(model)
-        state = None if market is None else pipe.processor.feature_extractor._market_state(market)
+        state = None if market is None else pipe.processor.feature_extractor.state_of_market(market)
         app = create_app(pipe, settings, adapters=open_adapters(pipe, folders), market=state, source=symbols)
         write_log()
         if settings.token is None and not is_local(host):

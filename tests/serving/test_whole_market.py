@@ -14,6 +14,7 @@ import pytest
 from tsf_llm.common.files import WRITTEN, write_table
 from tsf_llm.data_prep import sources, ticker_files
 from tsf_llm.data_prep.sources import read_bars, read_market
+from tsf_llm.evaluation.track_record import Chain, TrackRecord
 from tsf_llm.serving import whole_market
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.serving.whole_market import forecast_market, skipped_file, work_folder
@@ -297,3 +298,16 @@ def test_options_of_the_command(run, folder, tmp_path, monkeypatch):
         assert (code, error.count("\n")) == (2, 1), error
         assert says in error
     assert not work_folder(out).exists()
+
+
+@pytest.mark.parametrize("ends", ["csv", "parquet"])
+def test_a_track_record_changes_nothing_in_what_is_written(folder, model, tmp_path, ends):
+    out, log = [tmp_path / f"{name}.{ends}" for name in ("with", "without")], tmp_path / "record.sqlite"
+    done = forecast_market(folder, out[0], model=str(model), log=log, **ASKED)
+    forecast_market(folder, out[1], model=str(model), **ASKED)
+    assert out[0].read_bytes() == out[1].read_bytes()
+    chain = Chain()
+    rows = pd.concat(TrackRecord(log).chunks(chain), ignore_index=True)
+    assert done.head == chain.head
+    assert (chain.sound, len(rows), rows["ticker"].nunique()) == (True, done.rows, COUNT)
+    assert set(rows["late"]) == {"its first bar was over"}
