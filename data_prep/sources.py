@@ -176,11 +176,11 @@ def _checked_pieces(
         pieces = _read_pieces(path, find, *how)
         first = list(islice(pieces, 2))
         for _ in pieces:
-            pass
+            first.clear()
     except ValueError:
         yield _read_at_once(path, find, refusals, *how)
         return
-    yield from first if len(first) < 2 else _read_pieces(path, find, *how)
+    yield from first if len(first) == 1 else _read_pieces(path, find, *how)
 
 
 def joined_bars(rows: pd.DataFrame) -> pd.DataFrame:
@@ -680,6 +680,7 @@ def _formats(
     """
     names = [theirs for ours, theirs in column.items() if ours not in ("timestamp", *NAMES)]
     names = [name for name in dict.fromkeys([*names, *covariates]) if isinstance(table[name], pd.Series)]
+    names = [name for name in names if not is_typed(table[name])]  # what is typed is so in all rows
     keys = [column[name] for name in ("timestamp", _kind(column).id) if name in column]
     if not isinstance(table[keys[0]], pd.Series):
         raise ValueError(f"{where} has more than one column '{keys[0]}'; keep one of each.")
@@ -710,7 +711,7 @@ def _formats(
             if whole is None:
                 raise
             of_numbers = NumberFormat()
-        if whole is not None and not of_numbers.proven:
+        if whole is not None and names and not of_numbers.proven:
             of_numbers = numbers(whole(names))
     except Unclear as error:
         raise ValueError(f"{where}: {error}; say it with --decimal point or comma (in Python decimal=).") from error
