@@ -16,20 +16,17 @@ ROOT = Path(configuration.__file__).parent
 pytest.importorskip("gradio", reason="gradio is not installed")
 IMPORT = """
 import sys
-class NotInstalled:  # wherever this interpreter would find an installed one
-    def find_spec(self, name, path=None, target=None):
-        return None
-sys.meta_path = [one for one in sys.meta_path if "editable" not in repr(one).lower()]
-sys.path = [one for one in sys.path if "tsf" not in one]
-import app, os, threading
-import gradio as gr, torch
+sys.meta_path = [one for one in sys.meta_path if "editable" not in repr(one).lower()]  # as if it were not installed
+from pathlib import Path
+sys.path = [one for one in sys.path if not (Path(one) / "tsf_llm").exists()]
+import app, os
+import gradio as gr
 assert isinstance(app.demo, gr.Blocks)
 assert not app.demo.is_running
 assert sys.modules["tsf_llm"].__path__ == [os.getcwd()], sys.modules["tsf_llm"]
 assert app.blocks.__file__.startswith(os.getcwd())
 assert not app.demo.analytics_enabled
 print("lent", getattr(sys.modules.get("spaces"), "lent", None))
-print("open", app.demo.fns and not isinstance(app.demo.pipe if hasattr(app.demo, "pipe") else 0, str))
 from tsf_llm.serving.page import answers
 print(answers.forecast(app.load_pipeline("mini"), answers.sample(), "AAPL", horizon=5).last["step"])
 """

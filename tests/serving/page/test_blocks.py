@@ -68,9 +68,8 @@ def test_a_symbol_is_asked_for_only_where_there_is_a_source(page):
     assert [one for _, one in choices] == ["sample", "file"]
 
 
-def test_nothing_is_public_and_waiting_is_bounded(page):
+def test_nothing_is_public_and_nothing_is_counted(page):
     assert {function.api_visibility for function in page.blocks.fns.values()} == {"private"}
-    assert page.blocks.max_size == blocks.WAITING if hasattr(page.blocks, "max_size") else True
     assert not page.blocks.analytics_enabled
     assert page.blocks.delete_cache == (blocks.CLEAN, blocks.CLEAN)
 
