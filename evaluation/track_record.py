@@ -18,7 +18,7 @@ Shapes: n rows, L levels.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -289,12 +289,12 @@ def utc_now() -> pd.Timestamp:
     return pd.Timestamp(datetime.now(UTC)).tz_localize(None)
 
 
-def asked_levels(shown: tuple[float, ...] = FORECAST_QUANTILES) -> list[float]:
+def asked_levels(shown: Sequence[float] = FORECAST_QUANTILES) -> list[float]:
     """What to ask a pipeline for, so that its answer can be logged: those to show first."""
     return [*shown, *(level for level in GRID if quantile_column(level) not in {*map(quantile_column, shown)})]
 
 
-def shown(frame: pd.DataFrame, levels: tuple[float, ...] = FORECAST_QUANTILES) -> pd.DataFrame:
+def shown(frame: pd.DataFrame, levels: Sequence[float] = FORECAST_QUANTILES) -> pd.DataFrame:
     """The answer to `asked_levels` as if only these had been asked for."""
     kept = {*map(quantile_column, levels)}
     return frame.drop(columns=[name for name in GRID_COLUMNS if name not in kept])

@@ -22,8 +22,8 @@ from ..common.figures import embedded
 from ..common.pages import html
 from ..common.tables import Columns, Row, Table, number, with_interval
 from . import page_plots
+from .outcomes import Part
 from .page import Plot, meanings, percent, standing, unit_of
-from .reconcile import Part
 from .report import OURS, Report, evaluation_table, p_value
 from .significance import finding
 

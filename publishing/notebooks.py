@@ -8,6 +8,7 @@ warnings (stderr), times of execution, the folder. `nbclient` and `ipykernel` co
 
 import argparse
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from ..common.errors import one_line_errors
 from ..common.files import write_text
 
 KERNEL = "python3"
+NEEDED = ("nbformat", "nbclient", "ipykernel")
 MOST_SECONDS = 600  # of one cell
 KEPT = ("text/plain", "text/html", "image/png")
 
@@ -70,6 +72,9 @@ def _tidy(output: Any) -> Any:
 
 
 def main(paths: list[Path]) -> None:
+    """Raises ValueError where a package that executes notebooks is not installed."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ValueError(f'{", ".join(missing)} is not installed: pip install "tsf-llm[dev]"')
     import nbformat
 
     for path in tqdm(paths, desc="notebooks"):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..audit_tsf_llm import audit_features, bound_in_words
 from ..bars_tsf_llm import OHLCV, day_end
-from ..common.errors import OF_THE_INPUT
+from ..common.errors import OF_THE_INPUT, printable
 from ..data_prep.columns import Columns
 from ..data_prep.tables import open_table
 from ..evaluation.explanation.explain import explanation
@@ -35,11 +35,13 @@ MOST_BARS = 40_000
 MOST_SERIES = 20
 MOST_STEPS = 60  # ahead
 AUDITED = 1_000  # last bars of each series
-FORECASTS_AGAIN = 600  # of a verdict, of all series together
-DATES, EXPLAINED = 120, 24  # of a verdict within a forecast, of an explanation
+FORECASTS_AGAIN = 240  # of a verdict, of all series together
+DATES, EXPLAINED = 120, 12  # of a verdict within a forecast, of an explanation
 NOTICE = "A distribution of what may come, from past prices alone. No investment advice."
 SAMPLE_ENDS = "The sample is for trying: it ends in February 2013."
 COUNTED = ("features", "percent", "percent_ci95")
+NAME = r"^[^\x00-\x1f\x7f]{1,64}$"
+NAMES = r"[^,\s]"  # not empty
 Cell = str | float | int | None
 
 
@@ -58,13 +60,19 @@ class Data(BaseModel):
         None, description="CSV or parquet file on the server's machine, where it was started with --allow-files."
     )
     symbol: str | None = Field(
-        None, description="Symbol(s) as Yahoo Finance writes them, commas between, where the server has --source."
+        None,
+        pattern=NAMES,
+        description="Symbol(s) as Yahoo Finance writes them, commas between, where the server has --source.",
     )
     sample: str | None = Field(
-        None, description="Ticker of the embedded sample, as AAPL: real daily prices that end in February 2013."
+        None,
+        pattern=NAMES,
+        description="Ticker of the embedded sample, as AAPL: real daily prices that end in February 2013.",
     )
-    only: str | None = Field(None, description="Of bars or a file with many series: these, commas between.")
-    name: str | None = Field(None, description="What to call the series, where the bars do not name it.")
+    only: str | None = Field(
+        None, pattern=NAMES, description="Of bars or a file with many series: these, commas between."
+    )
+    name: str | None = Field(None, pattern=NAME, description="What to call the series, where the bars do not name it.")
     dates: Literal["dmy", "mdy", "ymd"] | None = Field(None, description="Order of numeric dates, if ambiguous.")
     decimal: Literal["point", "comma"] | None = Field(None, description="Decimal mark of the numbers, if ambiguous.")
     id: str | None = Field(None, description="Column that names the series, if its name is unusual.")
@@ -160,8 +168,8 @@ class Audit(BaseModel):
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of one model, which may read a market; bars come as text, and from a folder and a source of symbols
-    where there are such."""
+    """The answers of one model, which may read a market (bars, or a `market_state` of them); bars come as text, and
+    from a folder and a source of symbols where there are such."""
 
     pipe: TsfLlmPipeline
     market: pd.DataFrame | None = None
@@ -218,7 +226,8 @@ class Answers:
         bars, _, notes = self.read(data)
         some = bars.groupby(self.pipe.processor.kind.id, sort=False).tail(AUDITED).reset_index(drop=True)
         audit = audit_features if features == "table" else self.pipe.processor.audit
-        report = audit(some, market=self.market)
+        bars_of_market = self.market if self.market is not None and OHLCV.id in self.market else None
+        report = audit(some, market=bars_of_market)
         tests = {name: one for name, one in report.items() if isinstance(one, dict) and "passed" in one}
         say = "no feature knows the future" if report["passed"] else "a test failed: a feature may know the future"
         return Audit(
@@ -242,6 +251,8 @@ class Answers:
                 bars, columns, notes = self._bars(data, Path(folder))
             except OF_THE_INPUT as error:
                 raise ValueError(str(error).replace(f"{folder}/bars.csv", "data.bars")) from error
+        skipped = bars.attrs.get("skipped", {}).items()
+        bars.attrs["skipped"] = {name: why.replace(f"{folder}/bars.csv", "data.bars") for name, why in skipped}
         kind = self.pipe.processor.kind
         count = bars[kind.id].nunique()
         if len(bars) > MOST_BARS or count > MOST_SERIES:
@@ -341,10 +352,10 @@ def _series(
     told += [] if end.p_up is None else [f"P(up) {100 * end.p_up:.0f} %"]
     if move is not None:
         told.append(f"the mean {end.mean:.6g}" + (f" ({100 * move / last:+.2f} %)" if is_price else ""))
-    when = f"{name} was at {last:.6g} on {_date(origin)}. For {end.date}, {end.step} bar(s) ahead, the model says"
+    said, now = ", ".join(told), f"{printable(name)} was at {last:.6g} on {_date(origin)}"
     return SeriesForecast(
         name=name,
-        sentence=f"{when}: {', '.join(told)}. {worth(verdict)}",
+        sentence=f"{now}. For {end.date}, {end.step} bar(s) ahead, the model says: {said}. {worth(verdict)}",
         last_price=float(f"{last:.6g}"),
         last_date=_date(origin),
         horizon=end.step,

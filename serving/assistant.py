@@ -7,7 +7,9 @@ Design choices:
 * Files are read only below a folder that whoever started the server has named; over HTTP never.
 """
 
+import os
 import re
+import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -41,6 +43,7 @@ the future. Do not invent bars: ask the user for a table, or use a symbol if thi
 LONGEST_ERROR = 600  # letters
 Horizon = Annotated[int, Field(ge=1, le=MOST_STEPS, description="Bars ahead; of daily bars, 5 are a week.")]
 AsOf = Annotated[str | None, Field(description="Forecast as if nothing after this date were known.")]
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="Of sampled paths, and of dates drawn.")]
 Dates = Annotated[int, Field(ge=10, le=MOST, description="Earlier dates to forecast from, at most.")]
 Features = Annotated[Literal["model", "table"], Field(description="Those of the model, or all of this package.")]
 
@@ -108,7 +111,7 @@ def build(
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=symbols is not None)
 
     @server.tool(annotations=reads, title="Forecast")
-    def forecast(data: Data, horizon: Horizon = 5, as_of: AsOf = None, seed: int = 0) -> Forecast:
+    def forecast(data: Data, horizon: Horizon = 5, as_of: AsOf = None, seed: Seed = 0) -> Forecast:
         """What may come of a price or series, how sure that is, and what such forecasts were worth on these very bars.
 
         Use it for any question on the future of a price: "what may AAPL do next week", "how likely is a rise", "what
@@ -126,7 +129,7 @@ def build(
             return answers.evaluate(data, horizon=horizon, dates=dates)
 
     @server.tool(annotations=reads, title="Explain")
-    def explain(data: Data, seed: int = 0) -> Explanation:
+    def explain(data: Data, seed: Seed = 0) -> Explanation:
         """Which inputs the model's forecasts of this series rest on: groups of features, by permutation on past dates.
 
         Use it when asked why. It tells what the model reads, not what moves the market; an interval that spans zero
@@ -144,6 +147,14 @@ def build(
             return answers.audit(data, features=features)
 
     return server
+
+
+def run(server: MCPServer) -> None:
+    """Over stdio, until stdin ends. A signal ends it at once: nothing can be left half done, and a thread that waits
+    for stdin would hold up an orderly end for ever."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os._exit(128 + number))
+    server.run("stdio")
 
 
 def mount(app: Starlette, server: MCPServer, *, host: str, path: str = "/mcp") -> None:

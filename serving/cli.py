@@ -29,11 +29,13 @@ from .options import (
     PastCovariates,
     Samples,
     Seed,
+    Source,
     Strict,
     Ticker,
     Time,
     Value,
     check_extra,
+    looked_up,
     market_bars,
     names,
 )
@@ -549,9 +551,7 @@ def serve(
     state: Annotated[
         Path | None, typer.Option(help="Folder that keeps streams; without one they end with the server.")
     ] = None,
-    source: Annotated[
-        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
-    ] = None,
+    source: Source = None,
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
     ] = None,
@@ -578,10 +578,8 @@ def serve(
     )
     from .http.run import name_of, run, token
     from .http.settings import Settings
-    from .symbols import Symbols
 
-    if source not in (None, "yahoo"):
-        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
+    symbols = looked_up(source)
     settings = Settings(
         name=name_of(model),
         token=token(),
@@ -594,7 +592,7 @@ def serve(
         host=host,
     )
     beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}
-    run(model, host=host, port=port, settings=settings, symbols=Symbols() if source else None, **beside)
+    run(model, host=host, port=port, settings=settings, symbols=symbols, **beside)
 
 
 @app.command()
@@ -604,9 +602,7 @@ def mcp(
     allow_files: Annotated[
         Path | None, typer.Option(help="Folder whose price files the assistant may read; by default none.")
     ] = None,
-    source: Annotated[
-        str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
-    ] = None,
+    source: Source = None,
     dates: Dates = None,
     decimal: Decimal = None,
 ) -> None:
@@ -617,18 +613,16 @@ def mcp(
     Example: tsf-llm mcp --model shipped --allow-files prices
     """
     check_extra("serve", "mcp")
-    from .assistant import build
+    from .assistant import build, run
     from .loading import load_pipeline
-    from .symbols import Symbols
 
     if allow_files is not None and not allow_files.is_dir():
         raise FileNotFoundError(f"{allow_files} is no folder: name one with price files as --allow-files")
-    if source not in (None, "yahoo"):
-        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
+    symbols = looked_up(source)
     with redirect_stdout(sys.stderr):  # stdout is the protocol's alone
-        beside, symbols = market_bars(market, dates, decimal), Symbols() if source else None
+        beside = market_bars(market, dates, decimal)
         server = build(load_pipeline(model), market=beside, folder=allow_files, symbols=symbols)
-    server.run("stdio")
+    run(server)
 
 
 def _steps(horizons: str) -> list[int]:

@@ -29,7 +29,12 @@ Written by `python -m tsf_llm.serving.cli_page docs/cli.md` from the `--help` of
 one line says what, where and what to do. A command replaces and removes only files that an earlier run wrote
 (`.tsf_llm.json` in each folder names them) or that you named, and writes into nothing that it reads.
 
-`--data sample` is the prices that come with the code; what your own files may look like is in [data.md](data.md).
+`--data` takes a CSV or parquet file or a folder of them (`date, ticker, open, high, low, close, [adj_close,] volume`;
+the exports of the usual vendors are understood) or a Hub dataset (`hf:org/name`); `sample` is the prices that come
+with the code. What a file does not prove is asked for, never guessed: `--dates dmy`, `--decimal comma`, `--id
+COLUMN`. A ticker that cannot be read is skipped and named, the others are answered; `--strict` refuses. Sales, loads,
+temperatures go the same way: `--value COLUMN`. [data.md](data.md) has the details.
+
 `quickstart/model` in the examples is what `tsf-llm quickstart` leaves. Without `--model` the model that lies in the
 clone is used; `--model mini` is the small one.
 """

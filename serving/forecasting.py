@@ -75,9 +75,9 @@ class Request:
             raise ValueError("--weights are those of a portfolio: add --joint")
         if self.joint and self.ohlcv:
             raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
+        self._check_engine()
         if self.log is not None and self.log.resolve() in (self.out.resolve(), joint_file(self.out).resolve()):
             raise ValueError(f"--log {self.log} is --out too: name another file for the track record")
-        self._check_engine()
         for path in self.written:
             check_apart(path, self.data, names(self.market), self.weights)
         if self.as_of is not None:
@@ -87,8 +87,8 @@ class Request:
     def _check_engine(self) -> None:
         if self.engine is None and (self.num_proc, self.ray_address) != (1, None):
             raise ValueError("--num-proc and --ray-address say how an engine works: add --engine local or ray")
-        together = {"--joint": self.joint, "--ohlcv": self.ohlcv, "--plot": self.plot, "--report": self.report}
-        together["--log"] = self.log
+        together = {"--joint": self.joint, "--ohlcv": self.ohlcv, "--plot": self.plot}
+        together["--report"] = self.report
         if self.engine is not None and (asked := [name for name, given in together.items() if given]):
             raise ValueError(
                 f"{' and '.join(asked)} read all bars at once, and --engine some at a time: leave one of them out"
@@ -137,10 +137,9 @@ def run(request: Request) -> None:
         pipe.check_emits_bars()
     recorder = None if request.log is None else Recorder(pipe, request.model, request.log)
     bars = read_bars_of(request, pipe)
-    asked, table = request.asked(), None
+    usual, table = request.asked(), None
     risk: dict[str, Any] = {}
-    if recorder is not None:
-        asked["quantile_levels"] = recorder.levels
+    asked = usual if recorder is None else recorder.asking(usual)
     if request.joint:
         frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
         write_table(table, joint_file(request.out))
@@ -150,7 +149,7 @@ def run(request: Request) -> None:
     else:
         frame = pipe(bars, **asked)
     if recorder is not None:  # before anybody sees it
-        frame, logged = recorder.append(frame, bars, asked)
+        frame, logged = recorder.append(frame, bars, usual)
         typer.echo(f"{request.log}: {logged}")
     write_table(frame, request.out)
     if request.plot is not None:
@@ -172,11 +171,14 @@ def run_in_groups(request: Request) -> None:
         model=request.model,
         tickers=names(request.ticker),
         columns=request.columns,
+        log=request.log,
         **engine,
         **request.asked(),
     )
     kept = f"; {done.kept} of {done.groups} groups kept from a run that was stopped" if done.kept else ""
     typer.echo(f"{done.rows} rows of {done.tickers} tickers written to {request.out}{kept}")
+    if request.log is not None:
+        typer.echo(f"{done.rows} rows logged to {request.log}")
     if done.skipped:
         typer.echo(f"{len(done.skipped)} skipped: {skipped_file(request.out)} says why")
 

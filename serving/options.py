@@ -52,6 +52,9 @@ PastCovariates = Annotated[
 KnownCovariates = Annotated[
     str | None, typer.Option(help="Further columns that are known in advance: names or patterns; commas between.")
 ]
+Source = Annotated[
+    str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
+]
 
 
 def names(ticker: str | None) -> list[str] | None:
@@ -69,3 +72,16 @@ def check_extra(extra: str, *packages: str) -> None:
     """Raises ValueError where a package of an extra is not installed."""
     if missing := [name for name in packages if find_spec(name) is None]:
         raise ValueError(f'{", ".join(missing)} is not installed: pip install "tsf-llm[{extra}]"')
+
+
+def looked_up(source: str | None) -> Any:
+    """What looks up symbols, a `serving.symbols.Symbols`, if anything does.
+
+    Raises:
+        ValueError: a source that there is not.
+    """
+    from .symbols import Symbols
+
+    if source not in (None, "yahoo"):
+        raise ValueError(f"--source {source}: choose yahoo, or leave it out")
+    return Symbols() if source else None

@@ -31,7 +31,7 @@ from ..evaluation.plots import BANDS, fan_panel, fan_rows
 from ..evaluation.portfolio import PORTFOLIO
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import FORECAST_COLUMNS
-from ..training.models import digest
+from ..training.models import digest, public_name
 from .report_words import WORDS, day_in_words
 from .verdict import Verdict
 
@@ -299,7 +299,7 @@ def _facts(
     words: Mapping[str, Any],
 ) -> dict[str, str]:
     named, through = words["facts"], pipe.model.config.trained_through
-    name = model or Path(str(pipe.model.config.name_or_path or "")).name
+    name = public_name(model or str(pipe.model.config.name_or_path or ""))
     told = {
         named["model"]: printable(name) or words["unknown"],
         named["digest"]: digest(pipe.model),

@@ -276,7 +276,7 @@ class StreamingForecaster:
         if now == times.iloc[-1]:
             return "this bar is known already; a stream takes each once"
         if now < times.iloc[-1]:
-            return f"comes too late, after that of {times.iloc[-1]}; give bars in the order of time"
+            return f"comes too late, after that of {times.iloc[-1]}; give bars in order, or drop and add the symbol"
         step, usual = (now - times.iloc[-1]).total_seconds(), self._extractor.bar_seconds or 0.0
         every = pd.Timedelta(seconds=usual)
         if step < 0.5 * usual and step < times.diff().min().total_seconds():

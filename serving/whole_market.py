@@ -46,6 +46,7 @@ from ..data_prep.ticker_files import Group, collect_groups, read_groups
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..training.models import digest
 from .loading import load_pipeline
+from .record import Recorder
 
 BY = "forecast"  # the author of all in the work folder
 BARS, PARTS = "bars", "parts"
@@ -219,9 +220,12 @@ def forecast_market(
     num_proc: int = 1,
     ray_address: str | None = None,
     strict: bool = False,
+    log: Path | None = None,
     **asked: Any,
 ) -> Summary:
     """Forecasts all tickers of `source` into the file `out`: the rows of the pipeline, `asked` being its arguments.
+
+    With `log`, a track record, the rows of all groups are written there before they are in `out`.
 
     With `engine="ray"` workers are those of the cluster at `ray_address`, all of whose machines must see `out` and the
     model under the same paths, or `num_proc` that are started on this machine and stopped again.
@@ -239,7 +243,10 @@ def forecast_market(
     pipe = load_pipeline(model)
     pipe.calibration(asked.get("calibration", "auto"), asked["horizon"])  # refuses before the data is read
     extractor = pipe.processor.feature_extractor
+    recorder = None if log is None else Recorder(pipe, model, log)
     asked["strict"], state = strict, extractor.state_of_market(market)
+    usual = {**asked, "market": market}
+    asked = asked if recorder is None else recorder.asking(asked)
     remove(work, [BARS], by=BY)  # of a killed run
     claim(work, [BARS, PARTS], by=BY)
     try:
@@ -252,9 +259,15 @@ def forecast_market(
         done = _run(job, pipe, groups, engine=engine, num_proc=num_proc, ray_address=ray_address)
         skipped |= {name: why for one in done for name, why in one["skipped"].items()}
         some = [number for number, one in enumerate(done) if one["rows"]]
+        if not some:
+            remove(work, [PARTS], by=BY)
         refuse_if_none_left(some, skipped)
         has_clock = any(one["has_clock"] for one in done)
-        write_tables((_rows(job.part(number), out, has_clock=has_clock) for number in some), out)
+        if recorder is not None:
+            for number in some:
+                recorder.append(pd.read_parquet(job.part(number)), groups[number].read(), usual)
+        rows = (_rows(job.part(number), out, has_clock=has_clock) for number in some)
+        write_tables(rows if recorder is None else (recorder.shown(one, usual) for one in rows), out)
         remove(work, [PARTS], by=BY)
     finally:
         remove(work, [BARS, *(() if _has_parts(work) else (PARTS,))], by=BY)

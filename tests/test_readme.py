@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tsf_llm.pipeline_tsf_llm import ALIASES, TsfLlmPipeline
@@ -118,6 +119,8 @@ def test_the_python_page_runs_from_top_to_bottom(clone, monkeypatch, capsys):
     assert list(names["tails"]["step"]) == [1, 1]
     assert {"q01", "q99"} <= set(names["tails"])
     assert names["returns"].shape == (2, 1, 5)
+    alone = names["pipe"](names["apple"], horizon=5)
+    pd.testing.assert_frame_equal(names["rows"].reset_index(drop=True), alone, rtol=1e-4)
     assert "no edge" in capsys.readouterr().out
 
 

@@ -40,7 +40,7 @@ def create_app(
     if settings.mcp:
         from .. import assistant
 
-        assistant.mount(app, assistant.build(engine.pipe), host=settings.host)
+        assistant.mount(app, assistant.build(engine.pipe, market=market, symbols=source), host=settings.host)
     if settings.page:
         from ..page import blocks
 

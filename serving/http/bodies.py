@@ -82,7 +82,7 @@ Level = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Hints(BaseModel):
-    """What the columns of bars are, where it does not show."""
+    """How bars are read."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
@@ -91,6 +91,7 @@ class Hints(BaseModel):
     value: Name | None = Field(None, description="Plain series: column to forecast.")
     dates: Literal["dmy", "mdy", "ymd"] | None = Field(None, description="Order of numeric dates, if ambiguous.")
     decimal: Literal["point", "comma"] | None = Field(None, description="Decimal mark of numbers sent as text.")
+    strict: bool = Field(False, description="Refuse bars of which one ticker cannot be used.")
 
 
 class Tables(Hints):
@@ -127,7 +128,6 @@ class Asked(BaseModel):
     samples: int = Field(256, ge=2, le=MAX_SAMPLES, description="Paths, for steps beyond the model's last horizon.")
     calibration: Literal["auto", "on", "off"] = "auto"
     calendar: str | None = Field(None, max_length=MAX_TEXT, description="Exchange that dates the steps, as XNYS.")
-    strict: bool = Field(False, description="Refuse bars of which one ticker cannot be used.")
     adapter: Name | None = Field(None, description="Of /v1/adapters, or by_ticker: each ticker's own, if it has one.")
 
     def of_pipeline(self) -> dict[str, Any]:

@@ -30,7 +30,6 @@ MOST_BARS = 20_000
 class ExplainRequest(Tables):
     """Bars of prices, or of a plain series, whose forecasts are explained."""
 
-    strict: bool = Field(False, description="Refuse bars of which one ticker cannot be used.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of the dates that are drawn, and of permutations.")
 
 

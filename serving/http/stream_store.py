@@ -100,7 +100,9 @@ class Streams:
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
-    def update(self, name: str, tables: dict[str, Any]) -> tuple[StreamingForecaster, pd.DataFrame]:
+    def update(
+        self, name: str, tables: dict[str, Any], *, strict: bool = False
+    ) -> tuple[StreamingForecaster, pd.DataFrame]:
         """Takes new bars, and saves; returns the forecasts of the symbols that they are of.
 
         Raises:
@@ -115,7 +117,7 @@ class Streams:
             for part in self._one_by_one(stream, bars):
                 part = part[~part[self._key].isin([*skipped])]
                 if len(part):
-                    frame = stream.update(part, market=market)
+                    frame = stream.update(part, market=market, strict=strict)
                     market = None
                     skipped |= frame.attrs["skipped"]
                     taken |= dict.fromkeys(frame["ticker"])

@@ -14,6 +14,7 @@ from .answers import as_records
 from .bodies import MAX_HORIZON, MAX_LEVELS, MAX_TEXT, Level, StrictRoute, Tables
 from .engine import Engine
 from .errors import Refusal, describe, told
+from .forecasts import note
 from .notes import NOTES
 from .stream_store import NAME, Streams
 from .tables import sent_tables
@@ -37,7 +38,6 @@ class Creation(Tables):
     calibration: Literal["auto", "on", "off"] = "auto"
     calendar: str | None = Field(None, max_length=MAX_TEXT, description="Exchange that dates the steps, as XNYS.")
     adaptive: bool = Field(False, description="Widen or narrow the laws of each symbol by how they did on its bars.")
-    strict: bool = Field(False, description="Refuse bars of which one ticker cannot be used.")
 
     def options(self) -> dict[str, Any]:
         """As arguments of a `StreamingForecaster`, beside its bars."""
@@ -66,7 +66,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
         def update() -> tuple[dict[str, Any], int]:
             notes, tables = list[str](), sent_tables(asked)
             with NOTES.listening(notes):
-                stream, frame = streams.update(name, tables)
+                stream, frame = streams.update(name, tables, strict=asked.strict)
             return said(name, stream, frame, notes), len(frame)
 
         return await engine.in_model_thread(update)
@@ -82,7 +82,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
             return said(id, stream, frame, notes), len(frame)
 
         answer, rows = await engine.in_model_thread(made)
-        request.scope["facts"].rows = rows
+        note(request, rows, 0)
         return answer
 
     @router.post("/{id}/bars")
@@ -90,7 +90,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
         """Takes the next bars, all or none of them but those of symbols named in `skipped`; answers the forecasts of
         the others from their last bar. The state is saved before the answer is sent."""
         answer, rows = await updated(id, asked)
-        request.scope["facts"].rows = rows
+        note(request, rows, 0)
         return answer
 
     @router.get("/{id}")

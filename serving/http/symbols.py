@@ -21,6 +21,7 @@ class SymbolRequest(Asked):
     """Symbols, and what to forecast of them."""
 
     symbols: list[Symbol] = Field(min_length=1, max_length=MOST, description="As Yahoo Finance has them: AAPL, ^GSPC.")
+    strict: bool = Field(False, description="Refuse bars of which one ticker cannot be used.")
 
 
 def routes(engine: Engine, symbols: Symbols | None) -> APIRouter:
@@ -35,7 +36,7 @@ def routes(engine: Engine, symbols: Symbols | None) -> APIRouter:
         (`stale`). A symbol without bars is in `skipped`."""
         recent = await looked_up(symbols, engine, asked.symbols)
         answer = await engine.forecast(lambda: {"bars": recent.bars}, **asked.of_pipeline())
-        note(request, answer)
+        note(request, len(answer.frame), answer.rows)
         told = said(engine, asked, answer)
         return {**told, "symbols": recent.symbols, "skipped": recent.skipped | told["skipped"]}
 

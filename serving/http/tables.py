@@ -24,7 +24,7 @@ from ...data_prep.columns import Columns
 from ...data_prep.sources import read_market
 from ...processing_tsf_llm import TsfLlmProcessor
 from ...training.data import read_for
-from .bodies import MAX_BARS, MAX_COLUMNS, Hints, Tables, UploadRequest
+from .bodies import MAX_BARS, MAX_COLUMNS, Hints, Tables
 
 MAX_UNPACKED = 64 * 2**20  # bytes of a file's table
 MAX_CELL = 1024  # bytes of a text in parquet
@@ -61,7 +61,7 @@ def _frame(bars: list[dict[str, Any]] | dict[str, list[Any]], asked: Hints) -> p
     return frame
 
 
-def uploaded(content: bytes, name: str, asked: UploadRequest, processor: TsfLlmProcessor) -> pd.DataFrame:
+def uploaded(content: bytes, name: str, asked: Hints, processor: TsfLlmProcessor) -> pd.DataFrame:
     """The bars, or the plain series, of a file of this name.
 
     Raises:

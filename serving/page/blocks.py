@@ -109,7 +109,9 @@ class Page:
                 self.chart = gr.Plot(show_label=False, container=False, elem_id="chart", elem_classes="tsf-chart")
                 self.honest = gr.HTML(elem_id="honest", elem_classes="tsf-plain-html")
                 self.below = gr.HTML(elem_id="below", elem_classes="tsf-plain-html")
-                self.report_go = gr.Button(elem_id="report_go")
+                with gr.Row(elem_classes="tsf-take"):
+                    self.link = gr.HTML(elem_id="csv", elem_classes="tsf-plain-html")
+                    self.report_go = gr.Button(elem_id="report_go")
                 self.made = gr.JSON(visible=False)
         self._draw_tabs()
         self.foot = gr.HTML(elem_id="foot", elem_classes="tsf-plain-html")
@@ -180,7 +182,16 @@ class Page:
 
     def _wire(self) -> None:
         asked = [self.language, self.prices, self.ticker, self.horizon, self.as_of, self.levels]
-        shown = [self.message, self.head, self.chart, self.below, self.verdict_html, self.joint_html, self.why_html]
+        shown = [
+            self.message,
+            self.head,
+            self.chart,
+            self.below,
+            self.link,
+            self.verdict_html,
+            self.joint_html,
+            self.why_html,
+        ]
         worded = list(self._words("en"))
         chosen = [self.prices, self.pending, self.ticker, self.joint_tickers, self.as_of, self.levels, self.dates]
         places = [self.source, self.upload, self.hint, self.symbol, self.fetch]
@@ -220,8 +231,9 @@ class Page:
         self, language: str, prices: Prices | None, ticker: str, horizon: Any, as_of: str, levels: str
     ) -> Updates:
         """A forecast, or why there is none; what was found before is of another question, and goes."""
-        gone = dict.fromkeys((self.verdict_html, self.joint_html, self.why_html), "")
-        nothing = {**gone, self.head: "", self.chart: gr.update(value=None, visible=False), self.below: ""}
+        gone: Updates = dict.fromkeys((self.verdict_html, self.joint_html, self.why_html), "")
+        nothing = {**gone, self.head: "", self.chart: gr.update(value=None, visible=False)}
+        nothing |= {self.below: "", self.link: ""}
         held = prices or sample()
 
         def answer() -> Updates:
@@ -232,6 +244,7 @@ class Page:
                 self.head: panels.head(found, language),
                 self.chart: gr.update(value=charts.fan(found, language), visible=True),
                 self.below: panels.below(found, held, language),
+                self.link: panels.link(found, language),
             }
 
         return kindly(answer, lambda refusal: {**nothing, self.message: panels.refused(refusal, language)})

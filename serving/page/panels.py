@@ -53,9 +53,7 @@ def head(answer: Answer, language: str) -> str:
 
 
 def below(answer: Answer, prices: Prices, language: str) -> str:
-    """Price levels, what to know of the dates and the tickers, and the forecast as a file.
-
-    The file is part of the page: nothing is left on the server."""
+    """Price levels, and what to know of the dates and the tickers."""
     [risk] = answer.risk["tickers"] if answer.risk else [{"p_touch": {}}]
     touches = [
         {"level": level, "share": share(value), "chance": chance(value)} for level, value in risk["p_touch"].items()
@@ -72,9 +70,14 @@ def below(answer: Answer, prices: Prices, language: str) -> str:
         drawdown=percent(-risk["expected_max_drawdown"], sign=True) if answer.risk else "",
         touch_note=say(language, "touch_note", samples=SAMPLES),
         notes=notes,
-        file=file_name(answer.ticker, day(answer.last["origin"])),
-        csv=base64.b64encode(answer.csv()).decode("ascii"),
     )
+
+
+def link(answer: Answer, language: str) -> str:
+    """The forecast as a file that is part of the page: nothing is left on the server."""
+    name = file_name(answer.ticker, day(answer.last["origin"])) + ".csv"
+    csv = base64.b64encode(answer.csv()).decode("ascii")
+    return html(HERE / "link.html", name=name, csv=csv, label=say(language, "csv"))
 
 
 def file_name(ticker: str, when: Any) -> str:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
@@ -46,7 +47,7 @@ SIGNS = (  # of the readers' messages -> our key; the first that is found
     ("observed bars|returns are known", "bad_short"),
     ("never changed", "bad_flat"),
     ("a bar every", "bad_frequency"),
-    ("timestamp|no date|is no time", "bad_time"),
+    ("timestamp|not a date|no date|is no time|not a time", "bad_time"),
 )
 
 
@@ -56,6 +57,10 @@ class Refusal(ValueError):
     def __init__(self, key: str, **values: Any) -> None:
         super().__init__(say("en", key, **values))
         self.key, self.values = key, values
+
+    def __reduce__(self) -> Any:
+        """Copies, and goes from one process to another."""
+        return partial(Refusal, self.key, **self.values), ()
 
     def said(self, language: str) -> str:
         return say(language, self.key, **self.values)
@@ -97,7 +102,7 @@ class Upload:
             path.write_bytes(self.content)
             self._check_rows(path)
             bars = read_bars(path, dates=dates)
-        skipped = {ticker: refusal_of(ValueError(why), ticker) for ticker, why in bars.attrs["skipped"].items()}
+        skipped = {one: refusal_of(ValueError(why), one) for one, why in bars.attrs["skipped"].items()}
         kept = bars.groupby("ticker", sort=False).tail(KEPT).reset_index(drop=True)
         kept.attrs = {"skipped": skipped}
         return kept
@@ -130,7 +135,7 @@ class Upload:
             unfolded = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
             if about.num_rows > MOST_ROWS or unfolded > UNFOLDED * MOST_BYTES:
                 raise _too_large(self.name)
-        elif not path.suffix.lower() == ".gz" and self.content.count(b"\n") > MOST_ROWS:
+        elif path.suffix.lower() != ".gz" and self.content.count(b"\n") > MOST_ROWS:
             raise _too_large(self.name)
 
 

@@ -73,14 +73,12 @@ WORDS: dict[str, tuple[str, str]] = {
     "one_bar": ("1 bar", "1 根 K 线"),
     "many_bars": ("{count} bars", "{count} 根 K 线"),
     # the chart
-    "price": ("Price", "价格"),
     "bars": ("Bars", "K 线"),
     "median": ("Median", "中位数"),
     "band_90": ("90 % band", "90% 区间"),
     "band_80": ("80 % band", "80% 区间"),
     "band_50": ("50 % band", "50% 区间"),
     "happened": ("What happened", "实际走势"),
-    "from_here": ("forecast from here", "预测起点"),
     "bar_hover": ("open {o}, high {h}, low {l}, close {c}", "开 {o}，高 {h}，低 {l}，收 {c}"),
     # the verdict
     "tab_verdict": ("How good?", "靠谱吗？"),
@@ -167,8 +165,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "es": ("ES 95 %", "ES 95%"),
     "p_best": ("Chance to be the best", "表现最好的概率"),
     "joint_note": (
-        "VaR: the loss that 1 path in 20 exceeds. ES: the mean loss of these paths. Paths of the tickers move together "
-        "as they did before.",
+        "VaR: the loss that 1 path in 20 exceeds. ES: the mean loss of these paths. Paths of the tickers move "
+        "together as they did before.",
         "VaR：二十条路径中有一条超过的损失。ES：这些路径的平均损失。各标的的路径按历史相关性共同变动。",
     ),
     "joint_few": ("Choose two tickers or more.", "请至少选择两只标的。"),
@@ -191,7 +189,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "{name} 的内容与文件名不符，不是表格。请重新导出为 CSV（UTF-8）或 Parquet。",
     ),
     "bad_columns": (
-        "{name} has no column for {missing}. Name its columns date, open, high, low, close, and volume if there is one.",
+        "{name} has no column for {missing}. Call its columns date, open, high, low, close, and volume if known.",
         "{name} 缺少这些列：{missing}。请将列命名为 date, open, high, low, close，有成交量则加 volume。",
     ),
     "bad_header": (
@@ -263,7 +261,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "{name} 无法预测。读取程序的说明（英文）：{said}",
     ),
     "bad_ours": (
-        "Something went wrong on our side, and it has been noted. The page goes on: try again, or choose other prices.",
+        "Something went wrong on our side, and has been noted. The page goes on: try again, or choose other prices.",
         "我们这边出了问题，已记录。页面仍可使用：请重试，或换一份行情。",
     ),
 }

@@ -22,6 +22,7 @@ from tsf_llm.common.files import (
     replace_folder,
     write_csv,
     write_table,
+    write_tables,
     written,
 )
 from tsf_llm.serving import cli
@@ -254,6 +255,29 @@ def test_a_table_is_written_as_its_name_says(tmp_path):
     write_table(frame, tmp_path / "a.Parquet")
     assert (tmp_path / "a.csv").read_text() == "a\n1.5\n2.5\n"
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.Parquet"), frame)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_parts_make_the_table(tmp_path, name):
+    table = pd.DataFrame(
+        {"ticker": ["=A", "B", "C"], "x": [0.1, 2.0, 1 / 3], "t": pd.bdate_range("2024-01-02", periods=3)}
+    )
+    write_tables((table.iloc[[i]] for i in range(3)), tmp_path / name)
+    write_table(table, tmp_path / f"b{name}")
+    if name == "a.csv":
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"b{name}").read_bytes()
+    else:
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / name), table)
+
+    def torn():
+        yield table
+        raise ValueError("stopped")
+
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(ValueError, match="stopped"):
+        write_tables(torn(), tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_no_text_of_a_csv_is_a_formula(tmp_path):

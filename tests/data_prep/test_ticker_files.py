@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsf_llm.data_prep import ticker_files
+from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE
+from tsf_llm.data_prep import sources, ticker_files
 from tsf_llm.data_prep.clean import clean_bars
-from tsf_llm.data_prep.sources import iter_raw, read_raw
-from tsf_llm.data_prep.ticker_files import Spill, collect_bars, collect_series
+from tsf_llm.data_prep.columns import Columns
+from tsf_llm.data_prep.sources import iter_raw, read_bars, read_raw, read_series
+from tsf_llm.data_prep.ticker_files import Spill, collect_bars, collect_groups, collect_series, read_groups
 from tsf_llm.market_tsf_llm import market_state
 
 
@@ -76,3 +78,53 @@ def test_plain_series(tmp_path):
     one = pd.read_parquet(found.files["a"])
     assert list(one) == ["timestamp", "series_id", "value", "x"]
     assert one["value"].tolist() == [5, 6, 7, 8, 9]
+
+
+@pytest.fixture
+def histories(tmp_path):
+    """Prices of several tickers: one file by date that adjusts some of them, one newest first with a covariate."""
+    days, rng = pd.bdate_range("2014-01-02", periods=40), np.random.default_rng(0)
+
+    def bars(name, **more):
+        close = 50 + rng.standard_normal(40).cumsum()
+        prices = {"open": close, "high": close + 1, "low": close - 1, "close": close, "volume": 1e5}
+        return pd.DataFrame({"timestamp": days, "ticker": name, **prices, **more})
+
+    one = pd.concat([bars("A", adj_close=40.0), bars("B"), bars("C")]).sort_values(["timestamp", "ticker"])
+    files = tmp_path / "files"
+    files.mkdir()
+    one.to_parquet(files / "1.parquet", index=False)
+    bars("D", mood=0.5)[::-1].to_csv(files / "2.csv", index=False)
+    later = bars("A")
+    later.assign(timestamp=later["timestamp"] + pd.Timedelta(days=70)).to_csv(files / "3.csv", index=False)
+    return files
+
+
+@pytest.mark.parametrize("rows", [7, 10_000])
+def test_groups_are_the_bars_that_are_read_at_once(histories, tmp_path, monkeypatch, rows):
+    monkeypatch.setattr(ticker_files, "BUFFER", 100)
+    monkeypatch.setattr(ticker_files, "GROUP", 2)
+    monkeypatch.setattr(sources, "ROWS", rows)
+    (histories / "4.csv").write_text(
+        "timestamp,ticker,open,high,low,close\n2015-05-01,E,x,2,1,2\n2015-05-01,F,1,2,1,1\n"
+    )
+    expected = read_bars(histories, covariates=["mood"], missing_ok=True)
+    groups, skipped = collect_groups(histories, tmp_path / "work", kind=OHLCV, covariates=["mood"])
+    assert skipped == expected.attrs["skipped"]
+    assert [[*group.places] for group in groups] == [["A"], ["B", "C"], ["D", "F"]]  # A alone has 80 rows
+    found = pd.concat([group.read() for group in groups], ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected, check_like=True)
+    pd.testing.assert_frame_equal(read_groups(tmp_path / "work")[2].read(), groups[2].read())
+
+
+def test_groups_of_chosen_tickers_and_of_plain_series(histories, tmp_path):
+    groups, _ = collect_groups(histories, tmp_path / "some", ["D", "B"], kind=OHLCV)
+    assert [[*group.places] for group in groups] == [["B", "D"]]
+    with pytest.raises(ValueError, match=r"Unknown ticker a; the data holds A, B, C, D\. Did you mean A\?"):
+        collect_groups(histories, tmp_path / "none", ["a"], kind=OHLCV)
+    with pytest.raises(ValueError, match="no column 'close' to choose"):
+        collect_groups(histories, tmp_path / "value", kind=OHLCV, columns=Columns(value="close"))
+    path = tmp_path / "load.csv"
+    pd.DataFrame({"timestamp": pd.date_range("2021-01-01", periods=30), "value": np.arange(30.0)}).to_csv(path)
+    groups, _ = collect_groups(path, tmp_path / "series", kind=UNIVARIATE)
+    pd.testing.assert_frame_equal(groups[0].read(), read_series(path))

@@ -67,6 +67,12 @@ def test_what_differs_from_run_to_run_is_left_out():
     assert "3.11.2" not in json.dumps(tidy)
 
 
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(notebooks, "NEEDED", ("nbformat", "no_such_package"))
+    with pytest.raises(ValueError, match=r"^no_such_package is not installed: pip install"):
+        notebooks.main([])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, monkeypatch):

@@ -155,6 +155,13 @@ def test_what_is_no_bars_is_refused_without_a_path_of_the_server(pipe, bars):
     assert "/" not in str(refused.value)
 
 
+def test_reasons_have_no_path_of_the_server(pipe, bars):
+    twice = bars.to_csv(index=False) * 2  # the second header is no row
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        Answers(pipe).forecast(Data(bars=twice), horizon=1)
+    assert "/tmp" not in str(refused.value)
+
+
 def test_one_source_of_bars():
     with pytest.raises(ValueError, match="exactly one of bars, file, symbol, sample"):
         Data()

@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -102,7 +104,10 @@ def test_an_evaluation_is_a_verdict(told):
         ({**SAMPLE, "horizon": -1}, "horizon: Input should be greater than or equal to 1"),
         ({**SAMPLE, "horizon": 10**9}, "horizon: Input should be less than or equal to 60"),
         ({**SAMPLE, "as_of": "soon"}, "'soon' is no date"),
+        ({**SAMPLE, "seed": -1}, "seed: Input should be greater"),
         ({"data": {"sample": "XXX"}}, "Unknown ticker XXX"),
+        ({"data": {"sample": " ,"}}, "data.sample"),
+        ({"data": {"sample": "AAPL", "name": "\x1b[31m"}}, "data.name"),
         ({"data": {"bars": "x" * 200_000}}, "data.bars"),
         ({"data": {"bars": [[1]]}}, "data.bars"),
         ({"data": {"file": "/etc/passwd"}}, "reads no files"),
@@ -174,6 +179,20 @@ def test_over_stdio(over_stdio):
     assert "no file in the folder" in refused.content[0].text
     assert evaluated.structured_content["verdict"]["dates"] == 10
     assert "Traceback" not in log
+
+
+def test_a_signal_ends_it_though_stdin_stays_open():
+    command = [sys.executable, "-c", "from tsf_llm.serving.cli import main; main()", "mcp", "--model", "mini"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}
+    process.stdin.write(json.dumps(hello).encode() + b"\nnonsense\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["result"]["serverInfo"]["name"] == "tsf-llm"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    assert process.stdout.read() == b""  # nothing but the protocol
+    assert b"Traceback" not in process.stderr.read()
 
 
 @pytest.mark.parametrize(

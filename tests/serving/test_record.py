@@ -11,6 +11,8 @@ from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.evaluation import track_record
 from tsf_llm.evaluation.distributions import Piecewise
 from tsf_llm.evaluation.track_record import Chain, TrackRecord, law_of
+from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
+from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.serving.record import Recorder
 from tsf_llm.training.models import digest
@@ -79,7 +81,7 @@ def test_reconcile_scores_what_has_come_true(run, model, tmp_path, monkeypatch):
     for day in bars["timestamp"].unique()[-16:-1]:
         known = bars[bars["timestamp"] <= day]
         monkeypatch.setattr(track_record, "utc_now", lambda day=day: pd.Timestamp(day) + pd.Timedelta(hours=22))
-        frame, appended = recorder.append(pipe(known, **asked, quantile_levels=recorder.levels), known, asked)
+        frame, appended = recorder.append(pipe(known, **recorder.asking(asked)), known, asked)
         assert (appended.rows, appended.late) == (2, 0)
     assert list(frame.columns) == list(pipe(known, **asked).columns)
     monkeypatch.undo()
@@ -113,7 +115,7 @@ def test_bars_may_be_given_as_a_pipeline_takes_them(model, tmp_path):
     logged = []
     for number, given in enumerate((bars, turned, texts, alone)):
         recorder = Recorder(pipe, model, tmp_path / f"{number}.sqlite")
-        recorder.append(pipe(given, **asked, quantile_levels=recorder.levels), given, asked)
+        recorder.append(pipe(given, **recorder.asking(asked)), given, asked)
         logged.append(rows_of(tmp_path / f"{number}.sqlite")[0].drop(columns=["made_at", "previous", "hash"]))
     for other in logged[1:3]:
         pd.testing.assert_frame_equal(
@@ -122,6 +124,18 @@ def test_bars_may_be_given_as_a_pipeline_takes_them(model, tmp_path):
         )
     assert logged[3]["ticker"].tolist() == ["series", "series"]
     assert logged[3]["last_close"].iloc[0] == logged[0]["last_close"].iloc[0]
+
+
+def test_names_of_columns_and_quantiles_are_those_of_the_call(model, tmp_path):
+    bars = read_bars("sample", ["AAPL", "MSFT"]).rename(columns={"ticker": "what", "timestamp": "when"})
+    pipe, asked = load_pipeline(model), {"horizon": 2, "id_column": "what", "timestamp_column": "when"}
+    asked |= {"quantile_levels": [0.013, 0.5, 0.9]}
+    recorder = Recorder(pipe, model, tmp_path / "record.sqlite")
+    frame, appended = recorder.append(pipe(bars, **recorder.asking(asked)), bars, asked)
+    pd.testing.assert_frame_equal(frame, pipe(bars, **asked))
+    assert list(frame.columns) == ["what", "origin", "step", "when", "mean", "q01.3", "q50", "q90", "p_up"]
+    assert appended.rows == 4
+    assert set(rows_of(tmp_path / "record.sqlite")[0]["ticker"]) == {"AAPL", "MSFT"}
 
 
 def test_mistakes_end_in_one_line(run, forecast, tmp_path, model):
@@ -142,11 +156,30 @@ def test_mistakes_end_in_one_line(run, forecast, tmp_path, model):
     assert text.read_text().startswith("a text")
 
 
-def test_a_model_of_classes_has_nothing_to_log(tiny_model, small, tmp_path):
-    class Classes:
-        model = type(
-            "M", (), {"can_generate": lambda _: False, "config": type("C", (), {"prediction_type": "classification"})}
-        )()
+@pytest.fixture
+def headed(tiny_model, small):
+    """`headed(prediction_type)` -> a pipeline of an untrained model with that head."""
 
+    def build(kind):
+        fields = {"prediction_type": kind, "num_features": len(small.feature_extractor.names)}
+        return TsfLlmPipeline(model=tiny_model(TsfLlmForPrediction, **fields), processor=small)
+
+    return build
+
+
+@pytest.mark.parametrize("kind", ["regression", "quantile"])
+def test_heads_are_logged_as_what_they_say(headed, make_bars, tmp_path, kind):
+    pipe, bars, log = headed(kind), make_bars(200, ticker="AAA", seed=3), tmp_path / "record.sqlite"
+    recorder, asked = Recorder(pipe, "headed", log), {"horizon": 2}
+    frame, _ = recorder.append(pipe(bars, **recorder.asking(asked)), bars, asked)
+    pd.testing.assert_frame_equal(frame, pipe(bars, **asked))
+    rows, _ = rows_of(log)
+    assert set(rows["law"]) == {"number" if kind == "regression" else "quantiles"}
+    law = law_of(np.stack(rows["quantiles"].to_list()))
+    middle = frame["mean" if kind == "regression" else "q50"] / bars["close"].iloc[-1]
+    np.testing.assert_allclose(law.median, np.log(middle), rtol=1e-5)
+
+
+def test_a_model_of_classes_has_nothing_to_log(headed, tmp_path):
     with pytest.raises(ValueError, match="names no law"):
-        Recorder(Classes(), "m", tmp_path / "record.sqlite")
+        Recorder(headed("classification"), "headed", tmp_path / "record.sqlite")

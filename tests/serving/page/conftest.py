@@ -62,9 +62,9 @@ def server(pipe, tmp_path_factory):
         page.close(verbose=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Debian's chromium, without a window."""
+    """Debian's chromium, without a window. It ends here: its event loop would stop others of the same thread."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not Path(CHROMIUM).is_file():
         pytest.skip("there is no chromium")

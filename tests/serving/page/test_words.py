@@ -17,7 +17,7 @@ def test_both_languages_fill_in_the_same(key):
     assert chinese
     assert sorted(re.findall(r"{\w+}", english)) == sorted(re.findall(r"{\w+}", chinese))
     assert not re.search(r"[\u4e00-\u9fff]", english)
-    if key not in ("garch_t",):
+    if key not in ("garch_t", "var", "es"):
         assert re.search(r"[\u4e00-\u9fff]", chinese), "not translated"
 
 
@@ -26,7 +26,7 @@ def test_what_the_page_says_is_there():
     asked = set(re.findall(r"""say\((?:language, )?"(\w+)["),]""", code))
     asked |= set(re.findall(r'Refusal\(\s*"(\w+)"', code))
     assert asked
-    assert asked <= set(words.WORDS)
+    assert asked - set(words.LANGUAGES) <= set(words.WORDS)
 
 
 def test_no_text_is_left_over():
