@@ -555,6 +555,7 @@ def serve(
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
     ] = None,
+    page: Annotated[bool, typer.Option("--page", help="Serve the page for people too, at /.")] = False,
     mcp: Annotated[bool, typer.Option("--mcp", help="Serve chat assistants too, at /mcp; see docs/mcp.md.")] = False,
 ) -> None:
     """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
@@ -566,7 +567,15 @@ def serve(
 
     Example: tsf-llm serve --model shipped --port 8000
     """
-    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart", *["mcp"] * mcp)
+    check_extra(
+        "serve",
+        "fastapi",
+        "uvicorn",
+        "prometheus_client",
+        "python_multipart",
+        *["mcp"] * mcp,
+        *["gradio", "plotly"] * page,
+    )
     from .http.run import name_of, run, token
     from .http.settings import Settings
 
@@ -579,6 +588,7 @@ def serve(
         queue=queue,
         state=state,
         mcp=mcp,
+        page=page,
         host=host,
     )
     beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}

@@ -15,6 +15,7 @@ from .settings import Settings
 from .stream_store import Streams
 
 DESCRIPTION = "Forecast distributions of market prices. Every error is `{error: {code, message}}`, one line."
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def create_app(
@@ -40,6 +41,11 @@ def create_app(
         from .. import assistant
 
         assistant.mount(app, assistant.build(engine.pipe, market=market, symbols=source), host=settings.host)
+    if settings.page:
+        from ..page import blocks
+
+        app.add_api_route("/v1/{path:path}", _nothing, methods=METHODS, include_in_schema=False)
+        blocks.mount(app, engine.pipe, symbols=source)  # last: it answers all paths that are left
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     if settings.cors:
         app.add_middleware(
@@ -49,3 +55,8 @@ def create_app(
             allow_headers=["Authorization", "Content-Type"],
         )
     return app
+
+
+def _nothing(path: str) -> None:
+    """Of a path of the API that has no route, which the page would answer."""
+    raise errors.Refusal(404, "not_found", "no such path, or not by this method: see /openapi.json")

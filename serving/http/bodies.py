@@ -132,18 +132,8 @@ class Asked(BaseModel):
 
     def of_pipeline(self) -> dict[str, Any]:
         """As arguments of the pipeline."""
-        names = (
-            "horizon",
-            "quantile_levels",
-            "as_of",
-            "seed",
-            "samples",
-            "calibration",
-            "calendar",
-            "strict",
-            "adapter",
-        )
-        given = {name: getattr(self, name) for name in names}
+        names = ("horizon", "quantile_levels", "as_of", "seed", "samples", "calibration", "calendar", "strict")
+        given = {name: getattr(self, name) for name in (*names, "adapter")}
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -23,7 +23,7 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from ...bars_tsf_llm import day_end
 from ...laws_tsf_llm import PiecewiseLaw
-from ...pipeline_tsf_llm import TsfLlmPipeline
+from ...pipeline_tsf_llm import COLUMN_NAMES, TsfLlmPipeline
 from .adapters import Adapters
 from .errors import Refusal, refused
 from .metrics import Metrics
@@ -33,7 +33,7 @@ from .settings import Settings
 P = ParamSpec("P")
 R = TypeVar("R")
 RUNNING = threading.local()  # `ended`: set when nobody waits for this thread's work
-MAX_TICKERS = 1000
+MAX_TICKERS = 250
 COLUMNS = (
     "past_values",
     "attention_mask",
@@ -96,7 +96,7 @@ class Engine:
         if self.adapters.pipe is not None:
             exact(self.adapters.pipe)
         self._notes = hear()
-        self._model, self._paths = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(1, "paths")
+        self._model, self._long = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(1, "long")
         self._workers = ThreadPoolExecutor(settings.workers, "worker")
         self._waiting: list[Waiting] = []
         self._passing: asyncio.Task[None] | None = None
@@ -104,6 +104,10 @@ class Engine:
     async def in_model_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Whatever runs the model goes through here, one at a time; a ValueError is told to the client."""
         return await self._in(self._model, function, *args, **kwargs)
+
+    async def in_long_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Long work of the model, one at a time beside the short; a ValueError is told to the client."""
+        return await self._in(self._long, function, *args, **kwargs)
 
     async def in_worker(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Work beside the model; a ValueError is told to the client."""
@@ -142,7 +146,7 @@ class Engine:
             outputs = await self.in_worker(pipe._forward, {"batch": batch}, **forward)
         else:
             self.check_paths(rows, horizon, forward.get("samples", 256))
-            outputs = await self._in(self._paths, pipe._forward, {"batch": batch}, **forward)
+            outputs = await self.in_long_thread(pipe._forward, {"batch": batch}, **forward)
         frame = await self.in_worker(pipe.postprocess, outputs, **postprocess)
         return Answer(frame, self._is_out_of_sample(batch, adapter), notes, rows)
 
@@ -169,9 +173,12 @@ class Engine:
             given = read()
             if given.get("market") is None:
                 given["market"] = self.market
-            batch = pipe.preprocess(**given, **preprocess)["batch"]
-        if len(batch["ticker"]) > MAX_TICKERS:
-            raise ValueError(f"{len(batch['ticker']):,} tickers: ask for at most {MAX_TICKERS:,} at once")
+            names = {name: given.pop(name) for name in {*COLUMN_NAMES} & {*given}}
+            bars = pipe._renamed(given.pop("bars"), names)
+            tickers = pipe.processor.feature_extractor.check_known(bars, strict=preprocess.get("strict", False))
+            if len(tickers) > MAX_TICKERS:
+                raise ValueError(f"{len(tickers):,} tickers: ask for at most {MAX_TICKERS:,} at once")
+            batch = pipe.preprocess(tickers, **given, **preprocess)["batch"]
         if adapter is not None:
             batch["adapter_names"] = self.adapters.keys(adapter, batch["ticker"])
         return batch

@@ -58,6 +58,8 @@ def describe(errors: Sequence[Any]) -> str:
     """The first of pydantic's errors, without what the client sent."""
     first = errors[0]
     message = first["msg"].removeprefix("Value error, ")
+    if "UploadFile" in message:
+        message = "send a file, with a name"
     if not (where := place(first["loc"])):
         return "the body is empty: send a JSON object" if first["type"] == "missing" else f"the body: {message}"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""

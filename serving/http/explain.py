@@ -40,7 +40,7 @@ def routes(engine: Engine) -> APIRouter:
 
     async def explained(asked: ExplainRequest) -> dict[str, Any]:
         async with alone:
-            return await engine.in_model_thread(found, engine, asked)
+            return await engine.in_long_thread(found, engine, asked)
 
     @router.post("/explain")
     async def explain(asked: ExplainRequest) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def routes(engine: Engine) -> APIRouter:
                     answer = await engine.forecast(lambda: sent_tables(each), **each.of_pipeline())
                 except Refusal as error:
                     return told(error.code, error.detail)
-            note(request, len(answer.frame), answer.rows)
+            note(request, answer)
             return said(engine, each, answer)
 
         return {"answers": await asyncio.gather(*map(one, asked.requests))}
@@ -61,7 +61,7 @@ def routes(engine: Engine) -> APIRouter:
 
 def respond(engine: Engine, request: Request, asked: Asked, answer: Answer) -> Any:
     """JSON, or CSV for who asks for it."""
-    note(request, len(answer.frame), answer.rows)
+    note(request, answer)
     if "text/csv" not in request.headers.get("accept", ""):
         return said(engine, asked, answer)
     skipped = {"X-Skipped": str(len(answer.frame.attrs["skipped"]))}
@@ -80,7 +80,7 @@ def said(engine: Engine, asked: Asked, answer: Answer) -> dict[str, Any]:
     }
 
 
-def note(request: Request, rows: int, batch: int) -> None:
-    """For the log: rows of the answer, and series of the model pass."""
+def note(request: Request, answer: Answer) -> None:
+    """For the log."""
     facts = request.scope["facts"]
-    facts.rows, facts.batch = (facts.rows or 0) + rows, max(facts.batch or 0, batch)
+    facts.rows, facts.batch = (facts.rows or 0) + len(answer.frame), max(facts.batch or 0, answer.rows)

@@ -217,5 +217,6 @@ def write_log() -> None:
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
     logging.getLogger("tsf_llm").propagate = False  # `notes` has the library's warnings, which may hold data
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     warnings.simplefilter("ignore", RuntimeWarning)  # of odd numbers, which the answer has as null

@@ -24,6 +24,7 @@ class Settings:
         max_body: most bytes of one body.
         state: folder of the streams; without one they end with the server.
         mcp: whether chat assistants are served at /mcp too.
+        page: whether the page for people is served at / too.
         host: the address that is listened at; of a loopback one, MCP refuses other names in the Host header.
     """
 
@@ -39,6 +40,7 @@ class Settings:
     max_body: int = 16 * 2**20
     state: Path | None = None
     mcp: bool = False
+    page: bool = False
     host: str = "127.0.0.1"
 
 

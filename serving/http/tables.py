@@ -6,6 +6,7 @@ Design choices:
 * What a file would become is bounded before it is read: a few bytes of gzip or parquet can hold billions.
 """
 
+import gzip
 import re
 import tempfile
 import zlib
@@ -14,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...cells_tsf_llm import NumberFormat, TimeFormat, read_numbers, read_times
@@ -104,25 +106,17 @@ def check_size(path: Path) -> None:
 
 
 def _check_text(path: Path) -> None:
-    unpack = zlib.decompressobj(31) if path.suffix.lower() == ".gz" else None
     size = rows = 0
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            while piece:
-                text = piece if unpack is None else _unpacked(unpack, piece, path)
-                piece = b"" if unpack is None else unpack.unconsumed_tail
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            while text := file.read(CHUNK):
+                if not size and text.partition(b"\n")[0].count(b",") >= MAX_COLUMNS:
+                    raise ValueError(f"{path} has more than {MAX_COLUMNS} columns: send fewer")
                 size, rows = size + len(text), rows + text.count(b"\n")
                 if size > MAX_UNPACKED or rows > MAX_BARS + 1:
                     raise ValueError(f"{path} holds more than {MAX_BARS:,} rows or {MAX_UNPACKED:,} bytes: send less")
-                if not size - len(text) and text.partition(b"\n")[0].count(b",") >= MAX_COLUMNS:
-                    raise ValueError(f"{path} has more than {MAX_COLUMNS} columns: send fewer")
-
-
-def _unpacked(unpack: Any, piece: bytes, path: Path) -> bytes:
-    try:
-        return unpack.decompress(piece, CHUNK)
-    except zlib.error as error:
-        raise ValueError(f"{path} is no gzip file ({error}); send it again") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is no whole gzip file ({error}); send it again") from None
 
 
 def _check_parquet(path: Path) -> None:
@@ -136,17 +130,26 @@ def _check_parquet(path: Path) -> None:
                 raise ValueError(
                     f"{path} holds more than {MAX_BARS:,} rows, {MAX_COLUMNS} columns or 64 MiB: send less"
                 )
-            if nested := [one.name for one in schema if pa.types.is_nested(one.type)]:
-                raise ValueError(
-                    f"{path}: column '{nested[0][:40]}' holds more than one value per row; send flat ones"
-                )
-        texts = [one.name for one in schema if pa.types.is_string(one.type) or pa.types.is_binary(one.type)]
-        for name in texts:
-            cells = pq.read_table(path, columns=[name], read_dictionary=[name], memory_map=False)[name]
-            for chunk in cells.chunks:
-                if len(chunk.dictionary) and max(map(len, chunk.dictionary.cast(pa.binary()).to_pylist())) > MAX_CELL:
-                    raise ValueError(f"{path}: column '{name[:40]}' holds a text of more than {MAX_CELL} bytes")
+            if other := [one.name for one in schema if not _is_flat(one.type)]:
+                raise ValueError(f"{path}: column '{other[0][:40]}' holds no numbers, times or texts; leave it out")
+        for name in [one.name for one in schema if not pa.types.is_primitive(one.type)]:
+            _check_texts(path, name)
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise ValueError(
             f"{path} is no parquet file that can be read ({type(error).__name__}); send it again"
         ) from None
+
+
+def _is_flat(kind: pa.DataType) -> bool:
+    """Whether cells of a type are one number, time or text."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    texts = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.null())
+    return pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or kind in texts
+
+
+def _check_texts(path: Path, name: str) -> None:
+    """Raises ValueError for a long text; each is looked at once, however many rows it stands in."""
+    for chunk in pq.read_table(path, columns=[name], read_dictionary=[name])[name].chunks:
+        values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+        if len(values) and (pc.max(pc.binary_length(values.cast(pa.large_binary()))).as_py() or 0) > MAX_CELL:
+            raise ValueError(f"{path}: column '{name[:40]}' holds a text of more than {MAX_CELL} bytes")

@@ -1,4 +1,8 @@
 import pytest
+from fastapi.testclient import TestClient
+
+from tsf_llm.serving.http.app import create_app
+from tsf_llm.serving.http.settings import Settings
 
 
 def test_openapi(client):
@@ -28,3 +32,14 @@ def test_cors_is_off_unless_asked_for(client, client_of):
     own = client_of(cors=("https://a.example",), token="secret")
     assert own.options("/v1/forecast", headers=asked).headers[allowed] == "https://a.example"
     assert allowed not in own.options("/v1/forecast", headers={**asked, "Origin": "https://b.example"}).headers
+
+
+def test_the_page_takes_what_is_left(pipe):
+    pytest.importorskip("gradio")
+    with TestClient(create_app(pipe, Settings(page=True, token="secret"))) as client:
+        assert client.get("/").status_code == 401
+        assert "Basic" in client.get("/").headers["www-authenticate"]
+        assert "TSF-LLM" in client.get("/", auth=("", "secret")).text
+        assert client.get("/health").json() == {"status": "ok"}
+        assert client.get("/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert client.get("/v1/nothing", auth=("", "secret")).json()["error"]["code"] == "not_found"

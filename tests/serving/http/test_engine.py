@@ -87,7 +87,7 @@ def test_work_that_nobody_waits_for_ends(pipe, parts):
             await asyncio.sleep(0.01)
         task.cancel()
         done = len(steps)
-        await engine._in(engine._paths, lambda: None)  # waits until the thread is free
+        await engine.in_long_thread(lambda: None)  # waits until the thread is free
         return len(steps) - done
 
     try:

@@ -10,6 +10,8 @@ from tsf_llm.serving.http import tables
 from tsf_llm.serving.http.bodies import MAX_BARS, MAX_COLUMNS, ForecastRequest, Hints
 from tsf_llm.serving.http.tables import plain_file_name, sent_tables, uploaded
 
+LONG = pa.DictionaryArray.from_arrays(pa.array(np.zeros(90_000, np.int32)), pa.array(["x" * 1_000_000]))
+
 
 def read(content, name="AAPL.csv", **asked):
     from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -62,6 +64,8 @@ def test_names_are_no_paths():
         (b"x" * 100, "AAPL.zip", "is an archive"),
         (b"x" * 100, "hf:org/name", "extension"),
         (gzip.compress(b"0" * 70_000_000), "AAPL.csv.gz", "send less"),
+        (gzip.compress(b"a\n") + gzip.compress(b"0" * 70_000_000), "AAPL.csv.gz", "send less"),
+        (gzip.compress(b"a" * 1000)[:-5], "AAPL.csv.gz", "no whole gzip file"),
         (b"1\n" * (MAX_BARS + 3), "AAPL.csv", "send less"),
         (b"a," * 10_000, "AAPL.csv", f"more than {MAX_COLUMNS} columns"),
     ],
@@ -77,8 +81,11 @@ def test_files_that_are_refused(content, name, message):
     [
         (pa.table({"close": pa.array(np.zeros(MAX_BARS + 1))}), "send less"),
         (pa.table({f"c{i}": [1.0] for i in range(MAX_COLUMNS + 1)}), "send less"),
-        (pa.table({"close": [[1.0], [2.0]]}), "more than one value per row"),
-        (pa.table({"close": ["x" * 100_000] * 50_000}), "a text of more than"),
+        (pa.table({"close": [[1.0], [2.0]]}), "no numbers, times or texts"),
+        (pa.table({"close": pa.array([{"a": 1.0}])}), "no numbers, times or texts"),
+        (pa.table({"close": ["x" * 100_000] * 500}), "a text of more than"),
+        (pa.table({"close": pa.array(["x" * 100_000], pa.large_string())}), "a text of more than"),
+        (pa.table({"close": LONG}), "a text of more than"),
     ],
 )
 def test_parquet_that_holds_too_much(tmp_path, table, message):
