@@ -561,7 +561,7 @@ def serve(
     page: Annotated[bool, typer.Option("--page/--no-page", help="The page for people, at /.")] = True,
     mcp: Annotated[bool, typer.Option("--mcp/--no-mcp", help="Tools for chat assistants, at /mcp.")] = True,
 ) -> None:
-    """Answer forecasts over HTTP: /v1/forecast and more (/docs), the page for people at /, tools for assistants at /mcp.
+    """Answer forecasts over HTTP: /v1/forecast and more (/docs), a page for people at /, tools for chats at /mcp.
 
     Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`. Requests that come
     together share a model pass; no answer depends on that. SIGTERM ends it when what is in flight is answered.
