@@ -24,7 +24,8 @@ class Notes(logging.Handler):
 
     @contextmanager
     def listening(self, notes: list[str]) -> Iterator[None]:
-        """Within, warnings of this thread are added to the notes."""
+        """Within, warnings of this thread are added to the notes, those that are told once too."""
+        logging.Logger.warning_once.cache_clear()  # type: ignore[attr-defined]  # of transformers, for the process
         self._heard.notes = notes
         try:
             yield

@@ -14,7 +14,6 @@ from .answers import as_records
 from .bodies import MAX_HORIZON, MAX_LEVELS, MAX_TEXT, Level, StrictRoute, Tables
 from .engine import Engine
 from .errors import Refusal, describe, told
-from .forecasts import note
 from .notes import NOTES
 from .stream_store import NAME, Streams
 from .tables import sent_tables
@@ -82,7 +81,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
             return said(id, stream, frame, notes), len(frame)
 
         answer, rows = await engine.in_model_thread(made)
-        note(request, rows, 0)
+        request.scope["facts"].rows = rows
         return answer
 
     @router.post("/{id}/bars")
@@ -90,7 +89,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
         """Takes the next bars, all or none of them but those of symbols named in `skipped`; answers the forecasts of
         the others from their last bar. The state is saved before the answer is sent."""
         answer, rows = await updated(id, asked)
-        note(request, rows, 0)
+        request.scope["facts"].rows = rows
         return answer
 
     @router.get("/{id}")
