@@ -26,3 +26,16 @@ def test_notes_are_bounded():
             log.warning("x" * 1000)
     assert len(heard) == MOST
     assert {len(note) for note in heard} == {LONGEST}
+
+
+def test_what_is_told_once_per_process_is_told_to_every_listener():
+    notes, first, second = hear(), [], []
+    for heard in (first, second):
+        with notes.listening(heard):
+            log.warning_once("masked")
+    assert first == second == ["masked"]
+    log.warning_once("elsewhere")
+    with notes.listening(first):
+        log.warning("last")
+    assert first == ["masked", "last"]
+    logging.Logger.warning_once.cache_clear()
