@@ -3,6 +3,8 @@ import logging
 
 import pytest
 
+from tsf_llm.serving.http.guard import Guard
+
 
 @pytest.mark.parametrize(
     ("header", "status"),
@@ -38,6 +40,20 @@ def test_a_full_queue(client_of, body):
     assert client.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/forecast", "/elsewhere"])
+def test_bodies_of_all_requests(client_of, path):
+    client = client_of(max_body=1000)
+    client.get("/health")  # makes what stands before the routes
+    guard = client.app.middleware_stack.app
+    while not isinstance(guard, Guard):
+        guard = guard.app
+    guard.held = 3500
+    response = client.post(path, content=b"x" * 600)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+    assert client.post(path, content=b"x" * 400).status_code in (404, 415)
+    assert guard.held == 3500
+
+
 def test_too_slow_an_answer(client_of, body):
     response = client_of(timeout=0.001).post("/v1/forecast", json=body)
     assert response.status_code == 504
@@ -64,7 +80,7 @@ def test_request_ids_and_log(client, body, caplog):
         other = client.get("/health", headers={"X-Request-ID": b"no id\x01"})
     assert response.headers["x-request-id"] == "mine-1"
     assert len(other.headers["x-request-id"]) == 32
-    line = json.loads(caplog.messages[0])
+    line = json.loads(next(one.message for one in caplog.records if one.name == "tsf_llm.http"))
     assert line["time"].endswith("Z")
     assert {name: line[name] for name in ("id", "method", "route", "status", "rows", "batch")} == {
         **{"id": "mine-1", "method": "POST", "route": "/v1/forecast", "status": 200, "rows": 5, "batch": 1}
