@@ -22,7 +22,24 @@ def test_a_thread_hears_its_own_warnings():
 def test_notes_are_bounded():
     heard = []
     with hear().listening(heard):
-        for _ in range(100):
-            log.warning("x" * 1000)
+        for i in range(100):
+            log.warning(f"{i}" + "x" * 1000)
     assert len(heard) == MOST
     assert {len(note) for note in heard} == {LONGEST}
+
+
+def test_what_is_told_once_is_told_to_each():
+    first, second = [], []
+
+    def other():
+        with hear().listening(second):
+            log.warning_once("no market")
+            log.warning_once("no market")
+
+    with hear().listening(first):
+        log.warning_once("no market")
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        log.warning_once("no market")
+    assert first == second == ["no market"]
