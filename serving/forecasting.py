@@ -182,7 +182,7 @@ def run_in_groups(request: Request) -> None:
     kept = f"; {done.kept} of {done.groups} groups kept from a run that was stopped" if done.kept else ""
     typer.echo(f"{done.rows} rows of {done.tickers} tickers written to {request.out}{kept}")
     if request.log is not None:
-        typer.echo(f"{request.log}: {done.rows} rows logged; head of the chain {done.head}")
+        typer.echo(f"{request.log}: {done.logged}")
     if done.skipped:
         typer.echo(f"{len(done.skipped)} skipped: {skipped_file(request.out)} says why")
 
