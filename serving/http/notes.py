@@ -21,8 +21,9 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         heard = getattr(self._heard, "notes", None)
-        if heard is not None and len(heard) < MOST:
-            heard.append(printable(" ".join(record.getMessage().split()))[:LONGEST])
+        note = printable(" ".join(record.getMessage().split()))[:LONGEST]
+        if heard is not None and len(heard) < MOST and note not in heard:
+            heard.append(note)
 
     @property
     def are_heard(self) -> bool:
