@@ -29,17 +29,17 @@ def test_notes_are_bounded():
 
 
 def test_what_is_told_once_is_told_to_each():
-    first, second = [], []
+    first, second, both = [], [], threading.Barrier(2, timeout=10)
 
-    def other():
-        with hear().listening(second):
-            log.warning_once("no market")
-            log.warning_once("no market")
+    def told(notes):
+        with hear().listening(notes):
+            both.wait()  # one begins to listen before the other has heard it
+            for _ in range(2):
+                log.warning_once("no market")
 
-    with hear().listening(first):
-        log.warning_once("no market")
-        thread = threading.Thread(target=other)
+    threads = [threading.Thread(target=told, args=(notes,)) for notes in (first, second)]
+    for thread in threads:
         thread.start()
+    for thread in threads:
         thread.join()
-        log.warning_once("no market")
     assert first == second == ["no market"]
