@@ -61,7 +61,7 @@ def serve(app: FastAPI, taken: socket.socket, settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        ws_max_size=settings.max_body,
+        ws_max_size=settings.max_body // 4,  # of each of many that wait for their turn
         timeout_graceful_shutdown=int(settings.timeout) + 1,
     )
     try:

@@ -1,5 +1,6 @@
 """`/v1/stream/{id}`: forecasts that move on bar by bar, by requests or over a websocket."""
 
+import asyncio
 import json
 import logging
 from typing import Annotated, Any, Literal
@@ -48,7 +49,7 @@ class Creation(Tables):
 def routes(engine: Engine, streams: Streams) -> APIRouter:
     """The router of streams."""
     router = APIRouter(prefix="/v1/stream", route_class=StrictRoute, tags=["stream"])
-    sockets = set[WebSocket]()
+    sockets, turn = set[WebSocket](), asyncio.Lock()
 
     def said(name: str, stream: StreamingForecaster, frame: pd.DataFrame, notes: list[str]) -> dict[str, Any]:
         return {
@@ -127,7 +128,8 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1000))
         try:
-            return (await updated(name, parsed(message.get("text"))))[0]
+            async with turn:  # what is read of a message takes many times its bytes
+                return (await updated(name, parsed(message.get("text"))))[0]
         except Refusal as error:
             return told(error.code, error.detail)
         except Exception as error:

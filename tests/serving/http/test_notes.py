@@ -40,3 +40,20 @@ def test_what_is_told_once_per_process_is_told_to_every_listener():
         log.warning("last")
     assert first == ["masked", "last"]
     logging.Logger.warning_once.cache_clear()
+
+
+def test_what_is_told_once_is_told_to_each():
+    first, second, both = [], [], threading.Barrier(2, timeout=10)
+
+    def told(notes):
+        with hear().listening(notes):
+            both.wait()  # one begins to listen before the other has heard it
+            for _ in range(2):
+                log.warning_once("no market")
+
+    threads = [threading.Thread(target=told, args=(notes,)) for notes in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert first == second == ["no market"]

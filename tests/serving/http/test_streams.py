@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 
 import pandas as pd
 import pytest
@@ -178,6 +179,24 @@ def test_a_websocket_takes_bars_and_answers_forecasts(client, history, bar):
         client.delete(URL)
         socket.send_text(json.dumps(bar(302)))
         assert socket.receive_json()["error"]["code"] == "not_found"
+
+
+def test_messages_of_many_sockets_are_read_one_at_a_time(client, monkeypatch):
+    """What waits is a text, not the many times larger update that is made of it."""
+    events, parsed = [], streams.parsed
+
+    def slow(asked):
+        time.sleep(0.2)
+        events.append("worked")
+        raise ValueError("no bars")
+
+    monkeypatch.setattr(streams, "parsed", lambda text: events.append("read") or parsed(text))
+    monkeypatch.setattr(streams, "sent_tables", slow)
+    with client, client.websocket_connect(f"{URL}/ws") as one, client.websocket_connect(f"{URL}/ws") as other:
+        for socket in (one, other):
+            socket.send_json({"bars": [{"close": 1.0}]})
+        assert [socket.receive_json()["error"]["code"] for socket in (one, other)] == ["refused", "refused"]
+    assert events == ["read", "worked"] * 2
 
 
 def test_websockets_are_few_and_want_the_token(client_of, monkeypatch):
