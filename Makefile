@@ -19,7 +19,8 @@ VERSION_TESTS := $(addprefix tests/, \
     test_calendars_tsf_llm.py::test_intraday_bars_do_not_cross_the_close \
     data_prep/test_prepare.py::test_a_corrected_bar_is_found \
     data_prep/test_yahoo.py::test_prices_are_those_of_yfinance \
-    evaluation/baselines/test_classical.py)
+    evaluation/baselines/test_classical.py \
+    serving/test_streaming.py serving/http/test_app.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart pretrain test test-slow test-lowest test-newest quality style clean

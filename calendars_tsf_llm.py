@@ -136,6 +136,8 @@ def infer_zone(past: pd.DatetimeIndex) -> str | None:
 
     Bars around the clock and dates have none, nor have bars that the clock was not changed among."""
     past = past[past > past[-1] - YEAR]
+    if len(past) < 10:
+        return None
     step = _step(past)
     is_open = np.append(False, past[1:] - past[:-1] > max(1.5 * step, CLOSED))
     opens = past[is_open] if step < DAY else past

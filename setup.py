@@ -35,7 +35,7 @@ CORE = [
     "scoringrules>=0.9",
     "arch>=7.2",  # first release built for numpy 2
     "matplotlib>=3.9",
-    "typer>=0.15",
+    "typer>=0.16",
     "rich>=13.9",
     "pyyaml>=6.0.2",
     "jinja2>=3.1",  # the templates of cards and pages
@@ -56,7 +56,7 @@ SERVE = [
     "websockets>=14",
     "python-multipart>=0.0.20",
     "prometheus-client>=0.22",
-    "gradio>=6.10",
+    "gradio>=6.25",
     "plotly>=6.1",
     "mcp>=2.3",
 ]

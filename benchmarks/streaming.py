@@ -43,7 +43,7 @@ from .data_speed import real_days, synthetic_ticker
 from .results import Output, circumstances
 
 HISTORY, REPEATS = 1100, 3  # bars before a stream; steps that are timed, the median of which counts
-MANY = 200  # symbols, from which on one step is timed, and no forecast from all bars: those of fewer tell its cost
+MANY = 200  # symbols, from which on the model alone is timed, on one symbol's state as often: the rest is by symbol
 CONTEXTS = 4  # that a series is streamed for
 
 
@@ -92,6 +92,17 @@ def step_seconds(stream: StreamingForecaster, bars: pd.DataFrame) -> dict[str, f
     return {**seconds, "all": time.process_time() - started}
 
 
+def many_seconds(pipe: TsfLlmPipeline, symbols: int, days: np.ndarray) -> dict[str, float]:
+    """Of a step of the model with so many symbols."""
+    reader, one = reader_of(pipe), pipe.processor.encode(synthetic_ticker(days, 0, HISTORY))[0]
+    state = reader.begin(pipe.processor.batch([(one, [HISTORY - 2])]))
+    state = {name: values.repeat(symbols, *[1] * (values.ndim - 1)) for name, values in state.items()}
+    features = torch.from_numpy(one.features[-1:]).repeat(symbols, 1)
+    started = time.process_time()
+    write(state, reader.step(state, torch.arange(symbols), features))
+    return {"model": time.process_time() - started}
+
+
 def recompute_seconds(pipe: TsfLlmPipeline, bars: pd.DataFrame) -> dict[str, float]:
     """The same of `pipe(bars)`."""
     seconds: dict[str, float] = {}
@@ -103,18 +114,19 @@ def recompute_seconds(pipe: TsfLlmPipeline, bars: pd.DataFrame) -> dict[str, flo
 
 def cost(pipe: TsfLlmPipeline, symbols: int, days: np.ndarray, *, repeats: int, more: int = 0) -> dict[str, Any]:
     """Milliseconds of a step by part, of a forecast from all bars, of a step after `more` bars; bytes of a symbol."""
+    if symbols >= MANY:
+        return {"symbols": symbols, "step": _median([many_seconds(pipe, symbols, days) for _ in range(repeats)])}
     series = [synthetic_ticker(days, i, HISTORY + repeats + more) for i in range(symbols)]
     bars = pd.concat([one[:HISTORY] for one in series])
     stream = StreamingForecaster(pipe, bars, horizon=pipe.law_reach)
     steps = [step_seconds(stream, pd.concat([one[HISTORY + i :][:1] for one in series])) for i in range(repeats)]
     told = {"symbols": symbols, "step": _median(steps), "bytes": _bytes(stream) // symbols}
+    told["recompute"] = _median([recompute_seconds(pipe, bars)])
     if more:
         later = [
             step_seconds(stream, one[HISTORY + i :][:1]) for one in series for i in range(repeats, repeats + more)
         ]
         told["later"] = _median(later[-repeats:])
-    if symbols < MANY:
-        told["recompute"] = _median([recompute_seconds(pipe, bars)])
     return told
 
 
@@ -175,7 +187,7 @@ def run(options: Arguments) -> dict[str, Any]:
         costs = []
         for count in track(counts, f"{model}: cost", transient=True):
             more = (5 if quick else options.more) if count == 1 else 0
-            costs.append(cost(pipe, count, days, repeats=1 if quick or count >= MANY else REPEATS, more=more))
+            costs.append(cost(pipe, count, days, repeats=1 if quick else REPEATS, more=more))
         series = [
             one
             for one in pipe.processor.encode(bars, options.end)
@@ -192,7 +204,7 @@ def show(results: dict[str, Any], console: Console) -> None:
         ]
         columns = {"symbols": lambda row: f"{row['symbols']:,}", "what": lambda row: row["part"]}
         columns |= {f"{part}, ms": _milliseconds(part) for part in ("model", "features", "all")}
-        columns["kB per symbol"] = lambda row: number(row["bytes"] / 1e3, ".0f")
+        columns["kB per symbol"] = lambda row: number(row.get("bytes"), ".0f", 1e-3)
         console.print(Table.of(rows, columns).terminal(title=f"{model}: one more bar"))
         rows = [{"horizon": h, **one} for h, one in found["distance"].items()]
         columns = {"horizon": lambda row: row["horizon"], "bars": lambda row: f"{row['bars']:,}"}
@@ -203,7 +215,7 @@ def show(results: dict[str, Any], console: Console) -> None:
 
 
 def _milliseconds(part: str) -> Any:
-    return lambda row: number(row[row["part"]][part], ",.1f")
+    return lambda row: number(row[row["part"]].get(part), ",.1f")
 
 
 def _figure(name: str) -> Any:

@@ -100,6 +100,10 @@ class Appended:
     repeated: int
     head: str  # the hash of the last row
 
+    def __add__(self, later: "Appended") -> "Appended":
+        counts = (getattr(self, name) + getattr(later, name) for name in ("rows", "late", "repeated"))
+        return Appended(*counts, later.head)
+
     def __str__(self) -> str:
         marks = {"late": self.late, "logged before": self.repeated}
         told = "".join(f", {count} {name}" for name, count in marks.items() if count)

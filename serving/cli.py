@@ -555,10 +555,13 @@ def serve(
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeatable.")
     ] = None,
-    page: Annotated[bool, typer.Option("--page", help="Serve the page for people too, at /.")] = False,
-    mcp: Annotated[bool, typer.Option("--mcp", help="Serve chat assistants too, at /mcp; see docs/mcp.md.")] = False,
+    log: Annotated[
+        Path | None, typer.Option(help="Track record that forecasts of /v1/forecast join; see docs/track_record.md.")
+    ] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="The page for people, at /.")] = True,
+    mcp: Annotated[bool, typer.Option("--mcp/--no-mcp", help="Tools for chat assistants, at /mcp.")] = True,
 ) -> None:
-    """Answer forecasts over HTTP: /v1/forecast and more, described at /docs and /openapi.json.
+    """Answer forecasts over HTTP: /v1/forecast and more (/docs), a page for people at /, tools for chats at /mcp.
 
     Where the environment has TSF_LLM_TOKEN, clients must send it as `Authorization: Bearer TOKEN`. Requests that come
     together share a model pass; no answer depends on that. SIGTERM ends it when what is in flight is answered.
@@ -592,7 +595,7 @@ def serve(
         host=host,
     )
     beside: dict[str, Any] = {"adapters": adapter or [], "market": market_bars(market, None, None)}
-    run(model, host=host, port=port, settings=settings, symbols=symbols, **beside)
+    run(model, host=host, port=port, settings=settings, symbols=symbols, log=log, **beside)
 
 
 @app.command()

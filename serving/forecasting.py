@@ -76,8 +76,11 @@ class Request:
         if self.joint and self.ohlcv:
             raise ValueError("--joint and --ohlcv ask two different questions: run the command once for each")
         self._check_engine()
-        if self.log is not None and self.log.resolve() in (self.out.resolve(), joint_file(self.out).resolve()):
-            raise ValueError(f"--log {self.log} is --out too: name another file for the track record")
+        if self.ticker is not None and not names(self.ticker):
+            raise ValueError(f"--ticker {self.ticker!r} names none: name one, or leave it out for all")
+        others = {path.resolve() for path in self.written if path is not self.log}
+        if self.log is not None and self.log.resolve() in others:
+            raise ValueError(f"--log {self.log} is another output too: name another file for the track record")
         for path in self.written:
             check_apart(path, self.data, names(self.market), self.weights)
         if self.as_of is not None:
@@ -98,6 +101,7 @@ class Request:
     def written(self) -> list[Path]:
         """The files that the run writes."""
         asked = [self.plot, self.report, self.log, joint_file(self.out) if self.joint else None]
+        asked.append(skipped_file(self.out) if self.engine else None)
         return [self.out, *(path for path in asked if path is not None)]
 
     @property
@@ -178,7 +182,7 @@ def run_in_groups(request: Request) -> None:
     kept = f"; {done.kept} of {done.groups} groups kept from a run that was stopped" if done.kept else ""
     typer.echo(f"{done.rows} rows of {done.tickers} tickers written to {request.out}{kept}")
     if request.log is not None:
-        typer.echo(f"{request.log}: {done.rows} rows logged; head of the chain {done.head}")
+        typer.echo(f"{request.log}: {done.logged}")
     if done.skipped:
         typer.echo(f"{len(done.skipped)} skipped: {skipped_file(request.out)} says why")
 

@@ -178,9 +178,11 @@ class StreamingForecaster:
         """The rows of these symbols, by default of all, from their newest bars: the columns of the pipeline.
 
         Raises:
-            ValueError: one is not streamed.
+            ValueError: one is not streamed, or none is named.
         """
         names = self.symbols if symbols is None else self._names(symbols)
+        if not names:
+            raise ValueError("no symbol is named: name those to forecast, or leave them out for all")
         rows = self._rows(names)
         laws = self._laws(rows, self.settings["horizon"])
         if self.settings["adaptive"]:

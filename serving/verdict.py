@@ -62,8 +62,10 @@ def own_verdict(
     No bar after `as_of` is read. `samples`, `seed` and `calibration` are those of the forecast that is judged.
 
     Raises:
-        ValueError: bars that the processor refuses, or a horizon that the model cannot reach.
+        ValueError: bars that the processor refuses, a horizon that the model cannot reach, or none.
     """
+    if min(horizon, most) < 1:
+        raise ValueError(f"horizon={horizon}, most={most}: a verdict needs 1 or more of both")
     if pipe.model.config.prediction_type == "classification" and not pipe.model.can_generate():
         return Verdict("This model names classes, not prices: there is nothing to score.", "too few dates", horizon)
     extractor, cutoff = pipe.processor.feature_extractor, pipe.model.config.trained_through

@@ -7,7 +7,7 @@ Design choices:
   many processes there are; engines only say where a `Worker` runs.
 * The rows of a group are a file in a folder beside OUT, with a digest of its bars, the model and the settings. A run
   that was stopped reads the bars again and computes the groups that lack such a file, or have another digest. OUT
-  appears whole, and then the folder goes.
+  appears whole, and then the folder goes. Its lock keeps a second run away, and goes with a process that is killed.
 * A market that features read is worked out once, and every worker gets it.
 """
 
@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -43,6 +44,7 @@ from ..data_prep.columns import USUAL, Columns
 from ..data_prep.prepare import check_engine, ray_cluster
 from ..data_prep.shards import hash_of, hash_of_code, hash_of_rows
 from ..data_prep.ticker_files import Group, collect_groups, read_groups
+from ..evaluation.track_record import Appended
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..training.models import digest
 from .loading import load_pipeline
@@ -51,6 +53,7 @@ from .record import Recorder
 BY = "forecast"  # the author of all in the work folder
 BARS, PARTS = "bars", "parts"
 MARKET = "market.parquet"  # among the bars
+LOCK = ".lock"
 TIMES = ("origin", "timestamp")
 FACTS = b"tsf-llm"  # of a part, in its schema
 logger = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ class Summary:
     groups: int
     kept: int  # of the groups, from an earlier run
     skipped: dict[str, str]
-    head: str | None = None  # of the track record, if they were logged
+    logged: Appended | None = None  # to the track record, if there is one
 
 
 @dataclass(frozen=True)
@@ -244,10 +247,11 @@ def forecast_market(
     pipe = load_pipeline(model)
     pipe.calibration(asked.get("calibration", "auto"), asked["horizon"])  # refuses before the data is read
     extractor = pipe.processor.feature_extractor
-    recorder, head = None if log is None else Recorder(pipe, model, log), None
+    recorder, logged = None if log is None else Recorder(pipe, model, log), None
     asked["strict"], state = strict, extractor.state_of_market(market)
     usual = {**asked, "market": market}
     asked = asked if recorder is None else recorder.asking(asked)
+    lock = _locked(work, out)
     remove(work, [BARS], by=BY)  # of a killed run
     claim(work, [BARS, PARTS], by=BY)
     try:
@@ -266,12 +270,15 @@ def forecast_market(
         has_clock = any(one["has_clock"] for one in done)
         if recorder is not None:
             for number in some:
-                head = recorder.append(pd.read_parquet(job.part(number)), groups[number].read(), usual)[1].head
+                added = recorder.append(pd.read_parquet(job.part(number)), groups[number].read(), usual)[1]
+                logged = added if logged is None else logged + added
         rows = (_rows(job.part(number), out, has_clock=has_clock) for number in some)
         write_tables(rows if recorder is None else (recorder.shown(one, usual) for one in rows), out)
         remove(work, [PARTS], by=BY)
     finally:
         remove(work, [BARS, *(() if _has_parts(work) else (PARTS,))], by=BY)
+        (work / LOCK).unlink(missing_ok=True)
+        lock.release()
         if not written(work):
             (work / WRITTEN).unlink(missing_ok=True)
             with suppress(OSError):  # somebody else's files are in it
@@ -282,7 +289,18 @@ def forecast_market(
         told.unlink(missing_ok=True)
     _tell([note for one in done for note in one["notes"]])
     counts = {name: sum(one[name] for one in done) for name in ("rows", "tickers", "kept")}
-    return Summary(**counts, groups=len(groups), skipped=skipped, head=head)
+    return Summary(**counts, groups=len(groups), skipped=skipped, logged=logged)
+
+
+def _locked(work: Path, out: Path) -> FileLock:
+    """Raises ValueError while another run works here."""
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"another run writes {out} now: wait until it is done, or choose another --out") from error
+    return lock
 
 
 def _settings(pipe: TsfLlmPipeline, asked: Mapping[str, Any], market: pd.DataFrame | None) -> str:

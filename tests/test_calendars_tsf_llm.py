@@ -409,3 +409,12 @@ def test_beyond_the_years_of_a_calendar_the_rhythm_goes_on(caplog):
     assert ahead.is_monotonic_increasing
     assert ahead[-1] > last
     assert f"known up to {last.date()}" in caplog.text
+
+
+@pytest.mark.parametrize("freq", ["B", "h"])
+def test_a_bar_that_comes_after_more_than_a_year_goes_on(freq):
+    past = pd.date_range("2019-01-02 10:00", periods=300, freq=freq).append(pd.DatetimeIndex(["2022-06-01 10:00"]))
+    ahead = next_timestamps(past.to_numpy(), 3)
+    assert len(ahead) == 3
+    assert past[-1] < ahead[0]
+    assert ahead.is_monotonic_increasing

@@ -565,3 +565,11 @@ def test_without_pandas_ta(bars, monkeypatch):
     assert compute_features(bars, ["body", "session_gap"]).notna().any(axis=None)
     with pytest.raises(ImportError, match="pip install pandas-ta-classic"):
         compute_features(bars, ["rsi_14"])
+
+
+def test_a_cent_in_a_price_of_hundreds_is_not_lost_to_rounding():
+    bars = pd.concat([illiquid_bars(seed) for seed in range(60)], ignore_index=True)
+    bars["timestamp"] = pd.bdate_range("1990-01-01", periods=len(bars))
+    names = ["price_volume_5", "price_volume_20"]
+    rescaled = bars.assign(**{c: bars[c] * 7.3 for c in PRICES}, volume=bars.volume * 1000.0)
+    assert_same(compute_features(rescaled, names), compute_features(bars, names), 1e-9)

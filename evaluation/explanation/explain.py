@@ -1,5 +1,6 @@
 """One explanation: `explain.json` and `explain.html`."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def explanation(
     has not seen, if it says which and the bars go on. Each permutation is repeated `repeats` times. Without
     `features`, groups of them alone are permuted, which takes a fifth of the time.
     """
+    # A model of its own, for hooks and another attention: a server may forecast with the first one meanwhile.
+    pipe = TsfLlmPipeline(model=copy.deepcopy(pipe.model), processor=pipe.processor, device=pipe.device)
     panel = pipe.processor.feature_extractor.check_known(bars, strict=strict)
     series = pipe.processor.encode(panel, market=market)
     cutoff = pipe.model.config.trained_through

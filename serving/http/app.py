@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from ...pipeline_tsf_llm import TsfLlmPipeline
+from ..record import Recorder
 from ..symbols import Symbols
 from . import about, errors, explain, forecasts, streams, symbols
 from .adapters import Adapters
@@ -25,13 +26,15 @@ def create_app(
     adapters: Adapters | None = None,
     market: pd.DataFrame | None = None,
     source: Symbols | None = None,
+    recorder: Recorder | None = None,
 ) -> FastAPI:
     """An app that forecasts with this pipeline, whose weights become float64; `app.state.engine` runs it.
 
-    `market` is a `market_state` for requests that bring no market of their own; `source` looks up symbols."""
+    `market` is a `market_state` for requests that bring no market of their own; `source` looks up symbols;
+    `recorder` writes the forecasts of `/v1/forecast` down, but those of adapters."""
     app = FastAPI(title="TSF-LLM", version="1", description=DESCRIPTION)
     metrics = Metrics()
-    engine = app.state.engine = Engine(pipe, settings, metrics, adapters, market)
+    engine = app.state.engine = Engine(pipe, settings, metrics, adapters, market, recorder)
     routers = [about.routes(engine), forecasts.routes(engine), explain.routes(engine)]
     routers += [symbols.routes(engine, source), streams.routes(engine, Streams(engine.pipe, settings.state))]
     for router in routers:

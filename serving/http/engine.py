@@ -24,6 +24,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from ...bars_tsf_llm import day_end
 from ...laws_tsf_llm import PiecewiseLaw
 from ...pipeline_tsf_llm import COLUMN_NAMES, TsfLlmPipeline
+from ..record import Recorder
 from .adapters import Adapters
 from .errors import Refusal, refused
 from .metrics import Metrics
@@ -90,8 +91,9 @@ class Engine:
         metrics: Metrics,
         adapters: Adapters | None = None,
         market: pd.DataFrame | None = None,
+        recorder: Recorder | None = None,
     ):
-        self.adapters, self.market = adapters or Adapters({}), market
+        self.adapters, self.market, self.recorder = adapters or Adapters({}), market, recorder
         self.pipe, self.settings, self.metrics = exact(pipe), settings, metrics
         if self.adapters.pipe is not None:
             exact(self.adapters.pipe)
@@ -137,8 +139,10 @@ class Engine:
 
         `read` gives `bars`, and further arguments of the pipeline's `preprocess`, as `market`."""
         notes: list[str] = []
-        pipe, (preprocess, forward, postprocess) = await self.in_worker(self._checked, adapter, asked)
-        batch = await self.in_worker(self._batch, pipe, read, preprocess, notes, adapter)
+        recorder = self.recorder if adapter is None else None  # whose record is of one model's weights
+        wanted = asked if recorder is None else recorder.asking(asked)
+        pipe, (preprocess, forward, postprocess) = await self.in_worker(self._checked, adapter, wanted)
+        batch, bars = await self.in_worker(self._batch, pipe, read, preprocess, notes, adapter)
         rows, horizon = len(batch["ticker"]), forward["horizon"]
         if horizon <= pipe.law_reach:
             waiting = await self._shared(batch, horizon, pipe)
@@ -148,6 +152,8 @@ class Engine:
             self.check_paths(rows, horizon, forward.get("samples", 256))
             outputs = await self.in_long_thread(pipe._forward, {"batch": batch}, **forward)
         frame = await self.in_worker(pipe.postprocess, outputs, **postprocess)
+        if recorder is not None:  # before anybody sees it
+            frame, _ = await self.in_worker(recorder.append, frame, bars, asked)
         return Answer(frame, self._is_out_of_sample(batch, adapter), notes, rows)
 
     def _checked(self, adapter: str | None, asked: dict[str, Any]) -> tuple[TsfLlmPipeline, tuple[dict, dict, dict]]:
@@ -167,8 +173,8 @@ class Engine:
         preprocess: dict[str, Any],
         notes: list[str],
         adapter: str | None,
-    ) -> BatchFeature:
-        """The rows of a request, ready for the model."""
+    ) -> tuple[BatchFeature, pd.DataFrame]:
+        """The rows of a request, ready for the model, and its bars."""
         with self._notes.listening(notes):
             given = read()
             if given.get("market") is None:
@@ -181,7 +187,7 @@ class Engine:
             batch = pipe.preprocess(tickers, **given, **preprocess)["batch"]
         if adapter is not None:
             batch["adapter_names"] = self.adapters.keys(adapter, batch["ticker"])
-        return batch
+        return batch, bars
 
     def check_paths(self, rows: int, horizon: int, samples: int) -> None:
         """Raises Refusal for more sampled steps than one request may want: they hold up all others."""

@@ -3,6 +3,7 @@
 Design choices:
 * The body is read here, whole and bounded, with or without a Content-Length: no route meets a slow or a huge one.
 * Requests that work (`/v1/`, but GET) take a place of the queue before their body is read.
+* All bodies together are bounded, of whatever route: what is made of one takes many times its bytes.
 * A client that goes away, or a request that takes too long, cancels its route.
 * A route's own mistake becomes one line for the client, and its kind and place, never data, one for the log.
 """
@@ -30,6 +31,7 @@ from .settings import Settings
 
 OPEN = {"/health", "/ready", "/metrics"}  # without a token: they tell nobody's data
 WORK = "/v1/"
+BODIES = 4  # of the largest size, that are held at one time
 REQUEST_ID = b"x-request-id"
 log = logging.getLogger("tsf_llm.http")
 
@@ -42,6 +44,7 @@ class Facts:
     status: int = 0
     rows: int | None = None  # forecast
     batch: int | None = None  # series of the largest model pass that it took part in
+    bytes: int = 0  # of its body, while that is held
 
 
 class Guard:
@@ -49,7 +52,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics):
         self.app, self.settings, self.metrics = app, settings, metrics
-        self.working = 0
+        self.working = self.held = 0  # requests, and bytes of all bodies
 
     @property
     def is_full(self) -> bool:
@@ -88,7 +91,7 @@ class Guard:
                 headers = {"WWW-Authenticate": 'Bearer, Basic realm="tsf-llm"'}
                 raise Refusal(401, "unauthorized", "send the token: Authorization: Bearer TOKEN", headers)
             if works and self.is_full:
-                raise Refusal(429, "busy", "the queue is full: try again in a second", {"Retry-After": "1"})
+                raise _busy("the queue is full")
             self.working += works
             self.metrics.in_flight.set(self.working)
             try:
@@ -96,6 +99,7 @@ class Guard:
                 await self._run(scope, receive, body, send, self.settings.timeout if works else None)
             finally:
                 self.working -= works
+                self.held -= scope["facts"].bytes
                 self.metrics.in_flight.set(self.working)
         except Refusal as error:
             if not scope["facts"].status:
@@ -145,9 +149,13 @@ class Guard:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGone
-                    parts += message.get("body", b"")
+                    part = message.get("body", b"")
+                    parts += part
                     if len(parts) > self.settings.max_body:
                         raise too_large
+                    scope["facts"].bytes, self.held = len(parts), self.held + len(part)
+                    if self.held > BODIES * self.settings.max_body:
+                        raise _busy("the bodies of other requests fill the memory")
                     if not message.get("more_body"):
                         return bytes(parts)
         except TimeoutError:
@@ -170,6 +178,10 @@ class Guard:
 
 class ClientGone(Exception):
     """The client closed its connection before it had an answer."""
+
+
+def _busy(why: str) -> Refusal:
+    return Refusal(429, "busy", f"{why}: try again in a second", {"Retry-After": "1"})
 
 
 def _token(header: bytes) -> bytes:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from ...training.models import located, public_name
 from ..loading import load_pipeline
+from ..record import Recorder
 from ..symbols import Symbols
 from .adapters import find_folders, open_adapters
 from .app import create_app
@@ -28,10 +29,12 @@ def run(
     adapters: Sequence[str] = (),
     market: pd.DataFrame | None = None,
     symbols: Symbols | None = None,
+    log: Path | None = None,
 ) -> None:
     """Answers until SIGTERM or Ctrl-C, and what is in flight then.
 
     `adapters` are written NAME=FOLDER; `market` is bars for requests that bring none; `symbols` looks up symbols.
+    `log` is the file of a track record.
 
     Raises:
         ValueError: the port is taken, the host is no address of this machine, or an adapter is none of this model.
@@ -40,7 +43,9 @@ def run(
         folders = find_folders(str(located(model)), adapters)
         pipe = load_pipeline(model)
         state = None if market is None else pipe.processor.feature_extractor.state_of_market(market)
-        app = create_app(pipe, settings, adapters=open_adapters(pipe, folders), market=state, source=symbols)
+        beside = {"adapters": open_adapters(pipe, folders), "market": state, "source": symbols}
+        recorder = None if log is None else Recorder(pipe, model, log)  # which must see the weights as they are saved
+        app = create_app(pipe, settings, recorder=recorder, **beside)
         write_log()
         if settings.token is None and not is_local(host):
             print(f"tsf-llm: {host} is reached from elsewhere, and no {TOKEN} is set", file=sys.stderr)
@@ -56,7 +61,7 @@ def serve(app: FastAPI, taken: socket.socket, settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        ws_max_size=settings.max_body,
+        ws_max_size=settings.max_body // 4,  # of each of many that wait for their turn
         timeout_graceful_shutdown=int(settings.timeout) + 1,
     )
     try:

@@ -1,5 +1,6 @@
 """`/v1/stream/{id}`: forecasts that move on bar by bar, by requests or over a websocket."""
 
+import asyncio
 import json
 import logging
 from typing import Annotated, Any, Literal
@@ -14,7 +15,6 @@ from .answers import as_records
 from .bodies import MAX_HORIZON, MAX_LEVELS, MAX_TEXT, Level, StrictRoute, Tables
 from .engine import Engine
 from .errors import Refusal, describe, told
-from .forecasts import note
 from .notes import NOTES
 from .stream_store import NAME, Streams
 from .tables import sent_tables
@@ -49,7 +49,7 @@ class Creation(Tables):
 def routes(engine: Engine, streams: Streams) -> APIRouter:
     """The router of streams."""
     router = APIRouter(prefix="/v1/stream", route_class=StrictRoute, tags=["stream"])
-    sockets = set[WebSocket]()
+    sockets, turn = set[WebSocket](), asyncio.Lock()
 
     def said(name: str, stream: StreamingForecaster, frame: pd.DataFrame, notes: list[str]) -> dict[str, Any]:
         return {
@@ -82,7 +82,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
             return said(id, stream, frame, notes), len(frame)
 
         answer, rows = await engine.in_model_thread(made)
-        note(request, rows, 0)
+        request.scope["facts"].rows = rows
         return answer
 
     @router.post("/{id}/bars")
@@ -90,7 +90,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
         """Takes the next bars, all or none of them but those of symbols named in `skipped`; answers the forecasts of
         the others from their last bar. The state is saved before the answer is sent."""
         answer, rows = await updated(id, asked)
-        note(request, rows, 0)
+        request.scope["facts"].rows = rows
         return answer
 
     @router.get("/{id}")
@@ -128,7 +128,8 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1000))
         try:
-            return (await updated(name, parsed(message.get("text"))))[0]
+            async with turn:  # what is read of a message takes many times its bytes
+                return (await updated(name, parsed(message.get("text"))))[0]
         except Refusal as error:
             return told(error.code, error.detail)
         except Exception as error:

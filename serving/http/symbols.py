@@ -36,7 +36,7 @@ def routes(engine: Engine, symbols: Symbols | None) -> APIRouter:
         (`stale`). A symbol without bars is in `skipped`."""
         recent = await looked_up(symbols, engine, asked.symbols)
         answer = await engine.forecast(lambda: {"bars": recent.bars}, **asked.of_pipeline())
-        note(request, len(answer.frame), answer.rows)
+        note(request, answer)
         told = said(engine, asked, answer)
         return {**told, "symbols": recent.symbols, "skipped": recent.skipped | told["skipped"]}
 

@@ -77,6 +77,7 @@ class Page:
         self.blocks = gr.Blocks(title="TSF-LLM", analytics_enabled=False, delete_cache=(CLEAN, CLEAN))
         with self.blocks:
             self._draw()
+            self._say_at_first()
             self._wire()
         self.blocks.queue(max_size=WAITING, default_concurrency_limit=8)
 
@@ -93,7 +94,7 @@ class Page:
     # --- parts
 
     def _draw(self) -> None:
-        """Without words: `_words` gives them, in the visitor's language."""
+        """Without words, which `_words` has."""
         self.prices, self.pending = (gr.State(None, time_to_live=FORGET) for _ in range(2))
         with gr.Row(elem_classes="tsf-top"):
             self.brand = gr.HTML(elem_classes="tsf-plain-html")
@@ -177,6 +178,13 @@ class Page:
         }
         words |= {part: gr.update(label=say(language, key)) for part, key in labels.items()}
         return words | {part: say(language, key) for part, key in texts.items()}
+
+    def _say_at_first(self) -> None:
+        """English, until the visitor's language is known."""
+        for part, words in self._words("en").items():
+            for name, told in (words if isinstance(words, dict) else {"value": words}).items():
+                if name != "__type__":  # gr.update's own
+                    setattr(part, name, told)
 
     # --- events
 

@@ -11,9 +11,25 @@ MINI = Path(streaming.__file__).parents[1] / "mini"
 
 
 def test_it_says_what_a_bar_costs_and_how_far_the_stream_lies_from_the_windows(tmp_path, capsys):
-    assert streaming.main(["--quick", "--models", str(MINI), "--json", str(tmp_path / "streaming.json")]) == 0
+    assert (
+        streaming.main(
+            [
+                "--quick",
+                "--models",
+                str(MINI),
+                "--symbols",
+                "1",
+                "3",
+                "200",
+                "--json",
+                str(tmp_path / "streaming.json"),
+            ]
+        )
+        == 0
+    )
     found = json.loads((tmp_path / "streaming.json").read_text())["models"][str(MINI)]
-    assert [one["symbols"] for one in found["cost"]] == [1, 3]
+    assert [one["symbols"] for one in found["cost"]] == [1, 3, 200]
+    assert found["cost"].pop()["step"]["model"] > 0
     for one in found["cost"]:
         for name in {"step", "recompute", "later"} & one.keys():
             assert 0 < one[name]["model"] < one[name]["all"]

@@ -88,3 +88,13 @@ def test_a_changed_record_is_scored_up_to_the_change_alone(bars, times, log_fore
     connection.commit()
     connection.close()
     assert run(path, bars, tmp_path / "out")["counts"]["scored"] == 0
+
+
+def test_a_split_among_the_outcomes_is_told(bars, times, log_forecasts, tmp_path, warnings_of):
+    path = log_forecasts(bars, times[-30:-20], horizon=1)
+    name, prices = bars["ticker"].iloc[0], ["open", "high", "low", "close"]
+    split = bars.copy()
+    split.loc[(split["ticker"] == name) & (split["timestamp"] >= times[-25]), prices] /= 4
+    assert f"{name}: among its outcomes, close moved by -7" in str(
+        warnings_of(lambda: run(path, split, tmp_path / "out"))
+    )

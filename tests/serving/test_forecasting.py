@@ -49,6 +49,10 @@ def test_forecast_writes_parquet_where_the_name_says_so(run, model, tmp_path):
         (["--joint", "--ohlcv"], "two different questions"),
         (["--plot", "fan.gif"], ".png"),
         (["--stop", 10], "add --ohlcv"),
+        (["--ticker", ""], "--ticker '' names none"),
+        (["--ticker", " , ", "--engine", "local"], "--ticker ' , ' names none"),
+        (["--log", "both.html", "--report", "both.html"], "both.html is another output too"),
+        (["--log", "both.png", "--plot", "./both.png"], "both.png is another output too"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_before_the_model_is_loaded(run, tmp_path, words, says):

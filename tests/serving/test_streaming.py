@@ -263,6 +263,18 @@ def test_bars_that_have_become_rare_are_refused(pipe, make_bars):
         stream.update(weekly[7])
 
 
+def test_no_symbol_has_no_forecast(stream):
+    with pytest.raises(ValueError, match="no symbol is named"):
+        stream.forecast([])
+
+
+def test_a_bar_after_a_halt_of_years_goes_on(stream, panel):
+    rows = stream.update(at(panel, 300, "AAA").assign(timestamp=pd.Timestamp("2033-01-03")))
+    assert rows["step"].tolist() == [1, 2, 3, 4, 5]
+    assert (rows["timestamp"] > "2033-01-03").all()
+    assert stream.forecast().groupby("ticker")["step"].count().tolist() == [5, 5, 5]
+
+
 def test_a_jump_is_told_once(stream, panel, warnings_of):
     bars = at(panel, 300, "AAA")
     half = bars.assign(**{name: bars[name] / 2 for name in ("open", "high", "low", "close")})

@@ -90,6 +90,12 @@ def test_few_bars_are_called_few(pipe, bars):
     assert "Too few dates to say" in none.sentence
 
 
+@pytest.mark.parametrize("none", [{"horizon": 0}, {"horizon": 5, "most": 0}])
+def test_no_step_and_no_date_are_refused(pipe, bars, none):
+    with pytest.raises(ValueError, match="needs 1 or more of both"):
+        own_verdict(pipe, bars, **none)
+
+
 def test_strong_baselines_go_before_more_dates(pipe, bars):
     found = own_verdict(pipe, bars.tail(500), horizon=5)
     assert not found.failed

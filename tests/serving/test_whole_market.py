@@ -14,7 +14,7 @@ import pytest
 from tsf_llm.common.files import WRITTEN, write_table
 from tsf_llm.data_prep import sources, ticker_files
 from tsf_llm.data_prep.sources import read_bars, read_market
-from tsf_llm.evaluation.track_record import Chain, TrackRecord
+from tsf_llm.evaluation.track_record import Appended, Chain, TrackRecord
 from tsf_llm.serving import whole_market
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.serving.whole_market import forecast_market, skipped_file, work_folder
@@ -233,6 +233,23 @@ def test_foreign_files_stay(model, folder, tmp_path):
         forecast_market(folder, out, model=str(model), **ASKED)
 
 
+def test_a_second_run_is_kept_away(model, folder, plain, tmp_path, monkeypatch):
+    out, said, usual = tmp_path / "forecast.csv", [], whole_market._run
+
+    def meanwhile(*args, **options):
+        monkeypatch.setattr(whole_market, "_run", usual)
+        with pytest.raises(ValueError, match="another run writes") as caught:
+            forecast_market(folder, out, model=str(model), **ASKED)
+        said.append(str(caught.value))
+        return usual(*args, **options)
+
+    monkeypatch.setattr(whole_market, "_run", meanwhile)
+    forecast_market(folder, out, model=str(model), **ASKED)
+    assert len(said) == 1
+    assert not work_folder(out).exists()
+    forecast_market(folder, out, model=str(model), **ASKED)
+
+
 def test_plain_series(loads, tmp_path):
     """Through the same groups."""
     groups, skipped = ticker_files.collect_groups(
@@ -308,6 +325,7 @@ def test_a_track_record_changes_nothing_in_what_is_written(folder, model, tmp_pa
     assert out[0].read_bytes() == out[1].read_bytes()
     chain = Chain()
     rows = pd.concat(TrackRecord(log).chunks(chain), ignore_index=True)
-    assert done.head == chain.head
+    assert done.logged == Appended(done.rows, done.rows, 0, chain.head)
+    assert forecast_market(folder, out[0], model=str(model), log=log, **ASKED).logged.repeated == done.rows
     assert (chain.sound, len(rows), rows["ticker"].nunique()) == (True, done.rows, COUNT)
     assert set(rows["late"]) == {"its first bar was over"}

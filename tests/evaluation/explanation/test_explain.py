@@ -72,3 +72,17 @@ def test_a_plain_series_is_told_in_units_of_its_own_changes(tiny_model, tmp_path
     assert result["unit"] == "mean absolute change"
     assert 0 < result["mean_loss"] < 10
     assert {"series", "covariates"} <= {row["name"] for row in result["groups"]}
+
+
+def test_the_given_model_is_left_alone(pipe, bars, tmp_path, monkeypatch):
+    """A server forecasts with it at the same time."""
+    changed, change = [], type(pipe.model).set_attn_implementation
+
+    def noted(model, name):
+        changed.append(model)
+        change(model, name)
+
+    monkeypatch.setattr(type(pipe.model), "set_attn_implementation", noted)
+    explain_model(pipe, bars, out=tmp_path / "out", start="2016-01-01", end="2016-02-01", most=5, repeats=1)
+    assert changed
+    assert all(model is not pipe.model for model in changed)

@@ -44,7 +44,8 @@ def client(pipe):
 
 
 def started(*words, **environment):
-    """A server of its own process -> it, and its URL."""
+    """A server of its own process -> it, and its URL. The page and MCP have tests of their own, and take seconds."""
+    words = ("--no-page", "--no-mcp", *words)
     command = [sys.executable, "-c", "from tsf_llm.serving.cli import main; main()", "serve", "--model", "mini"]
     env = {name: value for name, value in os.environ.items() if name != TOKEN} | environment
     server = subprocess.Popen(

@@ -1,8 +1,12 @@
 import pytest
 from fastapi.testclient import TestClient
 
+from tsf_llm.evaluation.track_record import Chain, TrackRecord
 from tsf_llm.serving.http.app import create_app
 from tsf_llm.serving.http.settings import Settings
+from tsf_llm.serving.loading import load_pipeline
+from tsf_llm.serving.record import Recorder
+from tsf_llm.training.models import digest
 
 
 def test_openapi(client):
@@ -43,3 +47,15 @@ def test_the_page_takes_what_is_left(pipe):
         assert client.get("/health").json() == {"status": "ok"}
         assert client.get("/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
         assert client.get("/v1/nothing", auth=("", "secret")).json()["error"]["code"] == "not_found"
+
+
+def test_forecasts_join_a_track_record_before_they_are_answered(body, tmp_path):
+    pipe = load_pipeline("mini")
+    recorder = Recorder(pipe, "mini", tmp_path / "record.sqlite")
+    client = TestClient(create_app(pipe, Settings(name="mini"), recorder=recorder))
+    answer = client.post("/v1/forecast", json=body).json()
+    plain = TestClient(create_app(pipe, Settings(name="mini"))).post("/v1/forecast", json=body).json()
+    assert answer["forecast"] == plain["forecast"]
+    [chunk] = TrackRecord(tmp_path / "record.sqlite").chunks(Chain())
+    assert chunk["step"].tolist() == [1, 2, 3, 4, 5]
+    assert set(chunk["model_digest"]) == {digest(load_pipeline("mini").model)}  # of the weights as they are saved

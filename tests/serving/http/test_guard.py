@@ -64,7 +64,7 @@ def test_request_ids_and_log(client, body, caplog):
         other = client.get("/health", headers={"X-Request-ID": b"no id\x01"})
     assert response.headers["x-request-id"] == "mine-1"
     assert len(other.headers["x-request-id"]) == 32
-    line = json.loads(caplog.messages[0])
+    line = json.loads(next(record.getMessage() for record in caplog.records if record.name == "tsf_llm.http"))
     assert line["time"].endswith("Z")
     assert {name: line[name] for name in ("id", "method", "route", "status", "rows", "batch")} == {
         **{"id": "mine-1", "method": "POST", "route": "/v1/forecast", "status": 200, "rows": 5, "batch": 1}

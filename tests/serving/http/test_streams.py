@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 
 import pandas as pd
 import pytest
@@ -64,7 +65,7 @@ def test_a_stream_is_made_updated_read_and_deleted(client, panel, days, history,
     assert made.json()["symbols"] == dict.fromkeys(["AAPL", "MSFT"], days[299].isoformat())
     updated = client.post(f"{URL}/bars", json=bar(300)).json()
     assert updated["symbols"] == dict.fromkeys(["AAPL", "MSFT"], days[300].isoformat())
-    assert client.get(URL).json() == updated
+    assert client.get(URL).json() == {**updated, "notes": []}
     rows = pd.DataFrame(updated["forecast"])
     frame = pipe(panel[panel["timestamp"] <= days[300]], horizon=5)
     assert rows["timestamp"].tolist() == [day.isoformat() for day in frame["timestamp"]]
@@ -180,6 +181,24 @@ def test_a_websocket_takes_bars_and_answers_forecasts(client, history, bar):
         assert socket.receive_json()["error"]["code"] == "not_found"
 
 
+def test_messages_of_many_sockets_are_read_one_at_a_time(client, monkeypatch):
+    """What waits is a text, not the many times larger update that is made of it."""
+    events, parsed = [], streams.parsed
+
+    def slow(asked):
+        time.sleep(0.2)
+        events.append("worked")
+        raise ValueError("no bars")
+
+    monkeypatch.setattr(streams, "parsed", lambda text: events.append("read") or parsed(text))
+    monkeypatch.setattr(streams, "sent_tables", slow)
+    with client, client.websocket_connect(f"{URL}/ws") as one, client.websocket_connect(f"{URL}/ws") as other:
+        for socket in (one, other):
+            socket.send_json({"bars": [{"close": 1.0}]})
+        assert [socket.receive_json()["error"]["code"] for socket in (one, other)] == ["refused", "refused"]
+    assert events == ["read", "worked"] * 2
+
+
 def test_websockets_are_few_and_want_the_token(client_of, monkeypatch):
     monkeypatch.setattr(streams, "MOST_SOCKETS", 0)
     for settings, closed in ({}, 1013), ({"token": "secret"}, 1008):
@@ -234,7 +253,7 @@ def test_killed_in_mid_request_a_server_goes_on_where_it_answered(start, history
     if found["symbols"] != answered[-1]["symbols"]:  # the bar was taken, and its answer lost
         assert found["symbols"]["AAPL"] > answered[-1]["symbols"]["AAPL"]
     else:
-        assert found == answered[-1]
+        assert found == {**answered[-1], "notes": []}
     day = 300 + len(answered) - 1 + (found["symbols"] != answered[-1]["symbols"])
     after = httpx.post(f"{url}{URL}/bars", json=bar(day), timeout=60).json()
     httpx.post(f"{url}/v1/stream/fresh", json=history, timeout=60)

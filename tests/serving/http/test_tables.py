@@ -1,15 +1,13 @@
 import gzip
-import io
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fastapi import UploadFile
 
 from tsf_llm.serving.http import tables
-from tsf_llm.serving.http.bodies import MAX_BARS, MAX_COLUMNS, ForecastRequest, UploadRequest
+from tsf_llm.serving.http.bodies import MAX_BARS, MAX_COLUMNS, ForecastRequest, Hints
 from tsf_llm.serving.http.tables import plain_file_name, sent_tables, uploaded
 
 LONG = pa.DictionaryArray.from_arrays(pa.array(np.zeros(90_000, np.int32)), pa.array(["x" * 1_000_000]))
@@ -18,7 +16,7 @@ LONG = pa.DictionaryArray.from_arrays(pa.array(np.zeros(90_000, np.int32)), pa.a
 def read(content, name="AAPL.csv", **asked):
     from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 
-    return uploaded(content, name, UploadRequest(file=UploadFile(io.BytesIO()), **asked), TsfLlmProcessor())
+    return uploaded(content, name, Hints(**asked), TsfLlmProcessor())
 
 
 def parquet(tmp_path, table, **options):

@@ -46,7 +46,7 @@ def test_from_the_last_bar_nothing_is_known(pipe, three):
 
 
 def test_levels_are_those_that_were_asked_for(pipe, three):
-    found = answers.forecast(pipe, three, "A", horizon=5, levels="1，1e3"[:1] + "; 100")
+    found = answers.forecast(pipe, three, "A", horizon=5, levels="1; 100")
     assert list(found.risk["tickers"][0]["p_touch"]) == ["1", "100"]
     assert found.risk["tickers"][0]["p_touch"]["1"] == 0
     asked = answers.forecast(pipe, three, "A", horizon=5).risk["tickers"][0]["p_touch"]

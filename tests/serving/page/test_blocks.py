@@ -63,14 +63,19 @@ def test_the_first_language_is_that_of_the_browser(page):
         assert say(language, "title") in first[page.brand]
 
 
+def test_before_the_first_answer_everything_has_its_name(page):
+    shown = {part["props"].get("elem_id"): part["props"] for part in page.blocks.get_config_file()["components"]}
+    assert (shown["horizon"]["label"], shown["go"]["value"]) == (say("en", "horizon"), say("en", "go"))
+    assert shown["source"]["choices"][0][0] == say("en", "source_sample")
+
+
 def test_a_symbol_is_asked_for_only_where_there_is_a_source(page):
     choices = page._words("en")[page.source]["choices"]
     assert [one for _, one in choices] == ["sample", "file"]
 
 
-def test_nothing_is_public_and_waiting_is_bounded(page):
+def test_nothing_is_public_and_nothing_is_counted(page):
     assert {function.api_visibility for function in page.blocks.fns.values()} == {"private"}
-    assert page.blocks.max_size == blocks.WAITING if hasattr(page.blocks, "max_size") else True
     assert not page.blocks.analytics_enabled
     assert page.blocks.delete_cache == (blocks.CLEAN, blocks.CLEAN)
 
