@@ -244,7 +244,7 @@ def test_killed_in_mid_request_a_server_goes_on_where_it_answered(start, history
 
     client = threading.Thread(target=post)
     client.start()
-    while len(answered) < 4:
+    while len(answered) < 4 and client.is_alive():
         client.join(0.01)
     process.send_signal(signal.SIGKILL)
     client.join()
