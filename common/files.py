@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -145,6 +146,14 @@ def remove(folder: Path, names: Iterable[str], *, by: str) -> None:
             path.unlink(missing_ok=True)
     if gone:
         _write_manifest(folder, {name: by for name, by in ours.items() if name not in gone})
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a folder that holds nothing of ours any more, unless somebody else's files are in it."""
+    if not written(folder):
+        (folder / WRITTEN).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def remove_unfinished(folder: Path, names: Collection[str]) -> None:

@@ -9,18 +9,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers.utils import logging
 
-from ..bars_tsf_llm import OHLCV, PRICES, Kind, split_tickers
+from ..bars_tsf_llm import OHLCV, PRICES, CheckedBars, Kind, split_tickers
 from ..common.files import check_free, claim, write_json, write_text
 from ..common.provenance import provenance
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..jumps_tsf_llm import jump_report
-from .outcomes import findings, match
+from .outcomes import Outcomes, findings, match
 from .track_record import Chain, TrackRecord
 from .track_record_page import page
 
-logger = logging.get_logger(__name__)
 BY = "reconcile"
 FILES = ("track_record.json", "track_record.html")
 
@@ -53,15 +51,9 @@ def reconcile(
     elif not len(outcomes.rows) and chain.sound:
         whose = f" of {', '.join(tickers)}" if tickers else ""
         raise ValueError(f"{path} holds no forecast{whose}: tsf-llm forecast --log {path} writes them")
-    for name, first in outcomes.rows.groupby("ticker")["origin"].min().items() if len(outcomes.rows) else ():
-        if (frame := panel.get(name)) is None:
-            continue
-        since = int((frame["timestamp"] <= first).sum())
-        if report := jump_report(frame.reset_index(drop=True), kind.value, since=since):
-            logger.warning("%s: among its outcomes, %s", name, report)
     told = findings(outcomes, series, kind, num_proc=num_proc)
     results = {"log": path.name, "kind": kind.name, **_chain(chain), **told.content}
-    results |= {"skipped": dict(panel.skipped), **provenance(BY)}
+    results |= {"jumps": _jumps(outcomes, panel, kind), "skipped": dict(panel.skipped), **provenance(BY)}
     claim(out, FILES, by=BY)
     write_json(results, out / FILES[0])
     write_text(page(results, told.parts, kind), out / FILES[1])
@@ -77,6 +69,17 @@ def _chain(chain: Chain) -> dict[str, Any]:
         "broken_at": chain.broken_at,
         "clock_went_back": chain.backwards,
     }
+
+
+def _jumps(outcomes: Outcomes, panel: CheckedBars, kind: Kind) -> dict[str, str]:
+    """Of each ticker the jumps since its first origin, one of which may be a split: then an outcome is none."""
+    first = outcomes.rows.groupby("ticker")["origin"].min()
+    found = {}
+    for name, origin in first[first.index.isin([*panel])].items():
+        frame = panel[str(name)].reset_index(drop=True)
+        if report := jump_report(frame, kind.value, since=int((frame["timestamp"] <= origin).sum())):
+            found[str(name)] = report
+    return found
 
 
 def _series(name: str, frame: pd.DataFrame, kind: Kind) -> EncodedSeries:

@@ -120,7 +120,7 @@ def name_of(model: Mapping[str, Any]) -> str:
 
 
 def remarks(results: Mapping[str, Any]) -> list[str]:
-    """What is open, what has no outcome, which closes moved, what failed."""
+    """What is open, what has no outcome, which closes moved or jumped, what failed."""
     waiting = ", ".join(f"{count:,} of step {step}" for step, count in results["open"].items())
     lines = [f"Open, their bars have not come: {waiting}."] if waiting else []
     for why, told in results["unmatched"].items():
@@ -136,6 +136,8 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"The clock went back before {results['clock_went_back']} row(s): their time is not to be trusted."
         )
+    for name, report in results["jumps"].items():
+        lines.append(f"{printable(name)}: among its outcomes, {report}")
     return lines
 
 

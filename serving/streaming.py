@@ -4,7 +4,7 @@ Design choices:
 * What a stream knows of a symbol is bounded: the bars that features remember, what attention caches of the last
   `context_length` of them, the laws at the newest one. A bar costs the same however many came before.
 * A bar is checked by the rules of a file of bars before anything is computed, and nothing is written before all is
-  computed: a bar that is refused leaves the state as it was, to the byte.
+  computed; what fails after that is taken back. A bar that is refused leaves the state as it was, to the byte.
 * One bad bar does not stop the others: it is named in `attrs["skipped"]`, as by the pipeline.
 * The forecast of a symbol depends on no other symbol, nor on which of them share an update.
 * Rows come from the model's laws, exact; nothing is sampled.
@@ -32,7 +32,7 @@ from ..bars_tsf_llm import Bars, CheckedBars
 from ..calendars_tsf_llm import bar_spacing, check_calendar
 from ..calibration_tsf_llm import AdaptiveSpread
 from ..columns_tsf_llm import given_bars
-from ..common.files import adopt, check_free, replace_file, write_json
+from ..common.files import claim, remove, remove_empty, replace_file, write_json
 from ..common.reading import read_json
 from ..jumps_tsf_llm import JUMP, jump_report
 from ..laws_tsf_llm import PiecewiseLaw, every_step
@@ -44,6 +44,7 @@ from .stream_model import LOGITS, State, reader_of, write
 
 logger = logging.get_logger(__name__)
 STATE, TENSORS = "stream.json", ("stream-a.safetensors", "stream-b.safetensors")
+FILES = (STATE, *TENSORS)
 WRITER = "StreamingForecaster.save"
 VERSION = 1  # of what is saved
 LEVELS = (0.1, 0.5, 0.9)  # of the interval that an adaptive spread follows: its usual coverage of 80 %
@@ -240,11 +241,16 @@ class StreamingForecaster:
         numbers = {"scale": [one[-1] for one in calm], "last_close": [one.close[-1] for one in encoded]}
         if self.settings["adaptive"]:
             numbers["spread"] = self._spreads(rows, numbers["last_close"])
+        writes += [(name, (rows,), torch.tensor(new, dtype=torch.float64)) for name, new in numbers.items()]
+        before = [(name, place, self._state[name][place]) for name, place, _ in writes], self._tails, self._market
         write(self._state, writes)
-        write(self._state, [(name, (rows,), torch.tensor(new, dtype=torch.float64)) for name, new in numbers.items()])
-        self._tails |= {name: longer[name] for name in names}
-        self._market = later
-        frame = self.forecast(names)
+        self._tails, self._market = self._tails | {name: longer[name] for name in names}, later
+        try:
+            frame = self.forecast(names)
+        except Exception:  # as of bars whose next ones lie past the last time there is
+            write(self._state, before[0])
+            self._tails, self._market = before[1:]
+            raise
         frame.attrs["skipped"] = skipped | dict(longer.skipped)
         return frame
 
@@ -315,8 +321,7 @@ class StreamingForecaster:
             ValueError: the folder holds files of these names that were not written by this.
         """
         folder = Path(folder)
-        check_free(folder, [STATE, *TENSORS], by=WRITER)
-        adopt(folder, [STATE, *TENSORS], by=WRITER)
+        claim(folder, FILES, by=WRITER)
         before = read_json(folder / STATE).get("tensors") if (folder / STATE).is_file() else None
         name = TENSORS[before == TENSORS[0]]
         replace_file(folder / name, lambda path: save_file(self._tensors(), path))
@@ -331,6 +336,13 @@ class StreamingForecaster:
         write_json(told, folder / STATE)
         for other in {*TENSORS} - {name}:
             (folder / other).unlink(missing_ok=True)
+
+    @staticmethod
+    def delete(folder: str | Path) -> None:
+        """Removes what `save` wrote there, the folder too if nothing else is in it."""
+        folder = Path(folder)
+        remove(folder, FILES, by=WRITER)  # the first of them is what makes it a stream
+        remove_empty(folder)
 
     @cached_property
     def _made_by(self) -> str:

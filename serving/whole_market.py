@@ -16,7 +16,7 @@ import logging
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from ..bars_tsf_llm import LISTED, refuse_if_none_left
-from ..common.files import (
-    WRITTEN,
-    check_free,
-    claim,
-    has_keys,
-    remove,
-    write_json,
-    write_parquet,
-    write_tables,
-    written,
-)
+from ..common.files import check_free, claim, has_keys, remove, remove_empty, write_json, write_parquet, write_tables
 from ..data_prep.columns import USUAL, Columns
 from ..data_prep.prepare import check_engine, ray_cluster
 from ..data_prep.shards import hash_of, hash_of_code, hash_of_rows
@@ -279,10 +269,7 @@ def forecast_market(
         remove(work, [BARS, *(() if _has_parts(work) else (PARTS,))], by=BY)
         (work / LOCK).unlink(missing_ok=True)
         lock.release()
-        if not written(work):
-            (work / WRITTEN).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody else's files are in it
-                work.rmdir()
+        remove_empty(work)
     if skipped:
         write_json({"skipped": skipped}, told)
     else:

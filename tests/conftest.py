@@ -249,3 +249,14 @@ def base_folder(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     train(folder, num_train_epochs=1)
     return folder
+
+
+@pytest.fixture(scope="module")
+def ray_workers():
+    """A cluster of two workers on this machine."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tsf-llm[ray]'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        yield ray
+        ray.shutdown()

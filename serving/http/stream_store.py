@@ -1,7 +1,7 @@
 """The streams of a folder: each saved whole before its answer leaves, the last used of them in memory.
 
 Design choices:
-* A stream is a folder of its own, `streams/ID`, which appears with its state and is gone with it.
+* A stream is a folder of its own, `streams/ID`. What a manifest does not call ours is neither replaced nor removed.
 * What was answered is on disk: after `kill -9` a stream goes on from its last answer, or from the one that was being
   sent. Files are not synced one by one, so a power cut may cost the last seconds.
 * An update is taken whole or not at all. One that fails leaves memory, and the state on disk is read again.
@@ -9,7 +9,6 @@ Design choices:
 """
 
 import re
-import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -74,7 +73,6 @@ class Streams:
         if (count := bars[self._key].nunique() if self._key in bars else 1) > MOST_SYMBOLS:
             raise ValueError(f"{count:,} symbols: a stream has {MOST_SYMBOLS} at most; make several")
         stream = StreamingForecaster(self.pipe, bars, market=market, **options)
-        shutil.rmtree(self.folder / name, ignore_errors=True)  # of a run that was killed while it made one
         with self._or_unloaded(name):
             stream.save(self.folder / name)
         self._names.add(name)
@@ -130,8 +128,7 @@ class Streams:
         """Raises Refusal where there is none."""
         if name not in self._names:
             raise Refusal(404, "not_found", f"there is no stream {name}")
-        (self.folder / name / STATE).unlink(missing_ok=True)  # without it, there is no stream
-        shutil.rmtree(self.folder / name, ignore_errors=True)
+        StreamingForecaster.delete(self.folder / name)
         self._names.discard(name)
         self._loaded.pop(name, None)
 

@@ -160,17 +160,6 @@ def test_two_processes_write_the_bytes_of_one(prices, folder, tmp_path):
     assert contents(tmp_path) == contents(folder)
 
 
-@pytest.fixture(scope="module")
-def ray_workers():
-    """A cluster of two workers on this machine."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tsf-llm[ray]'")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-        yield ray
-        ray.shutdown()
-
-
 @pytest.mark.slow
 def test_ray_writes_the_bytes_of_one_process(prices, folder, tmp_path, ray_workers):
     prepare(prices, tmp_path, **settings(), engine="ray")

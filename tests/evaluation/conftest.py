@@ -25,6 +25,11 @@ def bars(make_bars):
 
 
 @pytest.fixture(scope="module")
+def times(bars):
+    return bars["timestamp"].unique()
+
+
+@pytest.fixture(scope="module")
 def processor(bars):
     extractor = TsfLlmFeatureExtractor(feature_groups=GROUPS, context_length=16)
     return TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(bars, through="2015-12-31")

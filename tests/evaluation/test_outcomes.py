@@ -9,11 +9,6 @@ from tsf_llm.evaluation.outcomes import BASELINES
 from tsf_llm.evaluation.reconcile import reconcile
 
 
-@pytest.fixture(scope="module")
-def times(bars):
-    return bars["timestamp"].unique()
-
-
 def crps_of_uniform(y, width):
     """On [-width, width], in closed form."""
     u = np.clip((y + width) / (2 * width), 0, 1)

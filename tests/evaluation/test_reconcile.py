@@ -3,29 +3,10 @@
 import json
 import sqlite3
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from tsf_llm.bars_tsf_llm import OHLCV
 from tsf_llm.evaluation.reconcile import reconcile
-
-
-@pytest.fixture(scope="module")
-def times(bars):
-    return bars["timestamp"].unique()
-
-
-def crps_of_uniform(y, width):
-    """On [-width, width], in closed form."""
-    u = np.clip((y + width) / (2 * width), 0, 1)
-    return 2 * width * (u**2 - u + 1 / 3) + np.maximum(np.abs(y) - width, 0)
-
-
-def returns(bars, ticker, origins, step):
-    close = bars[bars["ticker"] == ticker].set_index("timestamp")["close"]
-    at = close.index.get_indexer(pd.DatetimeIndex(origins))
-    return np.log(close.to_numpy()[at + step] / close.to_numpy()[at])
 
 
 def run(path, bars, out, kind=OHLCV, **options):
@@ -90,11 +71,11 @@ def test_a_changed_record_is_scored_up_to_the_change_alone(bars, times, log_fore
     assert run(path, bars, tmp_path / "out")["counts"]["scored"] == 0
 
 
-def test_a_split_among_the_outcomes_is_told(bars, times, log_forecasts, tmp_path, warnings_of):
+def test_a_split_among_the_outcomes_is_told(bars, times, log_forecasts, tmp_path):
     path = log_forecasts(bars, times[-30:-20], horizon=1)
     name, prices = bars["ticker"].iloc[0], ["open", "high", "low", "close"]
     split = bars.copy()
     split.loc[(split["ticker"] == name) & (split["timestamp"] >= times[-25]), prices] /= 4
-    assert f"{name}: among its outcomes, close moved by -7" in str(
-        warnings_of(lambda: run(path, split, tmp_path / "out"))
-    )
+    assert [*run(path, split, tmp_path / "out")["jumps"]] == [name]
+    assert f"{name}: among its outcomes, close moved by -7" in (tmp_path / "out" / "track_record.html").read_text()
+    assert run(path, bars, tmp_path / "out")["jumps"] == {}

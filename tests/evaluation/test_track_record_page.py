@@ -55,6 +55,7 @@ def test_the_terminal_has_the_same(written, capsys):
 def test_what_a_reader_must_know_is_said():
     record = {"open": {"1": 2}, "unmatched": {"the data have no such ticker": {"rows": 3, "tickers": ["A", "B"]}}}
     record |= {"other_close": {"C": {"origins": 1, "ratio": 0.5}}, "failed": {"har_range": "too short"}}
+    record |= {"jumps": {"D": "close moved by -75 %, as in a split"}}
     record |= {"clock_went_back": 1, "sound": False, "broken": "row 4 is not as it was written", "broken_at": 4}
     lines = remarks(record)
     assert [line.split(":")[0] for line in lines[:4]] == [
@@ -65,5 +66,6 @@ def test_what_a_reader_must_know_is_said():
     ]
     assert "0.5 times as high" in lines[2]
     assert "clock went back" in lines[4]
+    assert lines[5] == "D: among its outcomes, close moved by -75 %, as in a split"
     assert "row 4 is not as it was written" in warning_of(record)
     assert warning_of(record | {"sound": True}) is None

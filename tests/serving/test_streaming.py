@@ -227,6 +227,16 @@ def test_a_bad_bar_is_refused_in_one_line_and_changes_nothing(wrong, stream, pan
     assert snapshot(stream) == before
 
 
+def test_a_bar_whose_forecast_fails_is_taken_back(stream, panel, monkeypatch):
+    before, processor = snapshot(stream), stream.pipe.processor
+    with monkeypatch.context() as patch:
+        patch.setattr(type(processor), "decode_laws", lambda *_: next(iter(())))
+        with pytest.raises(StopIteration):
+            stream.update(at(panel, 300))
+    assert snapshot(stream) == before
+    assert len(stream.update(at(panel, 300)))
+
+
 def test_what_is_no_frame_is_refused(stream):
     before = snapshot(stream)
     for bars in ([1, 2], None, "AAA", {}, {"close": 3}):

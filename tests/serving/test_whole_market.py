@@ -271,17 +271,6 @@ def test_two_processes_write_the_bytes_of_one(model, folder, tmp_path):
         forecast_market(folder / "SHORT.csv", tmp_path / "no.csv", model=str(model), num_proc=2, strict=True, **ASKED)
 
 
-@pytest.fixture(scope="module")
-def ray_workers():
-    """A cluster of two workers on this machine."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tsf-llm[ray]'")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-        yield ray
-        ray.shutdown()
-
-
 @pytest.mark.slow
 def test_two_ray_workers_write_the_bytes_of_one_process(model, folder, tmp_path, ray_workers):
     forecast_market(folder, tmp_path / "local.csv", model=str(model), **ASKED)

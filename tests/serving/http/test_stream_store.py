@@ -5,9 +5,11 @@ import errno
 import pandas as pd
 import pytest
 
+from tsf_llm.common.files import claim
 from tsf_llm.serving.http import stream_store
 from tsf_llm.serving.http.errors import Refusal
 from tsf_llm.serving.http.stream_store import Streams
+from tsf_llm.serving.streaming import FILES, WRITER
 
 
 @pytest.fixture
@@ -105,6 +107,7 @@ def test_streams_of_another_model_say_so_without_a_path(store, history, law_pipe
 
 def test_what_a_killed_run_left_is_no_stream(store, history):
     (store.folder / "a").mkdir()
+    claim(store.folder / "a", FILES, by=WRITER)
     (store.folder / "a" / "stream-a.safetensors").write_bytes(b"torn")
     (store.folder / "Notes").mkdir()
     (store.folder / "Notes" / "stream.json").write_text("{}")
@@ -129,3 +132,19 @@ def test_without_a_folder_streams_end_with_the_server(pipe, history):
     assert (folder / "a" / "stream.json").is_file()
     store._temporary.cleanup()
     assert not folder.exists()
+
+
+def test_what_is_not_ours_is_neither_replaced_nor_removed(store, history):
+    theirs = store.folder / "mine" / "notes.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("of somebody")
+    store.create("mine", {"bars": history})
+    store.delete("mine")
+    assert [path.name for path in theirs.parent.iterdir()] == ["notes.txt"]
+    theirs.with_name("stream.json").write_text("{}")
+    with pytest.raises(ValueError, match="was not written by this package"):
+        store.create("mine", {"bars": history})
+    assert theirs.with_name("stream.json").read_text() == "{}"
+    store.create("ours", {"bars": history})
+    store.delete("ours")
+    assert not (store.folder / "ours").exists()
