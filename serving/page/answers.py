@@ -144,7 +144,7 @@ def read_date(given: str) -> pd.Timestamp | None:
     if not re.fullmatch(r"\d{4}-\d{1,2}-\d{1,2}", given):
         raise Refusal("bad_as_of", given=given[:40])
     try:
-        return pd.Timestamp(given) + pd.Timedelta(days=1) - pd.Timedelta(1, "us")
+        return day_end(given)
     except ValueError as error:
         raise Refusal("bad_as_of", given=given[:40]) from error
 

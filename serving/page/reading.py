@@ -6,32 +6,29 @@ Design choices:
 * Limits come before reading: of bytes, also of what a compressed file unfolds to, and of rows.
 """
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from ...bars_tsf_llm import MIN_BARS
 from ...cells_tsf_llm import Unclear
 from ...common.errors import printable
 from ...data_prep.sources import read_bars
 from ...data_prep.tables import EXTENSIONS, TEXTS
+from ..uploads import TooLarge, Unreadable, check_size
 from .words import say
 
 MEGABYTES = 10
 MOST_BYTES = MEGABYTES * 2**20
 UNFOLDED = 10  # times as many bytes, in a compressed file
-MOST_ROWS = 500_000
+MOST_ROWS, MOST_COLUMNS = 500_000, 64
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # the first bytes of a text that has zeros in it
 KEPT = 6_000  # bars of each ticker: what a verdict at 20 bars ahead looks at
 SIGNS = (  # of the readers' messages -> our key; the first that is found
@@ -100,7 +97,7 @@ class Upload:
         with TemporaryDirectory(prefix="tsf-llm-page-") as folder, refusing(self.name):
             path = Path(folder) / self.name
             path.write_bytes(self.content)
-            self._check_rows(path)
+            self._check_size(path)
             bars = read_bars(path, dates=dates)
         skipped = {one: refusal_of(ValueError(why), one) for one, why in bars.attrs["skipped"].items()}
         kept = bars.groupby("ticker", sort=False).tail(KEPT).reset_index(drop=True)
@@ -113,30 +110,16 @@ class Upload:
             raise Refusal("bad_empty", name=self.name)
         if not name.endswith((*EXTENSIONS, *TEXTS)):
             raise Refusal("bad_type", name=self.name)
-        if name.endswith(".gz"):
-            self._check_unfolded()
-        elif not name.endswith(".parquet") and b"\0" in self.content and not self.content.startswith(UTF16):
+        if not name.endswith((".gz", ".parquet")) and b"\0" in self.content and not self.content.startswith(UTF16):
             raise Refusal("bad_binary", name=self.name)
 
-    def _check_unfolded(self) -> None:
+    def _check_size(self, path: Path) -> None:
         try:
-            with gzip.open(BytesIO(self.content)) as file:
-                if len(file.read(UNFOLDED * MOST_BYTES + 1)) > UNFOLDED * MOST_BYTES:
-                    raise _too_large(self.name)
-        except (OSError, EOFError, zlib.error) as error:
+            check_size(path, rows=MOST_ROWS, columns=MOST_COLUMNS, unpacked=UNFOLDED * MOST_BYTES)
+        except TooLarge as error:
+            raise _too_large(self.name) from error
+        except Unreadable as error:
             raise Refusal("bad_binary", name=self.name) from error
-
-    def _check_rows(self, path: Path) -> None:
-        if path.suffix.lower() == ".parquet":
-            try:
-                about = pq.read_metadata(path)
-            except (OSError, ValueError) as error:
-                raise Refusal("bad_binary", name=self.name) from error
-            unfolded = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-            if about.num_rows > MOST_ROWS or unfolded > UNFOLDED * MOST_BYTES:
-                raise _too_large(self.name)
-        elif path.suffix.lower() != ".gz" and self.content.count(b"\n") > MOST_ROWS:
-            raise _too_large(self.name)
 
 
 def shown(name: str) -> str:
