@@ -1,4 +1,4 @@
-"""What a file that somebody sent would become, bounded before it is read: a little gzip or parquet can hold billions."""
+"""What a file that somebody sent would become, bounded before it is read: a little gzip can hold billions of rows."""
 
 import gzip
 import zlib
