@@ -7,7 +7,6 @@ Design choices:
 """
 
 import asyncio
-import math
 from typing import Any
 
 from fastapi import APIRouter
@@ -84,11 +83,11 @@ def found(engine: Engine, asked: ExplainRequest) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """Numbers to as many digits as answers have, null for what is undefined.
 
-    >>> plain({"a": [1.0 / 3, float("nan")], "b": 2})
-    {'a': [0.33333333, None], 'b': 2}
+    >>> plain({"a": [1.0 / 3, float("nan"), float("inf")], "b": 2})
+    {'a': [0.33333333, None, None], 'b': 2}
     """
     if isinstance(value, dict):
         return {name: plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
-    return rounded(value) if isinstance(value, float) and not math.isinf(value) else value
+    return rounded(value) if isinstance(value, float) else value
