@@ -14,14 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ...bars_tsf_llm import MIN_BARS, day_end
 from ...common.files import write_csv
 from ...data_prep.sources import read_bars, read_market
 from ...data_prep.tables import SAMPLE
-from ...evaluation.explanation.importance import groups_of, increase, last_forecasts, permuted
+from ...evaluation.explanation.importance import last_forecasts, permutation_importance
 from ...evaluation.explanation.probe import Probe
 from ...evaluation.portfolio import PORTFOLIO, joint_forecast
 from ...pipeline_tsf_llm import TsfLlmPipeline
@@ -235,10 +234,7 @@ def why(pipe: TsfLlmPipeline, prices: Prices, ticker: str, *, as_of: str = "") -
         series = pipe.processor.encode(prices.of([ticker]), read_date(as_of), market=prices.market, strict=True)
         probe = Probe.of(pipe, series, most=WINDOWS)
         now = {row["without"]: row for row in last_forecasts(probe.at_last_bars(series))}
-        usual, order = probe.loss(), np.random.default_rng(0).permutation(len(probe.outcome))
-        rows = []
-        for name, columns in groups_of(list(pipe.processor.feature_extractor.names)).items():
-            found = increase(probe, usual, probe.loss(permuted(probe, columns, order)), seed=0)
-            rows.append({"name": name, **found, **{key: now[name][key] for key in ("q10", "q90")}})
+        groups = permutation_importance(probe, repeats=1, features=False)["groups"]
     told = {key: now[None][key] for key in ("median", "q10", "q90")}
-    return Why(len(probe.outcome), told, sorted(rows, key=lambda row: -row["increase"]))
+    rows = [one | {key: now[one["name"]][key] for key in ("q10", "q90")} for one in groups]
+    return Why(len(probe.outcome), told, rows)
