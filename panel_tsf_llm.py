@@ -1,0 +1,57 @@
+"""The observed bars of many tickers side by side, for features that are functions of whole arrays.
+
+Shapes: T bars, N tickers; a column is an array `[T,N]`, a ticker's bars from row 0 on, unknown after its last.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .bars_tsf_llm import OHLCV
+from .market_tsf_llm import PARTS
+
+
+class Panel:
+    """What features read: the columns of bars, the market as of each bar, and what several features share.
+
+    ```python
+    np.log(panel.close / lag(panel.close, 1))
+    panel.market["level"]
+    panel.once(wilder_range, 14)
+    ```
+
+    Args:
+        tickers: of each `timestamp` datetime64[ns] and float64 `open, high, low, close, volume`, of one length; and
+            the columns of a market's `PARTS`, where they are known.
+    """
+
+    def __init__(self, tickers: Sequence[Mapping[str, np.ndarray]]):
+        self.shape = max((len(one["timestamp"]) for one in tickers), default=0), len(tickers)
+        self.timestamp = self._side_by_side(tickers, "timestamp")
+        self.open, self.high, self.low, self.close, self.volume = (
+            self._side_by_side(tickers, name) for name in OHLCV.columns
+        )
+        unknown = np.broadcast_to(np.nan, self.shape)
+        self.market = {
+            name: self._side_by_side(tickers, name) if any(name in one for one in tickers) else unknown
+            for part in PARTS.values()
+            for name in part
+        }
+        self._kept: dict[Any, np.ndarray] = {}
+
+    def _side_by_side(self, tickers: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
+        columns = [one.get(name) for one in tickers]
+        of_times = name == "timestamp"
+        side = np.full(self.shape, np.datetime64("NaT", "ns") if of_times else np.nan)
+        for place, column in enumerate(columns):
+            if column is not None:
+                side[: len(column), place] = column
+        return side
+
+    def once(self, function: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
+        """`function(panel, *args)`, computed once. Nobody writes into the answer."""
+        key = (function, *args)
+        if key not in self._kept:
+            self._kept[key] = function(self, *args)
+        return self._kept[key]
