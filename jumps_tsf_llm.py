@@ -43,7 +43,8 @@ def over_known(function: Callable[[np.ndarray], np.ndarray], changes: np.ndarray
     rows, series = np.nonzero(known)
     together = np.full((place.max(initial=-1) + 1, by_series.shape[1]), np.nan)
     together[place[rows, series], series] = by_series[rows, series]
-    values = np.take_along_axis(np.vstack((np.full(by_series.shape[1], np.nan), function(together))), place + 1, axis=0)
+    values = np.vstack((np.full(by_series.shape[1], np.nan), function(together)))  # its first row stands for none
+    values = np.take_along_axis(values, place + 1, axis=0)
     return values.reshape(changes.shape), known.reshape(changes.shape)
 
 
