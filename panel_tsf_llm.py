@@ -3,13 +3,17 @@
 Shapes: T bars, N tickers; a column is an array `[T,N]`, a ticker's bars from row 0 on, unknown after its last.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVarTuple
 
 import numpy as np
 
 from .bars_tsf_llm import OHLCV
 from .market_tsf_llm import PARTS
+
+Args = TypeVarTuple("Args")
 
 
 class Panel:
@@ -55,3 +59,31 @@ class Panel:
         if key not in self._kept:
             self._kept[key] = function(self, *args)
         return self._kept[key]
+
+
+def shared(function: Callable[[Panel, *Args], np.ndarray]) -> Callable[[Panel, *Args], np.ndarray]:
+    """Decorates a function of a panel that several features share: each panel computes it once (`Panel.once`)."""
+
+    @functools.wraps(function)
+    def kept(panel: Panel, *args: *Args) -> np.ndarray:
+        return panel.once(function, *args)
+
+    return kept
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One row of the table.
+
+    Args:
+        lookback: observed bars that must precede the first value.
+        compute: a panel -> `[T,N]`; a user's own, one ticker's `IndicatorFrame` -> a value per bar.
+        memory: observed bars before its own that a value may read, where they are more than the lookback.
+    """
+
+    name: str
+    group: str
+    lookback: int
+    formula: str
+    compute: Callable[[Any], Any]
+    memory: int = 0
