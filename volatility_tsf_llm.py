@@ -151,10 +151,14 @@ def by_length(
     lookbacks: Mapping[int, int],
     memory: Mapping[int, int] | None = None,
 ) -> list[Feature]:
-    """One row per `length` of a window, N in the formula, with how many bars must come before its first value."""
+    """One row per length of a window, N in the formula, with how many bars must come before its first value."""
+
+    def of_length(n: int) -> Compute:
+        return lambda panel: function(panel, n)
+
     return [
         Feature(
-            *(f"{name}_{n}", group, lookback, formula.replace("N", str(n)), partial(function, length=n)),
+            *(f"{name}_{n}", group, lookback, formula.replace("N", str(n)), of_length(n)),
             memory=0 if memory is None else memory[n],
         )
         for n, lookback in lookbacks.items()
