@@ -11,9 +11,20 @@ from typing import Any, TypeVarTuple
 import numpy as np
 
 from .bars_tsf_llm import OHLCV
-from .market_tsf_llm import PARTS
+from .market_tsf_llm import COLUMNS
 
 Args = TypeVarTuple("Args")
+
+
+class _Market(dict[str, np.ndarray]):
+    """Columns that are made when they are read."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], np.ndarray]]):
+        self.makers = makers
+
+    def __missing__(self, name: str) -> np.ndarray:
+        self[name] = self.makers[name]()
+        return self[name]
 
 
 class Panel:
@@ -36,12 +47,7 @@ class Panel:
         self.open, self.high, self.low, self.close, self.volume = (
             self._side_by_side(tickers, name) for name in OHLCV.columns
         )
-        unknown = np.broadcast_to(np.nan, self.shape)
-        self.market = {
-            name: self._side_by_side(tickers, name) if any(name in one for one in tickers) else unknown
-            for part in PARTS.values()
-            for name in part
-        }
+        self.market = _Market({name: functools.partial(self._side_by_side, tickers, name) for name in COLUMNS})
         self._kept: dict[Any, np.ndarray] = {}
 
     def _side_by_side(self, tickers: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
@@ -77,7 +83,7 @@ class Feature:
 
     Args:
         lookback: observed bars that must precede the first value.
-        compute: a panel -> `[T,N]`; a user's own, one ticker's `IndicatorFrame` -> a value per bar.
+        compute: a panel -> `[T,N]`; of a user's `own`, one ticker's `IndicatorFrame` -> a value per bar.
         memory: observed bars before its own that a value may read, where they are more than the lookback.
     """
 
@@ -87,3 +93,9 @@ class Feature:
     formula: str
     compute: Callable[[Any], Any]
     memory: int = 0
+    own: bool = False
+
+    @property
+    def reach(self) -> int:
+        """Observed bars before its own that a value may read."""
+        return max(self.lookback, self.memory)
