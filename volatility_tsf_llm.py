@@ -166,7 +166,7 @@ def by_length(
 
 
 def _of_moves(
-    group: str, name: str, formula: str, function: Callable[..., np.ndarray], *lengths: int
+    group: str, name: str, formula: str, function: Callable[..., np.ndarray], lengths: tuple[int, ...]
 ) -> list[Feature]:
     """The same of what is known where the usual move is known and the window full."""
     lookbacks = {n: max(n, MIN_BARS - 1) for n in lengths}
@@ -175,16 +175,16 @@ def _of_moves(
 
 _RANGE = "log(sqrt(mean gap^2 + Garman-Klass) / usual move), N bars"
 ROWS: list[Feature] = [
-    *_of_moves("range", "range_volatility", _RANGE, _range_volatility, 1, 3, 5, 10, 21, 63, 252),
+    *_of_moves("range", "range_volatility", _RANGE, _range_volatility, (1, 3, 5, 10, 21, 63, 252)),
     *_of_moves(
         *("range", "inside_volatility", "log(Rogers-Satchell / usual move), N bars"),
-        *(partial(_in_usual_moves, variance=rogers_satchell_variance), 5, 21),
+        *(partial(_in_usual_moves, variance=rogers_satchell_variance), (5, 21)),
     ),
     *_of_moves(
         *("range", "night_volatility", "log(sqrt(mean gap^2) / usual move), N bars"),
-        *(partial(_in_usual_moves, variance=_overnight_variance), 5, 21, 63),
+        *(partial(_in_usual_moves, variance=_overnight_variance), (5, 21, 63)),
     ),
-    *_of_moves("leverage", "fall", "max(0, -log return of N bars) / (usual move * sqrt(N))", _fall, 1, 5, 21),
+    *_of_moves("leverage", "fall", "max(0, -log return of N bars) / (usual move * sqrt(N))", _fall, (1, 5, 21)),
     Feature(
         *("quarter_ago_move", "events", QUARTER[1] + 1),
         "log(largest sqrt(gap^2 + Garman-Klass) 59 to 65 bars ago / that of 63 bars)",
@@ -198,21 +198,21 @@ ROWS: list[Feature] = [
     *by_length(
         "implied", "implied_to_mean", "log(implied / its mean over N of its bars)", _implied_to_mean, {21: 20, 63: 62}
     ),
-    *_of_moves("moves", "move", "log return of N bars / (usual move * sqrt(N))", _move, 1, 2, 3, 5, 10, 21, 63, 252),
+    *_of_moves("moves", "move", "log return of N bars / (usual move * sqrt(N))", _move, (1, 2, 3, 5, 10, 21, 63, 252)),
     *_of_moves(
         *("market", "market_range_to_own", "log(market_range_N / usual move)"),
-        *(partial(_market_to_own, name="range"), 1, 5, 21),
+        *(partial(_market_to_own, name="range"), (1, 5, 21)),
     ),
     *_of_moves(
         *("market", "market_moves_to_own", "log(market_abs_return_N / usual move)"),
-        *(partial(_market_to_own, name="abs_return"), 1, 5, 21),
+        *(partial(_market_to_own, name="abs_return"), (1, 5, 21)),
     ),
     *_of_moves(
         *("market", "dispersion_to_own", "log(market_dispersion_N / usual move)"),
-        *(partial(_market_to_own, name="dispersion"), 1, 21),
+        *(partial(_market_to_own, name="dispersion"), (1, 21)),
     ),
     *_of_moves(
         *("market", "market_move", "log return of the market over N bars / (usual move * sqrt(N))"),
-        *(_market_move, 1, 5, 21),
+        *(_market_move, (1, 5, 21)),
     ),
 ]

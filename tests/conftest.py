@@ -149,18 +149,18 @@ def assert_bounded(make_bars, make_index, columns_of):
     """`assert_bounded(rows)`: their values are functions of as many bars of the ticker as they say, to the bit."""
     bars = [make_bars(1400, seed=seed) for seed in (1, 2, 3)]
     bars[1]["volume"] = 0.0
-    bars[2] = bars[2].mask(bars[2].index % 9 < 5).ffill().bfill().assign(timestamp=bars[0]["timestamp"])
+    bars[2] = bars[2].iloc[np.arange(1400) // 9 * 9].reset_index(drop=True).assign(timestamp=bars[0]["timestamp"])
     market = market_state({**{f"T{i}": one for i, one in enumerate(bars)}, "VIX": make_index(1400)})
     tickers = [columns_of(one, market) for one in bars]
 
     def check(rows):
         whole = Panel(tickers)
         for last, alone in ((1399, [0]), (1399, [2]), (1290, [1, 2])):
-            for reach in {max(row.lookback, row.memory) for row in rows}:
+            for reach in {row.reach for row in rows}:
                 window = slice(last - reach, last + 1)
                 part = Panel([{name: column[window] for name, column in tickers[i].items()} for i in alone])
                 for row in rows:
-                    if max(row.lookback, row.memory) == reach <= last:
+                    if row.reach == reach <= last:
                         np.testing.assert_array_equal(row.compute(part)[-1], row.compute(whole)[last, alone], row.name)
 
     return np.errstate(all="ignore")(check)
