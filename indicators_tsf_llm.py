@@ -32,9 +32,10 @@ import pandas as pd
 
 from .bars_tsf_llm import OHLCV, PRICES, FeatureError
 from .market_tsf_llm import STALE, MarketTable
+from .more_indicators_tsf_llm import ROWS as MORE
 from .own_features_tsf_llm import WARM_UP, IndicatorFrame, own_features
-from .pandas_features_tsf_llm import TABLE as PANDAS
 from .panel_tsf_llm import Feature, Panel
+from .reversal_tsf_llm import ROWS as REVERSAL
 from .technical_tsf_llm import (
     EMA_MEMORY,
     KELTNER_MEMORY,
@@ -78,6 +79,7 @@ from .technical_tsf_llm import (
     vwma,
     wilder_range,
 )
+from .volatility_tsf_llm import ROWS as VOLATILITY
 from .windows_tsf_llm import lag
 
 SELECTABLE_GROUPS = (  # not among the default features
@@ -245,7 +247,9 @@ _TABLE = (
     Feature("quarter_sin", "calendar", 0, "sin(2 pi quarter / 4)", _sin(_quarter)),
     Feature("quarter_cos", "calendar", 0, "cos(2 pi quarter / 4)", _cos(_quarter)),
     Feature("session_gap", "calendar", 1, "days since the previous bar", session_gap),
-    *(Feature(*row, memory=max(WARM_UP, 2 * row[2]), own=True) for row in PANDAS[64:]),
+    *MORE,
+    *REVERSAL,
+    *VOLATILITY,
 )
 FEATURES: dict[str, Feature] = {row.name: row for row in _TABLE}
 BUILT_IN = frozenset(FEATURES)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .bars_tsf_llm import MIN_BARS, OHLCV, SIGMA_CAP
-from .own_features_tsf_llm import IndicatorFrame
+from tsf_llm.bars_tsf_llm import MIN_BARS, OHLCV, SIGMA_CAP
+from tsf_llm.own_features_tsf_llm import IndicatorFrame
 
 FIBONACCI_LEVELS = np.array([0.0, 0.236, 0.382, 0.5, 0.618, 0.786, 1.0])
 FLAT = 1e-9  # a window whose range is below this share of its price is rounding error, not movement
