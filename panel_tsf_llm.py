@@ -3,13 +3,28 @@
 Shapes: T bars, N tickers; a column is an array `[T,N]`, a ticker's bars from row 0 on, unknown after its last.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVarTuple
 
 import numpy as np
 
 from .bars_tsf_llm import OHLCV
-from .market_tsf_llm import PARTS
+from .market_tsf_llm import COLUMNS
+
+Args = TypeVarTuple("Args")
+
+
+class _Market(dict[str, np.ndarray]):
+    """Columns that are made when they are read."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], np.ndarray]]):
+        self.makers = makers
+
+    def __missing__(self, name: str) -> np.ndarray:
+        self[name] = self.makers[name]()
+        return self[name]
 
 
 class Panel:
@@ -32,12 +47,7 @@ class Panel:
         self.open, self.high, self.low, self.close, self.volume = (
             self._side_by_side(tickers, name) for name in OHLCV.columns
         )
-        unknown = np.broadcast_to(np.nan, self.shape)
-        self.market = {
-            name: self._side_by_side(tickers, name) if any(name in one for one in tickers) else unknown
-            for part in PARTS.values()
-            for name in part
-        }
+        self.market = _Market({name: functools.partial(self._side_by_side, tickers, name) for name in COLUMNS})
         self._kept: dict[Any, np.ndarray] = {}
 
     def _side_by_side(self, tickers: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
@@ -55,3 +65,37 @@ class Panel:
         if key not in self._kept:
             self._kept[key] = function(self, *args)
         return self._kept[key]
+
+
+def shared(function: Callable[[Panel, *Args], np.ndarray]) -> Callable[[Panel, *Args], np.ndarray]:
+    """Decorates a function of a panel that several features share: each panel computes it once (`Panel.once`)."""
+
+    @functools.wraps(function)
+    def kept(panel: Panel, *args: *Args) -> np.ndarray:
+        return panel.once(function, *args)
+
+    return kept
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One row of the table.
+
+    Args:
+        lookback: observed bars that must precede the first value.
+        compute: a panel -> `[T,N]`; of a user's `own`, one ticker's `IndicatorFrame` -> a value per bar.
+        memory: observed bars before its own that a value may read, where they are more than the lookback.
+    """
+
+    name: str
+    group: str
+    lookback: int
+    formula: str
+    compute: Callable[[Any], Any]
+    memory: int = 0
+    own: bool = False
+
+    @property
+    def reach(self) -> int:
+        """Observed bars before its own that a value may read."""
+        return max(self.lookback, self.memory)

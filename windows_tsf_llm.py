@@ -136,6 +136,17 @@ def bars_since_max(x: np.ndarray, length: int) -> np.ndarray:
     return _ended(age + 0 * most, len(x))
 
 
+def trailing_run(flags: np.ndarray, most: int) -> np.ndarray:
+    """How many of the last bars, at most `most`, are True without a break. `flags` is a mask `[T,N]`."""
+
+    def join(newer: Parts, older: Parts, a: int, b: int) -> Parts:
+        return (np.where(newer[0] == a, a + older[0], newer[0]),)
+
+    before = np.zeros((most - 1, *flags.shape[1:]))
+    (run,) = _windows((np.concatenate((before, flags)),), most, join)
+    return run
+
+
 def decayed_sum(x: np.ndarray, decay: float) -> np.ndarray:
     """sum over k of decay^k x[-k], over `decayed_bars(decay)` of them; what lies before the first row counts as 0."""
     total, reach = x, 1
