@@ -400,7 +400,7 @@ class _Observed:
     def put(self, begin: int, values: np.ndarray, places: list[int]) -> None:
         """Values `[bars, len(places)]` of the observed bars from `begin` on."""
         known = np.where(np.isfinite(values), values, np.nan)
-        self.table[np.ix_(self.rows[begin : begin + len(values)] - self.start, places)] = known
+        self.table[self.rows[begin : begin + len(values), None] - self.start, places] = known
 
 
 @dataclass

@@ -172,7 +172,7 @@ class MarketTable:
 
     def as_of(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of all `PARTS` at each of a ticker's times: the last row at or before it, part by part."""
-        seen = {}
+        seen: dict[str, np.ndarray] = {}
         for columns, known, values in self.parts:
             rows = np.searchsorted(known, times, side="right")  # one too far: 0 is none
             rows[STALE:] *= rows[STALE:] != rows[:-STALE]
