@@ -64,10 +64,11 @@ def jumps(changes: np.ndarray, *, of_prices: bool) -> np.ndarray:
     >>> jumps(np.array([*[0.01, -0.01] * 15, -0.7]), of_prices=True)[-2:].tolist()
     [False, True]
     """
-    size, usual = np.abs(changes), usual_deviation(changes)
-    if of_prices:
-        return (size > np.log1p(JUMP)) & ~(size <= PRICE_DEVIATIONS * usual)
-    return size > VALUE_DEVIATIONS * usual
+    size = np.abs(changes)
+    if not of_prices:
+        return size > VALUE_DEVIATIONS * usual_deviation(changes)
+    large = size > np.log1p(JUMP)
+    return large & ~(size <= PRICE_DEVIATIONS * usual_deviation(changes)) if large.any() else large
 
 
 def lately(rows: np.ndarray) -> np.ndarray:
