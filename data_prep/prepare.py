@@ -4,8 +4,8 @@ Design choices:
 - The processor is fitted on training dates only, before any shard is written, and lies in `processor/`.
 - One ticker at a time: `ticker_files` reads and cleans, `shards` encodes. Scalers and bins are fitted on at most
   `FIT_BARS` bars, of tickers chosen by the seed. So memory does not grow with the number of tickers.
-- Several processes share reading, cleaning and encoding (`Crew`); what concerns all tickers, their dates, the choice of
-  those to fit on and the fit, is this one's alone, and takes no longer the more tickers there are.
+- Several processes share reading, cleaning and encoding (`Crew`). What concerns all tickers is this one's alone: their
+  dates, the choice of those to fit on, and the fit, which takes no longer the more tickers there are.
 - A shard that is right already is kept, so an interrupted run goes on where it stopped, and several processes write
   the same bytes as one.
 - An engine only says where `_encode_job` runs: in processes of this machine, or as tasks of a Ray cluster. Results

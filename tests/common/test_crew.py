@@ -1,6 +1,7 @@
 """A crew answers in the order of the jobs, whoever did them; an error ends the run."""
 
 import os
+import signal
 import time
 from functools import partial
 
@@ -44,8 +45,10 @@ def test_an_error_ends_the_run(processes, two):
 
 
 def test_a_killed_process_is_told():
-    with Crew(2) as crew, pytest.raises(ValueError, match="a process was killed"):
-        crew.run([partial(time.sleep, 1), partial(os._exit, 1)])
+    with Crew(2) as crew:
+        [other] = {*crew.run([os.getpid, partial(time.sleep, 0.05)] * 20)} - {None, os.getpid()}
+        with pytest.raises(ValueError, match="a process was killed"):
+            crew.run([partial(os.kill, other, signal.SIGKILL)] + [partial(time.sleep, 0.05)] * 100)
 
 
 def test_so_does_one_of_whoever_makes_the_jobs(two):
