@@ -36,6 +36,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
+from .decoding_tsf_llm import sample_lean
 from .emission_tsf_llm import TsfLlmBarHead
 from .front_end_tsf_llm import TsfLlmFrontEnd, init_front_end
 from .laws_tsf_llm import law_loss
@@ -872,6 +873,11 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         if chosen is None and kwargs.get("max_length") is not None:
             kwargs.setdefault("max_new_tokens", None)
         return super().generate(*args, **kwargs)  # type: ignore[misc]
+
+    def _sample(self, input_ids: Any, **options: Any) -> Any:  # type: ignore[override]
+        """transformers' own loop, greedy or sampling; ours where it does the same: see `sample_lean`."""
+        tokens, theirs = sample_lean(self, input_ids, **options), super()._sample  # type: ignore[misc]
+        return theirs(input_ids, **options) if tokens is None else tokens
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         known = {key: value for key, value in model_kwargs.items() if key not in PROCESSOR_EXTRAS}
