@@ -28,6 +28,7 @@ from transformers.cache_utils import DynamicCache
 
 from .configuration_tsf_llm import PROCESSOR_EXTRAS, TsfLlmConfig
 from .norms_tsf_llm import TsfLlmRMSNorm
+from .products_tsf_llm import TsfLlmLinear
 from .rotary_tsf_llm import rope
 
 ROOM = 64  # tokens that buffers grow by
@@ -57,7 +58,7 @@ def can_share(model: Any) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     """A matrix and nothing else: no adapter, no quantized or sharded weight."""
-    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and module.bias is None
+    return type(module) is TsfLlmLinear and type(module.weight) is nn.Parameter and module.bias is None
 
 
 def _is_norm(module: nn.Module) -> bool:
