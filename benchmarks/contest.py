@@ -7,7 +7,7 @@ Design choices:
 * The yardstick is a matrix product of 1024 x 1024, the best of all rounds, float32 or bf16 as the model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -207,6 +207,7 @@ def run(names: Sequence[str], place: Field, sizes: Sizes, threads: int, say: Say
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(threads)) for name in names if name not in missing}
         yardstick = stack.enter_context(Worker(threads))
+        say(f"building {', '.join(workers)}")
         imports = {name: worker.do(peak_mb) for name, worker in workers.items()}
         suits = {name: worker.do(suited, name, place) for name, worker in workers.items()}
         dtypes = [dtype for dtype in DTYPES if dtype == "float32" or BF16 in workers]
@@ -222,7 +223,8 @@ def run(names: Sequence[str], place: Field, sizes: Sizes, threads: int, say: Say
                 for name, worker in workers.items()
                 if key in suits[name]
             }
-            each = in_turns(tasks | products, range(sizes.rounds * MEASURES[keys[0]].more_rounds))
+            measure = MEASURES[keys[0]]
+            each = in_turns(tasks | products, said(measure, sizes.rounds * measure.more_rounds, say))
             for key in products:
                 times[key] += each.pop(key)
             times |= each
@@ -234,6 +236,14 @@ def run(names: Sequence[str], place: Field, sizes: Sizes, threads: int, say: Say
                     for name, worker in workers.items()
                 }
     return summary(times, found, sizes) | {"absent": missing}
+
+
+def said(measure: Measure, rounds: int, say: Say) -> Iterator[int]:
+    """The numbers of the rounds, with a line of progress before each that takes a while."""
+    for number in range(rounds):
+        if measure.more_rounds == 1:
+            say(f"{measure.title}: round {number + 1} of {rounds}")
+        yield number
 
 
 def told(keys: Sequence[str], times: Times) -> str:
