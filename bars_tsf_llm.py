@@ -12,7 +12,7 @@ Design choices:
 * Covariates are further columns, of bars as of plain series. A past one counts for its own row. A known one (a price
   list, a holiday flag) is declared as known ahead, and alone may be read ahead of t.
 
-Shapes: N rows of one series, F features.
+Shapes: N rows of one series, S series of one length, F features.
 """
 
 import re
@@ -29,7 +29,8 @@ import pandas as pd
 from transformers.utils import logging
 
 from .cells_tsf_llm import NumberFormat, TimeFormat, Unclear, read_numbers, read_times, repeated_hour, why_no_time
-from .jumps_tsf_llm import believed
+from .jumps_tsf_llm import QUARTER, believed, over_known
+from .windows_tsf_llm import decayed_bars, decayed_sum
 
 logger = logging.get_logger(__name__)
 PRICES = ["open", "high", "low", "close"]
@@ -85,12 +86,22 @@ class Kind:
 
 
 def return_volatility(changes: np.ndarray, decay: float, floor: float, cap: float | None = None) -> np.ndarray:
-    """sigma[t]^2 = sum_k decay^k r[t-k]^2 / sum_k decay^k, over known returns. RiskMetrics 1996, section 5.2.
+    """sigma[t]^2 = sum_k decay^k r[t-k]^2 / sum_k decay^k, over known returns, `[N]` or `[N,S]`. RiskMetrics 1996,
+    section 5.2. What lies `volatility_bars` back has no weight, to the bit.
 
     With a cap no return counts as more than so many usual deviations: a split or a wrong bar does not set sigma."""
-    squares = pd.Series(believed(changes, cap) ** 2)
-    variance = squares.ewm(alpha=1 - decay, ignore_na=True, min_periods=MIN_BARS - 1).mean()
-    return np.maximum(np.sqrt(variance.to_numpy()), floor)
+
+    def deviation(returns: np.ndarray) -> np.ndarray:
+        variance = decayed_sum(believed(returns, cap) ** 2, decay) / decayed_sum(np.ones((len(returns), 1)), decay)
+        variance[: MIN_BARS - 2] = np.nan
+        return np.maximum(np.sqrt(variance), floor)
+
+    return over_known(deviation, changes)[0]
+
+
+def volatility_bars(decay: float) -> int:
+    """How many known changes a `return_volatility` reads, with a cap or without."""
+    return decayed_bars(decay) + QUARTER
 
 
 def difference_scale(changes: np.ndarray, decay: float, floor: float, cap: float | None = None) -> np.ndarray:
@@ -100,7 +111,7 @@ def difference_scale(changes: np.ndarray, decay: float, floor: float, cap: float
     [nan, 2.0, 0.06]
     """
     changes = believed(changes, cap)
-    so_far = np.sqrt(pd.Series(changes**2).expanding().mean().to_numpy())
+    so_far = np.sqrt(pd.DataFrame(changes**2).expanding().mean().to_numpy().reshape(changes.shape))
     return np.where(so_far > 0, return_volatility(changes, decay, 0.0).clip(floor * so_far), np.nan)
 
 

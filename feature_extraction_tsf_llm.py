@@ -49,7 +49,7 @@ from .bars_tsf_llm import (
 )
 from .calendars_tsf_llm import bar_spacing, check_calendar
 from .columns_tsf_llm import given_bars
-from .indicators_tsf_llm import FEATURES, READERS, WARM_UP, compute_features, feature_names, market_parts
+from .indicators_tsf_llm import FEATURES, READERS, compute_features, feature_names, market_parts
 from .jumps_tsf_llm import YEAR, jump_report, jumps, lately
 from .market_tsf_llm import MARKET_COLUMNS, PARTS, beside, market_state, parts_of
 from .series_tsf_llm import (
@@ -673,7 +673,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             what = "the original's inputs" if self.reach is not None else "a plain series or known covariates"
             raise ValueError(f"this model reads {what}, which no bounded past tells: forecast with pipe(bars)")
         decayed = int(np.log(FORGOTTEN) / np.log(self.sigma_decay))
-        return max(decayed, *(FEATURES[name].warm_up for name in self.names if name in FEATURES), WARM_UP)
+        return max(decayed, *(FEATURES[name].reach for name in self.names if name in FEATURES))
 
     def encode_newest(self, tickers: CheckedBars, market: pd.DataFrame | None = None) -> list[EncodedSeries]:
         """Series with the features of their last bar alone, zero before it, for bars that are known to be sound.

@@ -7,13 +7,15 @@ Design choices:
   next one takes back.
 * One rule says what looks like a split, to cleaning and to the warning of a forecast.
 
-Shapes: N rows of one series.
+Shapes: N rows of one series, S series of one length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+
+from .windows_tsf_llm import lag
 
 FIRST = 20  # known changes before the first volatility
 QUARTER, SOON = 63, 5  # known changes that say what is usual; and the last ones, if all but one moved by more
@@ -30,25 +32,48 @@ LARGEST_REAL = 3  # factor of a move that one believes in years later
 LOOKBACK = 20  # bars that say what volume is usual
 
 
-def usual_deviation(changes: np.ndarray) -> np.ndarray:
-    """The deviation that the known changes before each row give it, `[N]`; NaN where these are too few.
+def over_known(function: Callable[[np.ndarray], np.ndarray], changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A function of the known changes of each series, as if there were no others, `[N]` or `[N,S]`.
 
-    That of the first 20 is theirs together: no volatility is known before the last of them.
+    Gives its values, at an unknown change that of the last known one, NaN before the first; and what is known.
+    """
+    by_series = changes if changes.ndim == 2 else changes[:, None]
+    known = ~np.isnan(by_series)
+    place = known.cumsum(axis=0) - 1
+    rows, series = np.nonzero(known)
+    together = np.full((place.max(initial=-1) + 1, by_series.shape[1]), np.nan)
+    together[place[rows, series], series] = by_series[rows, series]
+    values = np.vstack((np.full(by_series.shape[1], np.nan), function(together)))  # its first row stands for none
+    values = np.take_along_axis(values, place + 1, axis=0)
+    return values.reshape(changes.shape), known.reshape(changes.shape)
+
+
+def usual_deviation(changes: np.ndarray) -> np.ndarray:
+    """The deviation that the known changes before each row give it, `[N]` or `[N,S]`; NaN where these are too few.
+
+    That of the first 20 is theirs together: no volatility is known before the last of them. All others are functions
+    of the quarter of known changes before them.
 
     >>> usual_deviation(np.array([np.nan, *[1.0, -1.0] * 10, 50.0]))[[1, -1]].tolist()
     [1.4826, 1.4826]
     """
-    known = np.flatnonzero(~np.isnan(changes))
-    usual = np.full(len(changes), np.nan)
-    if len(known) < FIRST:
-        return usual
-    size = pd.Series(np.abs(changes[known]))
-    size = size.where(size > 0)
-    quarter = size.rolling(QUARTER, min_periods=SOON).median().to_numpy()
-    soon = size.rolling(SOON).quantile(0.25, interpolation="lower").to_numpy()  # four of five moved by as much
-    now = np.fmax(quarter, soon)
-    usual[known] = DEVIATION * np.concatenate((np.repeat(quarter[FIRST - 1], FIRST), now[FIRST - 1 : -1]))
-    return usual
+    usual, known = over_known(_usual_deviation, changes)
+    return np.where(known, usual, np.nan)
+
+
+def _usual_deviation(changes: np.ndarray) -> np.ndarray:
+    """`[N,S]`, of known changes."""
+    if len(changes) < FIRST:
+        return np.full_like(changes, np.nan)
+    size = np.abs(changes)
+    size[size == 0] = np.nan
+    quarter = pd.DataFrame(size).rolling(QUARTER, min_periods=SOON).median().to_numpy()
+    least, second = size, np.full_like(size, np.inf)  # of the last five: four moved by as much as the second
+    for before in range(1, SOON):
+        one = lag(size, before)
+        least, second = np.minimum(least, one), np.minimum(second, np.maximum(least, one))
+    now = np.fmax(quarter, second)
+    return DEVIATION * np.concatenate((np.repeat(quarter[[FIRST - 1]], FIRST, axis=0), now[FIRST - 1 : -1]))
 
 
 def believed(changes: np.ndarray, cap: float | None) -> np.ndarray:
