@@ -207,7 +207,7 @@ def run(names: Sequence[str], place: Field, sizes: Sizes, threads: int, say: Say
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(threads)) for name in names if name not in missing}
         yardstick = stack.enter_context(Worker(threads))
-        say(f"building {', '.join(workers)}")
+        say(f"building and warming up {', '.join(workers)}")
         imports = {name: worker.do(peak_mb) for name, worker in workers.items()}
         suits = {name: worker.do(suited, name, place) for name, worker in workers.items()}
         dtypes = [dtype for dtype in DTYPES if dtype == "float32" or BF16 in workers]

@@ -25,7 +25,7 @@ from .peers import HISTORY, HORIZON, OURS, Field, contestant
 from .rounds import Task, Worker, peak_mb, took, typical
 
 Say = Callable[[str], None]
-LONGEST = 45.0  # seconds of a point
+LONGEST = 75.0  # CPU seconds of a point
 QUICK = 1.0  # seconds, below which a point is repeated
 STEPS = 20  # of a path
 
@@ -92,7 +92,7 @@ def run(place: Field, threads: int, say: Say, *, largest: int | None = None) -> 
         points: list[dict[str, float]] = []
         sizes = [size for size in curve.sizes if largest is None or size <= largest] or list(curve.sizes[:1])
         for size in sizes:
-            if points and points[-1]["wall"] * size / points[-1]["size"] > LONGEST:
+            if points and points[-1]["counts"] * size / points[-1]["size"] > LONGEST:
                 break
             with Worker(threads) as worker:
                 points.append(worker.do(point, name, place, size))
