@@ -51,13 +51,12 @@ class Panel:
         self._kept: dict[Any, np.ndarray] = {}
 
     def _side_by_side(self, tickers: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
-        columns = [one.get(name) for one in tickers]
-        of_times = name == "timestamp"
-        side = np.full(self.shape, np.datetime64("NaT", "ns") if of_times else np.nan)
-        for place, column in enumerate(columns):
-            if column is not None:
-                side[: len(column), place] = column
-        return side
+        unknown = np.datetime64("NaT", "ns") if name == "timestamp" else np.nan
+        side = np.full(self.shape[::-1], unknown)
+        for row, one in zip(side, tickers, strict=True):
+            if name in one:
+                row[: len(one[name])] = one[name]
+        return np.ascontiguousarray(side.T)
 
     def once(self, function: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
         """`function(panel, *args)`, computed once. Nobody writes into the answer."""
