@@ -16,7 +16,7 @@ Design choices:
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,9 @@ class Arguments(Output):
     only: list[str] | None = field(
         default=None, metadata={"help": "contestants (default: all that are installed; fewer with --quick)"}
     )
+    rounds: int | None = field(
+        default=None, metadata={"help": f"of the contest (default {contest.Sizes.rounds}; 1 with --quick)"}
+    )
     threads: int = field(default=1, metadata={"help": "of torch, for each contestant"})
     device: Literal["cpu", "cuda"] = field(default="cpu", metadata={"help": "of the contest"})
     page: Path | None = field(
@@ -65,8 +68,9 @@ class Arguments(Output):
                 raise ValueError(f"{option} {unknown[0]}: choose of {', '.join(known)}")
         if self.only is not None and OURS not in self.only:
             raise ValueError(f"--only {' '.join(self.only)}: name {OURS} too, which the others are compared with")
-        if self.threads < 1:
-            raise ValueError(f"--threads {self.threads}: give at least 1")
+        for option, given in (("--rounds", self.rounds), ("--threads", self.threads)):
+            if given is not None and given < 1:
+                raise ValueError(f"{option} {given}: give at least 1")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda: torch finds no CUDA device here; use --device cpu")
         if self.page is not None:
@@ -81,6 +85,7 @@ def run(options: Arguments, say: Callable[[str], None]) -> dict[str, Any]:
     place = Field(quick=quick, model="mini" if quick else "shipped", device=options.device)
     own = whole_way.TINY if quick else whole_way.Sizes()
     sizes = contest.TINY if quick else contest.Sizes()
+    sizes = replace(sizes, rounds=options.rounds or sizes.rounds)
     here = Field(quick=quick, model=place.model)
     names = options.only or (QUICK if quick else list(MAKERS))
     work: dict[str, Callable[[], Any]] = {

@@ -27,8 +27,8 @@ How many times as long as `tsf-llm` the others took. Above 1 ours is faster.
 ## What is compared
 
 * CPU time, torch on {threads} thread(s); the JSON has the clock's beside each. Every contestant is a process
-  of its own. They take turns, in alternating order. Times are medians of {rounds} rounds ({more} of the forward pass),
-  a ratio is the median of the ratios of single rounds.
+  of its own. They take turns, in alternating order. Times are medians of {rounds} round(s), {more} of the forward
+  pass; a ratio is the median of the ratios of single rounds.
 * `tsf-llm` is the shipped model, `mini` the small one; `bf16` and `int8` are the shipped one in other numbers. All
   weights are random in the network's rows, where laws and the head for bars, which the peers lack, are left out.
   Forecasts come from the whole models as they are shipped.

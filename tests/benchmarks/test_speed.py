@@ -86,6 +86,7 @@ def test_parts_alone_are_shown(quick, capsys):
         ["--only", "DeepSeek-V3"],
         ["--only", "Abacus"],
         ["--threads", "0"],
+        ["--rounds", "0"],
         ["--device", "abacus"],
         ["--json", "no/such/folder/speed.json"],
         ["--json", "."],
