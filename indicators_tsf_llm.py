@@ -89,7 +89,7 @@ SELECTABLE_GROUPS = (  # not among the default features
 PANEL = 1 << 15  # numbers of a panel's column: 256 KB
 LONGEST = 1 << 13  # rows of a panel: a longer history becomes several of its columns
 CALL = 2000  # numbers that are computed in the time that a call takes
-REACHES = (300, 1100)  # features that reach no further share a panel of their own
+REACHES = (80, 300, 1100)  # features that reach no further share a panel of their own
 
 
 def _day_of_week(days: np.ndarray) -> np.ndarray:
