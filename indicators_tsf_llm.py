@@ -89,7 +89,7 @@ SELECTABLE_GROUPS = (  # not among the default features
 PANEL = 1 << 15  # numbers of a panel's column: 256 KB
 LONGEST = 1 << 13  # rows of a panel: a longer history becomes several of its columns
 CALL = 2000  # numbers that are computed in the time that a call takes
-REACHES = (80, 300, 1100)  # features that reach no further share a panel of their own
+REACHES = (80, 300, 1120)  # features that reach no further share a panel of their own
 
 
 def _day_of_week(days: np.ndarray) -> np.ndarray:
@@ -355,7 +355,8 @@ def features_of(
     errors: dict[str, FeatureError] = {}
     chosen = [FEATURES[name] for name in names]
     own, ours = ([i for i, feature in enumerate(chosen) if feature.own == side] for side in (True, False))
-    states = {id(state): state for state in markets.values() if state is not None}  # most tickers share one
+    seen = [markets.get(ticker) for ticker in tickers]
+    states = {id(state): state for state in seen if state is not None}  # most tickers share one
     tables = {key: MarketTable(state) for key, state in states.items()}
     longest = max((chosen[i].reach for i in ours), default=0)
     series = []
