@@ -347,11 +347,12 @@ def features_of(
     unknown = [name for name in names if name not in FEATURES]
     if unknown:
         raise ValueError(f"unknown features {unknown}; import the module that defines them with @feature")
-    values = {t: np.full((len(bars) - starts.get(t, 0), len(names)), np.nan) for t, bars in tickers.items()}
+    values = {t: np.full((len(names), len(bars) - starts.get(t, 0)), np.nan).T for t, bars in tickers.items()}
     errors: dict[str, FeatureError] = {}
     chosen = [FEATURES[name] for name in names]
     own, ours = ([i for i, feature in enumerate(chosen) if feature.own == side] for side in (True, False))
-    tables = {id(state): MarketTable(state) for state in markets.values() if state is not None}
+    states = {id(state): state for state in markets.values() if state is not None}  # most tickers share one
+    tables = {key: MarketTable(state) for key, state in states.items()}
     longest = max((chosen[i].reach for i in ours), default=0)
     series = []
     with np.errstate(all="ignore"):  # a division by zero or the log of zero is an unknown, made NaN below
@@ -362,7 +363,7 @@ def features_of(
             try:
                 if own and one.begin < len(one.rows):
                     of_frame = own_features(bars, one.rows, state, [chosen[i] for i in own], one.begin)
-                    one.put(one.begin, of_frame, own)
+                    one.put(one.begin, np.where(np.isfinite(of_frame), of_frame, np.nan).T, own)
             except FeatureError as error:
                 errors[ticker] = error
         for places in _by_reach(chosen, ours, series):
@@ -393,9 +394,12 @@ class _Observed:
             self.columns.update({name: column[before:] for name, column in then.items()})
 
     def put(self, begin: int, values: np.ndarray, places: list[int]) -> None:
-        """Values `[bars, len(places)]` of the observed bars from `begin` on."""
-        known = np.where(np.isfinite(values), values, np.nan)
-        self.table[np.ix_(self.rows[begin : begin + len(values)] - self.start, places)] = known
+        """Values `[len(places), bars]` of the observed bars from `begin` on."""
+        rows = self.rows[begin : begin + values.shape[1]] - self.start
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:  # no gap
+            self.table.T[places, rows[0] : rows[-1] + 1] = values
+        else:
+            self.table.T[np.array(places)[:, None], rows] = values
 
 
 @dataclass
@@ -434,10 +438,12 @@ def _compute(features: Sequence[Feature], places: list[int], series: Sequence[_O
         part = [pieces[place] for place in together]
         panel = Panel([piece.columns() for piece in part])
         first = min(piece.begin - piece.head for piece in part)
-        values = np.empty((len(features), len(panel.close) - first, len(part)))
+        values = np.empty((len(part), len(features), len(panel.close) - first))
         for i, feature in enumerate(features):
-            values[i] = feature.compute(panel)[first:]
-        for column, piece in enumerate(part):
-            known = values[:, piece.begin - piece.head - first : piece.end - piece.head - first, column]
-            known[np.arange(piece.begin, piece.end) < lookbacks[:, None]] = np.nan
-            piece.of.put(piece.begin, known.T, places)
+            column = feature.compute(panel)[first:]
+            values[:, i] = (column + 0 * column).T  # what is infinite is unknown
+        for known, piece in zip(values, part, strict=True):
+            known = known[:, piece.begin - piece.head - first : piece.end - piece.head - first]
+            if piece.begin < lookbacks.max():
+                known[np.arange(piece.begin, piece.end) < lookbacks[:, None]] = np.nan
+            piece.of.put(piece.begin, known, places)

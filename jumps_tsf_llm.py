@@ -120,8 +120,10 @@ def jumps(changes: np.ndarray, *, of_prices: bool) -> np.ndarray:
     [False, True]
     """
     size, beyond = np.abs(changes), PRICE_DEVIATIONS if of_prices else VALUE_DEVIATIONS
-    usual = usual_deviation(changes, beyond)
-    return (size > np.log1p(JUMP)) & ~(size <= beyond * usual) if of_prices else size > beyond * usual
+    if not of_prices:
+        return size > beyond * usual_deviation(changes, beyond)
+    large = size > np.log1p(JUMP)
+    return large & ~(size <= beyond * usual_deviation(changes, beyond)) if large.any() else large
 
 
 def lately(rows: np.ndarray) -> np.ndarray:

@@ -67,11 +67,11 @@ class Panel:
 
 def side_by_side(columns: Sequence[np.ndarray | None], rows: int, *, of_times: bool = False) -> np.ndarray:
     """Columns from row 0 on, float64 or datetime64[ns] `[rows,N]`; unknown after the last of each."""
-    side = np.full((rows, len(columns)), np.datetime64("NaT", "ns") if of_times else np.nan)
-    for place, column in enumerate(columns):
+    side = np.full((len(columns), rows), np.datetime64("NaT", "ns") if of_times else np.nan)
+    for row, column in zip(side, columns, strict=True):
         if column is not None:
-            side[: len(column), place] = column
-    return side
+            row[: len(column)] = column
+    return np.ascontiguousarray(side.T)
 
 
 def alike(lengths: Sequence[int]) -> Iterator[list[int]]:

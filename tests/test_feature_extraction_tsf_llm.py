@@ -538,13 +538,14 @@ def test_each_bar_is_checked_and_each_feature_computed_once(world, name, monkeyp
     def counting(module, function):
         honest = getattr(module, function)
 
-        def counted(frame, *args, **kwargs):
-            counts[function] = counts.get(function, 0) + len(frame)
-            return honest(frame, *args, **kwargs)
+        def counted(bars, *args, **kwargs):
+            frames = [bars] if isinstance(bars, pd.DataFrame) else bars.values()
+            counts[function] = counts.get(function, 0) + sum(map(len, frames))
+            return honest(bars, *args, **kwargs)
 
         monkeypatch.setattr(module, function, counted)
 
-    features = "compute_series_features" if name == "series" else "compute_features"
+    features = "compute_series_features" if name == "series" else "features_of"
     counting(bars_tsf_llm, "check_bars")
     counting(feature_extraction_tsf_llm, features)
     processor, frame, market = world(name)
