@@ -47,6 +47,7 @@ from .bars_tsf_llm import (
     hide_after,
     named_covariates,
     split_tickers,
+    volatility_bars,
 )
 from .calendars_tsf_llm import bar_spacing, check_calendar
 from .columns_tsf_llm import given_bars
@@ -66,7 +67,6 @@ GIVE = {
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes
 LEARNED = ("center", "scale", "bar_seconds", "fitted_through", "fitted_with_market", "target_center", "target_scale")
-FORGOTTEN = 1e-12  # weight of a squared return in the volatility that no longer counts
 ROWS_AT_ONCE = 1 << 16  # of raw features, 46 MB of 88 of them: bounds memory, not results
 LONGEST_CONTEXT = 1_000_000  # bars of a window
 Markets: TypeAlias = Mapping[str, pd.DataFrame | None]  # by ticker a `market_tsf_llm.market_state`, where it has one
@@ -721,8 +721,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if self.series_kind is UNIVARIATE or self.known_covariates or self.reach is not None:
             what = "the original's inputs" if self.reach is not None else "a plain series or known covariates"
             raise ValueError(f"this model reads {what}, which no bounded past tells: forecast with pipe(bars)")
-        decayed = int(np.log(FORGOTTEN) / np.log(self.sigma_decay))
-        return max(decayed, *(FEATURES[name].reach for name in self.names if name in FEATURES))
+        return max(
+            volatility_bars(self.sigma_decay), *(FEATURES[name].reach for name in self.names if name in FEATURES)
+        )
 
     def encode_newest(self, tickers: CheckedBars, market: pd.DataFrame | None = None) -> list[EncodedSeries]:
         """Series with the features of their last bar alone, zero before it, for bars that are known to be sound.
