@@ -54,13 +54,7 @@ from .columns_tsf_llm import given_bars
 from .indicators_tsf_llm import FEATURES, READERS, feature_names, features_of, market_parts
 from .jumps_tsf_llm import YEAR, jump_report, jumps, lately
 from .market_tsf_llm import MARKET_COLUMNS, PARTS, beside, market_state, parts_of
-from .series_tsf_llm import (
-    candidate_seasons,
-    choose_seasons,
-    compute_series_features,
-    series_feature_names,
-    series_table,
-)
+from .series_tsf_llm import candidate_seasons, choose_seasons, series_feature_names, series_features_of, series_table
 
 logger = logging.get_logger(__name__)
 ENDED = 60  # times between bars that a ticker may lag behind the newest
@@ -599,10 +593,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         names, errors = [name for name in self.names if name not in covariates], dict[str, FeatureError]()
         if self.series_kind is UNIVARIATE:
             table, sigma = series_table(self.seasons or ()), (self.sigma_decay, self.sigma_floor, self.sigma_cap)
-            raw = {
-                ticker: compute_series_features(frame, names, table, *sigma, start=starts[ticker]).to_numpy()
-                for ticker, frame in tickers.items()
-            }
+            raw = series_features_of(tickers, names, table, *sigma, starts=starts)
         else:
             raw, errors = features_of(tickers, names, markets=markets, starts=starts)
         if covariates:

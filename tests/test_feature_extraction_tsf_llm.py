@@ -545,7 +545,7 @@ def test_each_bar_is_checked_and_each_feature_computed_once(world, name, monkeyp
 
         monkeypatch.setattr(module, function, counted)
 
-    features = "compute_series_features" if name == "series" else "features_of"
+    features = "series_features_of" if name == "series" else "features_of"
     counting(bars_tsf_llm, "check_bars")
     counting(feature_extraction_tsf_llm, features)
     processor, frame, market = world(name)
