@@ -85,7 +85,7 @@ SELECTABLE_GROUPS = (  # not among the default features
     *("more_averages", "crossovers", "candles", "shape", "momentum", "regime", "estimators", "more_channels"),
     *("more_volume", "dates", "reversal", "market", "range", "leverage", "events", "implied", "moves"),
 )
-REACHES = (300, 1100)  # features that reach no further share a panel of their own
+REACHES = (80, 300, 1120)  # features that reach no further share a panel of their own
 
 
 def _day_of_week(days: np.ndarray) -> np.ndarray:
@@ -351,7 +351,8 @@ def features_of(
     values = {t: np.full((len(names), len(bars) - starts.get(t, 0)), np.nan).T for t, bars in tickers.items()}
     errors: dict[str, FeatureError] = {}
     chosen = [FEATURES[name] for name in names]
-    states = {id(state): state for state in markets.values() if state is not None}  # most tickers share one
+    seen = [markets.get(ticker) for ticker in tickers]
+    states = {id(state): state for state in seen if state is not None}  # most tickers share one
     told = {part for state in states.values() for part in parts_of(state)}
     untold = [groups[0] for part, groups in READERS.items() if part not in told]
     own = [i for i, feature in enumerate(chosen) if feature.own]
