@@ -48,19 +48,14 @@ from .bars_tsf_llm import (
     hide_after,
     named_covariates,
     split_tickers,
+    volatility_bars,
 )
 from .calendars_tsf_llm import bar_spacing, check_calendar
 from .columns_tsf_llm import given_bars
 from .indicators_tsf_llm import FEATURES, READERS, feature_names, features_of, market_parts
 from .jumps_tsf_llm import YEAR, jump_report, jumps, lately
 from .market_tsf_llm import MARKET_COLUMNS, PARTS, beside, market_state, parts_of
-from .series_tsf_llm import (
-    candidate_seasons,
-    choose_seasons,
-    compute_series_features,
-    series_feature_names,
-    series_table,
-)
+from .series_tsf_llm import candidate_seasons, choose_seasons, series_feature_names, series_features_of, series_table
 
 logger = logging.get_logger(__name__)
 ENDED = 60  # times between bars that a ticker may lag behind the newest
@@ -73,7 +68,6 @@ GIVE = {
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes
 LEARNED = ("center", "scale", "bar_seconds", "fitted_through", "fitted_with_market", "target_center", "target_scale")
-FORGOTTEN = 1e-12  # weight of a squared return in the volatility that no longer counts
 ROWS_AT_ONCE = 1 << 16  # of raw features, 46 MB of 88 of them: bounds memory, not results
 LONGEST_CONTEXT = 1_000_000  # bars of a window
 Markets: TypeAlias = Mapping[str, pd.DataFrame | None]  # by ticker a `market_tsf_llm.market_state`, where it has one
@@ -600,10 +594,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         names, errors = [name for name in self.names if name not in covariates], dict[str, FeatureError]()
         if self.series_kind is UNIVARIATE:
             table, sigma = series_table(self.seasons or ()), (self.sigma_decay, self.sigma_floor, self.sigma_cap)
-            raw = {
-                ticker: compute_series_features(frame, names, table, *sigma, start=starts[ticker]).to_numpy()
-                for ticker, frame in tickers.items()
-            }
+            raw = series_features_of(tickers, names, table, *sigma, starts=starts)
         else:
             raw, errors = features_of(tickers, names, markets=markets, starts=starts)
         if covariates:
@@ -731,8 +722,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if self.series_kind is UNIVARIATE or self.known_covariates or self.reach is not None:
             what = "the original's inputs" if self.reach is not None else "a plain series or known covariates"
             raise ValueError(f"this model reads {what}, which no bounded past tells: forecast with pipe(bars)")
-        decayed = int(np.log(FORGOTTEN) / np.log(self.sigma_decay))
-        return max(decayed, *(FEATURES[name].reach for name in self.names if name in FEATURES))
+        return max(
+            volatility_bars(self.sigma_decay), *(FEATURES[name].reach for name in self.names if name in FEATURES)
+        )
 
     def encode_newest(self, tickers: CheckedBars, market: pd.DataFrame | None = None) -> list[EncodedSeries]:
         """Series with the features of their last bar alone, zero before it, for bars that are known to be sound.

@@ -125,7 +125,7 @@ def lora_config(model: Model, args: LoraArguments) -> LoraConfig:
     linear = {
         name.split(".")[-1]
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and "front_end" not in name
+        if isinstance(module, nn.Linear) and "front_end" not in name
     }
     if model.config.tie_word_embeddings:
         linear.discard("lm_head")  # it is the embedding too, which an adapter of the head alone would part from it
