@@ -33,6 +33,7 @@ from .bars_tsf_llm import (
     LISTED,
     MIN_BARS,
     OHLCV,
+    PRICES,
     SIGMA_CAP,
     UNIVARIATE,
     Bars,
@@ -752,8 +753,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             log_return=log_return,
             sigma=sigma,
             calm=None if self.sigma_cap is not None else self._calm(log_return, sigma),
-            ohlc=bars[OHLCV.columns[:4]].to_numpy(dtype=float) if self.series_kind is OHLCV else None,
-            volume=bars["volume"].to_numpy(dtype=float) if self.series_kind is OHLCV else None,
+            ohlc=np.stack([bars[name].to_numpy() for name in PRICES], axis=1) if self.series_kind is OHLCV else None,
+            volume=bars["volume"].to_numpy() if self.series_kind is OHLCV else None,
         )
 
     def _with_features(self, series: EncodedSeries, raw_NF: np.ndarray) -> EncodedSeries:
