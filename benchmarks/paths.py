@@ -6,7 +6,8 @@ examples:
     python -m tsf_llm.benchmarks.paths --quick
 
 Design choices:
-* The paths are those of tokens alone, without the laws, which would leave nothing to sample for.
+* The paths are those of tokens alone: at a step with a law there would be nothing to sample for. `--laws` takes them
+  as `pipe.sample` gives them, for steps beyond the last law.
 * Error: quantiles beside those of many more paths of another seed, in sigmas times the root of the steps: root mean
   square over origins, levels and seeds. `plain` are free uniform numbers, `stratified` the pipeline's.
 * CRPS is that of the empirical distribution at what came. Its expectation falls with the number of free paths as the
@@ -53,6 +54,7 @@ class Arguments(Output):
     data: str = field(default="sample", metadata={"help": "price file or folder"})
     names: list[str] | None = field(default=None, metadata={"help": "tickers of the data (default: all)"})
     origins: int = field(default=4, metadata={"help": "forecasts of each ticker"})
+    laws: bool = field(default=False, metadata={"help": "paths that take the values of the laws"})
     steps: list[int] = field(default_factory=lambda: [1, 5, 20], metadata={"help": "of which quantiles are compared"})
 
     def __post_init__(self) -> None:
@@ -66,11 +68,11 @@ def free_uniforms(tickers: Any, origins: Any, samples: int, horizon: int, seed: 
     return torch.from_numpy(np.random.default_rng([seed, len(tickers)]).random((len(tickers) * samples, horizon)))
 
 
-def drawn(pipe: TsfLlmPipeline, batch: Any, *, horizon: int, samples: int, seed: int) -> np.ndarray:
-    """Returns `[B,K,P]` of token paths, in units of sigma and the root of the steps."""
-    tokens = pipe.sample_tokens(batch, horizon=horizon, samples=samples, seed=seed)
-    unit = np.asarray(batch["scale"], float)[:, None, None] * np.sqrt(np.arange(1, horizon + 1))
-    return pipe.processor.path_returns(tokens, batch) / unit
+def drawn(pipe: TsfLlmPipeline, batch: Any, unit: np.ndarray, laws: bool, **settings: int) -> np.ndarray:
+    """Returns `[B,K,P]` of paths, in units `[B,P]`."""
+    if laws:
+        return pipe.sample(batch, **settings) / unit[:, None]
+    return pipe.processor.path_returns(pipe.sample_tokens(batch, **settings), batch) / unit[:, None]
 
 
 def quantiles(paths: np.ndarray) -> np.ndarray:
@@ -89,7 +91,7 @@ def errors(pipe: TsfLlmPipeline, series: list[EncodedSeries], options: Arguments
         batch = pipe.processor.batch([(one, rows)])
         unit = np.asarray(batch["scale"], float)[:, None] * np.sqrt(np.arange(1, horizon + 1))
         came = pipe.processor.kind.change(one.ahead(rows, horizon), one.close[rows, None]) / unit
-        draw = partial(drawn, pipe, batch, horizon=horizon)
+        draw = partial(drawn, pipe, batch, unit, options.laws, horizon=horizon)
         parts = range(2 if quick else REFERENCE // max(NUMBERS))
         wanted = quantiles(np.concatenate([draw(samples=max(NUMBERS), seed=1000 + i) for i in parts], axis=1))
         for way, K in ways:
