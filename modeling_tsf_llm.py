@@ -128,12 +128,13 @@ def asked(
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     attention_mask: torch.Tensor | None,
     last: int | None,
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor | None]:
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.Tensor | None]:
     """What the queries are made of, their places, and their mask: of all positions, or of the `last` ones alone."""
     if last is None:
         return hidden_states, position_embeddings, attention_mask
+    cos, sin = position_embeddings
     mask = None if attention_mask is None else attention_mask[:, :, -last:]
-    return hidden_states[:, -last:], tuple(one[:, -last:] for one in position_embeddings), mask
+    return hidden_states[:, -last:], (cos[:, -last:], sin[:, -last:]), mask
 
 
 class TsfLlmAttention(nn.Module):
