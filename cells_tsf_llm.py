@@ -103,7 +103,9 @@ def read_times(cells: pd.Series, format: TimeFormat | None = None) -> tuple[pd.S
     local, utc = clocks(cells, format)
     times = local.where(local == local.dt.normalize()) if format.dates else utc
     if times.dtype != "datetime64[ns]":
-        times = times.where(times.dt.year.between(FIRST_YEAR, LAST_YEAR))
+        first, after = (np.datetime64(f"{year}-01-01") for year in (FIRST_YEAR, LAST_YEAR + 1))
+        if ((stamps := times.to_numpy()) < first).any() or (stamps >= after).any():
+            times = times.where((stamps >= first) & (stamps < after))
     return times, np.flatnonzero(times.isna())
 
 
@@ -124,6 +126,8 @@ def clocks(cells: pd.Series, format: TimeFormat | None = None, is_dst: bool = Fa
     A time of a named zone that comes twice there is none, unless `is_dst` chooses.
     """
     format = format or TimeFormat.of(cells)
+    if format.name == "typed" and cells.dt.tz is None:
+        return cells, cells
     if format.name == "typed":
         return cells.dt.tz_localize(None), pd.to_datetime(cells, utc=True).dt.tz_localize(None)
     if format.name == "ISO8601" and (stamps := _iso_at_once(cells)) is not None:

@@ -24,12 +24,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..bars_tsf_llm import OHLCV, UNIVARIATE
+from ..bars_tsf_llm import OHLCV, UNIVARIATE, CheckedBars, Kind
 from ..common.files import write_parquet
 from ..common.provenance import release
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from ..processing_tsf_llm import TsfLlmProcessor
-from .windows import Split, WindowDataset
+from .windows import Split, labels_between, origins_of
 
 KEY, BASE = b"tsf_llm_key", b"tsf_llm_base"
 ENCODED = ("features", "observed", "log_return", "sigma", "token")  # the columns beside those of the bars
@@ -131,15 +131,22 @@ def encode_shard(
     encoded = 0
     if _metadata(shard).get(KEY) != key.encode():
         known = _known(shard, bars, settings, market, processor.feature_extractor)
+        checked = CheckedBars({name: without_names(bars, processor.kind)})
         try:
-            [series] = processor.feature_extractor.encode(bars, market=market, known=known)
+            [series] = processor.feature_extractor.encode(checked, market=market, known=known)
         except ValueError as error:  # too short, or of another frequency
             return {"skipped": str(error)}
         encoded = len(bars) - sum(len(part.features) for part in known.values())
         metadata = {KEY: key, BASE: hash_of(settings, hash_of_rows(market, end))}
         write_parquet(_table_of(bars, series, processor).replace_schema_metadata(metadata), shard)
-    series = series_of(pq.read_table(shard, memory_map=True))
-    return {"file": f"data/{shard.name}", **_counts(series, processor, split, horizon), "encoded": encoded}
+    else:
+        series = series_of(pq.read_table(shard, memory_map=True))
+    return {"file": f"data/{shard.name}", **_counts(series, split, horizon), "encoded": encoded}
+
+
+def without_names(bars: pd.DataFrame, kind: Kind) -> pd.DataFrame:
+    """The bars of a ticker's file as `check_bars` made them."""
+    return bars.drop(columns=kind.id).astype({"timestamp": "datetime64[ns]"})
 
 
 def _known(
@@ -184,12 +191,10 @@ def _table_of(bars: pd.DataFrame, series: EncodedSeries, processor: TsfLlmProces
     return pa.table(columns)
 
 
-def _counts(series: EncodedSeries, processor: TsfLlmProcessor, split: Split, horizon: int) -> dict[str, Any]:
-    counts, after, bars = {}, None, pd.Series(series.timestamp[series.observed])
+def _counts(series: EncodedSeries, split: Split, horizon: int) -> dict[str, Any]:
+    counts, after, bars = {}, None, series.timestamp[series.observed]
     for part, through in (("train", split.train_through), ("valid", split.valid_through), ("test", None)):
-        fences = {"after": after, "through": through, "embargo": horizon}
-        windows = WindowDataset(processor, [series], objective="causal_lm", horizon=horizon, **fences)
-        inside = (bars > (after or pd.Timestamp.min)) & (bars <= (through or pd.Timestamp.max))
-        counts[part] = {"bars": int(inside.sum()), "windows": len(windows)}
+        windows = origins_of(series, labels_between(series.timestamp, after, through, embargo=horizon), horizon)
+        counts[part] = {"bars": len(bars[labels_between(bars, after, through)]), "windows": len(windows)}
         after = through
     return counts

@@ -111,7 +111,6 @@ class WindowDataset(Dataset):
         sizes = [len(one.close) for one in series]
         first = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
         self.start_of = first.astype(np.int64)  # [N] row of the ticker's first bar
-        self.end_of = first + np.repeat(sizes, sizes)
         self.features = np.concatenate([one.features for one in series])
         self.observed = np.concatenate([one.observed for one in series])
         self.log_return = np.concatenate([one.log_return for one in series])
@@ -119,24 +118,21 @@ class WindowDataset(Dataset):
         self.tokens = self.tokenizer.encode_returns(np.concatenate([one.standard_return() for one in series]))
         self.bars = all_bars(series) if objective == "causal_lm" else None
         self.timestamp = stamps = np.concatenate([one.timestamp for one in series])
-        rows = np.arange(len(stamps))
-        allowed = np.ones(len(stamps), bool)
-        if after is not None:
-            passed = (stamps > day_end(after, stamps).to_datetime64()).astype(int)
-            bars_since = np.cumsum(passed) - (np.cumsum(passed) - passed)[self.start_of]
-            allowed &= (passed > 0) & (bars_since > embargo)
-        if through is not None:
-            allowed &= stamps <= day_end(through, stamps).to_datetime64()
-        self.is_label = allowed
+        fences = [None if at is None else day_end(at, stamps) for at in (after, through)]
+        places = [labels_between(one.timestamp, *fences, embargo=embargo) for one in series]
+        allowed = [np.zeros(size, bool) for size in sizes]
+        for part, place in zip(allowed, places, strict=True):
+            part[place] = True
+        self.is_label = np.concatenate(allowed)
         self.laws = None
         if objective == "causal_lm" and self.tokenizer.law_edges:
-            parts = zip(series, np.split(allowed, np.cumsum(sizes)[:-1]), strict=True)
+            parts = zip(series, allowed, strict=True)
             self.laws = np.concatenate([law_labels(one, self.tokenizer, processor.kind, part) for one, part in parts])
-        last = rows + horizon  # the last label's row
-        usable = self.observed & ~np.isnan(self.sigma) & (last < self.end_of)
-        usable[usable] &= allowed[last[usable]] & allowed[rows[usable] + 1]
-        candidates = rows[usable]
-        self.origins = candidates[(candidates - self.start_of[candidates]) % stride == 0]
+        origins = [origins_of(one, place, horizon) for one, place in zip(series, places, strict=True)]
+        origins = [
+            rows[rows % stride == 0] + first for rows, first in zip(origins, np.cumsum([0, *sizes]), strict=False)
+        ]
+        self.origins = np.concatenate(origins)
 
         self.augment, self.seed = dict(augment or {}), seed
         self.context_dropout, self.contexts = context_dropout, context_columns(processor.feature_extractor.names)
@@ -270,6 +266,21 @@ class WindowDataset(Dataset):
     def _returns(self, ahead: np.ndarray) -> np.ndarray:
         """Log returns ahead in units of the origin's sigma, `[B,P]`."""
         return self.log_return[ahead] / self.sigma[ahead[:, 0] - 1][:, None]
+
+
+def labels_between(
+    stamps: np.ndarray, after: pd.Timestamp | None, through: pd.Timestamp | None, *, embargo: int = 0
+) -> slice:
+    """The rows of a ticker that may be labels: in (after, through], the first `embargo` of them left out."""
+    first = 0 if after is None else int(stamps.searchsorted(after.to_datetime64(), "right")) + embargo
+    end = len(stamps) if through is None else int(stamps.searchsorted(through.to_datetime64(), "right"))
+    return slice(first, max(first, end))
+
+
+def origins_of(series: EncodedSeries, labels: slice, horizon: int) -> np.ndarray:
+    """Rows of known volatility whose next `horizon` rows are all in `labels`."""
+    first, end = max(labels.start - 1, 0), max(min(labels.stop, len(series.close)) - horizon, 0)
+    return first + np.flatnonzero((series.observed & ~np.isnan(series.sigma))[first:end])
 
 
 def all_bars(series: Sequence[EncodedSeries]) -> list[np.ndarray] | None:

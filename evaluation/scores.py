@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import scoringrules
-import statsmodels.api as sm
 from scipy import stats
 from sklearn.metrics import r2_score
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 
 from .distributions import COVERAGE_LEVELS, LEVELS, Forecast
@@ -114,7 +114,7 @@ def newey_west_t(values: np.ndarray, *, horizon: int) -> float | None:
     if num_dates < max(FEWEST_DATES, 2 * horizon) or np.ptp(values) == 0:
         return None
     lags = max(horizon - 1, int(4 * (num_dates / 100) ** (2 / 9)))
-    fit = sm.OLS(values, np.ones(num_dates)).fit(cov_type="HAC", cov_kwds={"maxlags": lags, "use_correction": True})
+    fit = OLS(values, np.ones(num_dates)).fit(cov_type="HAC", cov_kwds={"maxlags": lags, "use_correction": True})
     return float(fit.tvalues[0])
 
 

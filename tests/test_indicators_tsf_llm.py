@@ -244,7 +244,7 @@ def test_features_are_those_of_pandas_beyond_what_averages_remember(make_bars):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_features_of_an_illiquid_ticker_are_those_of_pandas(seed):
-    residue = 1e-10  # of bars that have left a running sum
+    residue = 1e-9  # of bars that have left a running sum
     assert_oracle(illiquid_bars(seed), state_of(*map(illiquid_bars, (11, 12, 13))), residue)
 
 

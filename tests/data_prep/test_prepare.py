@@ -21,7 +21,7 @@ from tsf_llm.data_prep import ticker_files
 from tsf_llm.data_prep.columns import Columns
 from tsf_llm.data_prep.prepare import is_prepared, load_prepared, prepare
 from tsf_llm.data_prep.shards import shard_path
-from tsf_llm.data_prep.sources import iter_raw, read_bars, read_series
+from tsf_llm.data_prep.sources import read_bars, read_series
 from tsf_llm.data_prep.windows import WindowDataset
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, FEATURES, SELECTABLE_GROUPS
@@ -429,11 +429,13 @@ def test_the_size_of_the_pieces_changes_nothing(prices, folder, tmp_path, monkey
         shuffled.iloc[part].to_csv(tmp_path / "files" / f"{number}.csv", index=False)
     prepare(tmp_path / "files", tmp_path / "one", **settings())
     monkeypatch.setattr(ticker_files, "BUFFER", 100)
-    monkeypatch.setattr(
-        ticker_files, "iter_raw", lambda source, tickers, **more: iter_raw(source, tickers, rows=37, **more)
-    )
+    monkeypatch.setattr(ticker_files, "ROWS", 37)
     prepare(tmp_path / "files", tmp_path / "two", **settings())
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    monkeypatch.setattr(ticker_files, "LARGE", 0)  # each file in pieces, cell by cell in any process
+    monkeypatch.setattr(ticker_files, "JOB", 0)
+    prepare(tmp_path / "files", tmp_path / "pieces", **settings())
+    assert contents(tmp_path / "one") == contents(tmp_path / "pieces")
     prepare(prices, tmp_path / "three", **settings())
     assert contents(tmp_path / "three") == contents(folder)
 
@@ -653,8 +655,8 @@ def test_a_feature_whose_code_changed_is_computed_again(prices, folder, tmp_path
         shutil.copy(path, package)
     indicators = package / "indicators_tsf_llm.py"
     text = indicators.read_text()
-    assert text.count("np.log(b.close / b.open)") == 1
-    indicators.write_text(text.replace("np.log(b.close / b.open)", "np.log(b.high / b.open)"))
+    assert text.count("np.log(p.close / p.open)") == 1
+    indicators.write_text(text.replace("np.log(p.close / p.open)", "np.log(p.high / p.open)"))
     out = shutil.copytree(folder, tmp_path / "out")
     answer = subprocess.run(
         [sys.executable, "-c", EDITED, prices, out, tmp_path / "site"],
