@@ -10,8 +10,7 @@ Design choices:
   broken by the last bit and a change of currency changes the answer; `vortex` and `cmf` say the same smoothly.
 * Memory is bounded: a value is a function of its own `reach` of bars, to the bit. So it does not matter where a
   computation starts, and the values of new bars cost those and what they reach.
-* Tickers lie side by side in panels of about `PANEL` numbers, which stay in the cache; a ticker's numbers are the same
-  bits alone and with others.
+* Tickers lie side by side in panels that stay in the cache; a number has the same bits alone and with others.
 * Unknown is NaN: too little history, a zero denominator, no volume. A flat window has no position inside itself.
 * Groups in `SELECTABLE_GROUPS` are used only when they are asked for by name; the others are the default 64 features.
 * The groups `market` and `implied` read `panel.market`, the state of a universe and of an implied-volatility index as
@@ -23,7 +22,7 @@ In formulas `x[-n]` is x n bars ago, `ta.f(n)` is `pandas_ta_classic.f` with len
 channel is (close - lower) / (upper - lower).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,10 +30,10 @@ import numpy as np
 import pandas as pd
 
 from .bars_tsf_llm import OHLCV, PRICES, FeatureError
-from .market_tsf_llm import STALE, MarketTable
+from .market_tsf_llm import STALE, MarketTable, parts_of
 from .more_indicators_tsf_llm import ROWS as MORE
 from .own_features_tsf_llm import WARM_UP, IndicatorFrame, own_features
-from .panel_tsf_llm import Feature, Panel
+from .panel_tsf_llm import LONGEST, Feature, Panel, alike, wall_clock
 from .reversal_tsf_llm import ROWS as REVERSAL
 from .technical_tsf_llm import (
     EMA_MEMORY,
@@ -86,10 +85,7 @@ SELECTABLE_GROUPS = (  # not among the default features
     *("more_averages", "crossovers", "candles", "shape", "momentum", "regime", "estimators", "more_channels"),
     *("more_volume", "dates", "reversal", "market", "range", "leverage", "events", "implied", "moves"),
 )
-PANEL = 1 << 15  # numbers of a panel's column: 256 KB
-LONGEST = 1 << 13  # rows of a panel: a longer history becomes several of its columns
-CALL = 2000  # numbers that are computed in the time that a call takes
-REACHES = (300, 1100)  # features that reach no further share a panel of their own
+REACHES = (80, 300, 1120)  # features that reach no further share a panel of their own
 
 
 def _day_of_week(days: np.ndarray) -> np.ndarray:
@@ -253,7 +249,8 @@ _TABLE = (
 )
 FEATURES: dict[str, Feature] = {row.name: row for row in _TABLE}
 BUILT_IN = frozenset(FEATURES)
-READERS = {"universe": ("market", "reversal"), "implied": ("implied",)}  # groups that read a part of a market
+READERS = {"universe": ("market", "reversal"), "implied": ("implied",)}  # groups that read a part of a market;
+# those named first know nothing without it
 FEATURE_GROUPS: tuple[str, ...] = tuple(  # the default ones
     dict.fromkeys(row.group for row in _TABLE if row.group not in SELECTABLE_GROUPS)
 )
@@ -351,11 +348,16 @@ def features_of(
     unknown = [name for name in names if name not in FEATURES]
     if unknown:
         raise ValueError(f"unknown features {unknown}; import the module that defines them with @feature")
-    values = {t: np.full((len(bars) - starts.get(t, 0), len(names)), np.nan) for t, bars in tickers.items()}
+    values = {t: np.full((len(names), len(bars) - starts.get(t, 0)), np.nan).T for t, bars in tickers.items()}
     errors: dict[str, FeatureError] = {}
     chosen = [FEATURES[name] for name in names]
-    own, ours = ([i for i, feature in enumerate(chosen) if feature.own == side] for side in (True, False))
-    tables = {id(state): MarketTable(state) for state in markets.values() if state is not None}
+    seen = [markets.get(ticker) for ticker in tickers]
+    states = {id(state): state for state in seen if state is not None}  # most tickers share one
+    told = {part for state in states.values() for part in parts_of(state)}
+    untold = [groups[0] for part, groups in READERS.items() if part not in told]
+    own = [i for i, feature in enumerate(chosen) if feature.own]
+    ours = [i for i, feature in enumerate(chosen) if not feature.own and feature.group not in untold]
+    tables = {key: MarketTable(state) for key, state in states.items()}
     longest = max((chosen[i].reach for i in ours), default=0)
     series = []
     with np.errstate(all="ignore"):  # a division by zero or the log of zero is an unknown, made NaN below
@@ -366,7 +368,7 @@ def features_of(
             try:
                 if own and one.begin < len(one.rows):
                     of_frame = own_features(bars, one.rows, state, [chosen[i] for i in own], one.begin)
-                    one.put(one.begin, of_frame, own)
+                    one.put(one.begin, np.where(np.isfinite(of_frame), of_frame, np.nan).T, own)
             except FeatureError as error:
                 errors[ticker] = error
         for places in _by_reach(chosen, ours, series):
@@ -390,17 +392,19 @@ class _Observed:
         before = min(self.first, STALE)  # bars that tell a stale market
         seen = self.rows[self.first - before :]
         times = bars["timestamp"]
-        wall = times if times.dt.tz is None else times.dt.tz_localize(None)
         self.columns = dict(zip(OHLCV.columns, (price[read] for price in prices), strict=True))
-        self.columns["timestamp"] = wall.to_numpy(dtype="datetime64[ns]")[read]
+        self.columns["timestamp"] = wall_clock(times)[read]
         if market is not None:
             then = market.as_of(times.to_numpy(dtype="datetime64[ns]")[seen])
             self.columns.update({name: column[before:] for name, column in then.items()})
 
     def put(self, begin: int, values: np.ndarray, places: list[int]) -> None:
-        """Values `[bars, len(places)]` of the observed bars from `begin` on."""
-        known = np.where(np.isfinite(values), values, np.nan)
-        self.table[np.ix_(self.rows[begin : begin + len(values)] - self.start, places)] = known
+        """Values `[len(places), bars]` of the observed bars from `begin` on."""
+        rows = self.rows[begin : begin + values.shape[1]] - self.start
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:  # no gap
+            self.table.T[places, rows[0] : rows[-1] + 1] = values
+        else:
+            self.table.T[np.array(places)[:, None], rows] = values
 
 
 @dataclass
@@ -435,30 +439,16 @@ def _compute(features: Sequence[Feature], places: list[int], series: Sequence[_O
         for one in series
         for begin in range(one.begin, len(one.rows), LONGEST)
     ]
-    for part in _panels(pieces):
+    for together in alike([piece.end - piece.head for piece in pieces]):
+        part = [pieces[place] for place in together]
         panel = Panel([piece.columns() for piece in part])
         first = min(piece.begin - piece.head for piece in part)
-        values = np.empty((len(features), len(panel.close) - first, len(part)))
+        values = np.empty((len(part), len(features), len(panel.close) - first))
         for i, feature in enumerate(features):
-            values[i] = feature.compute(panel)[first:]
-        for column, piece in enumerate(part):
-            known = values[:, piece.begin - piece.head - first : piece.end - piece.head - first, column]
-            known[np.arange(piece.begin, piece.end) < lookbacks[:, None]] = np.nan
-            piece.of.put(piece.begin, known.T, places)
-
-
-def _panels(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
-    """Pieces of about one length, as many as a panel takes."""
-    part: list[_Piece] = []
-    longest = padding = 0
-    for piece in sorted(pieces, key=lambda piece: piece.head - piece.end):
-        length = piece.end - piece.head
-        padding += longest - length
-        if part and (longest * (len(part) + 1) > PANEL or padding > max(CALL, longest * len(part) // 8)):
-            yield part
-            part = []
-        if not part:
-            longest, padding = length, 0
-        part.append(piece)
-    if part:
-        yield part
+            column = feature.compute(panel)[first:]
+            values[:, i] = (column + 0 * column).T  # what is infinite is unknown
+        for known, piece in zip(values, part, strict=True):
+            known = known[:, piece.begin - piece.head - first : piece.end - piece.head - first]
+            if piece.begin < lookbacks.max():
+                known[np.arange(piece.begin, piece.end) < lookbacks[:, None]] = np.nan
+            piece.of.put(piece.begin, known, places)

@@ -169,14 +169,21 @@ class MarketTable:
             times = known["timestamp"] if len(known) else pd.Series([], dtype="datetime64[ns]")
             values = np.vstack((np.full(len(columns), np.nan), known[columns].to_numpy(dtype=float)))
             self.parts.append((columns, times.to_numpy(dtype="datetime64[ns]"), values))
+        self._times = np.array([], dtype="datetime64[ns]")
+        self._seen = self._as_of(self._times)
 
     def as_of(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of all `PARTS` at each of a ticker's times: the last row at or before it, part by part."""
-        seen = {}
+        if not np.array_equal(times, self._times):  # of the tickers of one exchange most have the same
+            self._times, self._seen = times, self._as_of(times)
+        return self._seen
+
+    def _as_of(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        seen: dict[str, np.ndarray] = {}
         for columns, known, values in self.parts:
             rows = np.searchsorted(known, times, side="right")  # one too far: 0 is none
             rows[STALE:] *= rows[STALE:] != rows[:-STALE]
-            seen.update(zip(columns, values[rows].T, strict=True))
+            seen.update(zip(columns, np.ascontiguousarray(values[rows].T), strict=True))
         return seen
 
 

@@ -5,11 +5,10 @@ Design choices:
   followed by up to `P` return tokens, so transformers' `generate`, `Trainer`, trl and PEFT work unchanged.
 * Multi-head latent attention caches one latent and one rotary key per token. Prefill expands them for SDPA/flash;
   decoding is *absorbed*: queries move into the latent space and the cache is read as it is.
-* Experts are stacked tensors, dispatched by transformers' experts interface. Their router is learned: softmax, top-k.
 * Every bar position is trained to name the next return, so a window of `T` bars gives `T` lessons.
 
 Shapes: B batch, T bars, S sequence (bars and tokens), F features, D hidden, H heads, R latent rank, N nope and
-r rotary part of a head, v value part, E experts, K experts per token, V vocabulary, P prediction steps, Q quantiles.
+r rotary part of a head, v value part, V vocabulary, P prediction steps, Q quantiles.
 """
 
 from .versions_tsf_llm import CACHE  # first: names below are missing where transformers is too old
@@ -22,11 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.generation import GenerationMixin
-from transformers.integrations import use_experts_implementation
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
@@ -36,7 +33,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_tsf_llm import AUTO_MAP, PROCESSOR_EXTRAS, TsfLlmConfig
+from .decoding_tsf_llm import sample_lean
 from .emission_tsf_llm import TsfLlmBarHead
+from .experts_tsf_llm import TsfLlmExperts, TsfLlmMoE, TsfLlmTopKRouter, load_balancing_loss
 from .front_end_tsf_llm import TsfLlmFrontEnd, init_front_end
 from .laws_tsf_llm import law_loss
 from .norms_tsf_llm import TsfLlmBatchNorm, TsfLlmDynamicTanh, block_norm, latent_norm
@@ -49,6 +48,7 @@ from .original_modeling_tsf_llm import (
     wrap_positions,
 )
 from .pipeline_tsf_llm import TsfLlmPipeline  # noqa: F401 (registers its task; and so all code travels with a model)
+from .products_tsf_llm import TsfLlmLinear
 from .quantization_tsf_llm import use_int8_layers
 from .rotary_tsf_llm import TsfLlmRotaryEmbedding, rotate, yarn_scaling
 
@@ -135,7 +135,7 @@ class TsfLlmAttention(nn.Module):
         self.qk_head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
         self.scaling = self.qk_head_dim**-0.5 * yarn_scaling(config)
         self.rotate = rotate_pairs if config.rope_interleaved else rotate
-        self.o_proj = nn.Linear(config.num_attention_heads * config.v_head_dim, config.hidden_size, bias=False)
+        self.o_proj = TsfLlmLinear(config.num_attention_heads * config.v_head_dim, config.hidden_size, bias=False)
 
     def attend(self, query, key, value, attention_mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`[B,H,S,*]` queries on `[B,KV,S',*]` keys and values -> `[B,S,H,*]`, and weights when eager."""
@@ -154,14 +154,14 @@ class TsfLlmLatentAttention(TsfLlmAttention):
         super().__init__(config, layer_idx)
         D, H, R = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
         if config.q_lora_rank is None:
-            self.q_proj = nn.Linear(D, H * self.qk_head_dim, bias=False)
+            self.q_proj = TsfLlmLinear(D, H * self.qk_head_dim, bias=False)
         else:
-            self.q_a_proj = nn.Linear(D, config.q_lora_rank, bias=False)
+            self.q_a_proj = TsfLlmLinear(D, config.q_lora_rank, bias=False)
             self.q_a_layernorm = latent_norm(config, config.q_lora_rank)
-            self.q_b_proj = nn.Linear(config.q_lora_rank, H * self.qk_head_dim, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(D, R + config.qk_rope_head_dim, bias=False)
+            self.q_b_proj = TsfLlmLinear(config.q_lora_rank, H * self.qk_head_dim, bias=False)
+        self.kv_a_proj_with_mqa = TsfLlmLinear(D, R + config.qk_rope_head_dim, bias=False)
         self.kv_a_layernorm = latent_norm(config, R)
-        self.kv_b_proj = nn.Linear(R, H * (config.qk_nope_head_dim + config.v_head_dim), bias=False)
+        self.kv_b_proj = TsfLlmLinear(R, H * (config.qk_nope_head_dim + config.v_head_dim), bias=False)
 
     def queries(self, x_BSD: torch.Tensor) -> torch.Tensor:
         if self.config.q_lora_rank is None:
@@ -188,7 +188,7 @@ class TsfLlmLatentAttention(TsfLlmAttention):
 
         # Flash and flex attention tie their masks to one query per token. An adapter (PEFT) wraps the projection,
         # whose `weight` lacks the adapter's share. A softmax over heads needs the heads. All three expand instead.
-        absorbs = self.config._attn_implementation in ("eager", "sdpa") and type(self.kv_b_proj) is nn.Linear
+        absorbs = self.config._attn_implementation in ("eager", "sdpa") and type(self.kv_b_proj) is TsfLlmLinear
         if S == 1 and cache is not None and absorbs and c.attention_softmax_axis == "keys":
             context, weights = self.absorbed(q_nope, q_rope, latent, k_rope, attention_mask, **kwargs)
         else:
@@ -224,9 +224,9 @@ class TsfLlmGroupedAttention(TsfLlmAttention):
         D, H = config.hidden_size, config.num_attention_heads
         KV = config.num_key_value_heads or H
         self.num_key_value_groups = H // KV
-        self.q_proj = nn.Linear(D, H * self.qk_head_dim, bias=False)
-        self.k_proj = nn.Linear(D, KV * self.qk_head_dim, bias=False)
-        self.v_proj = nn.Linear(D, KV * config.v_head_dim, bias=False)
+        self.q_proj = TsfLlmLinear(D, H * self.qk_head_dim, bias=False)
+        self.k_proj = TsfLlmLinear(D, KV * self.qk_head_dim, bias=False)
+        self.v_proj = TsfLlmLinear(D, KV * config.v_head_dim, bias=False)
 
     def rotate_part(
         self, x_BHSn: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor]
@@ -251,100 +251,6 @@ class TsfLlmGroupedAttention(TsfLlmAttention):
             key, value = cache.update(key, value, self.layer_idx)
         context, weights = self.attend(query, key, value, attention_mask, **kwargs)
         return self.o_proj(context.reshape(B, S, -1)), weights
-
-
-class TsfLlmMLP(nn.Module):
-    """SwiGLU: down(act(gate x) * up x). Shazeer 2020."""
-
-    def __init__(self, config: TsfLlmConfig, intermediate_size: int):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, config.hidden_size, bias=False)
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-
-
-class TsfLlmTopKRouter(nn.Module):
-    """Softmax over all experts in float32, then the best `K`. Returns logits `[N,E]`, weights and indices `[N,K]`."""
-
-    def __init__(self, config: TsfLlmConfig):
-        super().__init__()
-        self.top_k, self.norm_topk_prob = config.num_experts_per_tok, config.norm_topk_prob
-        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
-
-    def forward(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        with torch.autocast(x_ND.device.type, enabled=False):  # bf16 would let near-equal experts swap
-            logits_NE = F.linear(x_ND.float(), self.weight.float())
-        if self.norm_topk_prob:  # softmax over the chosen = softmax over all, rescaled to the chosen
-            chosen_NK, index_NK = logits_NE.topk(self.top_k, dim=-1)
-            weights_NK = chosen_NK.softmax(dim=-1)
-        else:
-            weights_NK, index_NK = logits_NE.softmax(dim=-1).topk(self.top_k, dim=-1)
-        return logits_NE, weights_NK.to(x_ND.dtype), index_NK
-
-
-@use_experts_implementation
-class TsfLlmExperts(nn.Module):
-    """`E` SwiGLU experts as stacked tensors. `forward` is the eager reference; the hot path is transformers' own."""
-
-    def __init__(self, config: TsfLlmConfig):
-        super().__init__()
-        E, D, inner = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
-        self.num_experts, self.hidden_dim, self.intermediate_dim = E, D, inner
-        self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * inner, D))
-        self.down_proj = nn.Parameter(torch.empty(E, D, inner))
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """act(gate) * up; in place where no gradient needs the parts: a fresh buffer costs more than the product."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        activated = self.act_fn(gate)
-        return activated * up if gate_up.requires_grad else activated.mul_(up)
-
-    def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-    ) -> torch.Tensor:
-        out_ND = torch.zeros_like(hidden_states)
-        for expert in range(self.num_experts):
-            token, slot = torch.where(top_k_index == expert)
-            gate_up = F.linear(hidden_states[token], self.gate_up_proj[expert])
-            expert_out = F.linear(self._apply_gate(gate_up), self.down_proj[expert])
-            out_ND.index_add_(0, token, (expert_out * top_k_weights[token, slot, None]).to(out_ND.dtype))
-        return out_ND
-
-
-class TsfLlmMoE(nn.Module):
-    """Routed experts plus the shared expert that every token passes."""
-
-    def __init__(self, config: TsfLlmConfig):
-        super().__init__()
-        self.gate = (TsfLlmRawLogitRouter if config.router_weighting == "raw_logits" else TsfLlmTopKRouter)(config)
-        self.experts = TsfLlmExperts(config)
-        self.shared_experts = TsfLlmMLP(config, config.shared_expert_intermediate_size or config.moe_intermediate_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        x_ND = hidden_states.reshape(-1, hidden_states.shape[-1])
-        _, weights_NK, index_NK = self.gate(x_ND)
-        return self.experts(x_ND, index_NK, weights_NK).view_as(hidden_states) + self.shared_experts(hidden_states)
-
-
-def load_balancing_loss(
-    router_logits: tuple[torch.Tensor, ...], top_k: int, token_mask: torch.Tensor | None
-) -> torch.Tensor:
-    """E * sum_e(share of choices of e * mean probability of e), mean over layers; 1 when balanced.
-
-    Switch Transformer (Fedus et al. 2021), equation 4, for top-k. `router_logits`: per layer `[B*S,E]`;
-    `token_mask` `[B,S]` hides padding.
-    """
-    logits_LNE = torch.stack([layer.float() for layer in router_logits])
-    if token_mask is not None:
-        logits_LNE = logits_LNE[:, token_mask.reshape(-1).bool()]
-    probs_LNE = logits_LNE.softmax(dim=-1)
-    chosen_LNE = torch.zeros_like(probs_LNE).scatter_(-1, probs_LNE.topk(top_k, dim=-1).indices, 1.0 / top_k)
-    return logits_LNE.shape[-1] * (chosen_LNE.mean(1) * probs_LNE.mean(1)).sum(-1).mean()
 
 
 def last_columns(attention_mask: torch.Tensor | None, length: int) -> torch.Tensor | None:
@@ -435,6 +341,11 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
 
     NEW_HEAD = ""  # how to ask for one in `from_pretrained`
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """True; transformers' own looks for `@use_experts_implementation` in this very file."""
+        return True
+
     def forget_date(self, *_: Any) -> None:
         """Weights that change may have seen any date: `trained_through` goes, unless `dates_itself`."""
         if self.config.trained_through is not None and not self.dates_itself:
@@ -485,7 +396,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
 
     def __init__(self, config: TsfLlmConfig, token_embedding: bool = True):
         super().__init__(config)
-        self.input_projection = nn.Linear(config.num_features, config.hidden_size)
+        self.input_projection = TsfLlmLinear(config.num_features, config.hidden_size)
         if token_embedding:
             self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(TsfLlmDecoderLayer(config, i) for i in range(config.num_hidden_layers))
@@ -674,7 +585,7 @@ class TsfLlmForPrediction(TsfLlmHead):
         super().__init__(config)
         self.model = TsfLlmModel(config, token_embedding=False)
         width = {"regression": 1, "quantile": len(config.quantiles), "classification": 3}[config.prediction_type]
-        self.head = nn.Linear(config.hidden_size, config.prediction_length * width)
+        self.head = TsfLlmLinear(config.hidden_size, config.prediction_length * width)
         self.post_init()
 
     @can_return_tuple
@@ -764,9 +675,9 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
             )
         super().__init__(config)
         self.model = TsfLlmModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = TsfLlmLinear(config.hidden_size, config.vocab_size, bias=False)
         far = len(config.far_horizons)
-        self.law_head = nn.Linear(config.hidden_size, far * config.num_bins, bias=False) if far else None
+        self.law_head = TsfLlmLinear(config.hidden_size, far * config.num_bins, bias=False) if far else None
         self.bar_head = TsfLlmBarHead(config.hidden_size) if config.emits_bars else None
         self.post_init()
         defaults = {"do_sample": True, "top_k": 0, "max_new_tokens": config.prediction_length}  # whole distribution
@@ -872,6 +783,11 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
         if chosen is None and kwargs.get("max_length") is not None:
             kwargs.setdefault("max_new_tokens", None)
         return super().generate(*args, **kwargs)  # type: ignore[misc]
+
+    def _sample(self, input_ids: Any, **options: Any) -> Any:  # type: ignore[override]
+        """transformers' own loop, greedy or sampling; ours where it does the same: see `sample_lean`."""
+        tokens, theirs = sample_lean(self, input_ids, **options), super()._sample  # type: ignore[misc]
+        return theirs(input_ids, **options) if tokens is None else tokens
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         known = {key: value for key, value in model_kwargs.items() if key not in PROCESSOR_EXTRAS}

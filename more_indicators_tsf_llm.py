@@ -103,23 +103,24 @@ def _to_low(panel: Panel, length: int) -> np.ndarray:
 
 
 @shared
-def _close_moment(panel: Panel, power: int, length: int) -> np.ndarray:
-    """Sum over the window of powers of the distance from its mean."""
-    return length * moving_deviation(panel.close, length, lambda away: away**power)
+def _squares(panel: Panel, length: int) -> np.ndarray:
+    """Mean over the window of the squared distance from its mean."""
+    return moving_deviation(panel.close, length, np.square)
 
 
 def _skew(panel: Panel, length: int) -> np.ndarray:
     """Without bias, as pandas."""
-    n, square, cube = length, _close_moment(panel, 2, length), _close_moment(panel, 3, length)
-    skew = n * np.sqrt(n - 1) / (n - 2) * cube / square**1.5
-    return known(skew, moves(panel, "close", "close", length))
+    cubes = moving_deviation(panel.close, length, lambda away: away * away * away)
+    factor = np.sqrt(length * (length - 1)) / (length - 2)
+    return known(factor * cubes / _squares(panel, length) ** 1.5, moves(panel, "close", "close", length))
 
 
 def _kurtosis(panel: Panel, length: int) -> np.ndarray:
     """Excess over that of a normal law, without bias, as pandas."""
-    n, square, fourth = length, _close_moment(panel, 2, length), _close_moment(panel, 4, length)
-    whole = n * (n + 1) * (n - 1) / ((n - 2) * (n - 3)) * fourth / square**2
-    return known(whole - 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)), moves(panel, "close", "close", length))
+    fourth = moving_deviation(panel.close, length, lambda away: np.square(away * away))
+    excess = (length + 1) * fourth / _squares(panel, length) ** 2 - 3 * (length - 1)
+    factor = (length - 1) / ((length - 2) * (length - 3))
+    return known(factor * excess, moves(panel, "close", "close", length))
 
 
 def _up_streak(panel: Panel) -> np.ndarray:

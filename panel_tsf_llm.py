@@ -4,16 +4,20 @@ Shapes: T bars, N tickers; a column is an array `[T,N]`, a ticker's bars from ro
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVarTuple
 
 import numpy as np
+import pandas as pd
 
 from .bars_tsf_llm import OHLCV
 from .market_tsf_llm import COLUMNS
 
 Args = TypeVarTuple("Args")
+PANEL = 1 << 15  # numbers of a panel's column: 256 KB
+LONGEST = 1 << 13  # rows of a panel: a longer history becomes several of its columns
+CALL = 2000  # numbers that are computed in the time that a call takes
 
 
 class _Market(dict[str, np.ndarray]):
@@ -51,13 +55,7 @@ class Panel:
         self._kept: dict[Any, np.ndarray] = {}
 
     def _side_by_side(self, tickers: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
-        columns = [one.get(name) for one in tickers]
-        of_times = name == "timestamp"
-        side = np.full(self.shape, np.datetime64("NaT", "ns") if of_times else np.nan)
-        for place, column in enumerate(columns):
-            if column is not None:
-                side[: len(column), place] = column
-        return side
+        return side_by_side([one.get(name) for one in tickers], self.shape[0], of_times=name == "timestamp")
 
     def once(self, function: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
         """`function(panel, *args)`, computed once. Nobody writes into the answer."""
@@ -65,6 +63,36 @@ class Panel:
         if key not in self._kept:
             self._kept[key] = function(self, *args)
         return self._kept[key]
+
+
+def side_by_side(columns: Sequence[np.ndarray | None], rows: int, *, of_times: bool = False) -> np.ndarray:
+    """Columns from row 0 on, float64 or datetime64[ns] `[rows,N]`; unknown after the last of each."""
+    side = np.full((len(columns), rows), np.datetime64("NaT", "ns") if of_times else np.nan)
+    for row, column in zip(side, columns, strict=True):
+        if column is not None:
+            row[: len(column)] = column
+    return np.ascontiguousarray(side.T)
+
+
+def alike(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places of columns of about one length, as many as a panel takes; the longest first."""
+    part: list[int] = []
+    longest = padding = 0
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        padding += longest - lengths[place]
+        if part and (longest * (len(part) + 1) > PANEL or padding > max(CALL, longest * len(part) // 8)):
+            yield part
+            part = []
+        if not part:
+            longest, padding = lengths[place], 0
+        part.append(place)
+    if part:
+        yield part
+
+
+def wall_clock(times: pd.Series) -> np.ndarray:
+    """datetime64[ns] without a zone."""
+    return (times if times.dt.tz is None else times.dt.tz_localize(None)).to_numpy(dtype="datetime64[ns]")
 
 
 def shared(function: Callable[[Panel, *Args], np.ndarray]) -> Callable[[Panel, *Args], np.ndarray]:

@@ -133,7 +133,7 @@ def use_int8_layers(model: PreTrainedModel) -> list[tuple[Any, Int8Linear | Int8
         for parent in list(layer.modules()):
             for name, module in list(parent.named_children()):
                 is_experts = type(module).__name__ == "TsfLlmExperts"  # the module of that class imports this one
-                if is_experts or (type(module) is nn.Linear and name not in KEPT):
+                if is_experts or (isinstance(module, nn.Linear) and name not in KEPT):
                     quantized = (Int8Experts if is_experts else Int8Linear).like(module)
                     setattr(parent, name, quantized)
                     replaced.append((module, quantized))

@@ -49,6 +49,7 @@ from ..columns_tsf_llm import (
     key_texts,
     look_again,
 )
+from ..processing_tsf_llm import TsfLlmProcessor
 from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series
 from .tables import ROWS, SAMPLE, SAMPLE_FILE, SAMPLE_INDEX, iter_tables, list_files, named_files, open_table
 
@@ -355,6 +356,21 @@ def read_data(
     check_no_value(columns)
     options = {"covariates": covariates, "missing_ok": missing_ok, "strict": strict}
     return read_bars(source, names, **options, **columns.of_bars())
+
+
+def read_for(
+    processor: TsfLlmProcessor,
+    data: str,
+    names: list[str] | None = None,
+    columns: Columns = USUAL,
+    *,
+    strict: bool = False,
+) -> pd.DataFrame:
+    """The data of the kind that the processor reads, with the covariates that it wants."""
+    extractor = processor.feature_extractor
+    return read_data(
+        data, names, kind=extractor.series_kind, columns=columns, covariates=extractor.covariates, strict=strict
+    )
 
 
 def check_no_value(columns: Columns) -> None:

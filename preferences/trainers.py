@@ -54,7 +54,7 @@ def low_rank(model: Model, r: int, alpha: float) -> LoraConfig | None:
     """Updates of attention, the shared expert and the routed experts; the router stays as it is. None for rank 0."""
     if not r:
         return None
-    linear = {name.split(".")[-1] for name, part in model.model.layers.named_modules() if type(part) is nn.Linear}
+    linear = {name.split(".")[-1] for name, part in model.model.layers.named_modules() if isinstance(part, nn.Linear)}
     args = LoraArguments(r=r, lora_alpha=alpha, lora_dropout=0.0, target_modules=sorted(linear), target_experts=True)
     return replace(lora_config(model, args), task_type=None)  # trl calls the model by itself
 

@@ -16,9 +16,7 @@ from tsf_llm.audit_tsf_llm import made_up_index
 from tsf_llm.bars_tsf_llm import OHLCV
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
-from tsf_llm.market_tsf_llm import as_of, market_state
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
-from tsf_llm.panel_tsf_llm import Panel
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts import sft
@@ -132,38 +130,13 @@ def make_bars():
 
 @pytest.fixture(scope="session")
 def columns_of():
-    """`columns_of(bars, market=None)`: one ticker of a `Panel`."""
+    """`columns_of(bars)`: one ticker of a `Panel`."""
 
-    def build(bars, market=None):
-        seen = {} if market is None else dict(as_of(market, bars["timestamp"]))
-        columns = {
-            name: np.asarray(column, dtype=float) for name, column in (dict(bars[OHLCV.columns]) | seen).items()
-        }
-        return {"timestamp": bars["timestamp"].to_numpy("datetime64[ns]"), **columns}
+    def build(bars):
+        numbers = {name: bars[name].to_numpy(dtype=float) for name in OHLCV.columns}
+        return {"timestamp": bars["timestamp"].to_numpy("datetime64[ns]"), **numbers}
 
     return build
-
-
-@pytest.fixture(scope="session")
-def assert_bounded(make_bars, make_index, columns_of):
-    """`assert_bounded(rows)`: their values are functions of as many bars of the ticker as they say, to the bit."""
-    bars = [make_bars(1400, seed=seed) for seed in (1, 2, 3)]
-    bars[1]["volume"] = 0.0
-    bars[2] = bars[2].iloc[np.arange(1400) // 9 * 9].reset_index(drop=True).assign(timestamp=bars[0]["timestamp"])
-    market = market_state({**{f"T{i}": one for i, one in enumerate(bars)}, "VIX": make_index(1400)})
-    tickers = [columns_of(one, market) for one in bars]
-
-    def check(rows):
-        whole = Panel(tickers)
-        for last, alone in ((1399, [0]), (1399, [2]), (1290, [1, 2])):
-            for reach in {row.reach for row in rows}:
-                window = slice(last - reach, last + 1)
-                part = Panel([{name: column[window] for name, column in tickers[i].items()} for i in alone])
-                for row in rows:
-                    if row.reach == reach <= last:
-                        np.testing.assert_array_equal(row.compute(part)[-1], row.compute(whole)[last, alone], row.name)
-
-    return np.errstate(all="ignore")(check)
 
 
 @pytest.fixture(scope="session")

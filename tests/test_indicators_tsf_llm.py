@@ -244,7 +244,7 @@ def test_features_are_those_of_pandas_beyond_what_averages_remember(make_bars):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_features_of_an_illiquid_ticker_are_those_of_pandas(seed):
-    residue = 1e-10  # of bars that have left a running sum
+    residue = 1e-9  # of bars that have left a running sum
     assert_oracle(illiquid_bars(seed), state_of(*map(illiquid_bars, (11, 12, 13))), residue)
 
 
@@ -581,6 +581,14 @@ def test_market_values_against_numpy(sample, market):
 
 def test_without_a_market_its_features_are_unknown(bars):
     assert compute_features(bars, OF_THE_MARKET).isna().all(axis=None)
+
+
+@pytest.mark.parametrize("part", ["universe", "implied"])
+def test_what_is_not_computed_without_a_market_would_be_unknown(bars, columns_of, part):
+    rows = [FEATURES[name] for name in feature_names(indicators.READERS[part][:1])]
+    with np.errstate(all="ignore"):
+        panel = indicators.Panel([columns_of(bars)])
+        assert not any(np.isfinite(row.compute(panel)).any() for row in rows)
 
 
 def test_streak():

@@ -269,41 +269,6 @@ def test_attention_weights_of_a_cached_step(tiny_model, tiny_batch, close, atten
     close(streamed, tuple(weights[:, :, -1:] for weights in whole))
 
 
-@pytest.mark.parametrize("implementation", ["grouped_mm", "batched_mm"])
-@pytest.mark.parametrize("norm_topk_prob", [True, False])
-def test_fused_experts_equal_eager(tiny_model, tiny_batch, close, implementation, norm_topk_prob):
-    model, batch = tiny_model(norm_topk_prob=norm_topk_prob), tiny_batch()
-    results = []
-    for name in ("eager", implementation):
-        model.set_experts_implementation(name)
-        model.zero_grad()
-        logits = model(**batch).logits
-        logits.square().mean().backward()
-        results.append((logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}))
-    close(results[1], results[0])
-
-
-def test_experts_equal_their_formula(tiny_model, close):
-    moe = tiny_model().model.layers[0].mlp
-    x = torch.randn(7, 32)
-    probs = (x @ moe.gate.weight.T).softmax(-1)
-    expected = moe.shared_experts(x)
-    for n in range(7):
-        best = probs[n].argsort(descending=True)[:2]
-        for e in best:
-            gate, up = (moe.experts.gate_up_proj[e] @ x[n]).chunk(2)
-            weight = probs[n, e] / probs[n, best].sum()
-            expected[n] = expected[n] + weight * (moe.experts.down_proj[e] @ (F.silu(gate) * up))
-    close(moe(x[None])[0], expected)
-
-
-def test_router_decides_in_float32_under_autocast(tiny_model, close):
-    router, x = tiny_model().model.layers[0].mlp.gate, torch.randn(50, 32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits, weights, index = router(x)
-    close((logits, weights, index), router(x))
-
-
 @pytest.mark.parametrize("norm_type", NORM_TYPES)
 def test_left_padding_changes_nothing(tiny_model, tiny_batch, close, attention, norm_type):
     model, batch = tiny_model(norm_type=norm_type, **attention), tiny_batch(rows=1)
@@ -547,42 +512,6 @@ def test_no_aux_loss_while_generating_in_train_mode(tiny_model, tiny_batch):
     assert model.generate(**batch, max_new_tokens=3, do_sample=False).shape == (2, 9)
     assert len(outputs) == 3
     assert all(out.aux_loss is None and out.loss is None for out in outputs)
-
-
-# --- load balancing ------------------------------------------------------------------------------------------------
-
-
-def test_balanced_experts_cost_one(close):
-    turns = 10.0 * torch.stack([torch.eye(4)[[n % 4, (n + 1) % 4]].sum(0) for n in range(8)])  # each pair in its turn
-    close(load_balancing_loss((turns, turns), 2, None), torch.tensor(1.0))
-
-
-@pytest.mark.parametrize("top_k", [1, 2, 4])
-def test_collapsed_experts_cost_their_number_over_k(close, top_k):
-    collapsed = torch.full((6, 8), -50.0)
-    collapsed[:, :top_k] = 50.0
-    close(load_balancing_loss((collapsed,), top_k, None), torch.tensor(8.0 / top_k))
-
-
-def test_load_balancing_formula_without_padding():
-    rng = np.random.default_rng(0)
-    layers = rng.normal(size=(3, 10, 5)).astype(np.float32)
-    mask = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])
-    expected = []
-    for logits in layers[:, mask.ravel() == 1]:
-        probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-        choices = np.bincount(np.argsort(-probs, axis=-1)[:, :2].ravel(), minlength=5) / (2 * len(probs))
-        expected.append(5 * (choices * probs.mean(0)).sum())
-    layers[:, mask.ravel() == 0] = 1e4  # padding, which must not count
-    got = load_balancing_loss(tuple(torch.from_numpy(layers)), 2, torch.from_numpy(mask))
-    np.testing.assert_allclose(got.item(), np.mean(expected), rtol=1e-5)
-
-
-def test_load_balancing_gradient_reaches_every_router(tiny_model, tiny_batch):
-    model, batch = tiny_model().train(), tiny_batch()
-    model(**batch, labels=batch["input_ids"].clamp(max=17)).aux_loss.backward()
-    for layer in model.model.layers:
-        assert layer.mlp.gate.weight.grad.abs().sum() > 0
 
 
 # --- quantiles and norms -------------------------------------------------------------------------------------------

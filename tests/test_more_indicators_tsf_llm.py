@@ -15,10 +15,6 @@ def value_of(columns_of):
     return lambda name, *tickers: compute[name](Panel([columns_of(bars) for bars in tickers]))
 
 
-def test_a_value_reads_as_many_bars_as_its_row_says(assert_bounded):
-    assert_bounded(ROWS)
-
-
 @pytest.mark.parametrize("length", [10, 20])
 def test_moments_of_a_window_are_those_of_pandas(value_of, make_bars, length):
     bars = make_bars(200)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from tsf_llm import quantization_tsf_llm as int8
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.products_tsf_llm import TsfLlmLinear
 from tsf_llm.versions_tsf_llm import CACHE
 
 
@@ -81,7 +82,7 @@ def test_a_forward_pass_needs_no_gradients_switched_off(tiny_model, tiny_batch):
 def test_decoding_still_reads_the_latent_cache_as_it_is(tiny_model, tiny_batch):
     """`kv_b_proj` stays a plain Linear layer, which absorbed decoding needs; cached equals uncached."""
     own, batch = int8.to_int8(tiny_model()), tiny_batch(padding=0)
-    assert all(type(layer.self_attn.kv_b_proj) is nn.Linear for layer in own.model.layers)
+    assert all(type(layer.self_attn.kv_b_proj) is TsfLlmLinear for layer in own.model.layers)
     with torch.no_grad():
         whole = own(**batch).logits[:, -1]
         first = own(**{key: value[:, :8] for key, value in batch.items() if key != "past_values"},

@@ -19,7 +19,11 @@ def test_an_indicator_is_computed_once(panel):
 
 
 def test_a_shorter_ticker_is_unknown_where_it_has_ended(panel):
-    for values in (technical.macd_signal(panel), technical.cci(panel, 20), technical.by_day(panel, np.cos)):
+    for values in (
+        technical.macd_signal(panel),
+        technical.cci(panel, 20),
+        technical.by_day(panel, lambda days: days.astype(float)),
+    ):
         assert np.isfinite(values[119]).all()
         assert np.isnan(values[120:, 1]).all()
 
@@ -37,7 +41,7 @@ def test_bounds(panel):
 
 
 def test_a_date_is_that_of_its_own_bar(make_bars, columns_of):
-    times = pd.to_datetime(["1969-12-31 23:59", "1970-01-01", "2024-02-29 12:00"])
+    times = pd.to_datetime(["1969-12-31 23:59", "1970-01-01 00:00", "2024-02-29 12:00"])
     bars = make_bars(3).assign(timestamp=times)
     panel = Panel([columns_of(bars), columns_of(bars[1:2])])
     seen = technical.by_day(panel, lambda days: days.astype(float))
@@ -47,6 +51,6 @@ def test_a_date_is_that_of_its_own_bar(make_bars, columns_of):
 
 
 def test_days_since_the_bar_before(make_bars, columns_of):
-    bars = make_bars(3).assign(timestamp=pd.to_datetime(["2024-02-28", "2024-03-01", "2024-03-01 06:00"]))
+    bars = make_bars(3).assign(timestamp=pd.to_datetime(["2024-02-28 00:00", "2024-03-01 00:00", "2024-03-01 06:00"]))
     gaps = technical.session_gap(Panel([columns_of(bars)]))[:, 0]
     np.testing.assert_array_equal(gaps, [np.nan, 2, 0.25])

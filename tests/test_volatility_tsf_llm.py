@@ -9,7 +9,6 @@ from tsf_llm.bars_tsf_llm import OHLCV, SIGMA_CAP
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURES, SELECTABLE_GROUPS, compute_features, feature_names
 from tsf_llm.market_tsf_llm import market_state
-from tsf_llm.volatility_tsf_llm import ROWS
 
 GROUPS = ["range", "leverage", "events", "implied"]
 NAMES = feature_names(GROUPS)
@@ -23,10 +22,6 @@ def bars(make_bars) -> pd.DataFrame:
 def test_the_groups_are_to_be_chosen():
     assert set(GROUPS) <= set(SELECTABLE_GROUPS)
     assert [len(feature_names([group])) for group in GROUPS] == [12, 3, 1, 6]
-
-
-def test_a_value_reads_as_many_bars_as_its_row_says(assert_bounded):
-    assert_bounded(ROWS)
 
 
 def test_values_against_numpy(bars):

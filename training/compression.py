@@ -19,9 +19,10 @@ from torch.nn.utils import prune
 
 from ..common.files import WRITTEN, adopt, check_apart, check_free, check_ours, has_keys, replace_folder
 from ..evaluation.cost import Task, contest, forecast_task, forward_task, last_windows, weight_bytes, weights
-from ..modeling_tsf_llm import TsfLlmExperts, TsfLlmMLP
+from ..experts_tsf_llm import TsfLlmExperts, TsfLlmMLP
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
+from ..products_tsf_llm import TsfLlmLinear
 from ..quantization_tsf_llm import int8_share, to_int8
 from .arguments import DataArguments
 from .data import TrainingData
@@ -41,7 +42,7 @@ ORIGINAL = "original"
 
 def decoder_weights(model: Model) -> list[tuple[nn.Module, str]]:
     """The matrices of the decoder: Linear layers and stacked experts. Routers are no Linear layers and stay whole."""
-    names = {nn.Linear: ("weight",), TsfLlmExperts: ("gate_up_proj", "down_proj")}
+    names = {TsfLlmLinear: ("weight",), TsfLlmExperts: ("gate_up_proj", "down_proj")}
     modules = [module for layer in model.model.layers for module in layer.modules()]
     return [(module, name) for module in modules for name in names.get(type(module), ())]
 

@@ -20,7 +20,6 @@ from ..calendars_tsf_llm import bar_spacing
 from ..common.inference import evaluating
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.augment import parse_augmentations
-from ..data_prep.columns import USUAL, Columns
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
 from ..data_prep.sources import read_data, read_market
 from ..data_prep.windows import Objective, Split, WindowDataset, fence, side_by_side
@@ -214,21 +213,6 @@ class TrainingData:
             "out_of_sample": config.trained_through and config.trained_through == fence(self.split.valid_through),
             "skipped": self.skipped,
         }
-
-
-def read_for(
-    processor: TsfLlmProcessor,
-    data: str,
-    names: list[str] | None = None,
-    columns: Columns = USUAL,
-    *,
-    strict: bool = False,
-) -> pd.DataFrame:
-    """The data of the kind that the processor reads, with the covariates that it wants."""
-    extractor = processor.feature_extractor
-    return read_data(
-        data, names, kind=extractor.series_kind, columns=columns, covariates=extractor.covariates, strict=strict
-    )
 
 
 def _read_and_split(

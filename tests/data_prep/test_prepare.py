@@ -655,8 +655,8 @@ def test_a_feature_whose_code_changed_is_computed_again(prices, folder, tmp_path
         shutil.copy(path, package)
     indicators = package / "indicators_tsf_llm.py"
     text = indicators.read_text()
-    assert text.count("np.log(b.close / b.open)") == 1
-    indicators.write_text(text.replace("np.log(b.close / b.open)", "np.log(b.high / b.open)"))
+    assert text.count("np.log(p.close / p.open)") == 1
+    indicators.write_text(text.replace("np.log(p.close / p.open)", "np.log(p.high / p.open)"))
     out = shutil.copytree(folder, tmp_path / "out")
     answer = subprocess.run(
         [sys.executable, "-c", EDITED, prices, out, tmp_path / "site"],

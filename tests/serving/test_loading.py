@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from torch import nn
 
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.products_tsf_llm import TsfLlmLinear
 from tsf_llm.serving.loading import find_base, find_model, is_adapter, load_pipeline
 from tsf_llm.training.adapters import LoraArguments, lora_config, save_adapter
 from tsf_llm.training.models import digest, load_model
@@ -50,7 +50,7 @@ def edit(path, **fields):
 def test_forecasts_with_an_adapter_as_the_unmerged_model_does(home, bars):
     """Paths sampled on the cache: the merged model's absorbed decoding against the wrapped projection's expansion."""
     merged = load_pipeline(home / "AAA")
-    assert type(merged.model.model.layers[0].self_attn.kv_b_proj) is nn.Linear
+    assert type(merged.model.model.layers[0].self_attn.kv_b_proj) is TsfLlmLinear
     unmerged = PeftModel.from_pretrained(load_model(home), home / "AAA").eval().get_base_model()
     wrapped = TsfLlmPipeline(model=unmerged, processor=TsfLlmProcessor.from_pretrained(home))
     paths = [pipe.sample(pipe.processor(bars), horizon=4, samples=64) for pipe in (merged, wrapped)]

@@ -15,6 +15,7 @@ from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from tsf_llm.modeling_tsf_llm import TsfLlmBatchNorm, TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.products_tsf_llm import TsfLlmLinear
 from tsf_llm.training import adapters
 from tsf_llm.training.adapters import LoraArguments, adapter_name, attach, lora_config, merged, mixed
 from tsf_llm.training.arguments import DataArguments
@@ -92,7 +93,7 @@ def test_merged_equals_unmerged(tiny_model, tiny_batch, make_adapter, close, arg
     model, batch = attach(tiny_model(), make_adapter("AAPL", args=args)), tiny_batch()
     plain = merged(model)
     assert type(plain) is TsfLlmForCausalLM
-    assert type(plain.model.layers[0].self_attn.kv_b_proj) is nn.Linear  # the absorbed decoding is back
+    assert type(plain.model.layers[0].self_attn.kv_b_proj) is TsfLlmLinear  # the absorbed decoding is back
     close(logits(plain, batch), logits(model, batch))
     assert any("lora_" in name for name, _ in model.named_parameters())  # a copy was merged
 
@@ -162,7 +163,7 @@ def test_targets_every_linear_layer_but_none_of_the_front_end(tiny_model):
     model = tiny_model(use_t2t=True, t2t_hidden_size=8, t2t_patch_size=2, t2t_patch_overlap=1)
     wrapped = {name for name, _ in get_peft_model(model, config).named_parameters() if "lora_A" in name}
     assert len(wrapped) == sum(
-        type(one) is nn.Linear and "front_end" not in name
+        isinstance(one, nn.Linear) and "front_end" not in name
         for name, one in tiny_model(
             use_t2t=True, t2t_hidden_size=8, t2t_patch_size=2, t2t_patch_overlap=1
         ).named_modules()

@@ -1,0 +1,122 @@
+"""Matrix products on a CPU, by whichever of torch's two libraries is faster there.
+
+Design choices:
+* torch gives float32 products to its BLAS. On CPUs that are not Intel's, MKL leaves half of AVX-512 unused, while
+  oneDNN, which torch gives bfloat16 to, uses all of it. One product is timed once per process; oneDNN has to win
+  clearly (`WORTH`), so that chance does not choose and a run gives the same numbers as the last one.
+* A small matrix (`SMALLEST`) and a single row go to the BLAS. From two rows on the choice does not depend on their
+  number, and oneDNN computes a row to the same bits whatever the number of rows.
+* oneDNN's answers are fresh tensors each time, so freed memory is kept for the next one.
+* torch has no gradient for its call of oneDNN: `LinearByOneDnn` is that gradient.
+
+Shapes: N rows, D in, O out.
+"""
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+ROWS, INNER, OUTER = 256, 256, 512  # rows of an expert, width and inner width: .07 GFLOP
+REPEATS = 5
+WORTH = 1.3  # times as fast as the BLAS
+SMALLEST = 1 << 15  # numbers of a matrix; below, a call of oneDNN costs more than the product
+LARGEST_KEPT = (32 << 20) - (1 << 16)  # bytes; glibc's own bound is 32 MiB
+PLAIN = (torch.Tensor, nn.Parameter)  # no int8, distributed or traced tensor
+
+
+def onednn(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`x @ weight.T` of float32 `[*,D]` and `[O,D]`, in any strides."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep up to 62 MiB of what is freed, for the next layer, which otherwise pays for fresh pages.
+
+    It learns how much to keep from the largest block freed so far; this one is never touched, and costs nothing."""
+    torch.empty(LARGEST_KEPT, dtype=torch.uint8)
+
+
+def best_seconds(product: Callable[[torch.Tensor, torch.Tensor], Any], x: torch.Tensor, weight: torch.Tensor) -> float:
+    """The shortest of a few runs; the first warms up."""
+    seconds = []
+    for _ in range(1 + REPEATS):
+        started = time.perf_counter()
+        product(x, weight)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
+
+
+@lru_cache(maxsize=1)
+def onednn_wins() -> bool:
+    """Whether oneDNN's float32 products are clearly faster here; found out in some milliseconds."""
+    keep_freed_memory()
+    if not torch.backends.mkldnn.is_available():
+        return False
+    with torch.no_grad():
+        x, weight = torch.ones(ROWS, INNER), torch.ones(OUTER, INNER)
+        blas, other = best_seconds(F.linear, x, weight), best_seconds(onednn, x, weight)
+    return blas >= WORTH * other
+
+
+def is_for_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether `linear` gives this product to oneDNN."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and type(x) in PLAIN
+        and type(weight) in PLAIN
+        and not torch.compiler.is_compiling()  # a compiler chooses itself, and any size is one of many to it
+        and weight.numel() >= SMALLEST
+        and x.shape[:-1].numel() > 1
+        and not torch.is_autocast_enabled("cpu")
+        and onednn_wins()
+    )
+
+
+def product(x_ND: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
+    """`x @ weight.T` without a gradient."""
+    return onednn(x_ND, weight_OD) if is_for_onednn(x_ND, weight_OD) else x_ND @ weight_OD.T
+
+
+def weight_gradient(x_ND: torch.Tensor, grad_NO: torch.Tensor) -> torch.Tensor:
+    """`grad.T @ x`, `[O,D]`, which may be a transposed view: oneDNN copies what comes first, here the smaller."""
+    if grad_NO.shape[1] <= x_ND.shape[1]:
+        return product(grad_NO.T, x_ND.T)
+    return product(x_ND.T, grad_NO.T).T
+
+
+class LinearByOneDnn(torch.autograd.Function):
+    """`onednn` with gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return onednn(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad_x = onednn(grad, weight.T) if ctx.needs_input_grad[0] else None
+        grad_weight = weight_gradient(x.flatten(0, -2), grad.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight
+
+
+class TsfLlmLinear(nn.Linear):
+    """`nn.Linear` by the faster library."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not is_for_onednn(x, self.weight):
+            return F.linear(x, self.weight, self.bias)
+        learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        out = LinearByOneDnn.apply(x, self.weight) if learns else onednn(x, self.weight)
+        return out if self.bias is None else out + self.bias
+
+
+__all__ = ["TsfLlmLinear", "product", "weight_gradient"]
