@@ -12,7 +12,7 @@ Design choices:
 * Covariates are further columns, of bars as of plain series. A past one counts for its own row. A known one (a price
   list, a holiday flag) is declared as known ahead, and alone may be read ahead of t.
 
-Shapes: N rows of one series, F features.
+Shapes: N rows of one series, S series of one length, F features.
 """
 
 import re
@@ -28,8 +28,18 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from .cells_tsf_llm import NumberFormat, TimeFormat, Unclear, read_numbers, read_times, repeated_hour, why_no_time
-from .jumps_tsf_llm import believed
+from .cells_tsf_llm import (
+    NumberFormat,
+    TimeFormat,
+    Unclear,
+    is_typed,
+    read_numbers,
+    read_times,
+    repeated_hour,
+    why_no_time,
+)
+from .jumps_tsf_llm import QUARTER, believed, over_known
+from .windows_tsf_llm import decayed_bars, decayed_sum
 
 logger = logging.get_logger(__name__)
 PRICES = ["open", "high", "low", "close"]
@@ -59,7 +69,7 @@ class Kind:
         level: (now, change) -> the later value.
         volatility: (changes, decay, floor, cap) -> their scale known at each row.
         sigma_decay, sigma_floor: defaults of the extractor.
-        refusals: (rows -> mask, what is wrong, remedy).
+        refusals: (columns, each `[N]` -> mask `[N]`, what is wrong, remedy).
         noise: (values, generator) -> other values, for the audit.
         score_name, score_unit, score_factor, unit_scores: what scores are about, for tables and plots; with
             `unit_scores` changes are divided by the mean absolute one-step change known at the origin.
@@ -76,7 +86,7 @@ class Kind:
     volatility: Callable[[np.ndarray, float, float, float | None], np.ndarray]
     sigma_decay: float
     sigma_floor: float
-    refusals: tuple[tuple[Callable[[pd.DataFrame], pd.Series], str, str], ...]
+    refusals: tuple[tuple[Callable[[Mapping[str, np.ndarray]], np.ndarray], str, str], ...]
     noise: Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
     score_name: str
     score_unit: str
@@ -85,12 +95,22 @@ class Kind:
 
 
 def return_volatility(changes: np.ndarray, decay: float, floor: float, cap: float | None = None) -> np.ndarray:
-    """sigma[t]^2 = sum_k decay^k r[t-k]^2 / sum_k decay^k, over known returns. RiskMetrics 1996, section 5.2.
+    """sigma[t]^2 = sum_k decay^k r[t-k]^2 / sum_k decay^k, over known returns, `[N]` or `[N,S]`. RiskMetrics 1996,
+    section 5.2. What lies `volatility_bars` back has no weight, to the bit.
 
     With a cap no return counts as more than so many usual deviations: a split or a wrong bar does not set sigma."""
-    squares = pd.Series(believed(changes, cap) ** 2)
-    variance = squares.ewm(alpha=1 - decay, ignore_na=True, min_periods=MIN_BARS - 1).mean()
-    return np.maximum(np.sqrt(variance.to_numpy()), floor)
+
+    def deviation(returns: np.ndarray) -> np.ndarray:
+        variance = decayed_sum(believed(returns, cap) ** 2, decay) / decayed_sum(np.ones((len(returns), 1)), decay)
+        variance[: MIN_BARS - 2] = np.nan
+        return np.maximum(np.sqrt(variance), floor)
+
+    return over_known(deviation, changes)[0]
+
+
+def volatility_bars(decay: float) -> int:
+    """How many known changes a `return_volatility` reads, with a cap or without."""
+    return decayed_bars(decay) + QUARTER
 
 
 def difference_scale(changes: np.ndarray, decay: float, floor: float, cap: float | None = None) -> np.ndarray:
@@ -100,7 +120,7 @@ def difference_scale(changes: np.ndarray, decay: float, floor: float, cap: float
     [nan, 2.0, 0.06]
     """
     changes = believed(changes, cap)
-    so_far = np.sqrt(pd.Series(changes**2).expanding().mean().to_numpy())
+    so_far = np.sqrt(pd.DataFrame(changes**2).expanding().mean().to_numpy().reshape(changes.shape))
     return np.where(so_far > 0, return_volatility(changes, decay, 0.0).clip(floor * so_far), np.nan)
 
 
@@ -130,11 +150,15 @@ OHLCV = Kind(
     sigma_floor=1e-4,
     refusals=(
         (
-            lambda bars: (bars["open"] == 0) & (bars[["high", "low", "close"]] > 0).all(axis=1),
+            lambda bars: (bars["open"] == 0) & (np.minimum.reduce([bars[name] for name in PRICES[1:]]) > 0),
             "open is 0, as vendors write one that they do not know",
             f"start later, or mask these bars with NaN{CLEAN}",
         ),
-        (lambda bars: (bars[PRICES] <= 0).any(axis=1), "price <= 0", f"mask it with NaN{CLEAN}, or correct it"),
+        (
+            lambda bars: np.fmin.reduce([bars[name] for name in PRICES]) <= 0,
+            "price <= 0",
+            f"mask it with NaN{CLEAN}, or correct it",
+        ),
         (lambda bars: bars["volume"] < 0, "negative volume", f"mask it with NaN{CLEAN}, or correct it"),
         (
             lambda bars: bars["high"] < bars["low"] * (1 - 1e-9),
@@ -399,46 +423,57 @@ def check_bars(
     missing = [c for c in ("timestamp", *numeric) if c not in bars]
     if missing:
         raise ValueError(f"{ticker}: column(s) {missing} missing from {list(bars.columns)}: rename or add them")
-    bars = bars[["timestamp", *numeric]].reset_index(drop=True)
-    if not bars.columns.is_unique:
-        twice = sorted(bars.columns[bars.columns.duplicated()])
-        raise ValueError(f"{ticker}: column(s) {twice} appear more than once: keep one of each")
-    times, format = formats or frame_formats(bars, kind, covariates, ticker)
-    bars["timestamp"] = _timestamps(bars["timestamp"], ticker, times or TimeFormat.of(bars["timestamp"]))
-    for column in numeric:
-        numbers, bad = read_numbers(bars[column], format, **may_hold(column, kind))
+    given = {name: bars[name] for name in ("timestamp", *numeric)}
+    twice = [name for name, cells in given.items() if isinstance(cells, pd.DataFrame) or numeric.count(name) > 1]
+    if twice:
+        raise ValueError(f"{ticker}: column(s) {sorted(twice)} appear more than once: keep one of each")
+    given = {name: cells if is_typed(cells) else cells.reset_index(drop=True) for name, cells in given.items()}
+    of_times, of_numbers = formats or frame_formats(bars, kind, covariates, ticker)
+    times = _timestamps(given["timestamp"], ticker, of_times or TimeFormat.of(given["timestamp"]))
+    values = np.empty((len(numeric), len(times)))
+    for row, column in zip(values, numeric, strict=True):
+        numbers, bad = read_numbers(given[column], of_numbers, **may_hold(column, kind))
         if bad.size:
-            given = f"{ticker}, row {bad[0]}: {column} is {bars[column].iloc[bad[0]]!r}"
-            raise ValueError(f"{given}, not a number; correct it or leave it empty")
-        bars[column] = numbers
+            cell = f"{ticker}, row {bad[0]}: {column} is {given[column].iloc[bad[0]]!r}"
+            raise ValueError(f"{cell}, not a number; correct it or leave it empty")
+        row[:] = numbers.to_numpy()
+    if is_newest_first := len(times) > 1 and bool((times[1:] < times[:-1]).all()):
+        times, values = times[::-1].copy(), values[:, ::-1].copy()
+    _refuse_rows(ticker, times, dict(zip(numeric, values, strict=True)), kind, is_newest_first=is_newest_first)
+    partial = np.isnan([values[numeric.index(name)] for name in kind.needed]).any(axis=0)
+    values[: len(kind.columns), partial] = np.nan  # three prices out of four are no bar
+    checked = pd.DataFrame(values.T, columns=numeric, copy=False)
+    checked.insert(0, "timestamp", times)
+    return checked
 
-    step = bars["timestamp"].diff()
-    if is_newest_first := len(step) > 1 and bool((step[1:] < pd.Timedelta(0)).all()):
-        bars = bars[::-1].reset_index(drop=True)
-        step = bars["timestamp"].diff()
 
-    def refuse(rows: pd.Series, what: str, remedy: str) -> None:
-        if rows.any():
-            row = int(rows.to_numpy().argmax())
-            day = bars["timestamp"].iloc[row]
-            row = len(bars) - 1 - row if is_newest_first else row
-            count = f" (and {rows.sum() - 1} more)" if rows.sum() > 1 else ""
-            raise ValueError(f"{ticker}, row {row}, {day}{count}: {what}; {remedy}")
+def _refuse_rows(
+    ticker: str, times: np.ndarray, columns: Mapping[str, np.ndarray], kind: Kind, *, is_newest_first: bool
+) -> None:
+    """Raises ValueError for the first row, as it was given, that has no honest reading."""
+
+    def refuse(rows: np.ndarray, what: str, remedy: str) -> None:
+        if (count := int(np.count_nonzero(rows))) > 0:
+            row = int(rows.argmax())
+            day = pd.Timestamp(times[row])
+            row = len(times) - 1 - row if is_newest_first else row
+            more = f" (and {count - 1} more)" if count > 1 else ""
+            raise ValueError(f"{ticker}, row {row}, {day}{more}: {what}; {remedy}")
 
     clean = CLEAN if kind is OHLCV else ""
-    refuse(bars["timestamp"].isna(), "timestamp is empty", f"drop the row{clean}, or give its date")
-    again = None if repeated_hour(bars["timestamp"]) is None else TWICE
-    refuse(step < pd.Timedelta(0), "timestamp goes backwards", again or f"sort the bars by timestamp{clean}")
-    refuse(step == pd.Timedelta(0), "timestamp is repeated", again or f"keep one bar per timestamp{clean}")
-    refuse(np.isinf(bars[numeric]).any(axis=1), "infinite value", f"replace it by NaN{clean}, or the true number")
+    refuse(np.isnat(times), "timestamp is empty", f"drop the row{clean}, or give its date")
+    if (times[1:] <= times[:-1]).any():
+        again = None if repeated_hour(pd.Series(times)) is None else TWICE
+        backwards, repeated = (np.append(False, one) for one in (times[1:] < times[:-1], times[1:] == times[:-1]))
+        refuse(backwards, "timestamp goes backwards", again or f"sort the bars by timestamp{clean}")
+        refuse(repeated, "timestamp is repeated", again or f"keep one bar per timestamp{clean}")
+    infinite = np.logical_or.reduce([np.isinf(values) for values in columns.values()])
+    refuse(infinite, "infinite value", f"replace it by NaN{clean}, or the true number")
     for wrong, what, remedy in kind.refusals:
-        refuse(wrong(bars), what, remedy)
-    partial = bars[kind.needed].isna().any(axis=1)
-    bars.loc[partial, kind.columns] = np.nan  # three prices out of four are no bar
-    return bars
+        refuse(wrong(columns), what, remedy)
 
 
-def _timestamps(values: pd.Series, ticker: str, format: TimeFormat) -> pd.Series:
+def _timestamps(values: pd.Series, ticker: str, format: TimeFormat) -> np.ndarray:
     is_number = pd.api.types.is_numeric_dtype(values)
     if is_number and len(values) and format.name == "ISO8601" and not values.min() >= FIRST_DATE:
         given = f" ({values.iloc[0]})"
@@ -447,7 +482,7 @@ def _timestamps(values: pd.Series, ticker: str, format: TimeFormat) -> pd.Series
     if bad := [row for row in unread if pd.notna(values.iloc[row])]:
         cell = values.iloc[bad[0]]
         raise ValueError(f"{ticker}, row {bad[0]}: timestamp '{cell}' {why_no_time(cell, format)}")
-    return stamps.astype("datetime64[ns]")
+    return stamps.to_numpy(dtype="datetime64[ns]")
 
 
 def may_hold(column: str, kind: Kind) -> dict[str, bool]:

@@ -96,6 +96,14 @@ def infer_calendar(timestamps: np.ndarray) -> str | None:
     return "XNYS" if past.equals(_sessions("XNYS", past[0], past[-1]).index) else None
 
 
+def recent_times(timestamps: np.ndarray) -> np.ndarray:
+    """Those that `next_timestamps` and `continue_rhythm` read of ascending times: a year, `RECENT` at least."""
+    if not len(timestamps):
+        return timestamps
+    year = int(np.searchsorted(timestamps, timestamps[-1] - YEAR.to_timedelta64(), side="right"))
+    return timestamps[min(year, max(len(timestamps) - RECENT, 0)) :]
+
+
 def next_timestamps(timestamps: np.ndarray, horizon: int, calendar: str | None = None) -> pd.DatetimeIndex:
     """The next `horizon` bar times after the last of these, datetime64[ns].
 

@@ -4,6 +4,7 @@ Design choices:
 * `fit(bars, through=...)` reads no bar after the fence. Settings stay as they were given; what a fit finds lies in one
   dict of plain JSON beside them, `fitted`.
 * `fit_encode` is `fit`, then `encode` of the same bars, but checks each bar and computes each feature once.
+* Features are computed of many tickers at once, as many as bound the memory; each has the same bits alone.
 * A plain series (`kind="univariate"`: sales, temperature, load) goes the same way, with differences for log returns;
   `series_tsf_llm` has its features.
 * Missing is NaN at the boundary, zero and a mask inside.
@@ -17,9 +18,9 @@ Shapes: N bars of one ticker, B windows, T bars of a window, F features, P steps
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -32,10 +33,12 @@ from .bars_tsf_llm import (
     LISTED,
     MIN_BARS,
     OHLCV,
+    PRICES,
     SIGMA_CAP,
     UNIVARIATE,
     Bars,
     CheckedBars,
+    FeatureError,
     Kind,
     bars_through,
     covariate_columns,
@@ -44,21 +47,15 @@ from .bars_tsf_llm import (
     day_start,
     hide_after,
     named_covariates,
-    naming,
     split_tickers,
+    volatility_bars,
 )
 from .calendars_tsf_llm import bar_spacing, check_calendar
 from .columns_tsf_llm import given_bars
-from .indicators_tsf_llm import FEATURES, READERS, WARM_UP, compute_features, feature_names, market_parts
+from .indicators_tsf_llm import FEATURES, READERS, feature_names, features_of, market_parts
 from .jumps_tsf_llm import YEAR, jump_report, jumps, lately
 from .market_tsf_llm import MARKET_COLUMNS, PARTS, beside, market_state, parts_of
-from .series_tsf_llm import (
-    candidate_seasons,
-    choose_seasons,
-    compute_series_features,
-    series_feature_names,
-    series_table,
-)
+from .series_tsf_llm import candidate_seasons, choose_seasons, series_feature_names, series_features_of, series_table
 
 logger = logging.get_logger(__name__)
 ENDED = 60  # times between bars that a ticker may lag behind the newest
@@ -71,8 +68,9 @@ GIVE = {
 NOT_FITTED = "the processor is not fitted: call processor.fit(bars, through=...) first"
 COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # settings that a fit completes
 LEARNED = ("center", "scale", "bar_seconds", "fitted_through", "fitted_with_market", "target_center", "target_scale")
-FORGOTTEN = 1e-12  # weight of a squared return in the volatility that no longer counts
+ROWS_AT_ONCE = 1 << 16  # of raw features, 46 MB of 88 of them: bounds memory, not results
 LONGEST_CONTEXT = 1_000_000  # bars of a window
+Markets: TypeAlias = Mapping[str, pd.DataFrame | None]  # by ticker a `market_tsf_llm.market_state`, where it has one
 ORIGINALS = {"feature_set", "seed_horizon", "expose_leak"}  # settings of earlier versions, for the original alone
 
 
@@ -496,7 +494,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         raw = self._learn(tickers, through, market, whole=True)
         answered = tickers.like(tickers)  # of the fit are those too whose frequency changes after the fence
         self._skip_other_spacings(answered)
-        return [self._encode(ticker, frame, raw=raw.pop(ticker)) for ticker, frame in answered.items()]
+        series = (self._series(ticker, frame) for ticker, frame in answered.items())
+        return [self._with_features(one, raw.pop(one.ticker)) for one in series]
 
     def unfitted(self, **changes: Any) -> Self:
         """The same features, in the same order, with nothing fitted."""
@@ -545,10 +544,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         seen = {ticker: None if state is None else beside(state, ticker) for ticker in tickers}
         self.fitted["fitted_with_market"] = self._parts_at_fit([seen[ticker] for ticker in frames])
         read = tickers if whole else frames
-        raw = {}
-        for ticker, frame in read.items():
-            with naming(ticker):
-                raw[ticker] = self.raw_features(frame, seen[ticker]).to_numpy()
+        raw = dict(self._raw_by_ticker(read, seen, dict.fromkeys(read, 0)))
         center, scale = self._fit_scalers({t: self._known_by(frame, raw[t]) for t, frame in frames.items()})
         self.fitted |= {"center": center, "scale": scale, **self._fit_targets(frames)}
         return raw
@@ -585,15 +581,59 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """The features of one ticker before scaling, `[N,F]` with their names, NaN where unknown; from row `start` on.
 
         `market` is a `market_tsf_llm.market_state`."""
-        covariates = covariate_features(bars, self.past_covariates, self.known_covariates)
-        names = [name for name in self.names if name not in covariates]
+        raw, errors = self.raw_features_of({"": bars}, {"": market}, {"": start})
+        for error in errors.values():
+            raise error
+        return pd.DataFrame(raw[""], bars.index[start:], self.names)
+
+    def raw_features_of(
+        self, tickers: Mapping[str, pd.DataFrame], markets: Markets, starts: Mapping[str, int]
+    ) -> tuple[dict[str, np.ndarray], dict[str, FeatureError]]:
+        """`raw_features` of each ticker, float64 `[N - start,F]`, or what went wrong."""
+        covariates = covariate_columns(self.past_covariates, self.known_covariates)
+        names, errors = [name for name in self.names if name not in covariates], dict[str, FeatureError]()
         if self.series_kind is UNIVARIATE:
-            known = series_table(self.seasons or ())
-            sigma = self.sigma_decay, self.sigma_floor, self.sigma_cap
-            table = compute_series_features(bars, names, known, *sigma, start=start)
+            table, sigma = series_table(self.seasons or ()), (self.sigma_decay, self.sigma_floor, self.sigma_cap)
+            raw = series_features_of(tickers, names, table, *sigma, starts=starts)
         else:
-            table = compute_features(bars, names, market, start=start)
-        return table.join(covariates)[self.names] if len(covariates.columns) else table
+            raw, errors = features_of(tickers, names, markets=markets, starts=starts)
+        if covariates:
+            raw = {t: self._beside_covariates(values, tickers[t], starts[t]) for t, values in raw.items()}
+        return raw, errors
+
+    def _beside_covariates(self, raw_NF: np.ndarray, bars: pd.DataFrame, start: int) -> np.ndarray:
+        """All features in their order, of those that are no covariates."""
+        covariates = covariate_features(bars, self.past_covariates, self.known_covariates).iloc[start:]
+        joined = np.empty((len(raw_NF), len(self.names)))
+        joined[:, [i for i, name in enumerate(self.names) if name not in covariates]] = raw_NF
+        places = [i for i, name in enumerate(self.names) if name in covariates]
+        joined[:, places] = covariates[[self.names[i] for i in places]]
+        return joined
+
+    def _raw(
+        self, tickers: Mapping[str, pd.DataFrame], markets: Markets, starts: Mapping[str, int]
+    ) -> Iterator[tuple[str, np.ndarray | FeatureError]]:
+        """`raw_features_of` ticker by ticker, computed some at a time."""
+
+        def groups() -> Iterator[tuple[str, np.ndarray | FeatureError]]:
+            left = list(tickers)
+            while left:
+                rows = np.cumsum([len(tickers[ticker]) - starts[ticker] for ticker in left])
+                count = max(1, int(np.searchsorted(rows, ROWS_AT_ONCE, side="right")))
+                raw, errors = self.raw_features_of({t: tickers[t] for t in left[:count]}, markets, starts)
+                yield from ((t, raw.pop(t) if t in raw else errors[t]) for t in left[:count])
+                left = left[count:]
+
+        yield from with_progress(groups(), "features", total=len(tickers))
+
+    def _raw_by_ticker(
+        self, tickers: Mapping[str, pd.DataFrame], markets: Markets, starts: Mapping[str, int]
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """`_raw`; raises ValueError for the first ticker of which a feature cannot be computed."""
+        for ticker, raw in self._raw(tickers, markets, starts):
+            if isinstance(raw, FeatureError):
+                raise ValueError(f"{ticker}: {raw}") from raw
+            yield ticker, raw
 
     def volatility(self, close: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log returns (differences) and the exponentially weighted volatility known at each bar, both `[N]`.
@@ -655,11 +695,21 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self._warn_of_jumps(tickers, last_window)
         if last_window:
             self._warn_of_ended(tickers)
-        earlier = {ticker: series.features for ticker, series in (known or {}).items()}
-        return [
-            self._encode(ticker, frame, states[ticker], earlier.get(ticker), last_window)
-            for ticker, frame in with_progress(list(tickers.items()), "features")
-        ]
+        series = {ticker: self._series(ticker, frame) for ticker, frame in tickers.items()}
+        starts = dict.fromkeys(series, 0)
+        if last_window:
+            starts = {t: max(0, self._last_origin(one) + 1 - self.context_length) for t, one in series.items()}
+        for ticker, before in (known or {}).items():
+            if ticker in series and not last_window:
+                starts[ticker] = len(before.features)
+                series[ticker].features[: starts[ticker]] = before.features
+        raw = self._raw_by_ticker(tickers, states, starts)
+        return [self._with_features(series[ticker], values) for ticker, values in raw]
+
+    @staticmethod
+    def _last_origin(series: EncodedSeries) -> int:
+        """The last row of which value and volatility are known; 0 if none is."""
+        return int(np.flatnonzero(series.observed & ~np.isnan(series.sigma))[-1:].sum())
 
     @property
     def memory(self) -> int:
@@ -672,66 +722,52 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if self.series_kind is UNIVARIATE or self.known_covariates or self.reach is not None:
             what = "the original's inputs" if self.reach is not None else "a plain series or known covariates"
             raise ValueError(f"this model reads {what}, which no bounded past tells: forecast with pipe(bars)")
-        decayed = int(np.log(FORGOTTEN) / np.log(self.sigma_decay))
-        return max(decayed, *(FEATURES[name].warm_up for name in self.names if name in FEATURES), WARM_UP)
+        return max(
+            volatility_bars(self.sigma_decay), *(FEATURES[name].reach for name in self.names if name in FEATURES)
+        )
 
     def encode_newest(self, tickers: CheckedBars, market: pd.DataFrame | None = None) -> list[EncodedSeries]:
         """Series with the features of their last bar alone, zero before it, for bars that are known to be sound.
 
         Of each ticker the last `memory` bars before that one will do. A ticker whose features cannot be computed is
         skipped. `market` is a `market_tsf_llm.market_state`."""
-        states = self._known_market(market, tickers)
-        encoded = []
-        for ticker, frame in with_progress(list(tickers.items()), "features"):
-            known = np.zeros((len(frame) - 1, len(self.names)), np.float32)
-            try:
-                encoded.append(self._encode(ticker, frame, states[ticker], known))
-            except ValueError as error:
-                tickers.skip(ticker, str(error))
+        states, encoded = self._known_market(market, tickers), []
+        frames = dict(tickers)
+        for ticker, raw in self._raw(frames, states, {ticker: len(frame) - 1 for ticker, frame in frames.items()}):
+            if isinstance(raw, FeatureError):
+                tickers.skip(ticker, f"{ticker}: {raw}")
+            else:
+                encoded.append(self._with_features(self._series(ticker, frames[ticker]), raw))
         return encoded
 
-    def _encode(
-        self,
-        ticker: str,
-        bars: pd.DataFrame,
-        market: pd.DataFrame | None = None,
-        known: np.ndarray | None = None,
-        last_window: bool = False,
-        *,
-        raw: np.ndarray | None = None,
-    ) -> EncodedSeries:
-        """`known` is the features of the first rows; `raw` those of all rows before scaling, if at hand."""
-        assert self.center is not None
-        assert self.scale is not None
-        observed = bars[self.series_kind.value].notna().to_numpy()
-        timestamp = bars["timestamp"].to_numpy()
-        center, scale = (np.array(state.get(ticker, state["*"])) for state in (self.center, self.scale))
+    def _series(self, ticker: str, bars: pd.DataFrame) -> EncodedSeries:
+        """All that is known of a ticker but its features, which are zero."""
         close = bars[self.series_kind.value].to_numpy()
         log_return, sigma = self.volatility(close)
-        start = 0 if known is None else len(known)
-        if last_window:
-            origin = np.flatnonzero(observed & ~np.isnan(sigma))[-1:].sum()
-            known, start = None, max(0, origin + 1 - self.context_length)
-        if raw is None:
-            with naming(ticker):
-                raw = self.raw_features(bars, market, start).to_numpy()
-        limit = np.inf if self.clip is None else self.clip
-        features = np.zeros((len(bars), len(self.names)), np.float32)  # zeros take no memory until they are written
-        features[start:] = np.nan_to_num(np.clip((raw - center) / scale, -limit, limit))
-        if known is not None:
-            features[:start] = known
         return EncodedSeries(
             ticker=ticker,
-            timestamp=timestamp,
-            features=features,
-            observed=observed,
+            timestamp=bars["timestamp"].to_numpy(),
+            features=np.zeros((len(bars), len(self.names)), np.float32),  # takes no memory until it is written
+            observed=~np.isnan(close),
             close=close,
             log_return=log_return,
             sigma=sigma,
             calm=None if self.sigma_cap is not None else self._calm(log_return, sigma),
-            ohlc=bars[OHLCV.columns[:4]].to_numpy(dtype=float) if self.series_kind is OHLCV else None,
-            volume=bars["volume"].to_numpy(dtype=float) if self.series_kind is OHLCV else None,
+            ohlc=np.stack([bars[name].to_numpy() for name in PRICES], axis=1) if self.series_kind is OHLCV else None,
+            volume=bars["volume"].to_numpy() if self.series_kind is OHLCV else None,
         )
+
+    def _with_features(self, series: EncodedSeries, raw_NF: np.ndarray) -> EncodedSeries:
+        """The same series, with its last features from what they are before scaling."""
+        assert self.center is not None
+        assert self.scale is not None
+        center, scale = (np.array(state.get(series.ticker, state["*"])) for state in (self.center, self.scale))
+        limit = np.inf if self.clip is None else self.clip
+        scaled = raw_NF - center
+        scaled /= scale
+        np.clip(scaled, -limit, limit, out=scaled)
+        series.features[len(series.features) - len(raw_NF) :] = np.nan_to_num(scaled, copy=False)
+        return series
 
     def _calm(self, log_return: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         """The volatility, but after a jump the one with a cap: for folders whose weights know it without.
@@ -768,9 +804,9 @@ def usual_spacing(seconds: Sequence[float]) -> float:
     return float(np.median([one for one in seconds if 0.5 < one / usual < 2]))
 
 
-def with_progress(items: Sequence[Any], what: str, unit: str = "ticker") -> Any:
-    """The items, with a bar on a terminal where they take more than `PATIENCE` seconds."""
-    return logging.tqdm(items, desc=what, unit=unit, disable=None, delay=PATIENCE, leave=False)
+def with_progress(items: Iterable[Any], what: str, unit: str = "ticker", total: int | None = None) -> Any:
+    """The items, of an iterator `total` ones, with a bar on a terminal where they take over `PATIENCE` seconds."""
+    return logging.tqdm(items, desc=what, unit=unit, total=total, disable=None, delay=PATIENCE, leave=False)
 
 
 def _stored_fence(fence: pd.Timestamp, spacing: float) -> str:

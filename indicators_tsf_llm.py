@@ -1,4 +1,4 @@
-"""The table of input features: what each one is, which pandas-ta-classic call makes it, how it becomes scale-free.
+"""The table of input features: what each one is, how it becomes scale-free, and their values for many tickers.
 
 Design choices:
 
@@ -8,809 +8,249 @@ Design choices:
   Levels that depend on where the history starts (`ad`, `obv`, `nvi`, `pvi`, `pvt`) are differenced or left out.
 * No feature turns on the sign of a rounding error. `adx` and `mfi` compare differences of prices, where a tie is
   broken by the last bit and a change of currency changes the answer; `vortex` and `cmf` say the same smoothly.
-* Memory is bounded. Running sums and exponential averages depend on where they start, in their last bits or more, so
-  they start at fixed rows: values are computed in blocks, each after a warm-up (`_blocks`). The values of new bars
-  then cost one block, and are, bit for bit, those of a computation of the whole history.
+* Memory is bounded: a value is a function of its own `reach` of bars, to the bit. So it does not matter where a
+  computation starts, and the values of new bars cost those and what they reach.
+* Tickers lie side by side in panels that stay in the cache; a number has the same bits alone and with others.
 * Unknown is NaN: too little history, a zero denominator, no volume. A flat window has no position inside itself.
 * Groups in `SELECTABLE_GROUPS` are used only when they are asked for by name; the others are the default 64 features.
-* The groups `market` and `implied` read `bars.market`, the state of a universe and of an implied-volatility index as
+* The groups `market` and `implied` read `panel.market`, the state of a universe and of an implied-volatility index as
   of each bar (`market_tsf_llm`); without them they are unknown.
 * A bar without its four prices is missing: its own features are NaN, and windows and lags run over observed bars,
   so that one gap does not blank a recursive average for ever after.
-* Values do not depend on whether TA-Lib is installed: every call says `talib=False`.
 
 In formulas `x[-n]` is x n bars ago, `ta.f(n)` is `pandas_ta_classic.f` with length n, and the position of close in a
 channel is (close - lower) / (upper - lower).
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from .bars_tsf_llm import PRICES, FeatureError
-from .market_tsf_llm import PARTS, STALE, as_of
-from .volatility_tsf_llm import (
-    ROWS,
-    garman_klass_variance,
-    mean_root,
-    overnight_move,
-    rogers_satchell_variance,
-    yang_zhang,
+from .bars_tsf_llm import OHLCV, PRICES, FeatureError
+from .market_tsf_llm import STALE, MarketTable, parts_of
+from .more_indicators_tsf_llm import ROWS as MORE
+from .own_features_tsf_llm import WARM_UP, IndicatorFrame, own_features
+from .panel_tsf_llm import LONGEST, Feature, Panel, alike, wall_clock
+from .reversal_tsf_llm import ROWS as REVERSAL
+from .technical_tsf_llm import (
+    EMA_MEMORY,
+    KELTNER_MEMORY,
+    KIJUN,
+    MACD_MEMORY,
+    MACD_SIGNAL_MEMORY,
+    TENKAN,
+    WILDER_MEMORY,
+    aroon,
+    bollinger_deviation,
+    bollinger_position,
+    by_day,
+    cci,
+    distance,
+    donchian_position,
+    efficiency,
+    ema,
+    fibonacci_distance,
+    highest,
+    keltner_position,
+    log_range,
+    log_return,
+    macd,
+    macd_signal,
+    mean,
+    middle,
+    money_flow,
+    parkinson,
+    rsi,
+    session_gap,
+    signed_volume,
+    span_a,
+    span_b,
+    stochastic_d,
+    stochastic_k,
+    streak,
+    volatility,
+    volume_ratio,
+    volume_zscore,
+    vortex,
+    vwma,
+    wilder_range,
 )
+from .volatility_tsf_llm import ROWS as VOLATILITY
+from .windows_tsf_llm import lag
 
-try:
-    import pandas_ta_classic as ta
-except ImportError:
-    ta = None
-
-FIBONACCI_LEVELS = np.array([0.0, 0.236, 0.382, 0.5, 0.618, 0.786, 1.0])
-FLAT = 1e-9  # a window whose range is below this share of its price is rounding error, not movement
-PIVOT = 5  # bars on either side that a pivot must undercut; the later ones confirm it
-WARM_UP = 1024  # bars before a block that its averages may remember
-SHORTEST_BLOCK, LONGEST_BLOCK = 4096, 8192  # 64 features of a block take 30 ms and 4 us per bar of it and its warm-up
-PIVOT_REACH = 63  # most bars between two pivots that are compared, and bars that make a support or resistance
 SELECTABLE_GROUPS = (  # not among the default features
     *("more_averages", "crossovers", "candles", "shape", "momentum", "regime", "estimators", "more_channels"),
     *("more_volume", "dates", "reversal", "market", "range", "leverage", "events", "implied", "moves"),
 )
+REACHES = (80, 300, 1120)  # features that reach no further share a panel of their own
 
 
-class IndicatorFrame(pd.DataFrame):
-    """One ticker's observed bars: a DataFrame that computes each pandas-ta indicator once.
+def _day_of_week(days: np.ndarray) -> np.ndarray:
+    return 2 * np.pi * ((days.astype(np.int64) + 3) % 7) / 7  # 1970 began on a Thursday
 
-    ```python
-    bars.close / bars["close"].shift(1)
-    bars.indicator("rsi", length=14)
-    bars.indicator("sma", close="volume", length=20)
-    bars.indicator("macd", "MACDh_12_26_9", fast=12, slow=26, signal=9)
-    bars.market["level"]
-    ```
 
-    `market` holds the columns of a market's `PARTS` as of each bar, NaN without a market.
-    """
+def _month(days: np.ndarray) -> np.ndarray:
+    return 2 * np.pi * (days.astype("datetime64[M]").astype(np.int64) % 12 + 1) / 12
 
-    market: pd.DataFrame
 
-    def __init__(self, bars: pd.DataFrame, market: pd.DataFrame | None = None):
-        super().__init__(bars)
-        if market is None:
-            market = pd.DataFrame(np.nan, index=bars.index, columns=[name for part in PARTS.values() for name in part])
-        object.__setattr__(self, "_memo", {})  # past pandas, which takes a plain assignment for a new column
-        object.__setattr__(self, "market", market)
+def _quarter(days: np.ndarray) -> np.ndarray:
+    return 2 * np.pi * (days.astype("datetime64[M]").astype(np.int64) % 12 // 3 + 1) / 4
 
-    def indicator(self, name: str, column: str | None = None, **params: Any) -> pd.Series:
-        """`pandas_ta_classic.<name>` over these bars; `column` picks one of several results.
 
-        The price and volume arguments are filled by name, or from another column on request (`close="volume"`); a
-        `benchmark` always names its column.
-        A frame shorter than the window gives NaN.
+def _sin(angle: Callable[[np.ndarray], np.ndarray]) -> Callable[[Panel], np.ndarray]:
+    return lambda p: by_day(p, lambda days: np.sin(angle(days)))
 
-        Raises:
-            ImportError: pandas-ta-classic is not installed.
-        """
-        key = (name, *sorted(params.items()))
-        if key not in self._memo:
-            self._memo[key] = self._compute(name, **params)
-        result = self._memo[key]
-        if result is None:
-            return pd.Series(np.nan, index=self.index)
-        return result if column is None else result[column]
 
-    def once(self, function: Callable[["IndicatorFrame"], pd.Series]) -> pd.Series:
-        """`function` of these bars, computed once: for what several features share."""
-        if function not in self._memo:
-            self._memo[function] = function(self)
-        return self._memo[function]
-
-    def _compute(self, name: str, **params: Any) -> pd.Series | pd.DataFrame | None:
-        if ta is None:
-            raise ImportError("the default features need pandas-ta-classic: pip install pandas-ta-classic")
-        function = getattr(ta, name)
-        wanted = [p for p in inspect.signature(function).parameters if p in ("high", "low", "close", "volume")]
-        wanted += ["benchmark"] if "benchmark" in params else []
-        inputs = {p: self[params.pop(p, p)] for p in wanted}
-        return function(**inputs, **params, talib=False)
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One row of the table. `lookback` is how many observed bars must precede the first value."""
-
-    name: str
-    group: str
-    lookback: int
-    formula: str
-    compute: Callable[[IndicatorFrame], pd.Series]
-
-    @property
-    def warm_up(self) -> int:
-        """Bars before a block that are computed with it."""
-        return max(WARM_UP, 2 * self.lookback)
-
-
-def _moves(high: pd.Series, low: pd.Series, length: int) -> pd.Series:
-    """True where the trailing window has a range at all.
-
-    Asked of extremes, which are exact: a rolling sum or deviation of nothing keeps a residue of earlier bars.
-    """
-    top = high.rolling(length).max()
-    return top - low.rolling(length).min() > FLAT * top
-
-
-def _traded(bars: IndicatorFrame, length: int) -> pd.Series:
-    """True where the trailing window has any volume."""
-    return bars.volume.rolling(length).max() > 0
-
-
-def _position(bars: IndicatorFrame, name: str, columns: str, **params: Any) -> pd.Series:
-    """Close within a channel: 0 at the lower line, 1 at the upper, NaN where the two coincide.
-
-    `columns` is the pandas-ta name of both lines, with `{}` where one says L and the other U.
-    """
-    lower, upper = (bars.indicator(name, columns.format(side), **params) for side in "LU")
-    span = upper - lower
-    return (bars.close - lower) / span.where(span > FLAT * bars.close)
-
-
-def _distance(bars: IndicatorFrame, name: str, column: str | None = None, **params: Any) -> pd.Series:
-    """log(close / indicator), for an indicator in units of price."""
-    return np.log(bars.close / bars.indicator(name, column, **params))
-
-
-def _log_return(bars: IndicatorFrame, length: int) -> pd.Series:
-    return bars.indicator("log_return", length=length)
-
-
-def _upper_wick(bars: IndicatorFrame) -> pd.Series:
-    return np.log(bars.high / np.maximum(bars.open, bars.close))
-
-
-def _lower_wick(bars: IndicatorFrame) -> pd.Series:
-    return np.log(np.minimum(bars.open, bars.close) / bars.low)
-
-
-def _rsi(bars: IndicatorFrame, length: int) -> pd.Series:
-    return bars.indicator("rsi", length=length) / 100
-
-
-def _stochastic(bars: IndicatorFrame, line: str, smoothed: int) -> pd.Series:
-    """pandas-ta calls a flat market 0; it has no answer, nor have the bars whose average would include it.
-
-    It returns neither line before it has both, so they share a lookback.
-    """
-    moves = _moves(bars.high, bars.low, 14).rolling(smoothed).min() > 0
-    return (bars.indicator("stoch", f"STOCH{line}_14_3_3", k=14, d=3, smooth_k=3) / 100).where(moves)
-
-
-def _cci(bars: IndicatorFrame, length: int) -> pd.Series:
-    return (bars.indicator("cci", length=length) / 100).where(_moves(bars.high, bars.low, length))
-
-
-def _macd(bars: IndicatorFrame, column: str) -> pd.Series:
-    return bars.indicator("macd", column, fast=12, slow=26, signal=9) / bars.close
-
-
-def _bollinger_position(bars: IndicatorFrame) -> pd.Series:
-    return _position(bars, "bbands", "BB{}_20_2.0", length=20, std=2.0)
-
-
-def _bollinger_width(bars: IndicatorFrame) -> pd.Series:
-    return bars.indicator("bbands", "BBB_20_2.0", length=20, std=2.0) / 100
-
-
-def _donchian(bars: IndicatorFrame, length: int) -> pd.Series:
-    columns = f"DC{{}}_{length}_{length}"
-    return _position(bars, "donchian", columns, lower_length=length, upper_length=length)
-
-
-def _keltner_position(bars: IndicatorFrame) -> pd.Series:
-    return _position(bars, "kc", "KC{}e_20_2.0", length=20, scalar=2.0)
-
-
-def _fibonacci_distance(bars: IndicatorFrame) -> pd.Series:
-    """Unsigned: the side of the nearest level would flip midway between two."""
-    position = _donchian(bars, 63).to_numpy()
-    return pd.Series(np.abs(position[:, None] - FIBONACCI_LEVELS).min(axis=1), bars.index)
-
-
-def _ichimoku(bars: IndicatorFrame, column: str) -> pd.Series:
-    """pandas-ta shifts the spans 26 bars forward: row t holds the cloud over bar t, made of bars <= t - 26.
-
-    It returns no line at all before it has 52 bars, so no lookback is less than 51.
-    """
-    periods = {"tenkan": 9, "kijun": 26, "senkou": 52}
-    return _distance(bars, "ichimoku", column, **periods, include_chikou=False, as_dataframe=True)
-
-
-def _atr(bars: IndicatorFrame, length: int) -> pd.Series:
-    return bars.indicator("atr", length=length) / bars.close
-
-
-def _volatility(bars: IndicatorFrame, length: int) -> pd.Series:
-    """Per bar, as a fraction: pandas-ta would report annual percent."""
-    volatility = bars.indicator("hvol", length=length, annualization=1) / 100
-    return volatility.where(_moves(bars.close, bars.close, length + 1), 0.0)
-
-
-def _volatility_ratio(bars: IndicatorFrame) -> pd.Series:
-    return _volatility(bars, 5) / _volatility(bars, 63)
-
-
-def _parkinson(bars: IndicatorFrame, length: int) -> pd.Series:
-    """Parkinson (1980), "The extreme value method for estimating the variance of the rate of return"."""
-    return np.sqrt((np.log(bars.high / bars.low) ** 2).rolling(length).mean() / (4 * np.log(2)))
-
-
-def _obv(bars: IndicatorFrame, length: int) -> pd.Series:
-    """The level of OBV depends on where the history starts; its change over `length` bars does not."""
-    volume = bars.volume.rolling(length).sum().where(_traded(bars, length))
-    return bars.indicator("obv").diff(length) / volume
-
-
-def _volume_ratio(bars: IndicatorFrame, length: int) -> pd.Series:
-    return np.log(bars.volume / bars.indicator("sma", close="volume", length=length))
-
-
-def _volume_zscore(bars: IndicatorFrame, length: int) -> pd.Series:
-    zscore = bars.indicator("zscore", close="volume", length=length)
-    return zscore.where(_moves(bars.volume, bars.volume, length))
-
-
-def _cmf(bars: IndicatorFrame, length: int) -> pd.Series:
-    """Within [-1, 1] by definition; a close outside its own bar's range would leave it."""
-    return bars.indicator("cmf", length=length).clip(-1, 1).where(_traded(bars, length))
-
-
-def _vwma(bars: IndicatorFrame, length: int) -> pd.Series:
-    return _distance(bars, "vwma", length=length).where(_traded(bars, length))
-
-
-def _vortex(bars: IndicatorFrame, length: int) -> pd.Series:
-    up, down = (bars.indicator("vortex", f"VTX{side}_{length}", length=length) for side in "PM")
-    return ((up - down) / (up + down)).where(bars.indicator("true_range").rolling(length).max() > FLAT * bars.close)
-
-
-def _aroon(bars: IndicatorFrame, length: int) -> pd.Series:
-    return bars.indicator("aroon", f"AROONOSC_{length}", length=length) / 100
-
-
-def _efficiency(bars: IndicatorFrame, length: int) -> pd.Series:
-    return bars.indicator("er", length=length).where(_moves(bars.close, bars.close, length + 1))
-
-
-def _streak(bars: IndicatorFrame, most: int) -> pd.Series:
-    direction = np.sign(bars.close.diff())
-    run = direction.groupby((direction != direction.shift(1)).cumsum()).cumcount() + 1
-    return direction * run.clip(upper=most) / most
-
-
-def _drawdown(bars: IndicatorFrame, length: int) -> pd.Series:
-    return np.log(bars.close / bars.close.rolling(length).max())
-
-
-def _day_of_week(bars: IndicatorFrame) -> pd.Series:
-    return 2 * np.pi * bars.timestamp.dt.day_of_week / 7
-
-
-def _month(bars: IndicatorFrame) -> pd.Series:
-    return 2 * np.pi * bars.timestamp.dt.month / 12
-
-
-def _quarter(bars: IndicatorFrame) -> pd.Series:
-    return 2 * np.pi * bars.timestamp.dt.quarter / 4
-
-
-def _session_gap(bars: IndicatorFrame) -> pd.Series:
-    return bars.timestamp.diff() / pd.Timedelta(days=1)
-
-
-# --- groups to choose by name ----------
-
-
-def _crossing(ahead: pd.Series) -> pd.Series:
-    """1 where a difference turned positive at this bar, -1 where it turned negative, halves from or to zero."""
-    side = np.sign(ahead.where(ahead.abs() > FLAT, ahead * 0))
-    return (side - side.shift(1)) / 2
-
-
-def _cross(bars: IndicatorFrame, fast: int, slow: int) -> pd.Series:
-    return _crossing(np.log(bars.indicator("sma", length=fast) / bars.indicator("sma", length=slow)))
-
-
-def _share_of_range(bars: IndicatorFrame, part: pd.Series) -> pd.Series:
-    span = bars.high - bars.low
-    return part / span.where(span > FLAT * bars.close)
-
-
-def _upper_shadow(bars: IndicatorFrame) -> pd.Series:
-    return _share_of_range(bars, bars.high - np.maximum(bars.open, bars.close)).clip(0, 1)
-
-
-def _lower_shadow(bars: IndicatorFrame) -> pd.Series:
-    return _share_of_range(bars, np.minimum(bars.open, bars.close) - bars.low).clip(0, 1)
-
-
-def _body_share(bars: IndicatorFrame) -> pd.Series:
-    """Within [-1, 1] by definition; an open or close outside its own bar's range would leave it."""
-    return _share_of_range(bars, bars.close - bars.open).clip(-1, 1)
-
-
-def _to_high(bars: IndicatorFrame, length: int) -> pd.Series:
-    return np.log(bars.close / bars.high.rolling(length).max())
-
-
-def _to_low(bars: IndicatorFrame, length: int) -> pd.Series:
-    return np.log(bars.close / bars.low.rolling(length).min())
-
-
-def _close_moment(bars: IndicatorFrame, name: str, length: int) -> pd.Series:
-    return bars.indicator(name, length=length).where(_moves(bars.close, bars.close, length))
-
-
-def _acceleration(bars: IndicatorFrame, length: int) -> pd.Series:
-    change = _log_return(bars, length)
-    return change - change.shift(length)
-
-
-def _slope(bars: IndicatorFrame, length: int) -> pd.Series:
-    """Rise of the least-squares line over its window, as a share of the close."""
-    return bars.indicator("linreg", length=length, slope=True) * length / bars.close
-
-
-def _volume_correlation(bars: IndicatorFrame, length: int) -> pd.Series:
-    """Of each window by itself: running sums lose a cent of movement in a price of hundreds."""
-    both = np.lib.stride_tricks.sliding_window_view(bars[["close", "volume"]].to_numpy(), length, axis=0)
-    close, volume = (both - both.mean(axis=-1, keepdims=True)).swapaxes(0, 1)
-    values = (close * volume).sum(-1) / np.sqrt((close**2).sum(-1) * (volume**2).sum(-1))
-    correlation = pd.Series(values, bars.index[length - 1 :]).reindex(bars.index).clip(-1, 1)
-    return correlation.where(_moves(bars.close, bars.close, length) & _moves(bars.volume, bars.volume, length))
-
-
-def _return_to_volatility(bars: IndicatorFrame, length: int) -> pd.Series:
-    volatility = _volatility(bars, length)
-    return _log_return(bars, length) / (volatility.where(volatility > FLAT) * np.sqrt(length))
-
-
-def _volatility_regime(bars: IndicatorFrame) -> pd.Series:
-    volatility = _volatility(bars, 21)
-    usual = volatility.rolling(252).mean()
-    return np.log(volatility.where(volatility > FLAT) / usual)
-
-
-def _overnight(bars: IndicatorFrame) -> pd.Series:
-    return np.sqrt(overnight_move(bars).rolling(21).var().clip(lower=0))
-
-
-def _channel_width(bars: IndicatorFrame, length: int) -> pd.Series:
-    return np.log(bars.high.rolling(length).max() / bars.low.rolling(length).min())
-
-
-def _bollinger_50(bars: IndicatorFrame) -> pd.Series:
-    return _position(bars, "bbands", "BB{}_50_2.0", length=50, std=2.0)
-
-
-def _up_volume(bars: IndicatorFrame, length: int) -> pd.Series:
-    rose = bars.volume.where(bars.close > bars.close.shift(1), bars.volume * 0)
-    return (rose.rolling(length).sum() / bars.volume.rolling(length).sum()).clip(0, 1).where(_traded(bars, length))
-
-
-def _day_of_month(bars: IndicatorFrame) -> pd.Series:
-    return 2 * np.pi * (bars.timestamp.dt.day - 1) / bars.timestamp.dt.days_in_month
-
-
-def _week_of_year(bars: IndicatorFrame) -> pd.Series:
-    return 2 * np.pi * (bars.timestamp.dt.day_of_year - 1) / 365.25
-
-
-def _time_of_day(bars: IndicatorFrame) -> pd.Series:
-    return 2 * np.pi * (bars.timestamp - bars.timestamp.dt.normalize()) / pd.Timedelta(days=1)
-
-
-# --- reversals: a pivot low (side 1, the market may turn up) or high (side -1) and what speaks for it ----------
-
-
-def _extreme(bars: IndicatorFrame, side: int) -> pd.Series:
-    """Lows, or highs upside down, so that a pivot is a minimum on either side."""
-    return bars.low if side > 0 else -bars.high
-
-
-def _pivot(bars: IndicatorFrame, side: int) -> pd.Series:
-    """True at the bar that confirms a pivot: `PIVOT` bars ago was lower than the `PIVOT` bars before and since."""
-    extreme = _extreme(bars, side)
-    pivot = extreme.shift(PIVOT)
-    return (pivot < extreme.shift(PIVOT + 1).rolling(PIVOT).min()) & (pivot < extreme.rolling(PIVOT).min())
-
-
-def _held(bars: IndicatorFrame, side: int, points: pd.Series) -> pd.Series:
-    """Points given when a pivot was confirmed stand for `PIVOT` more bars; without a pivot there are none."""
-    return points.where(_pivot(bars, side)).ffill(limit=PIVOT).fillna(0.0)
-
-
-def _divergence(bars: IndicatorFrame, side: int) -> pd.Series:
-    """A lower low with a higher RSI, MACD, stochastic than at the pivot before: a third of 4 points for each.
-
-    Full points for 20 of RSI, 1 ATR of MACD, 40 of the stochastic, in proportion below: no rounding error decides.
-    """
-    pivot = _pivot(bars, side)
-
-    def at_pivots(values: pd.Series) -> tuple[pd.Series, pd.Series]:
-        now = values.shift(PIVOT)
-        return now, now[pivot].shift(1).reindex(values.index)
-
-    (now, before), (row, row_before) = (at_pivots(v) for v in (_extreme(bars, side), pd.Series(range(len(bars)))))
-    atr = bars.indicator("atr", length=14)
-    macd = bars.indicator("macd", "MACD_12_26_9", fast=12, slow=26, signal=9) / atr.where(atr > FLAT * bars.close)
-    points = pd.Series(0.0, index=bars.index)
-    for oscillator, full in ((_rsi(bars, 14), 0.2), (macd, 1.0), (_stochastic(bars, "k", 3), 0.4)):
-        value, value_before = at_pivots(oscillator)
-        points += (side * (value - value_before) / full).clip(0, 1).fillna(0.0) * 4 / 3
-    return _held(bars, side, points.where((now < before) & (row - row_before <= PIVOT_REACH), 0.0))
-
-
-def _surge(bars: IndicatorFrame, side: int) -> pd.Series:
-    """Up to 4 points for 4 times the usual volume (20 bars) in the 5 bars around the pivot."""
-    ratio = bars.volume.rolling(5).max().shift(PIVOT - 2) / bars.volume.rolling(20).mean().shift(PIVOT + 3)
-    return _held(bars, side, (ratio - 1).clip(0, 3) * 4 / 3).where(_traded(bars, 20 + 2 * PIVOT + 3))
-
-
-def _level(bars: IndicatorFrame, side: int) -> pd.Series:
-    """Up to 3 points for a pivot at the support (resistance) of the bars before it, none from 1 ATR away."""
-    extreme, atr = _extreme(bars, side), bars.indicator("atr", length=14).shift(PIVOT)
-    away = (extreme.shift(PIVOT) - extreme.rolling(PIVOT_REACH).min().shift(2 * PIVOT + 1)).abs()
-    return _held(bars, side, 3 * (1 - away / atr.where(atr > FLAT * bars.close)).clip(0, 1))
-
-
-def _strength(bars: IndicatorFrame, side: int) -> pd.Series:
-    """Up to 3 points for outdoing the market since the pivot by 2 standard deviations."""
-    ahead = _ahead_of_market(bars)
-    usual = ahead.diff().rolling(21).std()
-    points = 1.5 * (side * ahead.diff(PIVOT) / (usual.where(usual > FLAT) * np.sqrt(PIVOT))).clip(0, 2)
-    return _held(bars, side, points).where(ahead.notna())
-
-
-def _reversal_score(bars: IndicatorFrame, side: int) -> pd.Series:
-    """All 14 points; what is unknown (no volume, no market) is no evidence and adds none."""
-    parts = (_divergence, _surge, _strength, _level)
-    return sum((part(bars, side).fillna(0.0) for part in parts), start=pd.Series(0.0, index=bars.index)) / 14
-
-
-# --- the market as of each bar ----------
-
-
-def _ahead_of_market(bars: IndicatorFrame) -> pd.Series:
-    """Log price relative to the market; only its changes mean anything."""
-    return np.log(bars.close) - bars.market["level"]
-
-
-def _market_beta(bars: IndicatorFrame, length: int) -> pd.Series:
-    returns, market = _log_return(bars, 1), bars.market["level"].diff()
-    return returns.rolling(length).cov(market) / market.rolling(length).var().where(_varies(market, length))
-
-
-def _market_correlation(bars: IndicatorFrame, length: int) -> pd.Series:
-    returns, market = _log_return(bars, 1), bars.market["level"].diff()
-    known = _varies(returns, length) & _varies(market, length)
-    return returns.rolling(length).corr(market).clip(-1, 1).where(known)
-
-
-def _varies(returns: pd.Series, length: int) -> pd.Series:
-    return returns.rolling(length).max() - returns.rolling(length).min() > FLAT
-
-
-def _market_column(name: str) -> Callable[[IndicatorFrame], pd.Series]:
-    return lambda bars: bars.market[name]
+def _cos(angle: Callable[[np.ndarray], np.ndarray]) -> Callable[[Panel], np.ndarray]:
+    return lambda p: by_day(p, lambda days: np.cos(angle(days)))
 
 
 _TABLE = (
-    Feature("log_return_1", "returns", 1, "log(close / close[-1])", lambda b: _log_return(b, 1)),
-    Feature("log_return_2", "returns", 2, "log(close / close[-2])", lambda b: _log_return(b, 2)),
-    Feature("log_return_3", "returns", 3, "log(close / close[-3])", lambda b: _log_return(b, 3)),
-    Feature("log_return_5", "returns", 5, "log(close / close[-5])", lambda b: _log_return(b, 5)),
-    Feature("log_return_10", "returns", 10, "log(close / close[-10])", lambda b: _log_return(b, 10)),
-    Feature("log_return_21", "returns", 21, "log(close / close[-21])", lambda b: _log_return(b, 21)),
-    Feature("log_return_63", "returns", 63, "log(close / close[-63])", lambda b: _log_return(b, 63)),
-    Feature("gap", "bar", 1, "log(open / close[-1])", lambda b: np.log(b.open / b.close.shift(1))),
-    Feature("body", "bar", 0, "log(close / open)", lambda b: np.log(b.close / b.open)),
-    Feature("upper_wick", "bar", 0, "log(high / max(open, close))", _upper_wick),
-    Feature("lower_wick", "bar", 0, "log(min(open, close) / low)", _lower_wick),
-    Feature("range", "bar", 0, "log(high / low)", lambda b: np.log(b.high / b.low)),
-    Feature("ema_5", "averages", 4, "log(close / ta.ema(5))", lambda b: _distance(b, "ema", length=5)),
-    Feature("ema_10", "averages", 9, "log(close / ta.ema(10))", lambda b: _distance(b, "ema", length=10)),
-    Feature("ema_20", "averages", 19, "log(close / ta.ema(20))", lambda b: _distance(b, "ema", length=20)),
-    Feature("sma_50", "averages", 49, "log(close / ta.sma(50))", lambda b: _distance(b, "sma", length=50)),
-    Feature("sma_200", "averages", 199, "log(close / ta.sma(200))", lambda b: _distance(b, "sma", length=200)),
-    Feature("rsi_7", "oscillators", 7, "ta.rsi(7) / 100", lambda b: _rsi(b, 7)),
-    Feature("rsi_14", "oscillators", 14, "ta.rsi(14) / 100", lambda b: _rsi(b, 14)),
-    Feature("rsi_21", "oscillators", 21, "ta.rsi(21) / 100", lambda b: _rsi(b, 21)),
-    Feature("stochastic_k", "oscillators", 17, "K of ta.stoch(14, 3, 3) / 100", lambda b: _stochastic(b, "k", 3)),
-    Feature("stochastic_d", "oscillators", 17, "D of ta.stoch(14, 3, 3) / 100", lambda b: _stochastic(b, "d", 5)),
-    Feature("cci_20", "oscillators", 19, "ta.cci(20) / 100", lambda b: _cci(b, 20)),
-    Feature("macd", "macd", 25, "ta.macd(12, 26, 9) / close", lambda b: _macd(b, "MACD_12_26_9")),
-    Feature("macd_signal", "macd", 33, "ema(9) of macd / close", lambda b: _macd(b, "MACDs_12_26_9")),
-    Feature("macd_histogram", "macd", 33, "(macd - its signal) / close", lambda b: _macd(b, "MACDh_12_26_9")),
-    Feature("bollinger_position", "channels", 19, "position of close in ta.bbands(20, 2)", _bollinger_position),
-    Feature("bollinger_width", "channels", 19, "(upper - lower) / middle of ta.bbands(20, 2)", _bollinger_width),
-    Feature("donchian_position", "channels", 19, "position of close in ta.donchian(20)", lambda b: _donchian(b, 20)),
-    Feature("keltner_position", "channels", 20, "position of close in ta.kc(20, 2)", _keltner_position),
-    Feature("fibonacci_position", "channels", 62, "position of close in ta.donchian(63)", lambda b: _donchian(b, 63)),
-    Feature("fibonacci_distance", "channels", 62, "from there to the nearest retracement level", _fibonacci_distance),
-    Feature("ichimoku_tenkan", "ichimoku", 51, "log(close / tenkan of ta.ichimoku)", lambda b: _ichimoku(b, "ITS_9")),
-    Feature("ichimoku_kijun", "ichimoku", 51, "log(close / kijun)", lambda b: _ichimoku(b, "IKS_26")),
-    Feature("ichimoku_span_a", "ichimoku", 51, "log(close / span A[-26])", lambda b: _ichimoku(b, "ISA_9")),
-    Feature("ichimoku_span_b", "ichimoku", 77, "log(close / span B[-26])", lambda b: _ichimoku(b, "ISB_26")),
-    Feature("atr_5", "volatility", 5, "ta.atr(5) / close", lambda b: _atr(b, 5)),
-    Feature("atr_14", "volatility", 14, "ta.atr(14) / close", lambda b: _atr(b, 14)),
-    Feature("atr_21", "volatility", 21, "ta.atr(21) / close", lambda b: _atr(b, 21)),
-    Feature("volatility_5", "volatility", 5, "ta.hvol(5): std of log_return_1", lambda b: _volatility(b, 5)),
-    Feature("volatility_21", "volatility", 21, "ta.hvol(21): std of log_return_1", lambda b: _volatility(b, 21)),
-    Feature("volatility_63", "volatility", 63, "ta.hvol(63): std of log_return_1", lambda b: _volatility(b, 63)),
-    Feature("volatility_ratio", "volatility", 63, "volatility_5 / volatility_63", _volatility_ratio),
-    Feature("parkinson_21", "volatility", 20, "sqrt(mean range^2 / (4 log 2)), 21 bars", lambda b: _parkinson(b, 21)),
-    Feature("obv_21", "volume", 21, "(ta.obv - ta.obv[-21]) / sum of volume over 21 bars", lambda b: _obv(b, 21)),
-    Feature("volume_change", "volume", 1, "log(volume / volume[-1])", lambda b: np.log(b.volume / b.volume.shift(1))),
-    Feature("volume_ratio_5", "volume", 4, "log(volume / ta.sma(5) of volume)", lambda b: _volume_ratio(b, 5)),
-    Feature("volume_ratio_63", "volume", 62, "log(volume / ta.sma(63) of volume)", lambda b: _volume_ratio(b, 63)),
-    Feature("volume_zscore_21", "volume", 20, "ta.zscore(21) of volume", lambda b: _volume_zscore(b, 21)),
-    Feature("cmf_20", "volume", 19, "ta.cmf(20)", lambda b: _cmf(b, 20)),
-    Feature("vwma_20", "volume", 19, "log(close / ta.vwma(20))", lambda b: _vwma(b, 20)),
-    Feature("vortex_14", "trend", 14, "(VI+ - VI-) / (VI+ + VI-) of ta.vortex(14)", lambda b: _vortex(b, 14)),
-    Feature("aroon_25", "trend", 25, "oscillator of ta.aroon(25) / 100", lambda b: _aroon(b, 25)),
-    Feature("efficiency_21", "trend", 21, "ta.er(21): net move / path", lambda b: _efficiency(b, 21)),
-    Feature("streak", "trend", 1, "signed run of up or down closes, at most 10, / 10", lambda b: _streak(b, 10)),
-    Feature("drawdown_252", "trend", 251, "log(close / max of close over 252 bars)", lambda b: _drawdown(b, 252)),
-    Feature("momentum_12_1", "trend", 252, "log(close[-21] / close[-252])", lambda b: _log_return(b, 231).shift(21)),
-    Feature("day_of_week_sin", "calendar", 0, "sin(2 pi day of week / 7)", lambda b: np.sin(_day_of_week(b))),
-    Feature("day_of_week_cos", "calendar", 0, "cos(2 pi day of week / 7)", lambda b: np.cos(_day_of_week(b))),
-    Feature("month_sin", "calendar", 0, "sin(2 pi month / 12)", lambda b: np.sin(_month(b))),
-    Feature("month_cos", "calendar", 0, "cos(2 pi month / 12)", lambda b: np.cos(_month(b))),
-    Feature("quarter_sin", "calendar", 0, "sin(2 pi quarter / 4)", lambda b: np.sin(_quarter(b))),
-    Feature("quarter_cos", "calendar", 0, "cos(2 pi quarter / 4)", lambda b: np.cos(_quarter(b))),
-    Feature("session_gap", "calendar", 1, "days since the previous bar", _session_gap),
-    Feature("sma_5", "more_averages", 4, "log(close / ta.sma(5))", lambda b: _distance(b, "sma", length=5)),
-    Feature("sma_10", "more_averages", 9, "log(close / ta.sma(10))", lambda b: _distance(b, "sma", length=10)),
-    Feature("sma_20", "more_averages", 19, "log(close / ta.sma(20))", lambda b: _distance(b, "sma", length=20)),
-    Feature("ema_50", "more_averages", 49, "log(close / ta.ema(50))", lambda b: _distance(b, "ema", length=50)),
-    Feature("ema_200", "more_averages", 199, "log(close / ta.ema(200))", lambda b: _distance(b, "ema", length=200)),
-    Feature("cross_sma_20", "crossovers", 20, "1, -1: close crossed ta.sma(20) up, down", lambda b: _cross(b, 1, 20)),
-    Feature("cross_sma_50", "crossovers", 50, "1, -1: close crossed ta.sma(50) up, down", lambda b: _cross(b, 1, 50)),
-    Feature("cross_50_200", "crossovers", 200, "the same of ta.sma(50) and ta.sma(200)", lambda b: _cross(b, 50, 200)),
-    Feature("upper_shadow", "candles", 0, "(high - max(open, close)) / (high - low)", _upper_shadow),
-    Feature("lower_shadow", "candles", 0, "(min(open, close) - low) / (high - low)", _lower_shadow),
-    Feature("body_share", "candles", 0, "(close - open) / (high - low)", _body_share),
-    Feature("price_position_5", "candles", 4, "position of close in ta.donchian(5)", lambda b: _donchian(b, 5)),
-    Feature("price_position_10", "candles", 9, "position of close in ta.donchian(10)", lambda b: _donchian(b, 10)),
-    Feature("price_to_high_5", "candles", 4, "log(close / max of high over 5 bars)", lambda b: _to_high(b, 5)),
-    Feature("price_to_high_10", "candles", 9, "log(close / max of high over 10 bars)", lambda b: _to_high(b, 10)),
-    Feature("price_to_high_20", "candles", 19, "log(close / max of high over 20 bars)", lambda b: _to_high(b, 20)),
-    Feature("price_to_low_5", "candles", 4, "log(close / min of low over 5 bars)", lambda b: _to_low(b, 5)),
-    Feature("price_to_low_10", "candles", 9, "log(close / min of low over 10 bars)", lambda b: _to_low(b, 10)),
-    Feature("price_to_low_20", "candles", 19, "log(close / min of low over 20 bars)", lambda b: _to_low(b, 20)),
-    Feature("close_skew_10", "shape", 9, "ta.skew(10) of close", lambda b: _close_moment(b, "skew", 10)),
-    Feature("close_skew_20", "shape", 19, "ta.skew(20) of close", lambda b: _close_moment(b, "skew", 20)),
-    Feature("close_kurtosis_10", "shape", 9, "ta.kurtosis(10) of close", lambda b: _close_moment(b, "kurtosis", 10)),
-    Feature("close_kurtosis_20", "shape", 19, "ta.kurtosis(20) of close", lambda b: _close_moment(b, "kurtosis", 20)),
-    Feature("up_streak", "shape", 1, "run of rising closes, at most 10, / 10", lambda b: _streak(b, 10).clip(lower=0)),
+    Feature("log_return_1", "returns", 1, "log(close / close[-1])", lambda p: log_return(p, 1)),
+    Feature("log_return_2", "returns", 2, "log(close / close[-2])", lambda p: log_return(p, 2)),
+    Feature("log_return_3", "returns", 3, "log(close / close[-3])", lambda p: log_return(p, 3)),
+    Feature("log_return_5", "returns", 5, "log(close / close[-5])", lambda p: log_return(p, 5)),
+    Feature("log_return_10", "returns", 10, "log(close / close[-10])", lambda p: log_return(p, 10)),
+    Feature("log_return_21", "returns", 21, "log(close / close[-21])", lambda p: log_return(p, 21)),
+    Feature("log_return_63", "returns", 63, "log(close / close[-63])", lambda p: log_return(p, 63)),
+    Feature("gap", "bar", 1, "log(open / close[-1])", lambda p: np.log(p.open / lag(p.close, 1))),
+    Feature("body", "bar", 0, "log(close / open)", lambda p: np.log(p.close / p.open)),
     Feature(
-        "down_streak", "shape", 1, "run of falling closes, at most 10, / 10", lambda b: -_streak(b, 10).clip(upper=0)
-    ),
-    Feature("roc_10", "momentum", 10, "ta.roc(10) / 100", lambda b: b.indicator("roc", length=10) / 100),
-    Feature("roc_20", "momentum", 20, "ta.roc(20) / 100", lambda b: b.indicator("roc", length=20) / 100),
-    Feature("roc_50", "momentum", 50, "ta.roc(50) / 100", lambda b: b.indicator("roc", length=50) / 100),
-    Feature(
-        "acceleration_10",
-        "momentum",
-        20,
-        "log(close / close[-10]) less its value 10 bars ago",
-        lambda b: _acceleration(b, 10),
+        "upper_wick", "bar", 0, "log(high / max(open, close))", lambda p: np.log(p.high / np.maximum(p.open, p.close))
     ),
     Feature(
-        "acceleration_21",
-        "momentum",
-        42,
-        "log(close / close[-21]) less its value 21 bars ago",
-        lambda b: _acceleration(b, 21),
+        "lower_wick", "bar", 0, "log(min(open, close) / low)", lambda p: np.log(np.minimum(p.open, p.close) / p.low)
     ),
-    Feature("trend_slope_20", "regime", 19, "20 * slope of ta.linreg(20) / close", lambda b: _slope(b, 20)),
-    Feature("trend_slope_50", "regime", 49, "50 * slope of ta.linreg(50) / close", lambda b: _slope(b, 50)),
-    Feature("trend_slope_100", "regime", 99, "100 * slope of ta.linreg(100) / close", lambda b: _slope(b, 100)),
+    Feature("range", "bar", 0, "log(high / low)", log_range),
+    Feature("ema_5", "averages", 4, "log(close / ta.ema(5))", lambda p: distance(p, ema(p, 5)), EMA_MEMORY[5]),
+    Feature("ema_10", "averages", 9, "log(close / ta.ema(10))", lambda p: distance(p, ema(p, 10)), EMA_MEMORY[10]),
+    Feature("ema_20", "averages", 19, "log(close / ta.ema(20))", lambda p: distance(p, ema(p, 20)), EMA_MEMORY[20]),
+    Feature("sma_50", "averages", 49, "log(close / ta.sma(50))", lambda p: distance(p, mean(p, "close", 50))),
+    Feature("sma_200", "averages", 199, "log(close / ta.sma(200))", lambda p: distance(p, mean(p, "close", 200))),
+    Feature("rsi_7", "oscillators", 7, "ta.rsi(7) / 100", lambda p: rsi(p, 7), WILDER_MEMORY[7]),
+    Feature("rsi_14", "oscillators", 14, "ta.rsi(14) / 100", lambda p: rsi(p, 14), WILDER_MEMORY[14]),
+    Feature("rsi_21", "oscillators", 21, "ta.rsi(21) / 100", lambda p: rsi(p, 21), WILDER_MEMORY[21]),
+    Feature("stochastic_k", "oscillators", 17, "K of ta.stoch(14, 3, 3) / 100", stochastic_k),
+    Feature("stochastic_d", "oscillators", 17, "D of ta.stoch(14, 3, 3) / 100", stochastic_d),
+    Feature("cci_20", "oscillators", 19, "ta.cci(20) / 100", lambda p: cci(p, 20)),
+    Feature("macd", "macd", 25, "ta.macd(12, 26, 9) / close", lambda p: macd(p) / p.close, MACD_MEMORY),
     Feature(
-        "price_volume_5",
-        "regime",
-        4,
-        "correlation of close and volume over 5 bars",
-        lambda b: _volume_correlation(b, 5),
+        "macd_signal", "macd", 33, "ema(9) of macd / close", lambda p: macd_signal(p) / p.close, MACD_SIGNAL_MEMORY
     ),
     Feature(
-        "price_volume_20",
-        "regime",
+        "macd_histogram",
+        "macd",
+        33,
+        "(macd - its signal) / close",
+        lambda p: (macd(p) - macd_signal(p)) / p.close,
+        MACD_SIGNAL_MEMORY,
+    ),
+    Feature(
+        "bollinger_position",
+        "channels",
         19,
-        "correlation of close and volume over 20 bars",
-        lambda b: _volume_correlation(b, 20),
+        "position of close in ta.bbands(20, 2)",
+        lambda p: bollinger_position(p, 20),
     ),
     Feature(
-        "return_to_volatility_10",
-        "regime",
-        10,
-        "log return / (std * sqrt(10)), 10 bars",
-        lambda b: _return_to_volatility(b, 10),
-    ),
-    Feature(
-        "return_to_volatility_30",
-        "regime",
-        30,
-        "log return / (std * sqrt(30)), 30 bars",
-        lambda b: _return_to_volatility(b, 30),
-    ),
-    Feature("volatility_regime", "regime", 272, "log(volatility_21 / its mean over 252 bars)", _volatility_regime),
-    Feature("bollinger_position_50", "regime", 49, "position of close in ta.bbands(50, 2)", _bollinger_50),
-    Feature(
-        "garman_klass_21",
-        "estimators",
-        20,
-        "sqrt(mean(range^2 / 2 - (2 log 2 - 1) body^2))",
-        lambda b: mean_root(garman_klass_variance(b), 21),
-    ),
-    Feature(
-        "rogers_satchell_21",
-        "estimators",
-        20,
-        "sqrt(mean(u(u - c) + d(d - c))), logs over open",
-        lambda b: mean_root(rogers_satchell_variance(b), 21),
-    ),
-    Feature("yang_zhang_21", "estimators", 21, "Yang-Zhang volatility over 21 bars", lambda b: yang_zhang(b, 21)),
-    Feature("overnight_volatility_21", "estimators", 21, "std of gap over 21 bars", _overnight),
-    Feature("true_range", "estimators", 1, "ta.true_range / close", lambda b: b.indicator("true_range") / b.close),
-    Feature(
-        "donchian_position_55", "more_channels", 54, "position of close in ta.donchian(55)", lambda b: _donchian(b, 55)
-    ),
-    Feature(
-        "channel_width_20",
-        "more_channels",
+        "bollinger_width",
+        "channels",
         19,
-        "log(max of high / min of low), 20 bars",
-        lambda b: _channel_width(b, 20),
+        "(upper - lower) / middle of ta.bbands(20, 2)",
+        lambda p: 4 * bollinger_deviation(p, 20) / mean(p, "close", 20),
     ),
     Feature(
-        "channel_width_55",
-        "more_channels",
-        54,
-        "log(max of high / min of low), 55 bars",
-        lambda b: _channel_width(b, 55),
-    ),
-    Feature("volume_ratio_10", "more_volume", 9, "log(volume / ta.sma(10) of volume)", lambda b: _volume_ratio(b, 10)),
-    Feature(
-        "volume_ratio_20", "more_volume", 19, "log(volume / ta.sma(20) of volume)", lambda b: _volume_ratio(b, 20)
+        "donchian_position", "channels", 19, "position of close in ta.donchian(20)", lambda p: donchian_position(p, 20)
     ),
     Feature(
-        "up_volume_20", "more_volume", 20, "share of 20 bars' volume on rising closes", lambda b: _up_volume(b, 20)
+        "keltner_position",
+        "channels",
+        20,
+        "position of close in ta.kc(20, 2)",
+        lambda p: keltner_position(p, 20),
+        KELTNER_MEMORY,
     ),
     Feature(
-        "day_of_month_sin", "dates", 0, "sin(2 pi (day - 1) / days of its month)", lambda b: np.sin(_day_of_month(b))
+        "fibonacci_position",
+        "channels",
+        62,
+        "position of close in ta.donchian(63)",
+        lambda p: donchian_position(p, 63),
     ),
     Feature(
-        "day_of_month_cos", "dates", 0, "cos(2 pi (day - 1) / days of its month)", lambda b: np.cos(_day_of_month(b))
+        "fibonacci_distance",
+        "channels",
+        62,
+        "from there to the nearest retracement level",
+        lambda p: fibonacci_distance(p, 63),
     ),
     Feature(
-        "week_of_year_sin", "dates", 0, "sin(2 pi (day of year - 1) / 365.25)", lambda b: np.sin(_week_of_year(b))
+        "ichimoku_tenkan",
+        "ichimoku",
+        51,
+        "log(close / tenkan of ta.ichimoku)",
+        lambda p: distance(p, middle(p, TENKAN)),
+    ),
+    Feature("ichimoku_kijun", "ichimoku", 51, "log(close / kijun)", lambda p: distance(p, middle(p, KIJUN))),
+    Feature("ichimoku_span_a", "ichimoku", 51, "log(close / span A[-26])", lambda p: distance(p, span_a(p))),
+    Feature("ichimoku_span_b", "ichimoku", 77, "log(close / span B[-26])", lambda p: distance(p, span_b(p))),
+    Feature("atr_5", "volatility", 5, "ta.atr(5) / close", lambda p: wilder_range(p, 5) / p.close, WILDER_MEMORY[5]),
+    Feature(
+        "atr_14", "volatility", 14, "ta.atr(14) / close", lambda p: wilder_range(p, 14) / p.close, WILDER_MEMORY[14]
     ),
     Feature(
-        "week_of_year_cos", "dates", 0, "cos(2 pi (day of year - 1) / 365.25)", lambda b: np.cos(_week_of_year(b))
+        "atr_21", "volatility", 21, "ta.atr(21) / close", lambda p: wilder_range(p, 21) / p.close, WILDER_MEMORY[21]
     ),
-    Feature("time_of_day_sin", "dates", 0, "sin(2 pi time since midnight / 24 h)", lambda b: np.sin(_time_of_day(b))),
-    Feature("time_of_day_cos", "dates", 0, "cos(2 pi time since midnight / 24 h)", lambda b: np.cos(_time_of_day(b))),
-    Feature("month_start", "dates", 0, "1 on the first day of a month", lambda b: b.timestamp.dt.is_month_start * 1.0),
-    Feature("month_end", "dates", 0, "1 on the last day of a month", lambda b: b.timestamp.dt.is_month_end * 1.0),
+    Feature("volatility_5", "volatility", 5, "ta.hvol(5): std of log_return_1", lambda p: volatility(p, 5)),
+    Feature("volatility_21", "volatility", 21, "ta.hvol(21): std of log_return_1", lambda p: volatility(p, 21)),
+    Feature("volatility_63", "volatility", 63, "ta.hvol(63): std of log_return_1", lambda p: volatility(p, 63)),
     Feature(
-        "reversal_up_divergence",
-        "reversal",
-        106,
-        "0-1: divergence of RSI, MACD, stochastic",
-        lambda b: _divergence(b, 1) / 4,
+        "volatility_ratio",
+        "volatility",
+        63,
+        "volatility_5 / volatility_63",
+        lambda p: volatility(p, 5) / volatility(p, 63),
     ),
-    Feature("reversal_up_volume", "reversal", 32, "0-1: volume around the pivot", lambda b: _surge(b, 1) / 4),
-    Feature("reversal_up_level", "reversal", 78, "0-1: pivot at support or resistance", lambda b: _level(b, 1) / 3),
+    Feature("parkinson_21", "volatility", 20, "sqrt(mean range^2 / (4 log 2)), 21 bars", lambda p: parkinson(p, 21)),
     Feature(
-        "reversal_up_score",
-        "reversal",
-        106,
-        "all of it and the strength, of 14 points",
-        lambda b: _reversal_score(b, 1),
+        "obv_21", "volume", 21, "(ta.obv - ta.obv[-21]) / sum of volume over 21 bars", lambda p: signed_volume(p, 21)
     ),
+    Feature("volume_change", "volume", 1, "log(volume / volume[-1])", lambda p: np.log(p.volume / lag(p.volume, 1))),
+    Feature("volume_ratio_5", "volume", 4, "log(volume / ta.sma(5) of volume)", lambda p: volume_ratio(p, 5)),
+    Feature("volume_ratio_63", "volume", 62, "log(volume / ta.sma(63) of volume)", lambda p: volume_ratio(p, 63)),
+    Feature("volume_zscore_21", "volume", 20, "ta.zscore(21) of volume", lambda p: volume_zscore(p, 21)),
+    Feature("cmf_20", "volume", 19, "ta.cmf(20)", lambda p: money_flow(p, 20)),
+    Feature("vwma_20", "volume", 19, "log(close / ta.vwma(20))", lambda p: distance(p, vwma(p, 20))),
+    Feature("vortex_14", "trend", 14, "(VI+ - VI-) / (VI+ + VI-) of ta.vortex(14)", lambda p: vortex(p, 14)),
+    Feature("aroon_25", "trend", 25, "oscillator of ta.aroon(25) / 100", lambda p: aroon(p, 25)),
+    Feature("efficiency_21", "trend", 21, "ta.er(21): net move / path", lambda p: efficiency(p, 21)),
+    Feature("streak", "trend", 1, "signed run of up or down closes, at most 10, / 10", lambda p: streak(p, 10), 10),
     Feature(
-        "reversal_down_divergence",
-        "reversal",
-        106,
-        "0-1: divergence of RSI, MACD, stochastic",
-        lambda b: _divergence(b, -1) / 4,
+        "drawdown_252",
+        "trend",
+        251,
+        "log(close / max of close over 252 bars)",
+        lambda p: distance(p, highest(p, "close", 252)),
     ),
-    Feature("reversal_down_volume", "reversal", 32, "0-1: volume around the pivot", lambda b: _surge(b, -1) / 4),
-    Feature("reversal_down_level", "reversal", 78, "0-1: pivot at support or resistance", lambda b: _level(b, -1) / 3),
-    Feature(
-        "reversal_down_score",
-        "reversal",
-        106,
-        "all of it and the strength, of 14 points",
-        lambda b: _reversal_score(b, -1),
-    ),
-    Feature(
-        "reversal_up_strength", "market", 26, "0-1: ahead of the market since the pivot", lambda b: _strength(b, 1) / 3
-    ),
-    Feature(
-        "reversal_down_strength",
-        "market",
-        26,
-        "0-1: ahead of the market since the pivot",
-        lambda b: _strength(b, -1) / 3,
-    ),
-    Feature(
-        "market_return_1", "market", 10, "log return of the market over 1 bars", lambda b: b.market["level"].diff(1)
-    ),
-    Feature(
-        "market_return_5", "market", 10, "log return of the market over 5 bars", lambda b: b.market["level"].diff(5)
-    ),
-    Feature(
-        "market_return_21", "market", 21, "log return of the market over 21 bars", lambda b: b.market["level"].diff(21)
-    ),
-    Feature(
-        "relative_return_1", "market", 10, "log_return_1 - market_return_1", lambda b: _ahead_of_market(b).diff(1)
-    ),
-    Feature(
-        "relative_return_5", "market", 10, "log_return_5 - market_return_5", lambda b: _ahead_of_market(b).diff(5)
-    ),
-    Feature(
-        "relative_return_21", "market", 21, "log_return_21 - market_return_21", lambda b: _ahead_of_market(b).diff(21)
-    ),
-    Feature(
-        "relative_return_63", "market", 63, "log_return_63 - market_return_63", lambda b: _ahead_of_market(b).diff(63)
-    ),
-    Feature(
-        "market_beta_63", "market", 63, "cov(own, market) / var(market), 63 returns", lambda b: _market_beta(b, 63)
-    ),
-    Feature(
-        "market_correlation_63", "market", 63, "corr(own, market), 63 returns", lambda b: _market_correlation(b, 63)
-    ),
-    Feature("market_abs_return", "market", 10, "mean |log return| of its tickers", _market_column("abs_return")),
-    Feature(
-        "market_abs_return_5",
-        "market",
-        10,
-        "mean of market_abs_return over 5 market bars",
-        _market_column("abs_return_5"),
-    ),
-    Feature(
-        "market_abs_return_21",
-        "market",
-        21,
-        "mean of market_abs_return over 21 market bars",
-        _market_column("abs_return_21"),
-    ),
-    Feature("market_dispersion", "market", 10, "std of log returns across its tickers", _market_column("dispersion")),
-    Feature(
-        "market_dispersion_5",
-        "market",
-        10,
-        "mean of market_dispersion over 5 market bars",
-        _market_column("dispersion_5"),
-    ),
-    Feature(
-        "market_dispersion_21",
-        "market",
-        21,
-        "mean of market_dispersion over 21 market bars",
-        _market_column("dispersion_21"),
-    ),
-    Feature("market_range", "market", 10, "mean log(high / low) of its tickers", _market_column("range")),
-    Feature("market_range_5", "market", 10, "mean of market_range over 5 market bars", _market_column("range_5")),
-    Feature("market_range_21", "market", 21, "mean of market_range over 21 market bars", _market_column("range_21")),
-    *(Feature(*row) for row in ROWS),
+    Feature("momentum_12_1", "trend", 252, "log(close[-21] / close[-252])", lambda p: lag(log_return(p, 231), 21)),
+    Feature("day_of_week_sin", "calendar", 0, "sin(2 pi day of week / 7)", _sin(_day_of_week)),
+    Feature("day_of_week_cos", "calendar", 0, "cos(2 pi day of week / 7)", _cos(_day_of_week)),
+    Feature("month_sin", "calendar", 0, "sin(2 pi month / 12)", _sin(_month)),
+    Feature("month_cos", "calendar", 0, "cos(2 pi month / 12)", _cos(_month)),
+    Feature("quarter_sin", "calendar", 0, "sin(2 pi quarter / 4)", _sin(_quarter)),
+    Feature("quarter_cos", "calendar", 0, "cos(2 pi quarter / 4)", _cos(_quarter)),
+    Feature("session_gap", "calendar", 1, "days since the previous bar", session_gap),
+    *MORE,
+    *REVERSAL,
+    *VOLATILITY,
 )
 FEATURES: dict[str, Feature] = {row.name: row for row in _TABLE}
-BUILT_IN = frozenset(FEATURES)  # all others are a user's own
-READERS = {"universe": ("market", "reversal"), "implied": ("implied",)}  # groups that read a part of `bars.market`
+BUILT_IN = frozenset(FEATURES)
+READERS = {"universe": ("market", "reversal"), "implied": ("implied",)}  # groups that read a part of a market;
+# those named first know nothing without it
 FEATURE_GROUPS: tuple[str, ...] = tuple(  # the default ones
     dict.fromkeys(row.group for row in _TABLE if row.group not in SELECTABLE_GROUPS)
 )
@@ -838,7 +278,7 @@ def feature(
         key = name or function.__name__
         if key in FEATURES:
             raise ValueError(f"a feature named {key!r} exists already; pass another name to @feature(name=...)")
-        FEATURES[key] = Feature(key, group, lookback, formula, function)
+        FEATURES[key] = Feature(key, group, lookback, formula, function, max(WARM_UP, 2 * lookback), own=True)
         return function
 
     return register
@@ -868,80 +308,147 @@ def market_parts(names: Sequence[str]) -> list[str]:
     ]
 
 
+# --- values ----------
+
+
 def compute_features(
     bars: pd.DataFrame, names: Sequence[str], market: pd.DataFrame | None = None, *, start: int = 0
 ) -> pd.DataFrame:
     """The named features of one ticker as float64 [N, len(names)] on the index of `bars`, NaN where unknown.
 
-    `bars` is sorted by time, with columns timestamp, open, high, low, close, volume; `market` is what
-    `market_tsf_llm.market_state` makes of the bars of an index or a universe. With `start`, only the rows from there
-    on, with the same bits; of the bars before them only the last few thousand are read.
+    With `start`, only the rows from there on. As `features_of`.
 
     Raises:
         ValueError: no such feature, or one that raises or does not return a value per bar.
         ImportError: a feature needs pandas-ta-classic, which is not installed.
     """
+    values, errors = features_of({"": bars}, names, markets={"": market}, starts={"": start})
+    for error in errors.values():
+        raise error
+    return pd.DataFrame(values[""], index=bars.index[start:], columns=list(names))
+
+
+def features_of(
+    tickers: Mapping[str, pd.DataFrame],
+    names: Sequence[str],
+    *,
+    markets: Mapping[str, pd.DataFrame | None],
+    starts: Mapping[str, int],
+) -> tuple[dict[str, np.ndarray], dict[str, FeatureError]]:
+    """The named features of each ticker as float64 [N - start, len(names)], NaN where unknown, or what went wrong.
+
+    Bars are sorted by time, with columns timestamp, open, high, low, close, volume; a market is what
+    `market_tsf_llm.market_state` makes of the bars of an index or a universe. Only the rows from `start` on (default
+    0) are computed. A number has the same bits alone and with others, from any start.
+
+    Raises:
+        ValueError: no such feature.
+        ImportError: a feature needs pandas-ta-classic, which is not installed.
+    """
     unknown = [name for name in names if name not in FEATURES]
     if unknown:
         raise ValueError(f"unknown features {unknown}; import the module that defines them with @feature")
-    observed = np.logical_and.reduce([np.isfinite(bars[name].to_numpy(dtype=float)) for name in PRICES])
-    rows = np.flatnonzero(observed)
-    blocks = list(_blocks(len(rows), int(observed[:start].sum())))
-    longest = max((FEATURES[name].warm_up for name in names), default=0)
-    first = max(0, blocks[0][0] - longest) if blocks else 0  # of a long history the end alone is copied
-    present = bars.iloc[rows[first:]].reset_index(drop=True).astype(dict.fromkeys([*PRICES, "volume"], float))
-    before = min(first, STALE)  # bars that tell a stale market
-    seen = None if market is None else as_of(market, bars["timestamp"].iloc[rows[first - before :]]).iloc[before:]
-    values = np.full((len(bars) - start, len(names)), np.nan)
+    values = {t: np.full((len(names), len(bars) - starts.get(t, 0)), np.nan).T for t, bars in tickers.items()}
+    errors: dict[str, FeatureError] = {}
+    chosen = [FEATURES[name] for name in names]
+    seen = [markets.get(ticker) for ticker in tickers]
+    states = {id(state): state for state in seen if state is not None}  # most tickers share one
+    told = {part for state in states.values() for part in parts_of(state)}
+    untold = [groups[0] for part, groups in READERS.items() if part not in told]
+    own = [i for i, feature in enumerate(chosen) if feature.own]
+    ours = [i for i, feature in enumerate(chosen) if not feature.own and feature.group not in untold]
+    tables = {key: MarketTable(state) for key, state in states.items()}
+    longest = max((chosen[i].reach for i in ours), default=0)
+    series = []
     with np.errstate(all="ignore"):  # a division by zero or the log of zero is an unknown, made NaN below
-        for begin, end in blocks:
-            wanted = rows[begin:end] >= start
-            block = _block(present, names, seen, begin - first, end - first)
-            values[rows[begin:end][wanted] - start] = block[wanted]
-    values = np.where(np.isfinite(values), values, np.nan)
-    return pd.DataFrame(values, index=bars.index[start:], columns=list(names))
+        for ticker, bars in tickers.items():
+            state = markets.get(ticker)
+            one = _Observed(bars, starts.get(ticker, 0), longest, values[ticker], tables.get(id(state)))
+            series.append(one)
+            try:
+                if own and one.begin < len(one.rows):
+                    of_frame = own_features(bars, one.rows, state, [chosen[i] for i in own], one.begin)
+                    one.put(one.begin, np.where(np.isfinite(of_frame), of_frame, np.nan).T, own)
+            except FeatureError as error:
+                errors[ticker] = error
+        for places in _by_reach(chosen, ours, series):
+            _compute([chosen[i] for i in places], places, series)
+    return {ticker: table for ticker, table in values.items() if ticker not in errors}, errors
 
 
-def _blocks(length: int, start: int) -> Iterator[tuple[int, int]]:
-    """The blocks of rows that hold rows from `start` to `length`. Their places depend on neither.
+class _Observed:
+    """One ticker's observed bars from the first on that is read, and the table `[N - start, F]` of its features."""
 
-    Each is as long as all before it, within the limits: of a short history the end is computed again, of a long one
-    few blocks are computed. A shorter first block would cost as much, since most of the cost is not of the rows.
-    """
-    begin = 0
-    while begin < length:
-        end = begin + min(max(begin, SHORTEST_BLOCK), LONGEST_BLOCK)
-        if end > start:
-            yield begin, min(end, length)
-        begin = end
+    def __init__(
+        self, bars: pd.DataFrame, start: int, reach: int, table: np.ndarray, market: MarketTable | None
+    ) -> None:
+        prices = [bars[name].to_numpy(dtype=float) for name in OHLCV.columns]
+        observed = np.logical_and.reduce([np.isfinite(price) for price in prices[: len(PRICES)]])
+        self.rows = np.flatnonzero(observed)
+        self.begin = int(np.count_nonzero(observed[:start]))  # of the observed bars, the first that is wanted
+        self.start, self.table = start, table
+        self.first = max(0, self.begin - reach)  # the first that is read
+        read = self.rows[self.first :]
+        before = min(self.first, STALE)  # bars that tell a stale market
+        seen = self.rows[self.first - before :]
+        times = bars["timestamp"]
+        self.columns = dict(zip(OHLCV.columns, (price[read] for price in prices), strict=True))
+        self.columns["timestamp"] = wall_clock(times)[read]
+        if market is not None:
+            then = market.as_of(times.to_numpy(dtype="datetime64[ns]")[seen])
+            self.columns.update({name: column[before:] for name, column in then.items()})
+
+    def put(self, begin: int, values: np.ndarray, places: list[int]) -> None:
+        """Values `[len(places), bars]` of the observed bars from `begin` on."""
+        rows = self.rows[begin : begin + values.shape[1]] - self.start
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:  # no gap
+            self.table.T[places, rows[0] : rows[-1] + 1] = values
+        else:
+            self.table.T[np.array(places)[:, None], rows] = values
 
 
-def _block(
-    present: pd.DataFrame, names: Sequence[str], market: pd.DataFrame | None, begin: int, end: int
-) -> np.ndarray:
-    """The features of rows `begin` to `end` of the observed bars, `[end - begin, len(names)]`."""
-    values = np.empty((end - begin, len(names)))
-    frames: dict[int, IndicatorFrame] = {}  # by first row
-    for column, row in enumerate(FEATURES[name] for name in names):
-        head = max(0, begin - row.warm_up)
-        if head not in frames:
-            part = None if market is None else market.iloc[head:end].reset_index(drop=True)
-            frames[head] = IndicatorFrame(present.iloc[head:end].reset_index(drop=True), part)
-        values[:, column] = _evaluate(row, frames[head])[begin - head :]
-    return values
+@dataclass
+class _Piece:
+    """The observed bars `begin` to `end` of a ticker, for which those from `head` on are read."""
+
+    of: _Observed
+    head: int
+    begin: int
+    end: int
+
+    def columns(self) -> dict[str, np.ndarray]:
+        part = slice(self.head - self.of.first, self.end - self.of.first)
+        return {name: column[part] for name, column in self.of.columns.items()}
 
 
-def _evaluate(row: Feature, frame: IndicatorFrame) -> np.ndarray:
-    """One column, NaN for the first `lookback` bars: values before a window is full depend on where history starts."""
-    if len(frame) <= row.lookback:
-        return np.full(len(frame), np.nan)
-    try:
-        values = np.array(row.compute(frame), dtype=float)
-    except ImportError:
-        raise
-    except Exception as error:  # whatever a user's function stumbles over
-        raise FeatureError(f"feature {row.name!r} raised {type(error).__name__}: {error}") from error
-    if values.shape != (len(frame),):
-        raise FeatureError(f"feature {row.name!r} returned shape {values.shape}, not one value per bar: {len(frame)}")
-    values[: row.lookback] = np.nan
-    return values
+def _by_reach(chosen: Sequence[Feature], places: list[int], series: Sequence[_Observed]) -> list[list[int]]:
+    """Features that are computed in one panel: what reaches far makes long panels, too long for all others."""
+    wanted = sum(len(one.rows) - one.begin for one in series)
+    longest = max((chosen[i].reach for i in places), default=0)
+    if wanted > longest * len(series):
+        return [places] if places else []
+    edges = (-1, *REACHES, longest)
+    parts = [[i for i in places if low < chosen[i].reach <= high] for low, high in pairwise(edges)]
+    return [part for part in parts if part]
+
+
+def _compute(features: Sequence[Feature], places: list[int], series: Sequence[_Observed]) -> None:
+    reach, lookbacks = max(f.reach for f in features), np.array([f.lookback for f in features])
+    pieces = [
+        _Piece(one, max(0, begin - reach), begin, min(begin + LONGEST, len(one.rows)))
+        for one in series
+        for begin in range(one.begin, len(one.rows), LONGEST)
+    ]
+    for together in alike([piece.end - piece.head for piece in pieces]):
+        part = [pieces[place] for place in together]
+        panel = Panel([piece.columns() for piece in part])
+        first = min(piece.begin - piece.head for piece in part)
+        values = np.empty((len(part), len(features), len(panel.close) - first))
+        for i, feature in enumerate(features):
+            column = feature.compute(panel)[first:]
+            values[:, i] = (column + 0 * column).T  # what is infinite is unknown
+        for known, piece in zip(values, part, strict=True):
+            known = known[:, piece.begin - piece.head - first : piece.end - piece.head - first]
+            if piece.begin < lookbacks.max():
+                known[np.arange(piece.begin, piece.end) < lookbacks[:, None]] = np.nan
+            piece.of.put(piece.begin, known, places)

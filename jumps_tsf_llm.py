@@ -7,16 +7,19 @@ Design choices:
   next one takes back.
 * One rule says what looks like a split, to cleaning and to the warning of a forecast.
 
-Shapes: N rows of one series.
+Shapes: N rows of one series, S series of one length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from .windows_tsf_llm import lag
+
 FIRST = 20  # known changes before the first volatility
 QUARTER, SOON = 63, 5  # known changes that say what is usual; and the last ones, if all but one moved by more
+AT_ONCE = 4096  # medians
 YEAR = 252  # rows in which features and volatility remember a jump
 DEVIATION = 1.4826  # of a normal law, over its median distance from zero
 JUMP = 0.4  # of a price
@@ -30,31 +33,83 @@ LARGEST_REAL = 3  # factor of a move that one believes in years later
 LOOKBACK = 20  # bars that say what volume is usual
 
 
-def usual_deviation(changes: np.ndarray) -> np.ndarray:
-    """The deviation that the known changes before each row give it, `[N]`; NaN where these are too few.
+def over_known(function: Callable[[np.ndarray], np.ndarray], changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A function of the known changes of each series, as if there were no others, `[N]` or `[N,S]`.
 
-    That of the first 20 is theirs together: no volatility is known before the last of them.
+    Gives its values, at an unknown change that of the last known one, NaN before the first; and what is known.
+    """
+    by_series = changes if changes.ndim == 2 else changes[:, None]
+    known = ~np.isnan(by_series)
+    place = known.cumsum(axis=0) - 1
+    first = int(known.any(axis=1).argmax()) if len(known) else 0
+    together, gap = by_series[first:], known[first + 1 :] > known[first:-1]
+    if gap.any():
+        rows, series = np.nonzero(known)
+        together = np.full((place.max() + 1, by_series.shape[1]), np.nan)
+        together[place[rows, series], series] = by_series[rows, series]
+    values = np.vstack((np.full(by_series.shape[1], np.nan), function(together)))  # its first row stands for none
+    values = np.take_along_axis(values, place + 1, axis=0)
+    return values.reshape(changes.shape), known.reshape(changes.shape)
+
+
+def usual_deviation(changes: np.ndarray, beyond: float | None = None) -> np.ndarray:
+    """The deviation that the known changes before each row give it, `[N]` or `[N,S]`; NaN where these are too few.
+
+    That of the first 20 is theirs together: no volatility is known before the last of them. All others are functions
+    of the quarter of known changes before them. Of a change that is surely at most `beyond` of them a lower bound
+    will do, which says so too: that spares most medians.
 
     >>> usual_deviation(np.array([np.nan, *[1.0, -1.0] * 10, 50.0]))[[1, -1]].tolist()
     [1.4826, 1.4826]
     """
-    known = np.flatnonzero(~np.isnan(changes))
-    usual = np.full(len(changes), np.nan)
-    if len(known) < FIRST:
-        return usual
-    size = pd.Series(np.abs(changes[known]))
-    size = size.where(size > 0)
-    quarter = size.rolling(QUARTER, min_periods=SOON).median().to_numpy()
-    soon = size.rolling(SOON).quantile(0.25, interpolation="lower").to_numpy()  # four of five moved by as much
-    now = np.fmax(quarter, soon)
-    usual[known] = DEVIATION * np.concatenate((np.repeat(quarter[FIRST - 1], FIRST), now[FIRST - 1 : -1]))
+    usual, known = over_known(lambda some: _usual_deviation(some, beyond), changes)
+    return np.where(known, usual, np.nan)
+
+
+def _usual_deviation(changes: np.ndarray, beyond: float | None) -> np.ndarray:
+    """`[N,S]`, of known changes."""
+    if len(changes) < FIRST:
+        return np.full_like(changes, np.nan)
+    size = np.abs(changes)
+    wanted = np.ones(size.shape, bool) if beyond is None else size > 0
+    size[size == 0] = np.nan
+    usual = DEVIATION * lag(_four_of_five(size), 1)
+    if beyond is not None:
+        wanted &= ~(size <= beyond * usual)
+    wanted[:FIRST] = False
+    before = np.lib.stride_tricks.sliding_window_view(
+        np.pad(size, ((QUARTER, 0), (0, 0)), constant_values=np.nan), QUARTER, 0
+    )
+    rows, series = np.nonzero(wanted)
+    for part in range(0, len(rows), AT_ONCE):
+        at = rows[part : part + AT_ONCE], series[part : part + AT_ONCE]
+        usual[at] = np.fmax(usual[at], DEVIATION * _median(before[at]))
+    usual[:FIRST] = np.where(np.isnan(changes[FIRST - 1]), np.nan, DEVIATION * _median(size[:FIRST].T.copy()))
     return usual
+
+
+def _four_of_five(size: np.ndarray) -> np.ndarray:
+    """What four of the last five changes exceeded or equalled; NaN where one was zero."""
+    least, second = size, np.full_like(size, np.inf)
+    for before in range(1, SOON):
+        one = lag(size, before)
+        least, second = np.minimum(least, one), np.minimum(second, np.maximum(least, one))
+    return second
+
+
+def _median(windows: np.ndarray) -> np.ndarray:
+    """Of what is known in each row, if it is enough; sorts them."""
+    windows.sort(axis=1)
+    known = np.count_nonzero(~np.isnan(windows), axis=1)
+    row = np.arange(len(windows))
+    median = (windows[row, (known - 1) // 2] + windows[row, known // 2]) / 2
+    return np.where(known < SOON, np.nan, median)
 
 
 def believed(changes: np.ndarray, cap: float | None) -> np.ndarray:
     """Sizes of the changes, each at most `cap` usual deviations; as they are without a cap or where none is known."""
     size = np.abs(changes)
-    return size if cap is None else np.fmin(size, cap * usual_deviation(changes)) + 0.0 * size
+    return size if cap is None else np.fmin(size, cap * usual_deviation(changes, cap)) + 0.0 * size
 
 
 def jumps(changes: np.ndarray, *, of_prices: bool) -> np.ndarray:
@@ -64,10 +119,11 @@ def jumps(changes: np.ndarray, *, of_prices: bool) -> np.ndarray:
     >>> jumps(np.array([*[0.01, -0.01] * 15, -0.7]), of_prices=True)[-2:].tolist()
     [False, True]
     """
-    size, usual = np.abs(changes), usual_deviation(changes)
-    if of_prices:
-        return (size > np.log1p(JUMP)) & ~(size <= PRICE_DEVIATIONS * usual)
-    return size > VALUE_DEVIATIONS * usual
+    size = np.abs(changes)
+    if not of_prices:
+        return size > VALUE_DEVIATIONS * usual_deviation(changes, VALUE_DEVIATIONS)
+    large = size > np.log1p(JUMP)
+    return large & ~(size <= PRICE_DEVIATIONS * usual_deviation(changes, PRICE_DEVIATIONS)) if large.any() else large
 
 
 def lately(rows: np.ndarray) -> np.ndarray:

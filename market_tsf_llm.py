@@ -32,6 +32,7 @@ LONE = "lone"  # further column of a state: CRC-32 of the name of the only ticke
 LEAST_DISPERSED = 3  # tickers
 IMPLIED_MEANS = (21, 63)  # rows
 IMPLIED_COLUMNS = ["implied", *(f"implied_{n}" for n in IMPLIED_MEANS)]
+COLUMNS = [*MARKET_COLUMNS, *IMPLIED_COLUMNS]
 PARTS = {"universe": MARKET_COLUMNS, "implied": IMPLIED_COLUMNS}
 IMPLIED_NAMES = (  # of several the first is taken
     *("VIX", "VIX9D", "VIX3M", "VIX6M", "VXV", "VXO", "VXN", "RVX", "VXD"),
@@ -158,18 +159,36 @@ def parts_of(state: pd.DataFrame | None) -> list[str]:
     return [part for part, (first, *_) in PARTS.items() if first in state and state[first].notna().any()]
 
 
+class MarketTable:
+    """A state, ready to be asked what is known of it at many times."""
+
+    def __init__(self, state: pd.DataFrame):
+        self.parts = []  # columns, times, and values below a row of NaN
+        for columns in PARTS.values():
+            known = state[state[columns[0]].notna()] if columns[0] in state else state.reindex(columns=COLUMNS)[:0]
+            times = known["timestamp"] if len(known) else pd.Series([], dtype="datetime64[ns]")
+            values = np.vstack((np.full(len(columns), np.nan), known[columns].to_numpy(dtype=float)))
+            self.parts.append((columns, times.to_numpy(dtype="datetime64[ns]"), values))
+        self._times = np.array([], dtype="datetime64[ns]")
+        self._seen = self._as_of(self._times)
+
+    def as_of(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of all `PARTS` at each of a ticker's times: the last row at or before it, part by part."""
+        if not np.array_equal(times, self._times):  # of the tickers of one exchange most have the same
+            self._times, self._seen = times, self._as_of(times)
+        return self._seen
+
+    def _as_of(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        seen: dict[str, np.ndarray] = {}
+        for columns, known, values in self.parts:
+            rows = np.searchsorted(known, times, side="right")  # one too far: 0 is none
+            rows[STALE:] *= rows[STALE:] != rows[:-STALE]
+            seen.update(zip(columns, np.ascontiguousarray(values[rows].T), strict=True))
+        return seen
+
+
 def as_of(state: pd.DataFrame, timestamps: pd.Series) -> pd.DataFrame:
-    """The columns of all `PARTS` at each of these times, on their index: the last row at or before, part by part."""
-    seen = [_part_as_of(state, columns, timestamps) for columns in PARTS.values()]
-    return pd.DataFrame(np.hstack(seen), index=timestamps.index, columns=[*MARKET_COLUMNS, *IMPLIED_COLUMNS])
-
-
-def _part_as_of(state: pd.DataFrame, columns: list[str], timestamps: pd.Series) -> np.ndarray:
-    if columns[0] not in state:
-        return np.full((len(timestamps), len(columns)), np.nan)
-    known = state[state[columns[0]].notna()]
-    rows = np.searchsorted(
-        known["timestamp"].to_numpy(), timestamps.to_numpy(), side="right"
-    )  # one too far: 0 is none
-    rows[STALE:] *= rows[STALE:] != rows[:-STALE]
-    return np.vstack((np.full(len(columns), np.nan), known[columns].to_numpy()))[rows]
+    """`MarketTable.as_of`, on the index of the times."""
+    return pd.DataFrame(
+        MarketTable(state).as_of(timestamps.to_numpy(dtype="datetime64[ns]")), index=timestamps.index, columns=COLUMNS
+    )

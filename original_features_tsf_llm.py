@@ -21,7 +21,8 @@ import pandas as pd
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import logging
 
-from .feature_extraction_tsf_llm import NOT_FITTED, EncodedSeries, TsfLlmFeatureExtractor, learned
+from .bars_tsf_llm import FeatureError
+from .feature_extraction_tsf_llm import NOT_FITTED, EncodedSeries, Markets, TsfLlmFeatureExtractor, learned
 
 logger = logging.get_logger(__name__)
 ORIGINAL_HORIZON = 2  # bars ahead of the original's target
@@ -206,11 +207,17 @@ class OriginalFeatureExtractor(TsfLlmFeatureExtractor):
     def reads_market(self) -> bool:
         return False
 
-    def raw_features(self, bars: pd.DataFrame, market: pd.DataFrame | None = None, start: int = 0) -> pd.DataFrame:
-        return original_features(bars, horizon=self.horizon, expose_leak=self.expose_leak).iloc[start:]
+    def raw_features_of(
+        self, tickers: Mapping[str, pd.DataFrame], markets: Markets, starts: Mapping[str, int]
+    ) -> tuple[dict[str, np.ndarray], dict[str, FeatureError]]:
+        raw = {ticker: self._inputs(frame)[starts[ticker] :] for ticker, frame in tickers.items()}
+        return raw, {}
+
+    def _inputs(self, bars: pd.DataFrame) -> np.ndarray:
+        return original_features(bars, horizon=self.horizon, expose_leak=self.expose_leak).to_numpy()
 
     def _known_by(self, bars: pd.DataFrame, raw_NF: np.ndarray) -> np.ndarray:
-        return self.raw_features(bars).to_numpy()  # an exposed future ends with the bars
+        return self._inputs(bars)  # an exposed future ends with the bars
 
     def _fit_targets(self, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         targets = {
@@ -238,7 +245,7 @@ class OriginalFeatureExtractor(TsfLlmFeatureExtractor):
         if self.expose_leak:
             raise ValueError("expose_leak=True: these inputs hold the future; no forecast is made from them")
 
-    def _encode(self, *args: Any, **kwargs: Any) -> EncodedSeries:
+    def _series(self, ticker: str, bars: pd.DataFrame) -> EncodedSeries:
         columns = ", ".join(future_columns(self.horizon))
         if self.expose_leak:
             logger.warning_once(f"expose_leak: {columns} hold the future. No score of these inputs is a forecast's.")
@@ -247,7 +254,7 @@ class OriginalFeatureExtractor(TsfLlmFeatureExtractor):
                 f"the original was trained on inputs that lie ahead of their bar ({columns}). They cannot be known "
                 "when a forecast is made and are set to their median; expect no skill of its weights."
             )
-        return super()._encode(*args, **kwargs)
+        return super()._series(ticker, bars)
 
 
 OriginalFeatureExtractor.register_for_auto_class()

@@ -3,11 +3,13 @@
 Design choices:
 * The command line, the evaluation and `pipeline("time-series-forecasting", ...)` all forecast through this class.
 * Steps up to the model's last horizon have laws, exact, from one forward pass; nothing is sampled for them.
-* Of paths the context is read once; its cache is then shared by all of them, which `generate` continues. They take the
-  laws' values and keep their own ranks.
+* Of paths the context is read once, for its laws too; its cache is then shared by all of them, see
+  `decoding_tsf_llm`. They take the laws' values and keep their own ranks.
 * Every path has its own uniform numbers, drawn from (seed, ticker, origin): a forecast can be reproduced, and does not
   depend on which other tickers share its batch. A batch with a `loading` mixes them with numbers of (seed, origin):
   paths k of all tickers are then one joint draw, and each ticker keeps its law.
+* Uniform numbers are stratified: of K paths one falls into each K-th of every step, in an order of its own (a Latin
+  hypercube, McKay et al. 1979). Each number is uniform by itself; fewer paths say as much.
 
 Shapes: B origins, K sampled paths, P steps, Q quantiles, V vocabulary.
 """
@@ -26,7 +28,6 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForTimeSeriesPrediction
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 from transformers.utils import logging
@@ -35,6 +36,7 @@ from .bars_tsf_llm import day_end
 from .calendars_tsf_llm import check_calendar
 from .calibration_tsf_llm import CHOICES, Calibration, stored
 from .columns_tsf_llm import as_frame
+from .decoding_tsf_llm import going_on
 from .emission_tsf_llm import BarPaths, bar_uniforms, bars_around
 from .feature_extraction_tsf_llm import with_progress
 from .laws_tsf_llm import PiecewiseLaw, every_step, with_laws
@@ -44,7 +46,6 @@ logger = logging.get_logger(__name__)
 TASK = "time-series-forecasting"
 ROWS_AT_ONCE = 2048  # paths decoded together: bounds memory, not results
 LAWS_AT_ONCE = 256  # windows read together
-BARS_AT_ONCE = 512  # paths read together, keys and values of all their bars expanded
 MOST_STEPS = 100_000  # ahead
 ALIASES = {"prediction_length": "horizon", "num_samples": "samples"}  # as Chronos and transformers call them -> ours
 COLUMN_NAMES = ("id_column", "timestamp_column", "target_column")
@@ -182,18 +183,16 @@ class TsfLlmPipeline(Pipeline):
         calibrated = self.calibration(calibration, horizon)
         if not self.samples_paths:
             return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
-        if laws is None:
-            laws = self.laws(batch, horizon) if self.law_reach else []
-        answer: dict[str, Any] = {"batch": batch, "laws": laws}
+        answer: dict[str, Any] = {"batch": batch}
         if horizon > self.law_reach:
             if self.law_reach:
                 logger.warning_once(
                     f"This model names the law of steps up to {self.law_reach}: those beyond come from sampled paths."
                 )
             self.check_size(len(batch["ticker"]), batch["past_values"].shape[1], horizon=horizon, samples=samples)
-            paths = self.sample(batch, horizon=horizon, samples=samples, seed=seed)
-            answer["paths"] = paths if calibrated is None else calibrated(paths)
-        answer["laws"] = calibrated_laws(answer["laws"], calibrated)
+            paths, own_laws = self._sample(batch, horizon=horizon, samples=samples, seed=seed)
+            answer["paths"], laws = paths if calibrated is None else calibrated(paths), laws or own_laws
+        answer["laws"] = calibrated_laws(self.laws(batch, horizon) if laws is None else laws, calibrated)
         return answer
 
     def calibration(self, choice: str, horizon: int) -> Calibration | None:
@@ -312,16 +311,22 @@ class TsfLlmPipeline(Pipeline):
         The values of a step with a law are its quantiles at the levels k / (K + 1); see `with_laws`. So are those of a
         quantile model, but without the order of paths. With a `loading` in the batch, path k of one ticker goes with
         path k of the others of its origin."""
+        return self._sample(batch, horizon=horizon, samples=samples, seed=seed)[0]
+
+    def _sample(self, batch: Any, *, horizon: int, **options: int) -> tuple[np.ndarray, list[PiecewiseLaw]]:
+        """What `sample` and `laws` give, from one reading of the context."""
         if not self.model.can_generate():
-            return self._spread_quantiles(self.predict_head(batch, horizon), batch, samples)
-        tokens = [
-            self.sample_tokens(rows, horizon=horizon, samples=samples, seed=seed)
-            for rows in self._chunks(batch, max(1, ROWS_AT_ONCE // samples), "paths")
-        ]
-        uniforms = uniforms_of(batch, samples, horizon, seed)
+            return self._spread_quantiles(self.predict_head(batch, horizon), batch, options["samples"]), []
+        size, reach = max(1, ROWS_AT_ONCE // options["samples"]), min(horizon, self.law_reach)
+        tokens, laws = [], []
+        for rows in self._chunks(batch, size, "paths"):
+            found, logits = self._tokens(rows, horizon=horizon, **options)
+            tokens.append(found)
+            laws.append(every_step(self.named_laws(logits, rows), reach) if reach else [])
+        uniforms = uniforms_of(batch, horizon=horizon, **options)
         paths = self.processor.path_returns(np.concatenate(tokens), batch)
-        laws = self.laws(batch, horizon) if self.law_reach else []
-        return with_laws(paths, laws, uniforms.view(paths.shape).numpy())
+        joined = [PiecewiseLaw.joined(step) for step in zip(*laws, strict=True)]
+        return with_laws(paths, joined, uniforms.view(paths.shape).numpy()), joined
 
     def sample_bars(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> BarPaths:
         """Whole bars along sampled paths, whose closes are those of `sample` to the bit.
@@ -335,14 +340,14 @@ class TsfLlmPipeline(Pipeline):
     def with_bars(self, paths: np.ndarray, batch: Any, *, seed: int = 0) -> BarPaths:
         """Bars around closes: cumulative log returns `[B,K,P]` as `sample` gives them, calibrated or not.
 
-        The model reads each path as the tokens that it is made of, or is nearest to, in one pass. Opens, wicks and
-        volumes have uniform numbers of their own; see `bar_uniforms`."""
+        The model reads each path as the tokens that it is made of, or is nearest to. Opens, wicks and volumes have
+        uniform numbers of their own; see `bar_uniforms`."""
         self.check_emits_bars()
         last_close, sigma, volume = (np.asarray(batch[key], float) for key in ("last_close", "scale", "mean_volume"))
         options = {"samples": paths.shape[1], "horizon": paths.shape[2], "seed": seed}
         drawn = {"z": np.diff(paths, prepend=0.0) / sigma[:, None, None]}
         drawn["uniforms"] = bar_uniforms(batch["ticker"], batch["origin"], **options)
-        size = max(1, BARS_AT_ONCE // paths.shape[1])
+        size = max(1, ROWS_AT_ONCE // paths.shape[1])
         parts = np.concatenate([self._parts(rows) for rows in self._chunks({**batch, **drawn}, size, "bars")])
         close = self.processor.kind.level(last_close[:, None, None], paths)
         return bars_around(close, parts, last_close=last_close, sigma=sigma, usual_volume=volume)
@@ -353,16 +358,13 @@ class TsfLlmPipeline(Pipeline):
         device, (B, K, P) = self.model.device, batch["z"].shape
         columns = {key: batch[key].to(device) for key in ("past_values", "input_ids", "attention_mask")}
         out = self.model.model(**columns, use_cache=P > 1)
-        hidden = out.last_hidden_state[:, -1:].repeat_interleave(K, 0)
+        hidden = [out.last_hidden_state[:, -1].repeat_interleave(K, 0)]
         if P > 1:
             tokens = torch.from_numpy(self.processor.tokenizer.encode_returns(batch["z"][..., :-1])).flatten(0, 1)
-            out[CACHE].batch_repeat_interleave(K)
-            mask = columns["attention_mask"].repeat_interleave(K, 0)
-            mask = torch.cat((mask, mask.new_ones(tokens.shape)), dim=1)
-            ahead = self.model.model(input_ids=tokens.to(device), attention_mask=mask, **{CACHE: out[CACHE]})
-            hidden = torch.cat((hidden, ahead.last_hidden_state), dim=1)
+            paths = going_on(self.model, out[CACHE], columns["attention_mask"], paths=K)
+            hidden += [paths.hidden(step) for step in tokens.to(device).T]
         z, uniforms = (torch.from_numpy(batch[key]).flatten(0, 1).to(device) for key in ("z", "uniforms"))
-        return self.model.bar_head.draw(hidden, z, uniforms).unflatten(0, (B, K)).cpu().numpy()
+        return self.model.bar_head.draw(torch.stack(hidden, dim=1), z, uniforms).unflatten(0, (B, K)).cpu().numpy()
 
     def check_emits_bars(self) -> None:
         """Raises ValueError for a model that knows closes alone."""
@@ -412,16 +414,32 @@ class TsfLlmPipeline(Pipeline):
     def _shares(logits: torch.Tensor) -> np.ndarray:
         return logits.double().softmax(-1).cpu().numpy()
 
-    @torch.inference_mode()
     def sample_tokens(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> np.ndarray:
         """Return tokens of sampled paths, int64 `[B,K,P]`; `sample` has them as log returns, in bounded memory.
 
-        A path depends on the seed, its ticker and its origin, and on no other row. The first step comes from the
-        prefill's own logits, the others from `generate`.
+        A path depends on the seed, its ticker and its origin, and on no other row.
 
         Raises:
             ValueError: the model's generation config would let it sample `<pad>` or `<bar>`, which are no returns.
         """
+        return self._tokens(batch, horizon=horizon, samples=samples, seed=seed)[0]
+
+    @torch.inference_mode()
+    def _tokens(self, batch: Any, *, horizon: int, samples: int, seed: int) -> tuple[np.ndarray, torch.Tensor]:
+        """Tokens `[B,K,P]`, and the `bin_logits` of the context."""
+        sampler = InverseCdf(uniforms_of(batch, samples, horizon, seed), self._suppressed())
+        batch = BatchFeature(dict(batch)).to(self.model.device)  # the caller's batch stays where it is
+        out = self.model(**batch, use_cache=horizon > 1, logits_to_keep=1)
+        tokens = [sampler.pick(out.logits[:, -1].repeat_interleave(samples, 0), step=0)]
+        if horizon > 1:
+            adapters = _adapters_of(batch, samples)
+            paths = going_on(self.model, out[CACHE], batch["attention_mask"], paths=samples, **adapters)
+        for step in range(1, horizon):
+            tokens.append(sampler.pick(paths.logits(tokens[-1]), step))
+        return torch.stack(tokens, dim=1).unflatten(0, (-1, samples)).cpu().numpy(), self.bin_logits(out)
+
+    def _suppressed(self) -> list[int]:
+        """Tokens that no path takes."""
         suppressed = self.model.generation_config.suppress_tokens or []
         special = [self.processor.tokenizer.pad_token_id, self.processor.tokenizer.bar_token_id]
         if not set(special) <= set(suppressed):
@@ -429,26 +447,7 @@ class TsfLlmPipeline(Pipeline):
                 f"generation_config.suppress_tokens={suppressed} lets the model sample <pad> or <bar>, which are no "
                 f"returns: put {special} there"
             )
-        batch = BatchFeature(dict(batch)).to(self.model.device)  # the caller's batch stays where it is
-        B, T = batch["input_ids"].shape
-        out = self.model(**batch, use_cache=horizon > 1, logits_to_keep=1)
-        sampler = InverseCdfSampler(uniforms_of(batch, samples, horizon, seed), suppressed)
-        first = sampler.pick(out.logits[:, 0].repeat_interleave(samples, 0), step=0)
-        if horizon == 1:
-            return first.view(B, samples, 1).cpu().numpy()
-        out[CACHE].batch_repeat_interleave(samples)
-        mask = batch["attention_mask"].repeat_interleave(samples, 0)
-        paths = self.model.generate(
-            input_ids=torch.cat((batch["input_ids"].repeat_interleave(samples, 0), first[:, None]), dim=1),
-            attention_mask=torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1),
-            max_new_tokens=horizon - 1,
-            **_adapters_of(batch, samples),
-            do_sample=False,
-            use_cache=True,  # whatever the config says: the bars lie in the cache alone
-            logits_processor=LogitsProcessorList([sampler.after(T)]),
-            **{CACHE: out[CACHE]},
-        )
-        return paths[:, T:].view(B, samples, horizon).cpu().numpy()
+        return suppressed
 
     @torch.inference_mode()
     def predict_head(self, batch: Any, horizon: int) -> np.ndarray:
@@ -516,28 +515,18 @@ def memory_of_this_machine() -> float:
         return float("inf")
 
 
-class InverseCdfSampler(LogitsProcessor):
-    """Sampling with numbers of our own: leaves only the token at which the cumulative probability passes `u`.
-
-    Greedy decoding then takes it. `uniforms` is float64 `[B*K,P]` in [0, 1)."""
+class InverseCdf:
+    """Sampling with numbers of our own, float64 `[N,P]` in [0, 1): the token at which the distribution passes them."""
 
     def __init__(self, uniforms: torch.Tensor, suppress: Sequence[int]):
-        self.uniforms, self.suppress, self.start = uniforms, list(suppress), 0
-
-    def after(self, length: int) -> "InverseCdfSampler":
-        self.start = length
-        return self
+        self.uniforms, self.suppress = uniforms, torch.tensor(suppress)
 
     def pick(self, logits: torch.Tensor, step: int) -> torch.Tensor:
-        """Tokens `[B*K]` from logits `[B*K,V]`."""
-        logits = logits.double().index_fill(1, torch.tensor(self.suppress, device=logits.device), -torch.inf)
+        """Tokens `[N]` from logits `[N,V]`."""
+        logits = logits.double().index_fill(1, self.suppress.to(logits.device), -torch.inf)
         cdf = logits.softmax(-1).cumsum(-1)
         u = self.uniforms[:, step, None].to(cdf.device) * cdf[:, -1:]
         return torch.searchsorted(cdf, u, right=True).squeeze(-1).clamp(max=cdf.shape[-1] - 1)
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        token = self.pick(scores, step=input_ids.shape[1] - self.start)
-        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
 
 
 def uniforms_of(batch: Any, samples: int, horizon: int, seed: int) -> torch.Tensor:
@@ -554,27 +543,35 @@ def path_uniforms(
     seed: int,
     loading: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Uniform numbers `[B*K,P]` in [0, 1).
+    """Uniform numbers `[B*K,P]` in [0, 1), stratified over the K of a row and step.
 
     A row's numbers depend on the seed, its ticker and its origin alone, and the first steps not on the horizon. With a
-    `loading` b [B] they are Phi(b Z + sqrt(1 - b^2) e): e is the row's own as before, Z that of its origin."""
+    `loading` b [B] they have the ranks of Phi(b Z + sqrt(1 - b^2) e): e is the row's own as before, Z that of its
+    origin."""
     names = (f"{ticker} {origin.isoformat()}" for ticker, origin in zip(tickers, origins, strict=True))
-    own = [_uniforms([seed, zlib.crc32(name.encode())], samples, horizon) for name in names]
+    entropy = [[seed, zlib.crc32(name.encode())] for name in names]
+    own = [stratified(*_draws(one, samples, horizon)) for one in entropy]
     if loading is not None and np.any(loading):
         common = {
-            origin: _uniforms([seed, zlib.crc32(origin.isoformat().encode()), 1], samples, horizon)
+            origin: stratified(*_draws([seed, zlib.crc32(origin.isoformat().encode()), 1], samples, horizon))
             for origin in {*origins}
         }
-        own = [
-            one if b == 0 else _mixed(common[origin], one, float(b))
-            for one, origin, b in zip(own, origins, loading, strict=True)
-        ]
+        for i, (origin, b) in enumerate(zip(origins, loading, strict=True)):
+            if b != 0:
+                _, within = _draws([*entropy[i], 2], samples, horizon)
+                own[i] = stratified(_mixed(common[origin], own[i], float(b)), within)
     return torch.cat(own)
 
 
-def _uniforms(entropy: list[int], samples: int, horizon: int) -> torch.Tensor:
-    """`[K,P]`; the numbers of a step do not depend on later ones."""
-    return torch.from_numpy(np.random.default_rng(entropy).random((horizon, samples)).T)
+def _draws(entropy: list[int], samples: int, horizon: int) -> torch.Tensor:
+    """Two independent numbers of each path and step, `[2,K,P]`; those of a step do not depend on later ones."""
+    return torch.from_numpy(np.random.default_rng(entropy).random((horizon, 2, samples)).T.swapaxes(0, 1).copy())
+
+
+def stratified(order: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
+    """Numbers `[K,P]` in [0, 1), ranked as `order`, one in each K-th, at the place `within` it."""
+    rank = order.argsort(dim=0, stable=True).argsort(dim=0)
+    return ((rank + within) / len(order)).clamp(max=1 - 2**-53)  # rounded up, it would lie past the last token
 
 
 def _mixed(common: torch.Tensor, own: torch.Tensor, loading: float) -> torch.Tensor:

@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from .audit_tsf_llm import audit_features
 from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
-from .calendars_tsf_llm import next_timestamps
+from .calendars_tsf_llm import next_timestamps, recent_times
 from .calibration_tsf_llm import check_state
 from .dependence_tsf_llm import loadings
 from .emission_tsf_llm import mean_volume
@@ -357,9 +357,10 @@ class TsfLlmProcessor(ProcessorMixin):
 
     def _empty_forecast(self, batch: BatchFeature, horizon: int, calendar: str | None) -> pd.DataFrame:
         B = len(batch["ticker"])
-        known: dict[bytes, pd.DatetimeIndex] = {}  # tickers of one market mostly share their times
-        keys = [times.tobytes() for times in batch["bar_times"]]
-        for key, times in zip(keys, batch["bar_times"], strict=True):
+        known: dict[bytes, pd.DatetimeIndex] = {}  # tickers of one market mostly share their last times
+        past = [recent_times(times) for times in batch["bar_times"]]
+        keys = [times.tobytes() for times in past]
+        for key, times in zip(keys, past, strict=True):
             if key not in known:
                 known[key] = next_timestamps(times, horizon, calendar)
         stamps = [known[key] for key in keys]

@@ -30,7 +30,7 @@ from ..common.figures import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure, save_
 from ..common.files import check_output, write_json
 from ..common.parser import Parser
 from ..common.tables import Table, number
-from ..data_prep.sources import read_market
+from ..data_prep.sources import read_for, read_market
 from ..emission_tsf_llm import BarPaths, bars_around, mean_volume, own_parts
 from ..evaluation.barriers import max_drawdown, touched, walk_touches
 from ..evaluation.distributions import Samples
@@ -39,7 +39,6 @@ from ..evaluation.walk_forward import pick_origins
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..serving.loading import load_pipeline
-from ..training.data import read_for
 from .results import Output, circumstances
 
 MODEL, PAST, WALK, SIGMA_WALK = "model", "own past", "walk, model's volatility", "walk, sigma"

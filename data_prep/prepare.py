@@ -2,8 +2,10 @@
 
 Design choices:
 - The processor is fitted on training dates only, before any shard is written, and lies in `processor/`.
-- One ticker at a time: `ticker_files` cleans, `shards` encodes. Scalers and bins are fitted on at most `FIT_BARS`
-  bars, of tickers chosen by the seed. So memory does not grow with the number of tickers.
+- One ticker at a time: `ticker_files` reads and cleans, `shards` encodes. Scalers and bins are fitted on at most
+  `FIT_BARS` bars, of tickers chosen by the seed. So memory does not grow with the number of tickers.
+- Several processes share reading, cleaning and encoding (`Crew`). What concerns all tickers is this one's alone: their
+  dates, the choice of those to fit on, and the fit, which takes no longer the more tickers there are.
 - A shard that is right already is kept, so an interrupted run goes on where it stopped, and several processes write
   the same bytes as one.
 - An engine only says where `_encode_job` runs: in processes of this machine, or as tasks of a Ray cluster. Results
@@ -20,12 +22,11 @@ stored once and not once per window.
 """
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
-from ..bars_tsf_llm import KINDS, OHLCV, day_end, split_tickers
+from ..bars_tsf_llm import KINDS, OHLCV, CheckedBars, day_end, split_tickers
+from ..common.crew import Crew, progress_bar
 from ..common.files import (
     WRITTEN,
     adopt,
@@ -55,23 +57,27 @@ from ..common.reading import read_json, refuse_pipes, shapes_of
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from ..market_tsf_llm import MarketMoments, implied_index
 from ..processing_tsf_llm import TsfLlmProcessor
+from . import ticker_files
 from .clean import policy_table
 from .columns import USUAL, Columns
 from .shards import (
     ENCODED,
-    encode_shard,
+    encode_group,
+    encoder_of,
     file_name,
     hash_of,
     hash_of_code,
     hash_of_rows,
     is_shard,
+    read_market_of,
     series_of,
     shard_path,
     versions,
+    without_names,
 )
 from .sources import read_market
-from .ticker_files import Collected, collect_bars, collect_series
-from .windows import Split, fence
+from .ticker_files import Collected, collect_bars, collect_series, groups_of
+from .windows import Split, fence, side_by_side
 
 FORMAT = 2
 FIT_BARS = 200_000  # 64 features of as many bars take 100 MB
@@ -95,21 +101,22 @@ class Prepared:
     def split(self) -> Split:
         return Split(*(pd.Timestamp(self.info["split"][name]) for name in ("train_through", "valid_through")))
 
-    def shards(self) -> Iterator[pa.Table]:
-        for ticker in self.info["tickers"]:
-            yield pq.read_table(shard_path(self.folder, ticker), memory_map=True)
-
     def bars(self) -> pd.DataFrame:
         """The cleaned bars, or the values of plain series, of all tickers."""
-        return pd.concat([shard.drop_columns(list(ENCODED)).to_pandas() for shard in self.shards()], ignore_index=True)
+        paths = [shard_path(self.folder, ticker) for ticker in self.info["tickers"]]
+        columns = [name for name in pq.read_schema(paths[0]).names if name not in ENCODED]
+        tables = [pq.read_table(path, columns=columns).replace_schema_metadata(None) for path in paths]
+        return pa.concat_tables(tables).to_pandas()
 
     def series(self) -> list[EncodedSeries]:
-        """The stored arrays, equal to encoding the bars again."""
-        return [series_of(shard) for shard in self.shards()]
+        """The stored arrays, equal to encoding the bars again; those of all tickers lie side by side."""
+        paths = [shard_path(self.folder, ticker) for ticker in self.info["tickers"]]
+        rows = sum(pq.read_metadata(path).num_rows for path in paths)
+        return side_by_side((series_of(pq.read_table(path)) for path in paths), rows)
 
     def market(self) -> pd.DataFrame | None:
         """What the features read of the market: the `market=` of the processor, the pipeline and the evaluation."""
-        return _read_market(self.folder)
+        return read_market_of(self.folder)
 
 
 def is_prepared(source: str | Path | list) -> bool:
@@ -150,7 +157,7 @@ def prepare(
     """Cleans, fits and encodes `source` into the folder `out`.
 
     `processor` says which kind of series, features, scaling, covariates and bins; it is fitted here. `num_proc`
-    processes encode, one fits.
+    processes, this one among them, read, clean and encode; one fits.
     A folder that was prepared before keeps its dates unless others are given or `refit` is true; what bars, dates and
     settings leave unchanged is not computed again, and the result is that of an empty folder and these dates.
     `market` is price files that the features read beside their own; where the group of that name was chosen, and no
@@ -173,17 +180,18 @@ def prepare(
     work = out / WORK
     remove(out, [WORK], by=BY)  # of a killed run
     claim(out, [WORK], by=BY)
-    try:
+    with ExitStack() as stack:
+        stack.callback(remove, out, [WORK], by=BY)
+        crew = stack.enter_context(Crew(num_proc if engine == "local" else 1, ticker_files.__name__))
         beside = None if market is None else read_market(market, dates=columns.dates, decimal=columns.decimal)
         others = {} if beside is None else split_tickers(beside)
-        data = _collect(source, work, processor.feature_extractor, tickers, others, columns, strict=strict)
+        data = _collect(source, work, processor.feature_extractor, tickers, others, columns, crew, strict=strict)
         earlier = _earlier(out)
         kept = {} if refit else earlier.get("split", {})
         split = _split(data.times, out, kept, train_through=train_through, valid_through=valid_through)
         state = _market(data, others)
         fitted_on = _tickers_to_fit(data, split, seed)
-        to_fit = pd.concat([pd.read_parquet(data.files[name]) for name in fitted_on], ignore_index=True)
-        to_fit = to_fit[to_fit["timestamp"] <= split.train_through]
+        to_fit = {name: _bars_through(data.files[name], split.train_through) for name in fitted_on}
         fitted_from = _fit_key(to_fit, split, processor, state)
         is_fitted = earlier.get("fitted_from") == fitted_from and (out / "processor").is_dir()
         if earlier:
@@ -192,7 +200,8 @@ def prepare(
         if is_fitted:
             _take_fit(processor, TsfLlmProcessor.from_pretrained(out / "processor"))
         else:
-            processor.fit(to_fit, through=split.train_through, market=state)
+            checked = {name: without_names(bars, processor.kind) for name, bars in to_fit.items()}
+            processor.fit(CheckedBars(checked), through=split.train_through, market=state)
             replace_folder(out / "processor", processor.save_pretrained, by=BY)
         del to_fit
         _write_beside(out, "cleaning.json", data.report, write_json)
@@ -202,10 +211,10 @@ def prepare(
         settings = hash_of(hash_of_code(processor.feature_extractor), FORMAT, *stored)
         common = (out, settings, split, horizon)
         claim(out, [f"data/{file_name(name)}" for name in data.files], by=BY)
-        jobs = (data.files, common, num_proc)
-        results = _run_on_ray(*jobs, ray_address) if engine == "ray" else _run(*jobs)
-    finally:
-        remove(out, [WORK], by=BY)
+        if engine == "ray":
+            results = _run_on_ray(data.files, common, num_proc, ray_address)
+        else:
+            results = _run(data, common, crew)
     shards = {name: one for name, one in results.items() if "skipped" not in one}
     unencoded = {name: one["skipped"] for name, one in results.items() if "skipped" in one}
     if not shards:
@@ -285,6 +294,7 @@ def _collect(
     tickers: Sequence[str] | None,
     others: Mapping[str, pd.DataFrame],
     columns: Columns,
+    crew: Crew,
     *,
     strict: bool = False,
 ) -> Collected:
@@ -297,7 +307,7 @@ def _collect(
         raise ValueError(f"'{columns.value}' names the value of plain series, and these are bars: leave it out")
     options = {"columns": columns, "covariates": extractor.covariates, "strict": strict}
     chosen = "market" in (extractor.feature_groups or ()) and all(map(implied_index, others))
-    return collect_bars(source, work, tickers, universe=chosen, **options)
+    return collect_bars(source, work, tickers, universe=chosen, crew=crew, **options)
 
 
 def _earlier(out: Path) -> dict[str, Any]:
@@ -344,36 +354,40 @@ def _times(path: Path) -> np.ndarray:
     return pd.read_parquet(path, columns=["timestamp"])["timestamp"].to_numpy()
 
 
-def _read_market(out: Path) -> pd.DataFrame | None:
-    path = out / "market.parquet"
-    return pd.read_parquet(path) if path.is_file() else None
-
-
 # --- the fit -------------------------------------------------------------------------------------------------------
 
 
 def _tickers_to_fit(data: Collected, split: Split, seed: int) -> list[str]:
     """All, or a random choice whose training bars are no more than `FIT_BARS`; in order of appearance."""
     last = day_end(split.train_through).to_datetime64()
-    sizes = {name: int((_times(path) <= last).sum()) for name, path in data.files.items()}
-    names = [name for name, size in sizes.items() if size]
-    order = np.random.default_rng(seed).permutation(len(names))
-    fits = np.cumsum([sizes[names[i]] for i in order]) <= FIT_BARS
-    fits[:1] = True
-    return [names[i] for i in np.sort(order[fits])]
+    names = [name for name, first in data.first.items() if first <= last]
+    chosen, size = list[int](), 0
+    for i in np.random.default_rng(seed).permutation(len(names)):
+        size += int((_times(data.files[names[i]]) <= last).sum())
+        if chosen and size > FIT_BARS:
+            break
+        chosen.append(int(i))
+    return [names[i] for i in sorted(chosen)]
 
 
-def _fit_key(bars: pd.DataFrame, split: Split, processor: TsfLlmProcessor, market: pd.DataFrame | None) -> str:
+def _bars_through(path: Path, last: pd.Timestamp) -> pd.DataFrame:
+    bars = pd.read_parquet(path)
+    return bars[bars["timestamp"] <= last]
+
+
+def _fit_key(
+    bars: Mapping[str, pd.DataFrame], split: Split, processor: TsfLlmProcessor, market: pd.DataFrame | None
+) -> str:
     """Of all that fitting reads: bars and market through the fence, the fence, the settings and the code."""
-    id = processor.feature_extractor.series_kind.id
-    sizes = bars.groupby(id, sort=False).size().to_dict()
+    sizes = [(name, len(one)) for name, one in bars.items()]
     state = {**processor.feature_extractor.to_dict(), "n_bins": processor.tokenizer.n_bins}
     state["horizons"] = processor.horizons
     state = {name: value for name, value in state.items() if name not in ("fitted", "feature_size", "auto_map")}
-    read = (hash_of_rows(bars.drop(columns=id)), hash_of_rows(market, split.train_through))
-    return hash_of(
-        read, list(sizes.items()), split.train_through, state, hash_of_code(processor.feature_extractor), FORMAT
+    read = (
+        [hash_of_rows(one.drop(columns=processor.kind.id)) for one in bars.values()],
+        hash_of_rows(market, split.train_through),
     )
+    return hash_of(read, sizes, split.train_through, state, hash_of_code(processor.feature_extractor), FORMAT)
 
 
 def _take_fit(processor: TsfLlmProcessor, stored: TsfLlmProcessor) -> None:
@@ -397,14 +411,13 @@ def _write_beside(out: Path, name: str, content: Any, write: Any) -> None:
 # --- the shards ----------------------------------------------------------------------------------------------------
 
 
-def _run(files: dict[str, Path], common: tuple[Path, str, Split, int], num_proc: int) -> dict[str, dict[str, Any]]:
-    """Fresh processes, not forks: torch's threads do not survive a fork."""
-    if num_proc == 1:
-        processor, market = TsfLlmProcessor.from_pretrained(common[0] / "processor"), _read_market(common[0])
-        return {name: encode_shard(name, path, processor, market, *common) for name, path in files.items()}
-    with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn")) as pool:
-        futures = {name: pool.submit(_encode_job, name, path, *common) for name, path in files.items()}
-        return {name: future.result() for name, future in futures.items()}
+def _run(data: Collected, common: tuple[Path, str, Split, int], crew: Crew) -> dict[str, dict[str, Any]]:
+    encoder_of.cache_clear()  # of an earlier run
+    groups = groups_of(data.rows)
+    jobs = [partial(encode_group, {name: data.files[name] for name in group}, *common) for group in groups]
+    with progress_bar("encoding", len(data.files)) as bar:
+        answers = crew.run(jobs, lambda answer: bar.update(len(answer)))
+    return {name: one for answer in answers for name, one in answer.items()}
 
 
 def check_engine(engine: str, ray_address: str | None) -> None:
@@ -452,8 +465,7 @@ def ray_cluster(num_proc: int, address: str | None) -> Iterator[None]:
 
 
 def _encode_job(name: str, path: Path, out: Path, *common: Any) -> dict[str, Any]:
-    processor = TsfLlmProcessor.from_pretrained(out / "processor")
-    return encode_shard(name, path, processor, _read_market(out), out, *common)
+    return encode_group({name: path}, out, *common)[name]
 
 
 # --- what is said of it --------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ from ..columns_tsf_llm import (
     key_texts,
     look_again,
 )
+from ..processing_tsf_llm import TsfLlmProcessor
 from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series
 from .tables import ROWS, SAMPLE, SAMPLE_FILE, SAMPLE_INDEX, iter_tables, list_files, named_files, open_table
 
@@ -64,6 +65,7 @@ LARGE = 0.05  # share of cells that cannot be read, from which on cleaning would
 NO_NUMBER = "is not a number; write plain numbers, and leave missing cells empty"
 Formats = tuple[TimeFormat, NumberFormat]
 Found = tuple[Mapping[str, Any], Sequence[str]]  # our name of a column -> the file's, and covariates
+Spans = Mapping[str, tuple[Any, Any]]  # ticker -> its first and last time
 Told = Callable[[str, pd.Series, np.ndarray], None]  # our name of a column, its cells, and where they cannot be read
 
 
@@ -121,7 +123,7 @@ def read_bars(
             bars, chosen = _read_file(path, find, refusals, dates, decimal, opened=join_time_of_day)
             bars = _completed(bars, ["volume", "adj_close"], name)
             adjust(bars)
-            refusals.add(periods.add(path, bars))
+            refusals.add(periods.add(path, spans_of(bars)))
             frames.append(bars[[*COLUMNS, *chosen]])
     return _readable(frames, OHLCV.id, tickers, refusals.skipped)
 
@@ -159,7 +161,7 @@ def iter_bars(
             find = _bars_finder(path, covariates, missing_ok=missing_ok, id=id, time=time)
             for bars, chosen in _checked_pieces(path, find, refusals, dates, decimal):
                 bars = _completed(bars, ["volume", "adj_close"], name)
-                refusals.add(periods.add(path, bars))
+                refusals.add(periods.add(path, spans_of(bars)))
                 yield bars[[*COLUMNS, "adj_close", *chosen]].assign(**{FILE: number})
 
 
@@ -225,7 +227,7 @@ def read_series(
     remedy.
     """
     frames, files, ours = [], named_files(source), ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
-    periods, refusals = Periods(UNIVARIATE.id), Refusals(strict=strict)
+    periods, refusals = Periods(), Refusals(strict=strict)
     for path, name in files:
         with refusals.of_file(name, alone=len(files) == 1):
 
@@ -236,7 +238,7 @@ def read_series(
             frame, chosen = _read_file(path, find, refusals, dates, decimal, id=UNIVARIATE.id)
             if UNIVARIATE.id not in frame:
                 frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
-            refusals.add(periods.add(path, frame))
+            refusals.add(periods.add(path, spans_of(frame, UNIVARIATE.id)))
             frames.append(frame[[*ours, *chosen]])
     return _readable(frames, UNIVARIATE.id, names, refusals.skipped)
 
@@ -356,6 +358,21 @@ def read_data(
     return read_bars(source, names, **options, **columns.of_bars())
 
 
+def read_for(
+    processor: TsfLlmProcessor,
+    data: str,
+    names: list[str] | None = None,
+    columns: Columns = USUAL,
+    *,
+    strict: bool = False,
+) -> pd.DataFrame:
+    """The data of the kind that the processor reads, with the covariates that it wants."""
+    extractor = processor.feature_extractor
+    return read_data(
+        data, names, kind=extractor.series_kind, columns=columns, covariates=extractor.covariates, strict=strict
+    )
+
+
 def check_no_value(columns: Columns) -> None:
     """Raises ValueError where one is chosen from bars."""
     if columns.value is not None:
@@ -452,7 +469,7 @@ def left_of(
         wanted = [name for name in wanted if name not in skipped]
     refuse_if_none_left(known if wanted is None else wanted, skipped)
     tell_skipped([*skipped.values()])
-    _check_known(wanted, known, id)
+    check_known(wanted, known, id)
     return known if wanted is None else [name for name in known if name in {*wanted}], skipped
 
 
@@ -506,37 +523,65 @@ def iter_raw(
     for path, name in (files := named_files(source)):
         inside = dict[str, None]()
         with refusals.of_file(name, alone=len(files) == 1, inside=inside):
-            for raw in _raw_pieces(path, name, rows, covariates, columns):
-                refusals.add(periods.add(path, raw))
-                inside |= dict.fromkeys(raw["ticker"].unique())
+            for raw in raw_pieces(path, name, rows, covariates, columns):
+                spans = spans_of(raw)
+                refusals.add(periods.add(path, spans))
+                inside |= dict.fromkeys(spans)
                 seen |= inside
                 yield raw if wanted is None else raw[raw["ticker"].isin(wanted)]
-    _check_known([name for name in wanted or () if name not in refusals.skipped], seen, OHLCV.id)
+    check_known([name for name in wanted or () if name not in refusals.skipped], seen, OHLCV.id)
 
 
-def _raw_pieces(
+@dataclass(frozen=True)
+class Reading:
+    """How the tables of a file of prices are read, as its first rows tell, or all of them where these do not."""
+
+    path: Path
+    name: str  # the ticker in its path
+    covariates: Sequence[str]
+    column: dict[str, Any]  # our name -> the file's
+    formats: Formats
+
+    def typed(self, table: pd.DataFrame, unread: "Unread") -> pd.DataFrame:
+        """The rows of `iter_raw` out of one of `raw_tables`."""
+        options = (self.formats, self.covariates, self.column, unread)
+        return raw_columns(table, self.path, self.name, *options).assign(file=self.path.name)
+
+
+def raw_tables(
     path: Path, name: str, rows: int, covariates: Sequence[str], columns: Columns
-) -> Iterator[pd.DataFrame]:
-    done, formats, column, unread, way = 0, None, None, _Unread(path), _Way()
-    all_rows = partial(_whole, path, rows, crooked=True)
+) -> Iterator[tuple[pd.DataFrame, Reading]]:
+    """A file of prices as it stands, at most `rows` rows at a time, which are numbered."""
+    done, reading = 0, None
     for table in iter_tables(path, rows, crooked=True):
         if table.empty:
             continue
         table = join_time_of_day(table.reset_index(drop=True)).drop(columns=OURS, errors="ignore")
-        whole = all_rows if len(table) == rows else None
-        if column is None or formats is None:
+        if reading is None:
+            whole = partial(_whole, path, rows, crooked=True) if len(table) == rows else None
             named = {"id": columns.id, "time": columns.time}
             column = find_bars(table, path, ALIASES | RAW_ALIASES, **named, whole=whole)
             chosen = choose_covariates(table, path, covariates, taken=column.values(), ours=RAW_COLUMNS)
             formats = _formats(table, column, chosen, path, columns.dates, columns.decimal, whole)
+            reading = Reading(path, name, covariates, column, formats)
         table["row"] = np.arange(done + 1, done + len(table) + 1)
         done += len(table)
-        raw = raw_columns(table, path, name, formats, covariates, column, unread).assign(file=path.name)
-        if OHLCV.id not in column and not way.goes_on(raw["timestamp"]):
-            look_again(table.drop(columns="row"), column, path, OHLCV.id, all_rows)
-        yield raw
+        yield table, reading
     if not done:
         raise ValueError(f"{path} has no rows; download or export it again.")
+
+
+def raw_pieces(
+    path: Path, name: str, rows: int, covariates: Sequence[str], columns: Columns
+) -> Iterator[pd.DataFrame]:
+    """The rows of one file, as `iter_raw` has them."""
+    unread, way = Unread(path), _Way()
+    for table, reading in raw_tables(path, name, rows, covariates, columns):
+        raw = reading.typed(table, unread)
+        if OHLCV.id not in reading.column and not way.goes_on(raw["timestamp"]):
+            all_rows = partial(_whole, path, rows, crooked=True)
+            look_again(table.drop(columns="row"), reading.column, path, OHLCV.id, all_rows)
+        yield raw
     unread.check()
 
 
@@ -560,7 +605,7 @@ def raw_columns(
     formats: Formats | None = None,
     covariates: Sequence[str] = (),
     column: Mapping[str, str] | None = None,
-    unread: "_Unread | None" = None,
+    unread: "Unread | None" = None,
 ) -> pd.DataFrame:
     """Any table of prices in the columns that `clean_bars` works on; a second time changes nothing.
 
@@ -578,7 +623,7 @@ def raw_columns(
     chosen = choose_covariates(table, where, covariates, taken=column.values(), ours=RAW_COLUMNS)
     notes = table["note"].astype(str).to_numpy(object) if "note" in table else np.full(len(table), "", dtype=object)
 
-    total = unread or _Unread(where)
+    total = unread or Unread(where)
 
     def note(name: str, cells: pd.Series, bad: np.ndarray) -> None:
         total.add(name, cells, bad)
@@ -597,7 +642,7 @@ def raw_columns(
     return frame.assign(note=notes)
 
 
-class _Unread:
+class Unread:
     """Cells of times and prices that cannot be read, of those that are not empty."""
 
     def __init__(self, where: str | Path):
@@ -615,6 +660,12 @@ class _Unread:
     def count(self, frame: pd.DataFrame) -> None:
         for name in ("timestamp", *PRICES, "adj_close"):
             self.known[name] += int(frame[name].notna().sum())
+
+    def join(self, other: "Unread") -> None:
+        """Those of a later piece as well."""
+        self.first = {**other.first, **self.first}
+        self.unread += other.unread
+        self.known += other.known
 
     def check(self) -> None:
         """Raises ValueError where it is a large share of a column, and more than isolated cells."""
@@ -740,22 +791,28 @@ def _completed(bars: pd.DataFrame, numbers: Sequence[str], ticker: str) -> pd.Da
     return bars.assign(**{name: value for name, value in absent.items() if name not in bars})
 
 
+def spans_of(rows: pd.DataFrame, id: str = OHLCV.id) -> Spans:
+    """From when to when there are rows of each ticker, in order of first row; NaT where no time is known."""
+    times = rows.groupby(rows[id].to_numpy(), sort=False)["timestamp"].agg(["min", "max"])
+    return {str(name): (first, last) for name, first, last in times.itertuples()}
+
+
 class Periods:
     """From when to when each file has bars of each ticker. Pieces of a history join; two histories do not mix."""
 
-    def __init__(self, id: str = OHLCV.id):
-        self.id = id
+    def __init__(self) -> None:
         self._files: dict[str, dict[Path, tuple[Any, Any]]] = {}
 
-    def add(self, path: Path, rows: pd.DataFrame) -> dict[str, str]:
+    def add(self, path: Path, spans: Spans) -> dict[str, str]:
         """The tickers of which another file has bars of the same time, each with what to say of it."""
         refused = {}
-        times = rows.groupby(rows[self.id].to_numpy(), sort=False)["timestamp"].agg(["min", "max"]).dropna()
-        for name, first, last in times.itertuples():
-            files = self._files.setdefault(str(name), {})
+        for name, (first, last) in spans.items():
+            if pd.isna(first):
+                continue
+            files = self._files.setdefault(name, {})
             for other, (start, end) in files.items():
                 if other != path and first < end and start < last:
-                    refused[str(name)] = (
+                    refused[name] = (
                         f"{name} is in {other} and in {path}, and both have rows from {max(first, start)} to "
                         f"{min(last, end)}; read one of them, or name other tickers in them."
                     )
@@ -782,7 +839,7 @@ def _listed(names: Sequence[str] | None) -> list[str] | None:
     return [names] if isinstance(names, str) else names if names is None else list(names)
 
 
-def _check_known(wanted: Sequence[str] | None, known: Collection[str], id: str) -> None:
+def check_known(wanted: Sequence[str] | None, known: Collection[str], id: str) -> None:
     unknown = [name for name in wanted or () if name not in known]
     if not unknown:
         return

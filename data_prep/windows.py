@@ -10,9 +10,9 @@ Design choices:
 Shapes: B windows, T bars, F features, P steps ahead, N bars of all tickers together.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,12 @@ from ..bars_tsf_llm import day_end
 from ..emission_tsf_llm import mean_volume, own_parts, parts_ahead
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..indicators_tsf_llm import FEATURES
-from ..processing_tsf_llm import TsfLlmProcessor
 from ..training_examples_tsf_llm import Head, bar_targets, head_labels, law_labels, token_labels
 from . import augment as changes
 from .sampling_weights import parse_weights, recency, resample, volatility
+
+if TYPE_CHECKING:  # seconds to import, which those who encode without it are spared
+    from ..processing_tsf_llm import TsfLlmProcessor
 
 Objective = Head
 SHARES = (0.8, 0.1)  # of the bar times, for training and for validation
@@ -90,7 +92,7 @@ class WindowDataset(Dataset):
 
     def __init__(
         self,
-        processor: TsfLlmProcessor,
+        processor: "TsfLlmProcessor",
         series: Sequence[EncodedSeries],
         *,
         objective: Objective,
@@ -111,32 +113,28 @@ class WindowDataset(Dataset):
         sizes = [len(one.close) for one in series]
         first = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
         self.start_of = first.astype(np.int64)  # [N] row of the ticker's first bar
-        self.end_of = first + np.repeat(sizes, sizes)
-        self.features = np.concatenate([one.features for one in series])
-        self.observed = np.concatenate([one.observed for one in series])
-        self.log_return = np.concatenate([one.log_return for one in series])
-        self.sigma = np.concatenate([one.sigma for one in series])
+        self.features = joined([one.features for one in series])
+        self.observed = joined([one.observed for one in series])
+        self.log_return = joined([one.log_return for one in series])
+        self.sigma = joined([one.sigma for one in series])
         self.tokens = self.tokenizer.encode_returns(np.concatenate([one.standard_return() for one in series]))
         self.bars = all_bars(series) if objective == "causal_lm" else None
-        self.timestamp = stamps = np.concatenate([one.timestamp for one in series])
-        rows = np.arange(len(stamps))
-        allowed = np.ones(len(stamps), bool)
-        if after is not None:
-            passed = (stamps > day_end(after, stamps).to_datetime64()).astype(int)
-            bars_since = np.cumsum(passed) - (np.cumsum(passed) - passed)[self.start_of]
-            allowed &= (passed > 0) & (bars_since > embargo)
-        if through is not None:
-            allowed &= stamps <= day_end(through, stamps).to_datetime64()
-        self.is_label = allowed
+        self.timestamp = stamps = joined([one.timestamp for one in series])
+        fences = [None if at is None else day_end(at, stamps) for at in (after, through)]
+        places = [labels_between(one.timestamp, *fences, embargo=embargo) for one in series]
+        allowed = [np.zeros(size, bool) for size in sizes]
+        for part, place in zip(allowed, places, strict=True):
+            part[place] = True
+        self.is_label = np.concatenate(allowed)
         self.laws = None
         if objective == "causal_lm" and self.tokenizer.law_edges:
-            parts = zip(series, np.split(allowed, np.cumsum(sizes)[:-1]), strict=True)
+            parts = zip(series, allowed, strict=True)
             self.laws = np.concatenate([law_labels(one, self.tokenizer, processor.kind, part) for one, part in parts])
-        last = rows + horizon  # the last label's row
-        usable = self.observed & ~np.isnan(self.sigma) & (last < self.end_of)
-        usable[usable] &= allowed[last[usable]] & allowed[rows[usable] + 1]
-        candidates = rows[usable]
-        self.origins = candidates[(candidates - self.start_of[candidates]) % stride == 0]
+        origins = [origins_of(one, place, horizon) for one, place in zip(series, places, strict=True)]
+        origins = [
+            rows[rows % stride == 0] + first for rows, first in zip(origins, np.cumsum([0, *sizes]), strict=False)
+        ]
+        self.origins = np.concatenate(origins)
 
         self.augment, self.seed = dict(augment or {}), seed
         self.context_dropout, self.contexts = context_dropout, context_columns(processor.feature_extractor.names)
@@ -270,6 +268,58 @@ class WindowDataset(Dataset):
     def _returns(self, ahead: np.ndarray) -> np.ndarray:
         """Log returns ahead in units of the origin's sigma, `[B,P]`."""
         return self.log_return[ahead] / self.sigma[ahead[:, 0] - 1][:, None]
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """All parts in a row: copied, unless they are pieces of one array that lie there in a row, as of `side_by_side`.
+
+    >>> whole = np.arange(6)
+    >>> joined([whole[:2], whole[2:]]) is whole, joined([whole[2:], whole[:2]]).tolist()
+    (True, [2, 3, 4, 5, 0, 1])
+    """
+    whole = parts[0].base
+    if whole is None or whole.dtype != parts[0].dtype or whole.shape[1:] != parts[0].shape[1:]:
+        return np.concatenate(parts)
+    ends = np.cumsum([part.nbytes for part in parts])
+    places = whole.ctypes.data + np.array([0, *ends[:-1]])
+    in_a_row = all(part.base is whole and part.ctypes.data == at for part, at in zip(parts, places, strict=True))
+    return whole if in_a_row and ends[-1] == whole.nbytes else np.concatenate(parts)
+
+
+def side_by_side(series: Iterable[EncodedSeries], rows: int) -> list[EncodedSeries]:
+    """The same series, of so many rows together, as pieces of one array per field, which datasets of windows share.
+
+    Of series that are read one after the other, one is in memory twice."""
+    whole: dict[str, np.ndarray] = {}
+    pieces, start = [], 0
+    for one in series:
+        end = start + len(one.close)
+        own = {part.name: getattr(one, part.name) for part in fields(EncodedSeries) if part.name != "ticker"}
+        for name, array in own.items():
+            if array is not None:
+                if name not in whole:
+                    whole[name] = np.empty((rows, *array.shape[1:]), array.dtype)
+                own[name] = whole[name][start:end]
+                own[name][:] = array
+        pieces.append(replace(one, **own))
+        start = end
+    assert start == rows
+    return pieces
+
+
+def labels_between(
+    stamps: np.ndarray, after: pd.Timestamp | None, through: pd.Timestamp | None, *, embargo: int = 0
+) -> slice:
+    """The rows of a ticker that may be labels: in (after, through], the first `embargo` of them left out."""
+    first = 0 if after is None else int(stamps.searchsorted(after.to_datetime64(), "right")) + embargo
+    end = len(stamps) if through is None else int(stamps.searchsorted(through.to_datetime64(), "right"))
+    return slice(first, max(first, end))
+
+
+def origins_of(series: EncodedSeries, labels: slice, horizon: int) -> np.ndarray:
+    """Rows of known volatility whose next `horizon` rows are all in `labels`."""
+    first, end = max(labels.start - 1, 0), max(min(labels.stop, len(series.close)) - horizon, 0)
+    return first + np.flatnonzero((series.observed & ~np.isnan(series.sigma))[first:end])
 
 
 def all_bars(series: Sequence[EncodedSeries]) -> list[np.ndarray] | None:

@@ -9,7 +9,7 @@ Shapes: B forecasts, K paths, P steps. A bar on its way is open, then high and l
 """
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from ..emission_tsf_llm import BarPaths
 
@@ -67,4 +67,4 @@ def walk_touches(distance: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     >>> walk_touches(np.array([0.0, 1.0]), np.array([1.0, 1.0])).round(4).tolist()
     [1.0, 0.3173]
     """
-    return 2 * norm.sf(np.abs(distance) / deviation)
+    return 2 * ndtr(-np.abs(distance) / deviation)

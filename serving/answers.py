@@ -20,11 +20,11 @@ from ..audit_tsf_llm import audit_features, bound_in_words
 from ..bars_tsf_llm import OHLCV, day_end
 from ..common.errors import OF_THE_INPUT, printable
 from ..data_prep.columns import Columns
+from ..data_prep.sources import read_for
 from ..data_prep.tables import open_table
 from ..evaluation.explanation.explain import explanation
 from ..evaluation.significance import FEWEST_DATES
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..training.data import read_for
 from .inputs import inputs_of
 from .options import names
 from .verdict import Verdict, own_verdict

@@ -13,10 +13,10 @@ from ..bars_tsf_llm import day_end
 from ..common.files import WRITTEN, write_json, written
 from ..common.reading import read_json
 from ..data_prep.columns import USUAL, Columns
+from ..data_prep.sources import read_for
 from ..evaluation.calibration import calibrate as calibrate_pipeline
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
-from ..training.data import read_for
 from .loading import is_adapter, load_pipeline
 
 CODE = "calibration_tsf_llm.py"  # what a folder's own code needs to use it

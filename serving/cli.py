@@ -268,9 +268,9 @@ def evaluate(
     from ..calendars_tsf_llm import check_calendar
     from ..common.files import check_apart
     from ..data_prep.columns import Columns
+    from ..data_prep.sources import read_for
     from ..evaluation.evaluate import evaluate_model
     from ..evaluation.report import print_evaluation
-    from ..training.data import read_for
     from .loading import load_pipeline
 
     check_apart(out, data, names(market))
@@ -345,8 +345,8 @@ def backtest(
     from ..bars_tsf_llm import day_end
     from ..common.files import check_apart
     from ..data_prep.columns import Columns
+    from ..data_prep.sources import read_for
     from ..evaluation.strategy import backtest_model, print_backtest
-    from ..training.data import read_for
     from ..training.models import digest
     from .loading import load_pipeline
 
@@ -446,8 +446,8 @@ def explain(
     from ..bars_tsf_llm import day_end
     from ..common.files import check_apart
     from ..data_prep.columns import Columns
+    from ..data_prep.sources import read_for
     from ..evaluation.explanation.explain import explain_model
-    from ..training.data import read_for
     from .loading import load_pipeline
 
     check_apart(out, data, names(market))

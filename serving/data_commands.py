@@ -218,9 +218,8 @@ def audit(
     """
     from ..audit_tsf_llm import audit_features, bound_in_words
     from ..data_prep.columns import Columns
-    from ..data_prep.sources import read_data
+    from ..data_prep.sources import read_data, read_for
     from ..processing_tsf_llm import TsfLlmProcessor
-    from ..training.data import read_for
     from ..training.models import find_model
 
     count = _cuts(cuts)

@@ -1,4 +1,6 @@
-"""The work of `tsf-llm forecast`: what was asked for is checked first, then bars are read, then files are written."""
+"""The work of `tsf-llm forecast`: what was asked for is checked first, then bars are read, then files are written.
+
+What scores, plots and keeps records takes a second to import: only where it is asked for."""
 
 import shlex
 import sys
@@ -13,19 +15,13 @@ from ..bars_tsf_llm import day_end
 from ..calendars_tsf_llm import check_calendar
 from ..common.files import check_apart, check_output, write_table
 from ..data_prep.columns import Columns
-from ..evaluation.plots import fan_chart
-from ..evaluation.portfolio import joint_forecast
+from ..data_prep.sources import read_for
 from ..pipeline_tsf_llm import TsfLlmPipeline
-from ..training.data import read_for
 from .bars import Barriers, forecast_bars, risk_file, write_risk
 from .inputs import inputs_of
 from .joint import joint_file, print_joint, read_weights
 from .loading import load_pipeline
 from .options import market_bars, names
-from .record import Recorder
-from .report import DRAWN, write_report
-from .verdict import own_verdict
-from .whole_market import forecast_market, skipped_file
 
 SAMPLES, JOINT_SAMPLES = 256, 1024  # paths, where none are asked for
 
@@ -101,7 +97,10 @@ class Request:
     def written(self) -> list[Path]:
         """The files that the run writes."""
         asked = [self.plot, self.report, self.log, joint_file(self.out) if self.joint else None]
-        asked.append(skipped_file(self.out) if self.engine else None)
+        if self.engine:
+            from .whole_market import skipped_file
+
+            asked.append(skipped_file(self.out))
         return [self.out, *(path for path in asked if path is not None)]
 
     @property
@@ -139,12 +138,14 @@ def run(request: Request) -> None:
     pipe.calibration(request.calibration, request.horizon)  # refuses before the data is read
     if request.ohlcv:
         pipe.check_emits_bars()
-    recorder = None if request.log is None else Recorder(pipe, request.model, request.log)
+    recorder = None if request.log is None else _recorder(pipe, request.model, request.log)
     bars = read_bars_of(request, pipe)
     usual, table = request.asked(), None
     risk: dict[str, Any] = {}
     asked = usual if recorder is None else recorder.asking(usual)
     if request.joint:
+        from ..evaluation.portfolio import joint_forecast
+
         frame, table = joint_forecast(pipe, bars, weights=shares, **asked)
         write_table(table, joint_file(request.out))
         print_joint(table, joint_file(request.out))
@@ -166,8 +167,16 @@ def run(request: Request) -> None:
         typer.echo(write_risk(risk, barriers, risk_to))
 
 
+def _recorder(pipe: TsfLlmPipeline, model: str, log: Path) -> Any:
+    from .record import Recorder
+
+    return Recorder(pipe, model, log)
+
+
 def run_in_groups(request: Request) -> None:
     """As `run`, in memory that does not grow with the number of tickers."""
+    from .whole_market import forecast_market, skipped_file
+
     engine = {"engine": request.engine, "num_proc": request.num_proc, "ray_address": request.ray_address}
     done = forecast_market(
         request.data,
@@ -201,6 +210,8 @@ def read_bars_of(request: Request, pipe: TsfLlmPipeline) -> pd.DataFrame:
 
 def draw(frame: pd.DataFrame, bars: pd.DataFrame, path: Path) -> None:
     """The fan chart of one ticker, with what came after the origin where the bars know it."""
+    from ..evaluation.plots import fan_chart
+
     past = bars["timestamp"] <= frame["origin"].iloc[0]
     ahead = bars[~past].head(frame["step"].max())
     fan_chart(bars[past], frame, path, realised=ahead if len(ahead) else None)
@@ -216,6 +227,9 @@ def report(
     **told: Any,
 ) -> None:
     """The page of the forecast, with a verdict on the tickers that it draws, from bars up to their forecast."""
+    from .report import DRAWN, write_report
+    from .verdict import own_verdict
+
     assert request.report is not None
     id = pipe.processor.feature_extractor.series_kind.id
     drawn = bars[bars[id].isin(frame["ticker"].unique()[:DRAWN])]

@@ -8,7 +8,6 @@ from rich.console import Console
 
 from ..common.errors import printable
 from ..common.tables import Table, number
-from ..evaluation.portfolio import PORTFOLIO
 
 SHOWN = 10  # tickers on the terminal
 COLUMNS = ("ticker", "weight")
@@ -65,6 +64,8 @@ def _pairs_of_file(path: Path) -> list[tuple[str, str]]:
 
 def print_joint(table: pd.DataFrame, out: Path) -> None:
     """The portfolio at every step, and the tickers likeliest to be the best at the last one."""
+    from ..evaluation.portfolio import PORTFOLIO
+
     console = Console(highlight=False)
     rows: list[dict[str, Any]] = [
         {str(name): None if pd.isna(value) else value for name, value in row.items()}

@@ -5,7 +5,6 @@ then forecasts as fast as ever, and warns of dates that either of them has seen.
 
 from pathlib import Path
 
-from peft import PeftConfig
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from ..bars_tsf_llm import day_end
@@ -13,7 +12,6 @@ from ..common.reading import read_json, shapes_of
 from ..modeling_tsf_llm import TsfLlmForCausalLM
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
-from ..training.adapters import attach
 from ..training.models import (
     ADAPTER_CONFIG,
     ADAPTER_FACTS,
@@ -55,6 +53,8 @@ def load_with_adapter(name: str) -> tuple[Model, TsfLlmProcessor]:
         FileNotFoundError: the base is not there.
         ValueError: the adapter was trained on other weights, or does not fit.
     """
+    from ..training.adapters import attach  # and all that trains: a forecast needs it for adapters alone
+
     base_name = find_base(name)
     base = load_model(base_name)
     file = cached_file(name, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False)
@@ -91,6 +91,8 @@ def find_base(adapter: str) -> str:
     Raises:
         FileNotFoundError: there is none of them.
     """
+    from peft import PeftConfig
+
     named, folder = PeftConfig.from_pretrained(adapter).base_model_name_or_path or "..", Path(adapter).resolve()
     for path in (folder / named, Path(named), folder.parent, folder.parent.parent):
         if (path / CONFIG_NAME).is_file():

@@ -13,6 +13,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from tsf_llm import modeling_tsf_llm as modeling
 from tsf_llm.audit_tsf_llm import made_up_index
+from tsf_llm.bars_tsf_llm import OHLCV
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
@@ -123,6 +124,17 @@ def make_bars():
         times = pd.date_range(start, periods=rows, freq=freq)
         volume = rng.lognormal(10, 0.6, rows)
         return pd.DataFrame({"timestamp": times, "ticker": ticker, **prices, "close": close, "volume": volume})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def columns_of():
+    """`columns_of(bars)`: one ticker of a `Panel`."""
+
+    def build(bars):
+        numbers = {name: bars[name].to_numpy(dtype=float) for name in OHLCV.columns}
+        return {"timestamp": bars["timestamp"].to_numpy("datetime64[ns]"), **numbers}
 
     return build
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsf_llm import calendars_tsf_llm as calendars
-from tsf_llm.calendars_tsf_llm import check_calendar, continue_rhythm, infer_calendar, next_timestamps
+from tsf_llm.calendars_tsf_llm import check_calendar, continue_rhythm, infer_calendar, next_timestamps, recent_times
 
 FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SPAN = {"start": "2010-01-01", "end": "2024-12-31"}
@@ -196,6 +196,13 @@ def test_next_timestamps_are_as_many_as_asked(horizon, freq, rows):
     assert ahead[0] > past[-1]
     assert ahead.is_monotonic_increasing
     assert ahead.is_unique
+
+
+@FEW
+@given(horizon=st.integers(1, 40), freq=st.sampled_from(["B", "h", "5min", "W", "MS"]), rows=st.integers(25, 3000))
+def test_next_timestamps_read_the_recent_bars_alone(sessions, horizon, freq, rows):
+    past = sessions["XNYS"][-rows:].to_numpy() if freq == "B" else stamps("1999-01-01", rows, freq)
+    assert next_timestamps(recent_times(past), horizon).equals(next_timestamps(past, horizon))
 
 
 # --- months, weeks and other long steps

@@ -1,3 +1,5 @@
+import importlib.util
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -10,14 +12,22 @@ from hypothesis import strategies as st
 from tsf_llm import indicators_tsf_llm as indicators
 from tsf_llm.audit_tsf_llm import made_up_index
 from tsf_llm.indicators_tsf_llm import (
+    BUILT_IN,
     FEATURE_GROUPS,
     FEATURES,
     SELECTABLE_GROUPS,
     compute_features,
     feature,
     feature_names,
+    features_of,
 )
-from tsf_llm.market_tsf_llm import market_state
+from tsf_llm.market_tsf_llm import as_of, market_state
+from tsf_llm.own_features_tsf_llm import IndicatorFrame
+
+spec = importlib.util.spec_from_file_location("pandas_features", Path(__file__).with_name("pandas_features.py"))
+pandas_features = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pandas_features)
+ORACLE = {row[0]: row[4] for row in pandas_features.TABLE}
 
 PRICES = ["open", "high", "low", "close"]
 SAMPLE = Path(__file__).parents[1] / "data_prep" / "sample" / "us_daily_2000_2013_publicdomain.csv.gz"
@@ -141,8 +151,8 @@ def test_no_feature_reads_later_bars(sample, market, ticker):
     assert_causal(bars, ALL, [cut for cut in (1, 2, 30, 77, 150, 600, 1111) if cut < len(bars)], market)
 
 
-def test_no_feature_reads_later_bars_over_the_edge_of_a_block(sample, market, monkeypatch):
-    monkeypatch.setattr(indicators, "SHORTEST_BLOCK", 1500)
+def test_no_feature_reads_later_bars_over_the_edge_of_a_piece(sample, market, monkeypatch):
+    monkeypatch.setattr(indicators, "LONGEST", 1500)
     bars = sample["IBM"].iloc[:2000].astype({"volume": float})
     assert_causal(bars, ALL, [1499, 1500, 1501, 1800], market)
 
@@ -197,12 +207,53 @@ def test_the_start_of_the_history_is_forgotten(sample, market, ticker):
     assert apart["ema_200"].iloc[1500:].abs().max() < 1e-6  # its memory is longer
 
 
-# Blocks
+# The oracle
+
+
+def assert_oracle(bars: pd.DataFrame, market: pd.DataFrame | None, tolerance: float = 1e-12) -> None:
+    """Every built-in feature is that of pandas over the whole history, in units of its spread."""
+    present = bars[bars[PRICES].notna().all(axis=1)].reset_index(drop=True).astype({"volume": float})
+    frame = IndicatorFrame(present, None if market is None else as_of(market, present["timestamp"]))
+    features = compute_features(present, list(ORACLE), market)
+    wrong = {}
+    with np.errstate(all="ignore"):
+        for name, function in ORACLE.items():
+            expected, values = function(frame).to_numpy(dtype=float, copy=True), features[name].to_numpy()
+            expected[: FEATURES[name].lookback] = np.nan
+            expected[~np.isfinite(expected)] = np.nan
+            known = np.isfinite(expected)
+            apart = np.abs(values - expected)[known] / max(1e-3, expected[known].std() if known.any() else 0)
+            if not (np.isfinite(values) == known).all() or (apart > tolerance).any():
+                wrong[name] = apart.max(initial=0)
+    assert wrong == {}
+
+
+def test_the_oracle_knows_every_feature():
+    assert set(ORACLE) == BUILT_IN
+
+
+@pytest.mark.parametrize("ticker", ["FB", "GOOG", "MSFT"])
+def test_features_are_those_of_pandas(sample, market, ticker):
+    assert_oracle(sample[ticker].iloc[:1500], market)
+
+
+def test_features_are_those_of_pandas_beyond_what_averages_remember(make_bars):
+    bars = make_bars(6000, seed=5, start="1990-01-01")
+    assert_oracle(bars, state_of(*(make_bars(6000, seed=6 + i, start="1990-01-01") for i in range(2)), bars))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_features_of_an_illiquid_ticker_are_those_of_pandas(seed):
+    residue = 1e-9  # of bars that have left a running sum
+    assert_oracle(illiquid_bars(seed), state_of(*map(illiquid_bars, (11, 12, 13))), residue)
+
+
+# Many tickers at once, and the last rows of a long history
 
 
 @pytest.fixture(scope="module", params=["B", "5min"], ids=["daily", "intraday"])
 def long_bars(request, make_bars) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Bars of three blocks, some of them missing, and a market."""
+    """Bars of two pieces, some of them missing, and a market."""
     bars = make_bars(9000, seed=3, freq=request.param, start="1990-01-01")
     bars.loc[[7, 900, 4095, 4098, 8193], PRICES] = np.nan
     return bars, state_of(
@@ -210,33 +261,87 @@ def long_bars(request, make_bars) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
 
 
+@pytest.fixture
+def read(monkeypatch) -> list[int]:
+    """The lengths of all panels of which features are computed."""
+    lengths: list[int] = []
+    panel = indicators.Panel
+    monkeypatch.setattr(
+        indicators, "Panel", lambda tickers: lengths.extend(len(one["close"]) for one in tickers) or panel(tickers)
+    )
+    return lengths
+
+
 @pytest.mark.parametrize("names", [NAMES, ALL], ids=["default", "all"])
-def test_new_bars_cost_their_block_and_have_the_bits_of_the_whole(long_bars, names, monkeypatch):
+def test_new_bars_cost_their_reach_and_have_the_bits_of_the_whole(long_bars, names, read):
     bars, market = long_bars
     whole = compute_features(bars, names, market)
-    computed = []
-    evaluate = indicators._evaluate
-    monkeypatch.setattr(
-        indicators, "_evaluate", lambda row, frame: computed.append(len(frame)) or evaluate(row, frame)
-    )
+    reach = max(FEATURES[name].reach for name in names)
     for length, new in [(300, 1), (4093, 5), (4096, 1), (4100, 1), (4100, 5), (4100, 700), (8100, 700), (8300, 1)]:
-        computed.clear()
+        read.clear()
         tail = compute_features(bars.iloc[: length + new], names, market, start=length)
         assert tail.to_numpy().tobytes() == whole.iloc[length : length + new].to_numpy().tobytes()
         assert list(tail.index) == list(range(length, length + new))
-        begin = max(start for start in (0, 4096, 8192) if start <= length - bars["close"][:length].isna().sum())
-        assert max(computed) <= length + new - max(0, begin - indicators.WARM_UP)
-    assert max(computed) < 1200  # of the last one: the warm-up and what its block has so far
+        assert max(read) <= reach + new
 
 
-def test_a_market_that_stops_in_the_warm_up_is_as_stale_as_in_the_whole(make_bars):
+@pytest.mark.parametrize("name", ALL)
+def test_a_feature_reads_no_further_than_its_reach(long_bars, name):
+    bars, market = long_bars
+    bars = bars.dropna(ignore_index=True)
+    feature, t = FEATURES[name], 7000
+    whole = compute_features(bars.iloc[: t + 1], [name], market, start=t)
+    short = bars.iloc[t - feature.reach : t + 1].reset_index(drop=True)
+    seen = as_of(market, bars["timestamp"].iloc[: t + 1]).iloc[t - feature.reach :]
+    with np.errstate(all="ignore"):
+        panel = indicators.Panel([{c: short[c].to_numpy() for c in short} | {c: seen[c].to_numpy() for c in seen}])
+        assert feature.compute(panel)[-1:].tobytes() == whole.to_numpy().tobytes()
+
+
+def test_a_ticker_has_the_same_bits_alone_and_with_others(sample, market, make_bars):
+    tickers = {name: bars.astype({"volume": float}) for name, bars in sample.items()}
+    tickers["SHORT"], tickers["NONE"] = tickers["IBM"].iloc[:30], tickers["IBM"].iloc[:0]
+    tickers["GAPS"] = tickers["MSFT"].assign(open=tickers["MSFT"]["open"].where(tickers["MSFT"].index % 5 > 0))
+    tickers |= {f"T{i}": make_bars(1000 + 7 * i, seed=i) for i in range(40)}
+    markets = {name: market if i % 3 else None for i, name in enumerate(tickers)}
+    for starts in ({}, {name: max(0, len(bars) - 60) for name, bars in tickers.items()}, {"IBM": 3000, "T3": 1}):
+        together, errors = features_of(tickers, ALL, markets=markets, starts=starts)
+        assert errors == {}
+        assert list(together) == list(tickers)
+        for name in ("AAPL", "FB", "IBM", "SHORT", "NONE", "GAPS", "T3", "T39"):
+            alone = compute_features(tickers[name], ALL, markets[name], start=starts.get(name, 0))
+            assert alone.to_numpy().tobytes() == together[name].tobytes()
+
+
+def test_panels_hold_tickers_of_about_one_length(make_bars, read):
+    tickers = {f"T{n}": make_bars(n) for n in (4000, 3990, 1200, 1190, 500)}
+    features_of(tickers, ["body"], markets={}, starts={})
+    assert read == [4000, 3990, 1200, 1190, 500]
+
+
+def test_one_bad_ticker_does_not_stop_the_others(table, bars):
+    @feature(group="mine", lookback=0)
+    def picky(bars):
+        if bars.close.iloc[0] > 1e6:
+            raise KeyError("price")
+        return bars.close * 0.0
+
+    tickers = {"A": bars, "B": bars.assign(**{c: bars[c] * 1e7 for c in PRICES}), "C": bars}
+    values, errors = features_of(tickers, ["picky", "body"], markets={}, starts={})
+    assert list(values) == ["A", "C"]
+    assert {name: str(error) for name, error in errors.items()} == {"B": "feature 'picky' raised KeyError: 'price'"}
+    assert not values["C"][:, 0].any()
+
+
+def test_a_market_that_stops_before_the_first_row_is_as_stale_as_in_the_whole(make_bars):
     bars = make_bars(8400, freq="h", start="1990-01-01")
-    begins = 8192 - indicators.WARM_UP
-    for hole in (begins - 12, begins - 9, begins - 5, begins):
-        market = state_of(make_bars(8400, seed=4, freq="h", start="1990-01-01").drop(range(hole, hole + 40)))
-        whole = compute_features(bars, ALL, market)
-        tail = compute_features(bars, ALL, market, start=8300)
-        assert tail.to_numpy().tobytes() == whole.iloc[8300:].to_numpy().tobytes()
+    for reach in {max(FEATURES[name].reach for name in names) for names in (ALL, OF_THE_MARKET)}:
+        begins = 8300 - reach
+        for hole in (begins - 12, begins - 9, begins - 5, begins):
+            market = state_of(make_bars(8400, seed=4, freq="h", start="1990-01-01").drop(range(hole, hole + 40)))
+            whole = compute_features(bars, ALL, market)
+            tail = compute_features(bars, ALL, market, start=8300)
+            assert tail.to_numpy().tobytes() == whole.iloc[8300:].to_numpy().tobytes()
 
 
 def test_the_memory_of_the_last_rows_hardly_grows_with_the_history(make_bars):
@@ -248,37 +353,6 @@ def test_the_memory_of_the_last_rows_hardly_grows_with_the_history(make_bars):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 80_000 * 24  # bytes: a copy of the bars takes 48 a row, the features 512
-
-
-def test_a_block_forgets_what_hardly_mattered(long_bars, monkeypatch):
-    bars, market = long_bars
-    blocks = compute_features(bars, ALL, market)
-    for limit in ("SHORTEST_BLOCK", "LONGEST_BLOCK"):
-        monkeypatch.setattr(indicators, limit, len(bars))
-    assert list(indicators._blocks(len(bars), 0)) == [(0, len(bars))]
-    whole = compute_features(bars, ALL, market)
-    assert blocks.isna().equals(whole.isna())
-    apart = (blocks - whole).abs().max() / whole.std().replace(0.0, 1.0)
-    assert apart["ema_200"] < 1e-3
-    assert apart.drop("ema_200").max() < 1e-7
-
-
-def test_blocks_lie_where_they_lie():
-    edges = list(indicators._blocks(40_000, 0))
-    assert edges == [(0, 4096), (4096, 8192), (8192, 16384), (16384, 24576), (24576, 32768), (32768, 40_000)]
-    assert list(indicators._blocks(8200, 8192)) == [(8192, 8200)]
-    assert list(indicators._blocks(8200, 8191)) == [(4096, 8192), (8192, 8200)]
-    assert not list(indicators._blocks(0, 0))
-
-
-def test_a_long_lookback_gets_a_longer_warm_up(table, make_bars):
-    @feature(group="mine", lookback=1500, formula="log(close / close[-1500])")
-    def far(bars):
-        return np.log(bars.close / bars.close.shift(1500))
-
-    bars = make_bars(4500)  # the second block holds the last of them
-    expected = np.log(bars["close"] / bars["close"].shift(1500))
-    pd.testing.assert_series_equal(compute_features(bars, ["far", "rsi_14"])["far"], expected, check_names=False)
 
 
 @pytest.mark.parametrize("length", range(1, 31))
@@ -509,22 +583,20 @@ def test_without_a_market_its_features_are_unknown(bars):
     assert compute_features(bars, OF_THE_MARKET).isna().all(axis=None)
 
 
+@pytest.mark.parametrize("part", ["universe", "implied"])
+def test_what_is_not_computed_without_a_market_would_be_unknown(bars, columns_of, part):
+    rows = [FEATURES[name] for name in feature_names(indicators.READERS[part][:1])]
+    with np.errstate(all="ignore"):
+        panel = indicators.Panel([columns_of(bars)])
+        assert not any(np.isfinite(row.compute(panel)).any() for row in rows)
+
+
 def test_streak():
     close = pd.Series([5.0, 6, 7, 7, 6, 5, 4, *range(5, 20)])
     bars = pd.DataFrame({"timestamp": pd.bdate_range("2020-01-01", periods=len(close)), "volume": 1.0})
     streak = compute_features(bars.assign(**dict.fromkeys(PRICES, close)), ["streak"]).streak
     np.testing.assert_allclose(streak[1:10], [0.1, 0.2, 0, -0.1, -0.2, -0.3, 0.1, 0.2, 0.3])
     assert streak.max() == 1.0
-
-
-def test_an_indicator_is_computed_once(bars, monkeypatch):
-    calls = []
-    no_answer = calls.append  # None, which pandas-ta returns for a short series
-    monkeypatch.setattr(indicators.ta, "macd", lambda **kwargs: no_answer(kwargs))
-    features = compute_features(bars, feature_names(["macd"]))
-    assert features.isna().all(axis=None)
-    assert len(calls) == 1
-    assert calls[0]["talib"] is False
 
 
 def test_a_users_own_feature(table, bars):
@@ -560,11 +632,9 @@ def test_errors(table, bars):
         compute_features(bars, ["last"])
 
 
-def test_without_pandas_ta(bars, monkeypatch):
-    monkeypatch.setattr(indicators, "ta", None)
-    assert compute_features(bars, ["body", "session_gap"]).notna().any(axis=None)
-    with pytest.raises(ImportError, match="pip install pandas-ta-classic"):
-        compute_features(bars, ["rsi_14"])
+def test_built_in_features_need_no_pandas_ta(bars, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas_ta_classic", None)
+    assert compute_features(bars, NAMES).iloc[-1].notna().all()
 
 
 def test_a_cent_in_a_price_of_hundreds_is_not_lost_to_rounding():

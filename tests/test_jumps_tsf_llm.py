@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsf_llm.bars_tsf_llm import PRICES, check_bars, difference_scale, return_volatility
-from tsf_llm.jumps_tsf_llm import jump_report, jumps, like_a_split, usual_deviation
+from tsf_llm.bars_tsf_llm import PRICES, check_bars, difference_scale, return_volatility, volatility_bars
+from tsf_llm.jumps_tsf_llm import believed, jump_report, jumps, like_a_split, usual_deviation
 
 ROWS = 300
 
@@ -42,6 +42,29 @@ def test_the_scale_reads_nothing_ahead_to_the_bit(scale, seed):
         assert scale(changes[:n])[:known].tobytes() == whole[:known].tobytes(), n
         other = np.concatenate((changes[:n], 3.0 * changes[n:] + 0.1))
         assert scale(other)[:known].tobytes() == whole[:known].tobytes(), n
+
+
+@pytest.mark.parametrize("cap", [None, 6.0])
+@pytest.mark.parametrize("decay", [0.94, 0.98])
+def test_the_volatility_is_that_of_pandas_and_reads_so_many_changes(decay, cap):
+    changes = wild(3000)
+    sigma = return_volatility(changes, decay, 1e-4, cap)
+    squares = pd.Series(believed(changes, cap) ** 2)
+    variance = squares.ewm(alpha=1 - decay, ignore_na=True, min_periods=20).mean()
+    np.testing.assert_allclose(sigma, np.sqrt(variance).clip(lower=1e-4), rtol=1e-13)
+    known = np.flatnonzero(~np.isnan(changes))
+    for end in (2500, 2700, len(known)):
+        some = known[end - volatility_bars(decay) : end]
+        assert return_volatility(changes[some], decay, 1e-4, cap)[-1] == sigma[some[-1]]
+
+
+@pytest.mark.parametrize("scale", [lambda r: return_volatility(r, 0.94, 1e-4, 6.0), usual_deviation])
+def test_series_side_by_side_have_the_bits_of_each_alone(scale):
+    series = np.column_stack([wild(seed=seed) for seed in range(5)])
+    series[:50, 1] = series[1900:, 2] = series[10:, 3] = series[:, 4] = np.nan
+    together = scale(series)
+    for column in range(5):
+        assert scale(series[:, column]).tobytes() == together[:, column].tobytes()
 
 
 def test_usual_is_the_median_move_before_by_hand():

@@ -9,12 +9,12 @@ import torch
 from datasets import Dataset
 from scipy import stats
 from transformers import pipeline
-from transformers.generation import LogitsProcessorList
+from transformers.generation import LogitsProcessor, LogitsProcessorList
 
 from tsf_llm import pipeline_tsf_llm
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
-from tsf_llm.pipeline_tsf_llm import InverseCdfSampler, TsfLlmPipeline, path_uniforms
+from tsf_llm.pipeline_tsf_llm import InverseCdf, TsfLlmPipeline, path_uniforms
 from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS, TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
@@ -151,10 +151,10 @@ def test_other_tickers_do_not_matter(pipe, head, bars, prediction_type):
 def test_chunks_do_not_matter(pipe, bars, monkeypatch, rows_at_once):
     whole = pipe(bars, horizon=3, samples=40)
     calls = []
-    forward = TsfLlmPipeline.sample_tokens
+    forward = TsfLlmPipeline._tokens
     monkeypatch.setattr(
         TsfLlmPipeline,
-        "sample_tokens",
+        "_tokens",
         lambda self, batch, **steps: calls.append(len(batch["ticker"])) or forward(self, batch, **steps),
     )
     monkeypatch.setattr(pipeline_tsf_llm, "ROWS_AT_ONCE", rows_at_once)
@@ -287,9 +287,17 @@ def test_sharing_the_cache_changes_nothing(pipe, bars):
     repeated = {
         key: batch[key].repeat_interleave(samples, 0) for key in ("input_ids", "past_values", "attention_mask")
     }
-    sampler = InverseCdfSampler(uniforms, [PAD, BAR]).after(T)
+    sampler = InverseCdf(uniforms, [PAD, BAR])
+
+    class Chosen(LogitsProcessor):
+        """Leaves the token that the sampler picks, which greedy decoding then takes."""
+
+        def __call__(self, input_ids, scores):
+            token = sampler.pick(scores, step=input_ids.shape[1] - T)
+            return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
+
     paths = pipe.model.generate(
-        **repeated, max_new_tokens=horizon, do_sample=False, logits_processor=LogitsProcessorList([sampler])
+        **repeated, max_new_tokens=horizon, do_sample=False, logits_processor=LogitsProcessorList([Chosen()])
     )
     assert np.array_equal(paths[:, T:].view(3, samples, horizon).numpy(), shared)
 
@@ -305,8 +313,8 @@ def test_later_steps_depend_on_earlier_ones(pipe, make_bars):
 def test_the_sampler_inverts_the_distribution_function():
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4, 50.0]).log().repeat(6, 1)
     uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.5999, 0.6001, 1 - 2**-53], dtype=torch.float64)[:, None]
-    assert InverseCdfSampler(uniforms, [4]).pick(logits, 0).tolist() == [0, 0, 1, 2, 3, 3]
-    assert InverseCdfSampler(uniforms, [0, 4]).pick(logits, 0).tolist()[0] == 1  # never one without probability
+    assert InverseCdf(uniforms, [4]).pick(logits, 0).tolist() == [0, 0, 1, 2, 3, 3]
+    assert InverseCdf(uniforms, [0, 4]).pick(logits, 0).tolist()[0] == 1  # never one without probability
 
 
 def test_uniforms_belong_to_ticker_origin_and_seed():
@@ -320,6 +328,26 @@ def test_uniforms_belong_to_ticker_origin_and_seed():
     assert (many >= 0).all()
     assert (many < 1).all()
     np.testing.assert_allclose(many.mean(0), 0.5, atol=0.01)
+
+
+def test_uniforms_are_stratified_and_each_is_uniform():
+    """A Latin hypercube: one of K in each K-th of a step, in orders that know nothing of one another."""
+    found = path_uniforms("AB", [DAY, DAY], 64, 3, 0, np.array([0.0, 0.7])).view(2, 64, 3).numpy()
+    assert (np.sort(np.floor(found * 64), axis=1) == np.arange(64)[:, None]).all()
+    one = np.stack([path_uniforms("A", [DAY], 4, 2, seed).numpy() for seed in range(2000)])  # [seeds,K,P]
+    for path in range(4):
+        for step in range(2):
+            assert stats.kstest(one[:, path, step], "uniform").pvalue > 0.01
+    assert abs(np.corrcoef(one[:, 0].T)[0, 1]) < 0.08
+    assert abs(np.corrcoef(one[:, :2, 0].T)[0, 1] + 1 / 3) < 0.08  # what one path takes, the others do not
+
+
+def test_fewer_stratified_paths_say_as_much():
+    """The mean of a sum of steps strays by far less than that of free draws."""
+    seeds = range(200)
+    sums = np.stack([torch.special.ndtri(path_uniforms("A", [DAY], 64, 5, seed)).sum(1).numpy() for seed in seeds])
+    assert sums.mean(axis=1).std() < 0.1 * (5 / 64) ** 0.5
+    np.testing.assert_allclose(sums.std(), 5**0.5, rtol=0.02)
 
 
 # Joint paths
@@ -729,7 +757,7 @@ def test_bars_depend_on_their_row_and_steps_before_alone(bar_pipe, bars, monkeyp
     whole = bar_pipe.sample_bars(bar_pipe.processor(bars), horizon=4, samples=20)
     alone = bar_pipe.processor(bars[bars["ticker"] == "BBB"])
     short = bar_pipe.sample_bars(alone, horizon=2, samples=20)
-    monkeypatch.setattr(pipeline_tsf_llm, "BARS_AT_ONCE", 20)
+    monkeypatch.setattr(pipeline_tsf_llm, "ROWS_AT_ONCE", 20)
     chunks = bar_pipe.sample_bars(bar_pipe.processor(bars), horizon=4, samples=20)
     for name in ("open", "high", "low", "close", "volume"):
         np.testing.assert_allclose(getattr(short, name), getattr(whole, name)[1:2, :, :2], rtol=1e-5)

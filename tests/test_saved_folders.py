@@ -10,8 +10,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,6 +23,13 @@ from safetensors.torch import load_file
 from tsf_llm.serving.loading import load_pipeline
 
 SAVED = Path(__file__).parent / "fixtures" / "saved"
+
+
+def uniforms_then(tickers, origins, samples, horizon, seed, loading=None):
+    """The numbers of sampled paths as they were before they were stratified."""
+    names = (f"{ticker} {origin.isoformat()}".encode() for ticker, origin in zip(tickers, origins, strict=True))
+    draws = (np.random.default_rng([seed, zlib.crc32(name)]).random((horizon, samples)) for name in names)
+    return torch.cat([torch.from_numpy(one.T) for one in draws])
 
 
 def outputs(pipe, bars):
@@ -34,13 +44,15 @@ def outputs(pipe, bars):
             out["tokens"] = pipe.model.generate(**batch, max_new_tokens=2, do_sample=False)
         else:
             out["prediction"] = pipe.model(**inputs).prediction
-    forecast = pipe(bars, horizon=2, **samples).drop(columns=["ticker", "origin", "timestamp"])
+    with patch.object(sys.modules[type(pipe).__module__], "path_uniforms", uniforms_then):
+        forecast = pipe(bars, horizon=2, **samples).drop(columns=["ticker", "origin", "timestamp"])
     out["forecast"] = torch.tensor(forecast.to_numpy(float))
     return {key: tensor.contiguous() for key, tensor in out.items()}
 
 
 WITH_ITS_OWN_CODE = f"""
-import sys
+import sys, zlib
+from unittest.mock import patch
 folder, bars, target = sys.argv[1:]
 
 class NotInstalled:
@@ -49,10 +61,11 @@ class NotInstalled:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, NotInstalled())
-import pandas as pd, torch
+import numpy as np, pandas as pd, torch
 from safetensors.torch import save_file
 from transformers import pipeline
 
+{inspect.getsource(uniforms_then)}
 {inspect.getsource(outputs)}
 
 pipe = pipeline("time-series-forecasting", model=folder, trust_remote_code=True)

@@ -19,11 +19,10 @@ from ..common.files import check_apart
 from ..common.parser import option, parse_for, run
 from ..data_prep.columns import Columns
 from ..data_prep.prepare import is_prepared, load_prepared
-from ..data_prep.sources import read_market
+from ..data_prep.sources import read_for, read_market
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..preferences.pairs import PairArguments, build_preferences
 from ..processing_tsf_llm import TsfLlmProcessor
-from ..training.data import read_for
 from ..training.models import load_causal_lm, load_processor
 
 

@@ -29,7 +29,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import set_seed
 
-from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
 from ..bars_tsf_llm import kind_of
 from ..common.files import WRITTEN, adopt, check_ours, has_keys, replace_folder, write_json, write_text
 from ..common.parser import option

@@ -20,10 +20,9 @@ from ..calendars_tsf_llm import bar_spacing
 from ..common.inference import evaluating
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.augment import parse_augmentations
-from ..data_prep.columns import USUAL, Columns
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
 from ..data_prep.sources import read_data, read_market
-from ..data_prep.windows import Objective, Split, WindowDataset, fence
+from ..data_prep.windows import Objective, Split, WindowDataset, fence, side_by_side
 from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, usual_spacing
 from ..market_tsf_llm import implied_index
@@ -89,6 +88,7 @@ class TrainingData:
             series = processor.fit_encode(panel, split.train_through, market=market)
         else:
             series = processor.encode(panel, market=market)
+        series = side_by_side(series, sum(len(one.close) for one in series))
         bars = bars[bars[processor.kind.id].isin([one.ticker for one in series])].reset_index(drop=True)
         return cls(args, bars, split, processor, series, market, panel.skipped)
 
@@ -213,21 +213,6 @@ class TrainingData:
             "out_of_sample": config.trained_through and config.trained_through == fence(self.split.valid_through),
             "skipped": self.skipped,
         }
-
-
-def read_for(
-    processor: TsfLlmProcessor,
-    data: str,
-    names: list[str] | None = None,
-    columns: Columns = USUAL,
-    *,
-    strict: bool = False,
-) -> pd.DataFrame:
-    """The data of the kind that the processor reads, with the covariates that it wants."""
-    extractor = processor.feature_extractor
-    return read_data(
-        data, names, kind=extractor.series_kind, columns=columns, covariates=extractor.covariates, strict=strict
-    )
 
 
 def _read_and_split(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from .. import quantization_tsf_llm as int8  # noqa: F401 (from_pretrained then opens int8 folders too)
 from ..common.errors import from_folder
 from ..common.reading import read_json, refuse_pipes, shapes_of, shard_names
 from ..configuration_tsf_llm import TsfLlmConfig

@@ -287,7 +287,7 @@ def exact(pipe: TsfLlmPipeline) -> TsfLlmPipeline:
     Its model ends work that nobody waits for."""
     pipe.model.set_experts_implementation("eager")  # torch's grouped product knows no float64
     pipe.model.double()
-    pipe.model.register_forward_pre_hook(_end_if_nobody_waits)
+    pipe.model.get_input_embeddings().register_forward_pre_hook(_end_if_nobody_waits)  # of every step too
     return pipe
 
 

@@ -16,9 +16,8 @@ import pandas as pd
 from ...cells_tsf_llm import NumberFormat, TimeFormat, read_numbers, read_times
 from ...columns_tsf_llm import ALIASES, SERIES_ALIASES, find_columns
 from ...data_prep.columns import Columns
-from ...data_prep.sources import read_market
+from ...data_prep.sources import read_for, read_market
 from ...processing_tsf_llm import TsfLlmProcessor
-from ...training.data import read_for
 from ..uploads import check_size
 from .bodies import MAX_BARS, MAX_COLUMNS, Hints, Tables
 

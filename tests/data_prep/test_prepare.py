@@ -15,15 +15,16 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
+from tsf_llm import indicators_tsf_llm as indicators
 from tsf_llm.data_prep import prepare as module
-from tsf_llm.data_prep import ticker_files
+from tsf_llm.data_prep import shards, ticker_files
 from tsf_llm.data_prep.columns import Columns
 from tsf_llm.data_prep.prepare import is_prepared, load_prepared, prepare
 from tsf_llm.data_prep.shards import shard_path
-from tsf_llm.data_prep.sources import iter_raw, read_bars, read_series
+from tsf_llm.data_prep.sources import read_bars, read_series
 from tsf_llm.data_prep.windows import WindowDataset
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
-from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, FEATURES, SELECTABLE_GROUPS, WARM_UP, IndicatorFrame, _blocks
+from tsf_llm.indicators_tsf_llm import FEATURE_GROUPS, FEATURES, SELECTABLE_GROUPS
 from tsf_llm.market_tsf_llm import market_state
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving import cli
@@ -213,7 +214,7 @@ def test_engine_refusals(run, prices, tmp_path, monkeypatch):
 
 
 def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
-    encode, done = module.encode_shard, []
+    encode, done = shards.encode_shard, []
 
     def stop_at_the_third(name, *rest):
         if len(done) == 2:
@@ -221,7 +222,7 @@ def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
         done.append(name)
         return encode(name, *rest)
 
-    monkeypatch.setattr(module, "encode_shard", stop_at_the_third)
+    monkeypatch.setattr(shards, "encode_shard", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         prepare(prices, tmp_path, **settings())
     assert not is_prepared(tmp_path)
@@ -290,11 +291,11 @@ def test_an_interrupted_renewal_keeps_the_dates(prices, one_more_day, tmp_path, 
 
 @pytest.fixture
 def computed(monkeypatch):
-    """The lengths of all frames of which features are computed."""
+    """The lengths of all panels of which features are computed."""
     lengths = []
-    init = IndicatorFrame.__init__
+    panel = indicators.Panel
     monkeypatch.setattr(
-        IndicatorFrame, "__init__", lambda self, *args: lengths.append(len(args[0])) or init(self, *args)
+        indicators, "Panel", lambda tickers: lengths.extend(len(one["close"]) for one in tickers) or panel(tickers)
     )
     return lengths
 
@@ -304,7 +305,7 @@ def computed(monkeypatch):
     [("h", None), pytest.param("B", list(FEATURE_GROUPS + SELECTABLE_GROUPS), marks=pytest.mark.slow)],
 )
 def test_new_bars_are_all_that_is_computed(make_bars, tmp_path, computed, freq, groups):
-    """Tickers whose ends lie around the edges of blocks, all on the same day, and 1, 5 and 694 new days for all."""
+    """Tickers of several lengths, all of which end on the same day, and 1, 5 and 694 new days for all."""
     lengths = (60, 4094, 4096, 4400)
     shape = {"freq": freq, "start": "1995-01-01"}
     bars = [make_bars(5200, ticker=f"T{n}", seed=n, **shape).iloc[4500 - n :] for n in lengths]
@@ -322,9 +323,8 @@ def test_new_bars_are_all_that_is_computed(make_bars, tmp_path, computed, freq, 
             assert run["rows_encoded"] == len(lengths) * (end - before)
             assert run["tickers"] == {"kept": 0, "extended": 4, "encoded": 0}
             assert not run["fitted"]
-            observed = [(n - 4500 + before - (n == 4400), n - 4500 + end - (n == 4400)) for n in lengths]
-            blocks = [block for old, new in observed for block in _blocks(new, old)]
-            assert computed == [stop - max(0, first - WARM_UP) for first, stop in blocks]
+            reach = max(row.reach for row in FEATURES.values() if groups or row.group in FEATURE_GROUPS)
+            assert max(computed) <= reach + end - before
         prepare(path, tmp_path / f"full{end}", **common, **fences)
         assert contents(out) == contents(tmp_path / f"full{end}")
     assert json.loads((out / "report.json").read_text()) == run
@@ -429,11 +429,13 @@ def test_the_size_of_the_pieces_changes_nothing(prices, folder, tmp_path, monkey
         shuffled.iloc[part].to_csv(tmp_path / "files" / f"{number}.csv", index=False)
     prepare(tmp_path / "files", tmp_path / "one", **settings())
     monkeypatch.setattr(ticker_files, "BUFFER", 100)
-    monkeypatch.setattr(
-        ticker_files, "iter_raw", lambda source, tickers, **more: iter_raw(source, tickers, rows=37, **more)
-    )
+    monkeypatch.setattr(ticker_files, "ROWS", 37)
     prepare(tmp_path / "files", tmp_path / "two", **settings())
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    monkeypatch.setattr(ticker_files, "LARGE", 0)  # each file in pieces, cell by cell in any process
+    monkeypatch.setattr(ticker_files, "JOB", 0)
+    prepare(tmp_path / "files", tmp_path / "pieces", **settings())
+    assert contents(tmp_path / "one") == contents(tmp_path / "pieces")
     prepare(prices, tmp_path / "three", **settings())
     assert contents(tmp_path / "three") == contents(folder)
 
@@ -653,8 +655,8 @@ def test_a_feature_whose_code_changed_is_computed_again(prices, folder, tmp_path
         shutil.copy(path, package)
     indicators = package / "indicators_tsf_llm.py"
     text = indicators.read_text()
-    assert text.count("np.log(b.close / b.open)") == 1
-    indicators.write_text(text.replace("np.log(b.close / b.open)", "np.log(b.high / b.open)"))
+    assert text.count("np.log(p.close / p.open)") == 1
+    indicators.write_text(text.replace("np.log(p.close / p.open)", "np.log(p.high / p.open)"))
     out = shutil.copytree(folder, tmp_path / "out")
     answer = subprocess.run(
         [sys.executable, "-c", EDITED, prices, out, tmp_path / "site"],

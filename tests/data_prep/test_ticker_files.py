@@ -1,7 +1,5 @@
 """Regrouping by ticker on disk: the same bars and report as cleaning all at once, in bounded memory."""
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +8,7 @@ from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE
 from tsf_llm.data_prep import sources, ticker_files
 from tsf_llm.data_prep.clean import clean_bars
 from tsf_llm.data_prep.columns import Columns
-from tsf_llm.data_prep.sources import iter_raw, read_bars, read_raw, read_series
+from tsf_llm.data_prep.sources import read_bars, read_raw, read_series
 from tsf_llm.data_prep.ticker_files import Spill, collect_bars, collect_groups, collect_series, read_groups
 from tsf_llm.market_tsf_llm import market_state
 
@@ -34,7 +32,7 @@ def folder(make_bars, tmp_path):
 def test_it_is_cleaning_all_at_once(folder, tmp_path, monkeypatch, rows):
     expected, report = clean_bars(read_raw(folder))
     monkeypatch.setattr(ticker_files, "BUFFER", 2 * rows)
-    monkeypatch.setattr(ticker_files, "iter_raw", partial(iter_raw, rows=rows))
+    monkeypatch.setattr(ticker_files, "ROWS", rows)
     found = collect_bars(folder, tmp_path / "work", universe=True)
     assert found.report == report
     assert list(found.report["tickers"]) == list(report["tickers"])
@@ -54,7 +52,7 @@ def test_memory_is_that_of_the_buffer(folder, tmp_path, monkeypatch):
     write = Spill._write
     monkeypatch.setattr(Spill, "_write", lambda self: held.append(sum(map(len, self._buffer))) or write(self))
     monkeypatch.setattr(ticker_files, "BUFFER", 30)
-    monkeypatch.setattr(ticker_files, "iter_raw", partial(iter_raw, rows=11))
+    monkeypatch.setattr(ticker_files, "ROWS", 11)
     collect_bars(folder, tmp_path / "work")
     assert sum(held) == 182
     assert max(held) < 30 + 11

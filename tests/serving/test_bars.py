@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tsf_llm.data_prep.sources import read_for
 from tsf_llm.evaluation.barriers import touched
 from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS
 from tsf_llm.serving.bars import PARTS, Barriers, forecast_bars
 from tsf_llm.serving.loading import load_pipeline
-from tsf_llm.training.data import read_for
 
 COLUMNS = [f"{part}_{level}" for part in PARTS for level in ("q10", "q50", "q90")]
 USUAL = ["--data", "sample", "--horizon", 3, "--samples", 64, "--as-of", "2012-06-29"]

@@ -16,20 +16,20 @@ from tsf_llm.training.data import TrainingData
 
 def test_a_training_checks_each_bar_and_computes_each_feature_once(train, prices, tmp_path, monkeypatch):
     """Its fit, its windows and its scores before and after."""
-    check, compute = bars_tsf_llm.check_bars, feature_extraction_tsf_llm.compute_features
+    check, compute = bars_tsf_llm.check_bars, feature_extraction_tsf_llm.features_of
     checked, computed = Counter(), Counter()
 
     def counted_check(bars, ticker, *args, **kwargs):
         checked[ticker] += len(bars)
         return check(bars, ticker, *args, **kwargs)
 
-    def counted_compute(bars, names, *args, **kwargs):
-        table = compute(bars, names, *args, **kwargs)
-        computed.update(dict.fromkeys(names, len(table)))
-        return table
+    def counted_compute(tickers, names, **kwargs):
+        tables, errors = compute(tickers, names, **kwargs)
+        computed.update(dict.fromkeys(names, sum(map(len, tables.values()))))
+        return tables, errors
 
     monkeypatch.setattr(bars_tsf_llm, "check_bars", counted_check)
-    monkeypatch.setattr(feature_extraction_tsf_llm, "compute_features", counted_compute)
+    monkeypatch.setattr(feature_extraction_tsf_llm, "features_of", counted_compute)
     report = train(tmp_path, num_train_epochs=1, report_samples=8)
     assert report["before"]["crps"] != report["after"]["crps"]
     rows = pd.read_csv(prices).groupby("ticker").size()

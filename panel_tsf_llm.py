@@ -1,0 +1,129 @@
+"""The observed bars of many tickers side by side, for features that are functions of whole arrays.
+
+Shapes: T bars, N tickers; a column is an array `[T,N]`, a ticker's bars from row 0 on, unknown after its last.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVarTuple
+
+import numpy as np
+import pandas as pd
+
+from .bars_tsf_llm import OHLCV
+from .market_tsf_llm import COLUMNS
+
+Args = TypeVarTuple("Args")
+PANEL = 1 << 15  # numbers of a panel's column: 256 KB
+LONGEST = 1 << 13  # rows of a panel: a longer history becomes several of its columns
+CALL = 2000  # numbers that are computed in the time that a call takes
+
+
+class _Market(dict[str, np.ndarray]):
+    """Columns that are made when they are read."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], np.ndarray]]):
+        self.makers = makers
+
+    def __missing__(self, name: str) -> np.ndarray:
+        self[name] = self.makers[name]()
+        return self[name]
+
+
+class Panel:
+    """What features read: the columns of bars, the market as of each bar, and what several features share.
+
+    ```python
+    np.log(panel.close / lag(panel.close, 1))
+    panel.market["level"]
+    panel.once(wilder_range, 14)
+    ```
+
+    Args:
+        tickers: of each `timestamp` datetime64[ns] and float64 `open, high, low, close, volume`, of one length; and
+            the columns of a market's `PARTS`, where they are known.
+    """
+
+    def __init__(self, tickers: Sequence[Mapping[str, np.ndarray]]):
+        self.shape = max((len(one["timestamp"]) for one in tickers), default=0), len(tickers)
+        self.timestamp = self._side_by_side(tickers, "timestamp")
+        self.open, self.high, self.low, self.close, self.volume = (
+            self._side_by_side(tickers, name) for name in OHLCV.columns
+        )
+        self.market = _Market({name: functools.partial(self._side_by_side, tickers, name) for name in COLUMNS})
+        self._kept: dict[Any, np.ndarray] = {}
+
+    def _side_by_side(self, tickers: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
+        return side_by_side([one.get(name) for one in tickers], self.shape[0], of_times=name == "timestamp")
+
+    def once(self, function: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
+        """`function(panel, *args)`, computed once. Nobody writes into the answer."""
+        key = (function, *args)
+        if key not in self._kept:
+            self._kept[key] = function(self, *args)
+        return self._kept[key]
+
+
+def side_by_side(columns: Sequence[np.ndarray | None], rows: int, *, of_times: bool = False) -> np.ndarray:
+    """Columns from row 0 on, float64 or datetime64[ns] `[rows,N]`; unknown after the last of each."""
+    side = np.full((len(columns), rows), np.datetime64("NaT", "ns") if of_times else np.nan)
+    for row, column in zip(side, columns, strict=True):
+        if column is not None:
+            row[: len(column)] = column
+    return np.ascontiguousarray(side.T)
+
+
+def alike(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places of columns of about one length, as many as a panel takes; the longest first."""
+    part: list[int] = []
+    longest = padding = 0
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        padding += longest - lengths[place]
+        if part and (longest * (len(part) + 1) > PANEL or padding > max(CALL, longest * len(part) // 8)):
+            yield part
+            part = []
+        if not part:
+            longest, padding = lengths[place], 0
+        part.append(place)
+    if part:
+        yield part
+
+
+def wall_clock(times: pd.Series) -> np.ndarray:
+    """datetime64[ns] without a zone."""
+    return (times if times.dt.tz is None else times.dt.tz_localize(None)).to_numpy(dtype="datetime64[ns]")
+
+
+def shared(function: Callable[[Panel, *Args], np.ndarray]) -> Callable[[Panel, *Args], np.ndarray]:
+    """Decorates a function of a panel that several features share: each panel computes it once (`Panel.once`)."""
+
+    @functools.wraps(function)
+    def kept(panel: Panel, *args: *Args) -> np.ndarray:
+        return panel.once(function, *args)
+
+    return kept
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One row of the table.
+
+    Args:
+        lookback: observed bars that must precede the first value.
+        compute: a panel -> `[T,N]`; of a user's `own`, one ticker's `IndicatorFrame` -> a value per bar.
+        memory: observed bars before its own that a value may read, where they are more than the lookback.
+    """
+
+    name: str
+    group: str
+    lookback: int
+    formula: str
+    compute: Callable[[Any], Any]
+    memory: int = 0
+    own: bool = False
+
+    @property
+    def reach(self) -> int:
+        """Observed bars before its own that a value may read."""
+        return max(self.lookback, self.memory)
