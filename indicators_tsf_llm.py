@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 
 from .bars_tsf_llm import OHLCV, PRICES, FeatureError
-from .market_tsf_llm import STALE, MarketTable
+from .market_tsf_llm import STALE, MarketTable, parts_of
 from .more_indicators_tsf_llm import ROWS as MORE
 from .own_features_tsf_llm import WARM_UP, IndicatorFrame, own_features
 from .panel_tsf_llm import LONGEST, PANEL, Feature, Panel, alike, in_utc, wall_clock
@@ -252,7 +252,8 @@ _TABLE = (
 )
 FEATURES: dict[str, Feature] = {row.name: row for row in _TABLE}
 BUILT_IN = frozenset(FEATURES)
-READERS = {"universe": ("market", "reversal"), "implied": ("implied",)}  # groups that read a part of a market
+READERS = {"universe": ("market", "reversal"), "implied": ("implied",)}  # groups that read a part of a market;
+# those named first know nothing without it
 FEATURE_GROUPS: tuple[str, ...] = tuple(  # the default ones
     dict.fromkeys(row.group for row in _TABLE if row.group not in SELECTABLE_GROUPS)
 )
@@ -353,9 +354,12 @@ def features_of(
     values = {t: np.full((len(names), len(bars) - starts.get(t, 0)), np.nan).T for t, bars in tickers.items()}
     errors: dict[str, FeatureError] = {}
     chosen = [FEATURES[name] for name in names]
-    own, ours = ([i for i, feature in enumerate(chosen) if feature.own == side] for side in (True, False))
     seen = [markets.get(ticker) for ticker in tickers]
     states = {id(state): state for state in seen if state is not None}  # most tickers share one
+    told = {part for state in states.values() for part in parts_of(state)}
+    untold = [groups[0] for part, groups in READERS.items() if part not in told]
+    own = [i for i, feature in enumerate(chosen) if feature.own]
+    ours = [i for i, feature in enumerate(chosen) if not feature.own and feature.group not in untold]
     tables = {key: MarketTable(state) for key, state in states.items()}
     longest = max((chosen[i].reach for i in ours), default=0)
     series = []

@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from .bars_tsf_llm import MIN_BARS, UNIVARIATE, difference_scale
+from .bars_tsf_llm import MIN_BARS, difference_scale
 from .panel_tsf_llm import LONGEST, alike, side_by_side, wall_clock
 from .windows_tsf_llm import change, lag, moving_max, moving_min, moving_sum
 
@@ -254,21 +254,6 @@ def series_feature_names(table: dict[str, SeriesFeature], groups: Sequence[str] 
     if unknown:
         raise ValueError(f"unknown feature groups {unknown} of a plain series; choose from {known}")
     return [row.name for row in table.values() if groups is None or row.group in groups]
-
-
-def compute_series_features(
-    frame: pd.DataFrame,
-    names: Sequence[str],
-    table: dict[str, SeriesFeature],
-    decay: float = UNIVARIATE.sigma_decay,
-    floor: float = UNIVARIATE.sigma_floor,
-    cap: float | None = None,
-    *,
-    start: int = 0,
-) -> pd.DataFrame:
-    """`series_features_of` one series, on the index of `frame`."""
-    values = series_features_of({"": frame}, names, table, decay, floor, cap, starts={"": start})
-    return pd.DataFrame(values[""], frame.index[start:], list(names))
 
 
 def series_features_of(

@@ -133,7 +133,7 @@ def contestant(name: str, field: Field) -> Contestant:
 def network(folder: str, field: Field) -> TsfLlmForCausalLM:
     """A new model of the shape of a folder's, without laws and bars, which the peers lack, and without dropout."""
     config = TsfLlmConfig.from_pretrained(
-        find_model(folder), horizons=None, emits_bars=False, hidden_dropout=0.0, input_dropout=0.0
+        find_model(folder), horizons=None, emits_bars=False, hidden_dropout=0.0, input_dropout=0.0, use_cache=True
     )
     config.max_position_embeddings, config.attention_dropout, config.eos_token_id = field.longest, 0.0, None
     return TsfLlmForCausalLM(config)

@@ -68,9 +68,9 @@ class Arguments(Output):
                 raise ValueError(f"{option} {unknown[0]}: choose of {', '.join(known)}")
         if self.only is not None and OURS not in self.only:
             raise ValueError(f"--only {' '.join(self.only)}: name {OURS} too, which the others are compared with")
-        for option, given in (("--rounds", self.rounds), ("--threads", self.threads)):
-            if given is not None and given < 1:
-                raise ValueError(f"{option} {given}: give at least 1")
+        for option, number in (("--rounds", self.rounds), ("--threads", self.threads)):
+            if number is not None and number < 1:
+                raise ValueError(f"{option} {number}: give at least 1")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda: torch finds no CUDA device here; use --device cpu")
         if self.page is not None:

@@ -36,7 +36,7 @@ How many times as long as `tsf-llm` the others took. Above 1 ours is faster.
   heads, and the width at which their parameters are as many as ours. *TimesFM 2.5* has its 200 million parameters,
   *Chronos-Bolt* and *Chronos-2* those of `small`, *PatchTST* the shape of its paper over {window} bars.
 * Operations are those of matrix products and attention, counted while the model runs. The limit is the best product of
-  {product} x {product} in the same run, in float32 or bf16.
+  {product} x {product} in the same run, in float32 or bf16, by the faster of torch's libraries.
 * *Train* is forward with labels, backward and fused AdamW. *Generate* is greedy with a cache, after {window} bars.
 * *DataFrame to DataFrame* is a forecast of {horizon} bars of {per} series of {history} bars: ours with features,
   laws, dates and quantiles; Chronos by its own `predict_df`. Others have no such function, so the shortest code stands

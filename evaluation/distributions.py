@@ -134,7 +134,7 @@ class Samples(Law):
 
     def divided(self, unit: np.ndarray) -> "Samples":
         """In units `[n]`."""
-        return Samples(self.values / unit[:, None])
+        return type(self)(self.values / unit[:, None])
 
     def _below_and_equal(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         column = np.asarray(y)[:, None]
@@ -157,6 +157,15 @@ class Samples(Law):
         mean |x_i - y| - sum_ij |x_i - x_j| / (2 K (K - 1)), in the sorted form, which needs O(K log K) and not O(K^2).
         """
         return scoringrules.crps_ensemble(y, self.values, estimator="pwm", backend="numpy")
+
+
+@dataclass(frozen=True)
+class StratifiedSamples(Samples):
+    """Samples that were spread out (`path_uniforms`), of which the fair estimate would take evenness for sharpness."""
+
+    def crps(self, y: np.ndarray) -> np.ndarray:
+        """Of the empirical distribution itself: never better than that of the law that was sampled, on average."""
+        return scoringrules.crps_ensemble(y, self.values, estimator="nrg", backend="numpy")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from .baselines.catalogue import choose
 from .baselines.naive import VOLATILITY_WINDOW, naive_scale, naive_square_scale
 from .baselines.panel import Panel
 from .baselines.run import run
-from .distributions import Forecast, Law, Moved, Piecewise, Quantiles, Samples, Scored
+from .distributions import Forecast, Law, Moved, Piecewise, Quantiles, Samples, Scored, StratifiedSamples
 from .ranking import Ranked, energy_scores
 from .scores import bands, brief, score, skill
 from .significance import compare, overlap
@@ -296,7 +296,7 @@ def step_laws(
         if len(laws) == horizon:
             return laws, None
         paths = pipe.sample(batch, horizon=horizon, samples=samples, seed=seed)
-        return laws + [Samples(paths[..., p]) for p in range(len(laws), horizon)], paths
+        return laws + [StratifiedSamples(paths[..., p]) for p in range(len(laws), horizon)], paths
     if pipe.samples_paths:  # evenly spaced quantiles
         values = pipe.sample(batch, horizon=horizon, samples=samples, seed=seed)
         levels = np.arange(1, samples + 1) / (samples + 1)

@@ -584,6 +584,14 @@ def test_without_a_market_its_features_are_unknown(bars):
     assert compute_features(bars, OF_THE_MARKET).isna().all(axis=None)
 
 
+@pytest.mark.parametrize("part", ["universe", "implied"])
+def test_what_is_not_computed_without_a_market_would_be_unknown(bars, columns_of, part):
+    rows = [FEATURES[name] for name in feature_names(indicators.READERS[part][:1])]
+    with np.errstate(all="ignore"):
+        panel = indicators.Panel([columns_of(bars)])
+        assert not any(np.isfinite(row.compute(panel)).any() for row in rows)
+
+
 def test_streak():
     close = pd.Series([5.0, 6, 7, 7, 6, 5, 4, *range(5, 20)])
     bars = pd.DataFrame({"timestamp": pd.bdate_range("2020-01-01", periods=len(close)), "volume": 1.0})

@@ -21,7 +21,6 @@ from tsf_llm.series_tsf_llm import (
     SeriesFeature,
     candidate_seasons,
     choose_seasons,
-    compute_series_features,
     series_feature_names,
     series_features_of,
     series_table,
@@ -34,6 +33,7 @@ spec.loader.exec_module(pandas_series)
 ROWS = 400
 FEW = settings(max_examples=6, deadline=None, derandomize=True)
 TABLE = series_table([24])
+SIGMA = (UNIVARIATE.sigma_decay, UNIVARIATE.sigma_floor)
 
 
 def series(rows=ROWS, *, seed=0, freq="h", name="load", season=24):
@@ -48,8 +48,9 @@ def series(rows=ROWS, *, seed=0, freq="h", name="load", season=24):
     )
 
 
-def features(frame, table=TABLE):
-    return compute_series_features(frame, list(table), table)
+def features(frame, table=TABLE, cap=None):
+    [values] = series_features_of({"": frame}, list(table), table, *SIGMA, cap, starts={}).values()
+    return pd.DataFrame(values, frame.index, list(table))
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +143,6 @@ def odd_series() -> dict[str, pd.DataFrame]:
     }
 
 
-SIGMA = (UNIVARIATE.sigma_decay, UNIVARIATE.sigma_floor)
-
-
 @pytest.mark.parametrize("seasons", [[24], [7, 28], []])
 @pytest.mark.parametrize("cap", [None, 6.0])
 def test_features_are_those_of_pandas(seasons, cap):
@@ -152,7 +150,7 @@ def test_features_are_those_of_pandas(seasons, cap):
     oracle = pandas_series.table(seasons)
     assert list(table) == list(oracle)
     for name, frame in odd_series().items():
-        ours = compute_series_features(frame, list(table), table, *SIGMA, cap)
+        ours = features(frame, table, cap)
         one = pandas_series.SeriesFrame(frame, *SIGMA, cap)
         for column, function in oracle.items():
             with np.errstate(all="ignore"):
@@ -164,7 +162,7 @@ def test_features_are_those_of_pandas(seasons, cap):
 def test_a_series_has_the_same_bits_alone_and_with_others_from_any_start(monkeypatch):
     monkeypatch.setattr(series_module, "LONGEST", 700)  # the longest come in pieces
     frames, table = odd_series(), series_table([24, 168])
-    whole = {n: compute_series_features(f, list(table), table, *SIGMA, 6.0).to_numpy() for n, f in frames.items()}
+    whole = {name: features(frame, table, 6.0).to_numpy() for name, frame in frames.items()}
     for starts in ({}, {name: max(0, len(frame) - 60) for name, frame in frames.items()}, {"gaps": 150, "of 410": 1}):
         together = series_features_of(frames, list(table), table, *SIGMA, 6.0, starts=starts)
         assert list(together) == list(frames)
@@ -186,7 +184,7 @@ def test_groups_choose_features():
     with pytest.raises(ValueError, match="unknown feature groups"):
         series_feature_names(TABLE, ["oscillators"])
     with pytest.raises(ValueError, match="unknown features"):
-        compute_series_features(series(), ["rsi_14"], TABLE)
+        series_features_of({"": series()}, ["rsi_14"], TABLE, *SIGMA, None, starts={})
 
 
 # Seasons

@@ -59,12 +59,3 @@ def test_the_smallest_size_is_kept(points):
 def test_a_slope_is_that_of_the_last_factor_of_eight():
     points = [{"size": size, "counts": max(size**2, 4096.0)} for size in (1, 8, 64, 128, 512)]
     assert growth.slope(points) == pytest.approx(2)
-
-
-@pytest.mark.parametrize("name", growth.CURVES)
-def test_a_point_has_time_and_memory(name, monkeypatch):
-    smallest = growth.CURVES[name].sizes[0]
-    monkeypatch.setattr(growth, "HISTORY", 300)
-    told = growth.point(name, QUICK, min(smallest, 128))
-    assert told["size"] == min(smallest, 128)
-    assert min(told["cpu"], told["wall"], told["peak_mb"]) > 0

@@ -34,6 +34,9 @@ def test_a_contestant_reads_learns_and_forecasts(name, bars):
         loss = one.model.train()(**inputs, **one.learn(inputs), **options).loss
         loss.backward()
         assert loss.isfinite()
+    if one.generates:
+        assert one.model.generation_config.use_cache is not False
+        assert one.model.config.use_cache
     frame = one.frame(bars)
     assert frame["ticker"].tolist() == [name for name in ("T00000", "T00001") for _ in range(peers.HORIZON)]
     dates = pd.bdate_range(bars["timestamp"].max(), periods=peers.HORIZON + 1)[1:]

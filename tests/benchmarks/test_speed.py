@@ -1,5 +1,6 @@
 """The benchmark of speed measures what it says; how long anything takes is never asserted."""
 
+import importlib.util
 import json
 import math
 
@@ -8,6 +9,7 @@ import torch
 
 from tsf_llm.benchmarks import contest, speed
 from tsf_llm.benchmarks.peers import BOLT, DEEPSEEK, OURS
+from tsf_llm.benchmarks.whole_way import PEER
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +53,13 @@ def test_every_contestant_has_its_measures(quick):
 def test_the_surroundings_have_figures(quick):
     results, _ = quick
     assert is_positive(results["features"]["windows"]["2"]["cpu"])
+    assert results["features"]["columns"][OURS] == 88
+    assert (PEER in results["features"]) == (importlib.util.find_spec("pandas_ta_classic") is not None)
     assert is_positive(results["features"]["encoding"]["bars_per_cpu_second"])
     assert is_positive(results["stream"][0]["step"]["all"])
     assert is_positive(results["start"]["tsf-llm --help"]["wall"])
-    assert [one["size"] for one in results["growth"]["paths"]["points"]] == [1, 4]
+    curves = {name: [one["size"] for one in curve["points"]] for name, curve in results["growth"].items()}
+    assert curves == {"context": [128], "history": [256], "series": [16], "paths": [1, 4]}
 
 
 def test_one_table_has_everything(quick):

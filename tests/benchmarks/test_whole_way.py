@@ -1,12 +1,11 @@
 """Features, streams and fresh processes; how long anything takes is never asserted."""
 
-import importlib.util
 from dataclasses import replace
 
 import pytest
 
 from tsf_llm.benchmarks import whole_way
-from tsf_llm.benchmarks.peers import OURS, Field
+from tsf_llm.benchmarks.peers import Field
 
 QUICK = Field(model="mini", quick=True)
 
@@ -23,12 +22,6 @@ def test_a_command_is_timed_from_outside():
 def test_what_starts_is_code(name):
     code, *_ = whole_way.STARTS[name]
     compile(code, name, "exec")
-
-
-def test_columns_are_those_of_the_processor():
-    told = whole_way.columns("mini")
-    assert told[OURS] == 88
-    assert (whole_way.PEER in told) == (importlib.util.find_spec("pandas_ta_classic") is not None)
 
 
 def test_features_of_last_windows_and_of_all_bars():

@@ -5,7 +5,17 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from tsf_llm.calibration_tsf_llm import Calibration
-from tsf_llm.evaluation.distributions import LEVELS, Gaussian, Moved, Piecewise, Quantiles, Residuals, Samples, Scored
+from tsf_llm.evaluation.distributions import (
+    LEVELS,
+    Gaussian,
+    Moved,
+    Piecewise,
+    Quantiles,
+    Residuals,
+    Samples,
+    Scored,
+    StratifiedSamples,
+)
 
 
 @pytest.fixture
@@ -201,3 +211,16 @@ def test_a_moved_normal_law_is_normal(gaussian):
     assert_allclose(moved.crps(y), expected.crps(y))
     assert_allclose(moved.p_up, expected.p_up)
     assert_allclose(moved.variance, expected.variance)
+
+
+def test_stratified_samples_are_not_flattered():
+    """Their evenness is no sharpness: the fair estimate would be below the score of the law itself."""
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal(20_000)
+    levels = (np.arange(16) + rng.random((20_000, 16))) / 16
+    values = stats.norm.ppf(levels)
+    exact = Gaussian(np.zeros(20_000), np.ones(20_000)).crps(y).mean()
+    stratified = StratifiedSamples(values)
+    assert Samples(values).crps(y).mean() < 0.98 * exact
+    assert exact < stratified.crps(y).mean() < 1.01 * exact
+    assert isinstance(stratified.divided(np.full(20_000, 2.0)), StratifiedSamples)
