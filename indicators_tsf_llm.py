@@ -10,7 +10,7 @@ Design choices:
   broken by the last bit and a change of currency changes the answer; `vortex` and `cmf` say the same smoothly.
 * Memory is bounded: a value is a function of its own `reach` of bars, to the bit. So it does not matter where a
   computation starts, and the values of new bars cost those and what they reach.
-* Tickers lie side by side in panels that stay in the cache; a ticker's numbers are the same bits alone and with others.
+* Tickers lie side by side in panels that stay in the cache; a number has the same bits alone and with others.
   Of a long history only what is `remembered`, exponential averages, is computed over all that it reaches; features are
   computed over the panel's tail.
 * Unknown is NaN: too little history, a zero denominator, no volume. A flat window has no position inside itself.
