@@ -11,6 +11,8 @@ Design choices:
 * Memory is bounded: a value is a function of its own `reach` of bars, to the bit. So it does not matter where a
   computation starts, and the values of new bars cost those and what they reach.
 * Tickers lie side by side in panels that stay in the cache; a number has the same bits alone and with others.
+  Of a long history only what is `remembered`, exponential averages, is computed over all that it reaches; features are
+  computed over the panel's tail.
 * Unknown is NaN: too little history, a zero denominator, no volume. A flat window has no position inside itself.
 * Groups in `SELECTABLE_GROUPS` are used only when they are asked for by name; the others are the default 64 features.
 * The groups `market` and `implied` read `panel.market`, the state of a universe and of an implied-volatility index as
