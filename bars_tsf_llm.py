@@ -28,7 +28,16 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from .cells_tsf_llm import NumberFormat, TimeFormat, Unclear, read_numbers, read_times, repeated_hour, why_no_time
+from .cells_tsf_llm import (
+    NumberFormat,
+    TimeFormat,
+    Unclear,
+    is_typed,
+    read_numbers,
+    read_times,
+    repeated_hour,
+    why_no_time,
+)
 from .jumps_tsf_llm import QUARTER, believed, over_known
 from .windows_tsf_llm import decayed_bars, decayed_sum
 
@@ -418,7 +427,7 @@ def check_bars(
     twice = [name for name, cells in given.items() if isinstance(cells, pd.DataFrame) or numeric.count(name) > 1]
     if twice:
         raise ValueError(f"{ticker}: column(s) {sorted(twice)} appear more than once: keep one of each")
-    given = {name: cells.reset_index(drop=True) for name, cells in given.items()}
+    given = {name: cells if is_typed(cells) else cells.reset_index(drop=True) for name, cells in given.items()}
     of_times, of_numbers = formats or frame_formats(bars, kind, covariates, ticker)
     times = _timestamps(given["timestamp"], ticker, of_times or TimeFormat.of(given["timestamp"]))
     values = np.empty((len(numeric), len(times)))
@@ -427,7 +436,7 @@ def check_bars(
         if bad.size:
             cell = f"{ticker}, row {bad[0]}: {column} is {given[column].iloc[bad[0]]!r}"
             raise ValueError(f"{cell}, not a number; correct it or leave it empty")
-        row[:] = numbers
+        row[:] = numbers.to_numpy()
     if is_newest_first := len(times) > 1 and bool((times[1:] < times[:-1]).all()):
         times, values = times[::-1].copy(), values[:, ::-1].copy()
     _refuse_rows(ticker, times, dict(zip(numeric, values, strict=True)), kind, is_newest_first=is_newest_first)

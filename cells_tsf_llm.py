@@ -564,8 +564,10 @@ def read_numbers(
         percent: read a column in which all numbers end in `%`, as the numbers before it.
     """
     if is_typed(cells):
-        return cells.astype("float64"), np.array([], dtype=int)
+        return cells if cells.dtype == "float64" else cells.astype("float64"), np.array([], dtype=int)
     format, text = format or NumberFormat(), stripped(cells)
+    if format.decimal == "point" and (plain := _plain_numbers(text)) is not None:
+        return pd.Series(plain, index=cells.index, name=cells.name), np.array([], dtype=int)
     given = ~text.str.lower().isin(MISSING_NUMBERS)
     known = pd.to_numeric(text, errors="coerce").notna()
     marked = (given & ~known) if format.decimal == "point" else given & ~(known & ~text.str.contains(".", regex=False))
@@ -579,6 +581,21 @@ def read_numbers(
     # To the last bit, which pandas 2 misses in one of eight.
     numbers[known.to_numpy()] = text[known].to_numpy(object).astype("float64")
     return numbers * factors, np.flatnonzero(given & ~known)
+
+
+def _plain_numbers(text: pd.Series) -> np.ndarray | None:
+    """A column whose cells are empty or numbers as every program writes them; None for any other."""
+    held = text.to_numpy(dtype=object)
+    letters = "".join(held)
+    if "_" in letters or not letters.isascii():  # which Python reads, and no file means
+        return None
+    given = held != ""
+    numbers = np.full(len(held), np.nan)
+    try:
+        numbers[given] = held[given].astype("float64")
+    except ValueError:
+        return None
+    return numbers if np.isfinite(numbers[given]).all() else None
 
 
 def _unmarked(text: pd.Series, format: NumberFormat, scales: bool, percent: bool) -> tuple[pd.Series, Any]:

@@ -10,8 +10,7 @@ Design choices:
   broken by the last bit and a change of currency changes the answer; `vortex` and `cmf` say the same smoothly.
 * Memory is bounded: a value is a function of its own `reach` of bars, to the bit. So it does not matter where a
   computation starts, and the values of new bars cost those and what they reach.
-* Tickers lie side by side in panels of about `PANEL` numbers, which stay in the cache; a ticker's numbers are the same
-  bits alone and with others.
+* Tickers lie side by side in panels that stay in the cache; a number has the same bits alone and with others.
 * Unknown is NaN: too little history, a zero denominator, no volume. A flat window has no position inside itself.
 * Groups in `SELECTABLE_GROUPS` are used only when they are asked for by name; the others are the default 64 features.
 * The groups `market` and `implied` read `panel.market`, the state of a universe and of an implied-volatility index as
@@ -23,18 +22,18 @@ In formulas `x[-n]` is x n bars ago, `ta.f(n)` is `pandas_ta_classic.f` with len
 channel is (close - lower) / (upper - lower).
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from .bars_tsf_llm import OHLCV, PRICES, FeatureError
-from .market_tsf_llm import STALE, MarketTable
+from .market_tsf_llm import STALE, MarketTable, parts_of
 from .more_indicators_tsf_llm import ROWS as MORE
 from .own_features_tsf_llm import WARM_UP, IndicatorFrame, own_features
-from .panel_tsf_llm import Feature, Panel
+from .panel_tsf_llm import LONGEST, PANEL, Feature, Panel, alike, in_utc, wall_clock
 from .reversal_tsf_llm import ROWS as REVERSAL
 from .technical_tsf_llm import (
     EMA_MEMORY,
@@ -86,10 +85,8 @@ SELECTABLE_GROUPS = (  # not among the default features
     *("more_averages", "crossovers", "candles", "shape", "momentum", "regime", "estimators", "more_channels"),
     *("more_volume", "dates", "reversal", "market", "range", "leverage", "events", "implied", "moves"),
 )
-PANEL = 1 << 15  # numbers of a panel's column: 256 KB
-LONGEST = 1 << 13  # rows of a panel: a longer history becomes several of its columns
-CALL = 2000  # numbers that are computed in the time that a call takes
-REACHES = (300, 1100)  # features that reach no further share a panel of their own
+REACHES = (1120,)  # features that reach no further share a panel of their own
+NEAR = (0, 30, 80, 300)  # and those of its tail that reach no further but for what is remembered
 
 
 def _day_of_week(days: np.ndarray) -> np.ndarray:
@@ -253,7 +250,8 @@ _TABLE = (
 )
 FEATURES: dict[str, Feature] = {row.name: row for row in _TABLE}
 BUILT_IN = frozenset(FEATURES)
-READERS = {"universe": ("market", "reversal"), "implied": ("implied",)}  # groups that read a part of a market
+READERS = {"universe": ("market", "reversal"), "implied": ("implied",)}  # groups that read a part of a market;
+# those named first know nothing without it
 FEATURE_GROUPS: tuple[str, ...] = tuple(  # the default ones
     dict.fromkeys(row.group for row in _TABLE if row.group not in SELECTABLE_GROUPS)
 )
@@ -354,8 +352,12 @@ def features_of(
     values = {t: np.full((len(names), len(bars) - starts.get(t, 0)), np.nan).T for t, bars in tickers.items()}
     errors: dict[str, FeatureError] = {}
     chosen = [FEATURES[name] for name in names]
-    own, ours = ([i for i, feature in enumerate(chosen) if feature.own == side] for side in (True, False))
-    states = {id(state): state for state in markets.values() if state is not None}  # most tickers share one
+    seen = [markets.get(ticker) for ticker in tickers]
+    states = {id(state): state for state in seen if state is not None}  # most tickers share one
+    told = {part for state in states.values() for part in parts_of(state)}
+    untold = [groups[0] for part, groups in READERS.items() if part not in told]
+    own = [i for i, feature in enumerate(chosen) if feature.own]
+    ours = [i for i, feature in enumerate(chosen) if not feature.own and feature.group not in untold]
     tables = {key: MarketTable(state) for key, state in states.items()}
     longest = max((chosen[i].reach for i in ours), default=0)
     series = []
@@ -370,8 +372,8 @@ def features_of(
                     one.put(one.begin, np.where(np.isfinite(of_frame), of_frame, np.nan).T, own)
             except FeatureError as error:
                 errors[ticker] = error
-        for places in _by_reach(chosen, ours, series):
-            _compute([chosen[i] for i in places], places, series)
+        for places in _by(REACHES, lambda feature: feature.reach, ours, chosen):
+            _compute(chosen, places, series)
     return {ticker: table for ticker, table in values.items() if ticker not in errors}, errors
 
 
@@ -390,12 +392,10 @@ class _Observed:
         read = self.rows[self.first :]
         before = min(self.first, STALE)  # bars that tell a stale market
         seen = self.rows[self.first - before :]
-        times = bars["timestamp"]
-        wall = times if times.dt.tz is None else times.dt.tz_localize(None)
         self.columns = dict(zip(OHLCV.columns, (price[read] for price in prices), strict=True))
-        self.columns["timestamp"] = wall.to_numpy(dtype="datetime64[ns]")[read]
+        self.columns["timestamp"] = wall_clock(bars["timestamp"])[read]
         if market is not None:
-            then = market.as_of(times.to_numpy(dtype="datetime64[ns]")[seen])
+            then = market.as_of(in_utc(bars["timestamp"])[seen])
             self.columns.update({name: column[before:] for name, column in then.items()})
 
     def put(self, begin: int, values: np.ndarray, places: list[int]) -> None:
@@ -421,30 +421,29 @@ class _Piece:
         return {name: column[part] for name, column in self.of.columns.items()}
 
 
-def _by_reach(chosen: Sequence[Feature], places: list[int], series: Sequence[_Observed]) -> list[list[int]]:
-    """Features that are computed in one panel: what reaches far makes long panels, too long for all others."""
-    wanted = sum(len(one.rows) - one.begin for one in series)
-    longest = max((chosen[i].reach for i in places), default=0)
-    if wanted > longest * len(series):
-        return [places] if places else []
-    edges = (-1, *REACHES, longest)
-    parts = [[i for i in places if low < chosen[i].reach <= high] for low, high in pairwise(edges)]
+def _by(
+    edges: Sequence[int], reach: Callable[[Feature], int], places: list[int], chosen: Sequence[Feature]
+) -> list[list[int]]:
+    """Features between two edges of their reach; what reaches further than most would make long panels for all."""
+    of = [bisect_left(edges, reach(chosen[i])) for i in places]
+    parts = [[i for i, edge in zip(places, of, strict=True) if edge == k] for k in range(len(edges) + 1)]
     return [part for part in parts if part]
 
 
-def _compute(features: Sequence[Feature], places: list[int], series: Sequence[_Observed]) -> None:
-    reach, lookbacks = max(f.reach for f in features), np.array([f.lookback for f in features])
+def _compute(chosen: Sequence[Feature], places: list[int], series: Sequence[_Observed]) -> None:
+    reach, lookbacks = max(chosen[i].reach for i in places), np.array([chosen[i].lookback for i in places])
     pieces = [
         _Piece(one, max(0, begin - reach), begin, min(begin + LONGEST, len(one.rows)))
         for one in series
         for begin in range(one.begin, len(one.rows), LONGEST)
     ]
-    for part in _panels(pieces):
+    history = sum(2 * piece.begin - piece.head - piece.end for piece in pieces) > 0  # most of what is read
+    for together in alike([piece.end - piece.head for piece in pieces], 4 * PANEL if history else PANEL):
+        part = [pieces[place] for place in together]
         panel = Panel([piece.columns() for piece in part])
         first = min(piece.begin - piece.head for piece in part)
-        values = np.empty((len(part), len(features), len(panel.close) - first))
-        for i, feature in enumerate(features):
-            column = feature.compute(panel)[first:]
+        values = np.empty((len(part), len(places), len(panel.close) - first))
+        for i, column in _columns(panel, first, chosen, places):
             values[:, i] = (column + 0 * column).T  # what is infinite is unknown
         for known, piece in zip(values, part, strict=True):
             known = known[:, piece.begin - piece.head - first : piece.end - piece.head - first]
@@ -453,18 +452,12 @@ def _compute(features: Sequence[Feature], places: list[int], series: Sequence[_O
             piece.of.put(piece.begin, known, places)
 
 
-def _panels(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
-    """Pieces of about one length, as many as a panel takes."""
-    part: list[_Piece] = []
-    longest = padding = 0
-    for piece in sorted(pieces, key=lambda piece: piece.head - piece.end):
-        length = piece.end - piece.head
-        padding += longest - length
-        if part and (longest * (len(part) + 1) > PANEL or padding > max(CALL, longest * len(part) // 8)):
-            yield part
-            part = []
-        if not part:
-            longest, padding = length, 0
-        part.append(piece)
-    if part:
-        yield part
+def _columns(
+    panel: Panel, first: int, chosen: Sequence[Feature], places: list[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each feature's place among `places`, and its values from row `first` on."""
+    for part in _by(NEAR, lambda feature: feature.near, places, chosen):
+        head = max(0, first - max(chosen[i].near for i in part))
+        tail = panel.tail(head) if head else panel
+        for i in part:
+            yield places.index(i), chosen[i].compute(tail)[first - head :]

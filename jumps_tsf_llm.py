@@ -119,11 +119,11 @@ def jumps(changes: np.ndarray, *, of_prices: bool) -> np.ndarray:
     >>> jumps(np.array([*[0.01, -0.01] * 15, -0.7]), of_prices=True)[-2:].tolist()
     [False, True]
     """
-    size, beyond = np.abs(changes), PRICE_DEVIATIONS if of_prices else VALUE_DEVIATIONS
+    size = np.abs(changes)
     if not of_prices:
-        return size > beyond * usual_deviation(changes, beyond)
+        return size > VALUE_DEVIATIONS * usual_deviation(changes, VALUE_DEVIATIONS)
     large = size > np.log1p(JUMP)
-    return large & ~(size <= beyond * usual_deviation(changes, beyond)) if large.any() else large
+    return large & ~(size <= PRICE_DEVIATIONS * usual_deviation(changes, PRICE_DEVIATIONS)) if large.any() else large
 
 
 def lately(rows: np.ndarray) -> np.ndarray:

@@ -19,8 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-AT_ONCE = 4_000_000  # comparisons of a level with a law's own: bounds memory, not results
-
 
 @dataclass(frozen=True)
 class PiecewiseLaw:
@@ -88,7 +86,7 @@ class PiecewiseLaw:
     def _place(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Rows, the bin of each y, y moved into the support, and the distribution function there."""
         rows, inside = np.arange(len(self.values)), np.clip(y, self.values[:, 0], self.values[:, -1])
-        which = (self.values[:, 1:-1] <= inside[:, None]).sum(axis=1)
+        which = count_below(self.values[:, 1:-1], inside[:, None], equal=True)[:, 0]
         low, high = self.values[rows, which], self.values[rows, which + 1]
         part = np.divide(inside - low, high - low, out=np.ones(len(rows)), where=high > low)
         below = self.levels[rows, which]
@@ -100,16 +98,10 @@ class PiecewiseLaw:
     def quantile(self, levels: Sequence[float] | np.ndarray) -> np.ndarray:
         """`[n,L]` at levels `[L]`, or at levels of each row `[n,L]`."""
         levels = np.broadcast_to(np.asarray(levels, dtype=float), (len(self.values), np.shape(levels)[-1]))
-        step = max(1, AT_ONCE // (self.levels.shape[1] * max(1, levels.shape[1])))
-        parts = [self._quantile(slice(i, i + step), levels[i : i + step]) for i in range(0, len(levels), step)]
-        return np.concatenate(parts) if parts else np.empty(levels.shape)
-
-    def _quantile(self, some: slice, wanted: np.ndarray) -> np.ndarray:
-        known, values = self.levels[some], self.values[some]
-        which = (known[:, None, 1:-1] < wanted[..., None]).sum(axis=-1)
-        low, high = (np.take_along_axis(known, one, axis=1) for one in (which, which + 1))
-        start, end = (np.take_along_axis(values, one, axis=1) for one in (which, which + 1))
-        part = np.divide(wanted - low, high - low, out=np.zeros(wanted.shape), where=high > low).clip(0, 1)
+        which = count_below(self.levels[:, 1:-1], levels, equal=False)
+        low, high = (np.take_along_axis(self.levels, one, axis=1) for one in (which, which + 1))
+        start, end = (np.take_along_axis(self.values, one, axis=1) for one in (which, which + 1))
+        part = np.divide(levels - low, high - low, out=np.zeros(levels.shape), where=high > low).clip(0, 1)
         return start + part * (end - start)
 
     def crps(self, y: np.ndarray) -> np.ndarray:
@@ -123,6 +115,12 @@ class PiecewiseLaw:
         whole = left[rows, which] + right[:, -1] - right[rows, which + 1]
         own = to_left * _mean_square(f[rows, which], here) + to_right * _mean_square(1 - here, 1 - f[rows, which + 1])
         return whole + own + np.abs(y - inside)
+
+
+def count_below(increasing: np.ndarray, bounds: np.ndarray, *, equal: bool) -> np.ndarray:
+    """How many of each row `[n,K]` lie below each of its bounds `[n,L]`, or, if `equal`, not above."""
+    rows, wanted = torch.tensor(increasing), torch.tensor(bounds)
+    return torch.searchsorted(rows, wanted, right=equal).numpy()
 
 
 def _mean_square(low: np.ndarray, high: np.ndarray) -> np.ndarray:

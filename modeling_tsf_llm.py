@@ -53,6 +53,7 @@ from .quantization_tsf_llm import use_int8_layers
 from .rotary_tsf_llm import TsfLlmRotaryEmbedding, rotate, yarn_scaling
 
 logger = logging.get_logger(__name__)
+SHOWN = ("output_hidden_states", "output_attentions", "output_router_logits")  # of every position, where asked for
 
 
 @dataclass
@@ -122,6 +123,20 @@ def eager_attention_forward(
     return torch.einsum("bhst,bhtv->bshv", weights_BHSS, value), weights_BHSS
 
 
+def asked(
+    hidden_states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    attention_mask: torch.Tensor | None,
+    last: int | None,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.Tensor | None]:
+    """What the queries are made of, their places, and their mask: of all positions, or of the `last` ones alone."""
+    if last is None:
+        return hidden_states, position_embeddings, attention_mask
+    cos, sin = position_embeddings
+    mask = None if attention_mask is None else attention_mask[:, :, -last:]
+    return hidden_states[:, -last:], (cos[:, -last:], sin[:, -last:]), mask
+
+
 class TsfLlmAttention(nn.Module):
     """What latent and grouped attention share: the call of the attention interface and the output projection."""
 
@@ -174,22 +189,25 @@ class TsfLlmLatentAttention(TsfLlmAttention):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None,
         cache: Cache | None = None,
+        last: int | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        c, (B, S, _) = self.config, hidden_states.shape
+        c, B = self.config, len(hidden_states)
         H, N, v = c.num_attention_heads, c.qk_nope_head_dim, c.v_head_dim
-        q_BHSn = self.queries(hidden_states).view(B, S, H, self.qk_head_dim).transpose(1, 2)
+        asking, places, attention_mask = asked(hidden_states, position_embeddings, attention_mask, last)
+        S = asking.shape[1]
+        q_BHSn = self.queries(asking).view(B, S, H, self.qk_head_dim).transpose(1, 2)
         q_nope, q_rope = q_BHSn.split([N, c.qk_rope_head_dim], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(hidden_states).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
         latent, k_rope = self.kv_a_layernorm(latent)[:, None], k_rope[:, None]  # [B,1,S,R], [B,1,S,r]
-        q_rope, k_rope = self.rotate(q_rope, *position_embeddings), self.rotate(k_rope, *position_embeddings)
+        q_rope, k_rope = self.rotate(q_rope, *places), self.rotate(k_rope, *position_embeddings)
         if cache is not None:
             latent, k_rope = cache.update(latent, k_rope, self.layer_idx)
 
         # Flash and flex attention tie their masks to one query per token. An adapter (PEFT) wraps the projection,
         # whose `weight` lacks the adapter's share. A softmax over heads needs the heads. All three expand instead.
         absorbs = self.config._attn_implementation in ("eager", "sdpa") and type(self.kv_b_proj) is TsfLlmLinear
-        if S == 1 and cache is not None and absorbs and c.attention_softmax_axis == "keys":
+        if S == 1 and cache is not None and last is None and absorbs and c.attention_softmax_axis == "keys":
             context, weights = self.absorbed(q_nope, q_rope, latent, k_rope, attention_mask, **kwargs)
         else:
             kv = self.kv_b_proj(latent).view(B, -1, H, N + v).transpose(1, 2)  # [B,H,S',N+v]
@@ -240,17 +258,19 @@ class TsfLlmGroupedAttention(TsfLlmAttention):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None,
         cache: Cache | None = None,
+        last: int | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         B, S, _ = hidden_states.shape
-        query = self.q_proj(hidden_states).view(B, S, -1, self.qk_head_dim).transpose(1, 2)
+        asking, places, attention_mask = asked(hidden_states, position_embeddings, attention_mask, last)
+        query = self.q_proj(asking).unflatten(-1, (-1, self.qk_head_dim)).transpose(1, 2)
         key = self.k_proj(hidden_states).view(B, S, -1, self.qk_head_dim).transpose(1, 2)
         value = self.v_proj(hidden_states).view(B, S, -1, self.config.v_head_dim).transpose(1, 2)
-        query, key = self.rotate_part(query, position_embeddings), self.rotate_part(key, position_embeddings)
+        query, key = self.rotate_part(query, places), self.rotate_part(key, position_embeddings)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         context, weights = self.attend(query, key, value, attention_mask, **kwargs)
-        return self.o_proj(context.reshape(B, S, -1)), weights
+        return self.o_proj(context.flatten(2)), weights
 
 
 def last_columns(attention_mask: torch.Tensor | None, length: int) -> torch.Tensor | None:
@@ -268,9 +288,14 @@ class TsfLlmDecoderLayer(GradientCheckpointingLayer):
         self.mlp = TsfLlmMoE(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None, last: int | None = None, **kwargs
+    ) -> torch.Tensor:
+        """Of all positions, or of the `last` ones alone, `[B,last,D]`."""
         cache = kwargs.pop(CACHE, None)  # by that name the base class withholds it while activations are checkpointed
-        attended, _ = self.self_attn(self.input_layernorm(hidden_states, token_mask), cache=cache, **kwargs)
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states, token_mask), cache=cache, last=last, **kwargs)
+        if last is not None:
+            hidden_states, token_mask = hidden_states[:, -last:], last_columns(token_mask, last)
         hidden_states = hidden_states + self.dropout(attended)
         mixed = self.mlp(self.post_attention_layernorm(hidden_states, token_mask))
         return hidden_states + self.dropout(mixed)
@@ -475,6 +500,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         cache: Cache | None = None,
+        last: int | None = None,
         **kwargs: Any,
     ) -> TsfLlmModelOutput:
         """
@@ -484,6 +510,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             input_ids: `[B,S]`: one `<bar>` for each bar, then return tokens; may be left out for bars alone.
             position_ids: `[B,S]`; by default counted over the observed positions.
             past_key_values, cache: two names of the cache of what came before; new bars or tokens continue it.
+            last: how many of the last positions are wanted: the last layer computes no others.
 
         Raises:
             ValueError: for bars that continue a cache although a front end must read all bars at once.
@@ -523,20 +550,34 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         )
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
         hidden_states = inputs_embeds
-        for layer in self.layers:
+        trimmed = self.trims(last, S, causal_mask)
+        for i, layer in enumerate(self.layers, start=1):
             hidden_states = layer(
                 hidden_states,
                 token_mask,
                 position_embeddings=position_embeddings,
                 attention_mask=causal_mask,
+                last=trimmed if i == len(self.layers) else None,
                 **named_cache,
                 **kwargs,
             )
+        kept = slice(None if last is None else -last, None)
+        token_mask = token_mask if trimmed is None else last_columns(token_mask, trimmed)
         return TsfLlmModelOutput(
-            last_hidden_state=self.watched(self.norm(hidden_states, token_mask)),
+            last_hidden_state=self.watched(self.norm(hidden_states, token_mask)[:, kept]),
             llmps_loss=llmps_loss,
             **(named_cache if use_cache else {}),
         )
+
+    def trims(self, last: int | None, length: int, causal_mask: Any) -> int | None:
+        """The positions that the last layer computes; None for all. Several need a mask of their own, which flash and
+        flex attention do not take, and a softmax over heads needs every position."""
+        c = self.config
+        if last is None or last >= length or self.training or c.attention_softmax_axis != "keys":
+            return None
+        one_mask = isinstance(causal_mask, torch.Tensor) and causal_mask.ndim == 4
+        fits = one_mask or (causal_mask is None and last == 1)
+        return last if fits and c._attn_implementation in ("eager", "sdpa") else None
 
 
 class TsfLlmHead(TsfLlmPreTrainedModel):
@@ -705,7 +746,10 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
     ) -> TsfLlmCausalLMOutput:
         loss_kwargs = {k: kwargs.pop(k) for k in ("num_items_in_batch", "shift_labels") if k in kwargs}
         self.check_labels(labels)
+        shown = {"output_router_logits": output_router_logits, **kwargs}
+        whole = labels is not None or any(shown.get(name) or getattr(self.config, name, False) for name in SHOWN)
         outputs, aux_loss = self.decode(
+            last=logits_to_keep if isinstance(logits_to_keep, int) and logits_to_keep and not whole else None,
             input_ids=input_ids,
             past_values=past_values,
             attention_mask=attention_mask,

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 ROWS, INNER, OUTER = 256, 256, 512  # rows of an expert, width and inner width: .07 GFLOP
 REPEATS = 5
 WORTH = 1.3  # times as fast as the BLAS
-SMALLEST = 1 << 15  # numbers of a matrix; below, a call of oneDNN costs more than the product
+SMALLEST = 10_000  # numbers of a matrix; below, a call of oneDNN costs more than the product
 LARGEST_KEPT = (32 << 20) - (1 << 16)  # bytes; glibc's own bound is 32 MiB
 PLAIN = (torch.Tensor, nn.Parameter)  # no int8, distributed or traced tensor
 

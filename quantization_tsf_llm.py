@@ -16,7 +16,7 @@ Design choices:
 * torch's own int8 product (`torch._int_mm`, on which torchao builds too) does the work. torchao's classes would add a
   dependency and are slower: its stacked experts run in a loop alone (`benchmarks/int8.py` measures both).
 
-Shapes: N positions, D in, O out, E experts, K experts per token, I inner width.
+Shapes: N positions, D in, O out, E experts, K experts per token, I inner width, P as in `experts_tsf_llm`.
 """
 
 import copy
@@ -28,6 +28,8 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from .experts_tsf_llm import TsfLlmExperts, collected, sorted_places
 
 METHOD = "tsf_llm_int8"
 LARGEST = 127
@@ -42,7 +44,7 @@ def quantize(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     [[-127, 64]]
     """
     scale = x.abs().amax(dim, keepdim=True).clamp(min=SMALLEST_SCALE) / LARGEST
-    return (x / scale).round().to(torch.int8), scale
+    return (x / scale).round_().to(torch.int8), scale
 
 
 def product(rows: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor) -> torch.Tensor:
@@ -109,20 +111,16 @@ class Int8Experts(nn.Module):
 
     @torch.no_grad()
     def forward(self, x_ND: torch.Tensor, index_NK: torch.Tensor, weights_NK: torch.Tensor) -> torch.Tensor:
-        N, K = index_NK.shape
-        expert, order = index_NK.flatten().sort()
-        counts = torch.bincount(expert, minlength=len(self.gate_up_proj)).tolist()
-        rows, scale = (one[order // K] for one in quantize(x_ND.float(), dim=1))
-        out = torch.empty(N * K, x_ND.shape[1], device=x_ND.device)
-        parts = zip(rows.split(counts), scale.split(counts), out.split(counts), strict=True)
-        for e, (own_rows, own_scale, own_out) in enumerate(parts):
-            if len(own_rows):
-                gate_up = product(own_rows, own_scale, self.gate_up_proj[e], self.gate_up_proj_scale[e])
+        token_P, row_NK, sizes = sorted_places(index_NK, len(self.gate_up_proj))
+        rows_PD, scale_P1 = (one[token_P] for one in quantize(x_ND.float(), dim=1))
+        outs = []
+        for e, (rows, scale) in enumerate(zip(rows_PD.split(sizes), scale_P1.split(sizes), strict=True)):
+            if len(rows):
+                gate_up = product(rows, scale, self.gate_up_proj[e], self.gate_up_proj_scale[e])
                 gate, up = gate_up.chunk(2, dim=-1)
-                inner = quantize(self.act_fn(gate) * up, dim=1)
-                own_out.copy_(product(*inner, self.down_proj[e], self.down_proj_scale[e]))
-        out_NKD = torch.empty_like(out).index_copy_(0, order, out).view(N, K, -1)
-        return (out_NKD * weights_NK.float()[..., None]).sum(dim=1).to(x_ND.dtype)
+                inner = quantize(self.act_fn(gate).mul_(up), dim=1)
+                outs.append(product(*inner, self.down_proj[e], self.down_proj_scale[e]))
+        return collected(row_NK, torch.cat(outs), weights_NK.float()).to(x_ND.dtype)
 
 
 def use_int8_layers(model: PreTrainedModel) -> list[tuple[Any, Int8Linear | Int8Experts]]:
@@ -132,7 +130,7 @@ def use_int8_layers(model: PreTrainedModel) -> list[tuple[Any, Int8Linear | Int8
     for layer in decoder.layers:
         for parent in list(layer.modules()):
             for name, module in list(parent.named_children()):
-                is_experts = type(module).__name__ == "TsfLlmExperts"  # the module of that class imports this one
+                is_experts = isinstance(module, TsfLlmExperts)
                 if is_experts or (isinstance(module, nn.Linear) and name not in KEPT):
                     quantized = (Int8Experts if is_experts else Int8Linear).like(module)
                     setattr(parent, name, quantized)

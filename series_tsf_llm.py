@@ -4,24 +4,27 @@ Design choices:
 * A feature at row t reads values up to t only, and the scale of its differences known at t: the unit of the value
   never matters.
 * Shifting all values by a constant changes no feature but those of the group `level`, which know where zero is.
+* Series lie side by side, and a value is a function of its own last rows and of s, to the bit: not of other series.
 * Lags count rows. A gap that is a row without a value keeps the rhythm of the seasons; an absent row breaks it.
 
 In formulas `y[-n]` is y n rows ago, `d` is y - y[-1], and s the scale of d, see `difference_scale`.
 
-Shapes: N rows of one series.
+Shapes: T rows of N series side by side; what is computed of one has N rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .bars_tsf_llm import MIN_BARS, UNIVARIATE, difference_scale
+from .bars_tsf_llm import MIN_BARS, difference_scale
+from .panel_tsf_llm import LONGEST, alike, side_by_side, wall_clock
+from .windows_tsf_llm import change, lag, moving_max, moving_min, moving_sum
 
 SHORT_CYCLE = 12  # rows
+REACH = 60  # rows of the longest window; seasons read more
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 SEASONS = {  # seconds between rows -> rows per cycle; for days and weeks see `candidate_seasons`
     10 * MINUTE: (144,),
@@ -87,70 +90,122 @@ def _autocorrelated(values: Sequence[np.ndarray]) -> list[int]:
 # --- features ------------------------------------------------------------------------------------------------------
 
 
-class SeriesFrame:
-    """One series as the features see it: `y`, its differences `d`, their scale `s`, and all of its columns."""
+class SeriesPanel:
+    """Rows of several series: `y`, differences `d`, their scale `s`, and `time` datetime64[ns], `[T,N]`.
 
-    def __init__(self, frame: pd.DataFrame, decay: float, floor: float, cap: float | None):
-        self.frame = frame.reset_index(drop=True)
-        self.y = self.frame["value"]
-        self.d = self.y.diff()
-        self.s = pd.Series(difference_scale(self.d.to_numpy(), decay, floor, cap))
-        self.time = self.frame["timestamp"].dt
+    The rows of each series begin in row 0, and are unknown after its last; those before row 0 count as unknown too.
+    """
+
+    def __init__(self, y: np.ndarray, d: np.ndarray, s: np.ndarray, time: np.ndarray):
+        self.y, self.d, self.s, self.time = y, d, s, time
+
+    @classmethod
+    def of(cls, frames: Sequence[pd.DataFrame], decay: float, floor: float, cap: float | None) -> "SeriesPanel":
+        rows = max(map(len, frames))
+        y = side_by_side([frame["value"].to_numpy(dtype=float) for frame in frames], rows)
+        d = change(y)
+        time = side_by_side([wall_clock(frame["timestamp"]) for frame in frames], rows, of_times=True)
+        return cls(y, d, difference_scale(d, decay, floor, cap), time)
+
+    def rows(self, begin: int, end: int) -> "SeriesPanel":
+        return SeriesPanel(*(x[begin:end] for x in (self.y, self.d, self.s, self.time)))
 
 
 @dataclass(frozen=True)
 class SeriesFeature:
-    """One row of the table."""
+    """One row of the table: a function of a panel -> `[T,N]`, of which a value reads `reach` rows before its own."""
 
     name: str
     group: str
     formula: str
-    compute: Callable[[SeriesFrame], pd.Series]
+    compute: Callable[[SeriesPanel], np.ndarray]
+    reach: int = REACH
 
 
-def _change(f: SeriesFrame, lag: int) -> pd.Series:
-    return (f.y - f.y.shift(lag)) / (f.s * np.sqrt(lag))
+def _change(p: SeriesPanel, lag: int) -> np.ndarray:
+    return change(p.y, lag) / (p.s * np.sqrt(lag))
 
 
-def _rolling(values: pd.Series, length: int) -> Any:
-    """Windows in which at least half of the rows are known."""
-    return values.rolling(length, min_periods=(length + 1) // 2)
+def _windows(function: Callable[..., np.ndarray], x: np.ndarray, length: int, unknown: float) -> np.ndarray:
+    """Of windows that may begin before the first row; what is unknown counts as this number."""
+    filled = np.where(np.isnan(x), unknown, x)
+    before = np.full((length - 1, x.shape[1]), unknown)
+    return function(np.concatenate((before, filled)), length)[length - 1 :]
 
 
-def _mean(f: SeriesFrame, length: int) -> pd.Series:
-    return (f.y - _rolling(f.y, length).mean()) / (f.s * np.sqrt(length))
+def _half_known(x: np.ndarray, length: int) -> np.ndarray:
+    """How many rows of each window are known; NaN if they are less than half."""
+    known = _windows(moving_sum, np.where(np.isnan(x), 0.0, 1.0), length, 0.0)
+    return np.where(known < (length + 1) // 2, np.nan, known)
 
 
-def _volatility(f: SeriesFrame, length: int) -> pd.Series:
-    return np.sqrt(_rolling(f.d**2, length).mean().clip(lower=0)) / f.s
+def _moving_mean(x: np.ndarray, length: int) -> np.ndarray:
+    return _windows(moving_sum, x, length, 0.0) / _half_known(x, length)
 
 
-def _position(f: SeriesFrame, length: int) -> pd.Series:
-    window = _rolling(f.y, length)
-    low, high = window.min(), window.max()
-    return (f.y - low) / (high - low).where(high > low)
+def _mean(p: SeriesPanel, length: int) -> np.ndarray:
+    return (p.y - _moving_mean(p.y, length)) / (p.s * np.sqrt(length))
 
 
-def _zero_share(f: SeriesFrame, length: int) -> pd.Series:
-    return _rolling((f.y == 0).where(f.y.notna()).astype(float), length).mean()
+def _volatility(p: SeriesPanel, length: int) -> np.ndarray:
+    return np.sqrt(_moving_mean(p.d**2, length)) / p.s
 
 
-def _season_ahead(f: SeriesFrame, season: int, ahead: int) -> pd.Series:
-    past = pd.concat([f.y.shift(cycles * season - ahead) for cycles in (1, 2, 3)], axis=1)
-    return (past.mean(axis=1) - f.y) / f.s
+def _position(p: SeriesPanel, length: int) -> np.ndarray:
+    low, high = _windows(moving_min, p.y, length, np.inf), _windows(moving_max, p.y, length, -np.inf)
+    span = np.where((high > low) & ~np.isnan(_half_known(p.y, length)), high - low, np.nan)
+    return (p.y - low) / span
 
 
-def _cycle(f: SeriesFrame, part: str, length: float, wave: Callable[[Any], Any]) -> pd.Series:
-    return wave(2 * np.pi * getattr(f.time, part) / length)
+def _zero_share(p: SeriesPanel, length: int) -> np.ndarray:
+    return _moving_mean(np.where(np.isnan(p.y), np.nan, p.y == 0), length)
+
+
+def _season(p: SeriesPanel, season: int) -> np.ndarray:
+    return (lag(p.y, season) - p.y) / p.s
+
+
+def _season_ahead(p: SeriesPanel, season: int, ahead: int) -> np.ndarray:
+    past = [lag(p.y, cycles * season - ahead) for cycles in (1, 2, 3)]
+    known = sum((~np.isnan(y) for y in past), start=np.zeros(p.y.shape))
+    total = sum((np.nan_to_num(y) for y in past), start=np.zeros(p.y.shape))
+    return (total / np.where(known > 0, known, np.nan) - p.y) / p.s
+
+
+def _hour(time: np.ndarray) -> np.ndarray:
+    return time.astype("datetime64[h]").astype(np.int64) % 24
+
+
+def _day_of_week(time: np.ndarray) -> np.ndarray:
+    return (time.astype("datetime64[D]").astype(np.int64) + 3) % 7  # 1970 began on a Thursday
+
+
+def _month(time: np.ndarray) -> np.ndarray:
+    return time.astype("datetime64[M]").astype(np.int64) % 12 + 1
+
+
+def _cycle(p: SeriesPanel, part: Callable[[np.ndarray], np.ndarray], length: int, wave: Callable) -> np.ndarray:
+    known = ~np.isnat(p.time)
+    values = np.full(p.time.shape, np.nan)
+    values[known] = wave(2 * np.pi * np.arange(length + 1) / length)[part(p.time[known])]
+    return values
 
 
 def _rows(
-    name: str, group: str, formula: str, compute: Callable[..., pd.Series], /, **choices: Sequence[Any]
+    name: str,
+    group: str,
+    formula: str,
+    compute: Callable[..., np.ndarray],
+    /,
+    reach: int = REACH,
+    **choices: Sequence[int],
 ) -> list[SeriesFeature]:
     """One row per value of the one argument in `choices`, written into the name and the formula."""
     [(argument, values)] = choices.items()
     return [
-        SeriesFeature(name.format(value), group, formula.format(value), partial(compute, **{argument: value}))
+        SeriesFeature(
+            *(name.format(value), group, formula.format(value), partial(compute, **{argument: value})), reach=reach
+        )
         for value in values
     ]
 
@@ -160,14 +215,14 @@ _TABLE = (
     *_rows("mean_{0}", "means", "(y - mean over {0} rows) / (s sqrt({0}))", _mean, length=(5, 20, 60)),
     *_rows("position_{0}", "means", "(y - min) / (max - min) over {0} rows", _position, length=(60,)),
     *_rows("volatility_{0}", "volatility", "root mean square of d over {0} rows / s", _volatility, length=(5, 20, 60)),
-    SeriesFeature("level", "level", "asinh(y / s)", lambda f: np.arcsinh(f.y / f.s)),
+    SeriesFeature("level", "level", "asinh(y / s)", lambda p: np.arcsinh(p.y / p.s)),
     *_rows("zero_share_{0}", "level", "share of zeros over {0} rows", _zero_share, length=(20, 60)),
-    SeriesFeature("hour_sin", "calendar", "sin(2 pi hour / 24)", lambda f: _cycle(f, "hour", 24, np.sin)),
-    SeriesFeature("hour_cos", "calendar", "cos(2 pi hour / 24)", lambda f: _cycle(f, "hour", 24, np.cos)),
-    SeriesFeature("week_sin", "calendar", "sin(2 pi day of week / 7)", lambda f: _cycle(f, "day_of_week", 7, np.sin)),
-    SeriesFeature("week_cos", "calendar", "cos(2 pi day of week / 7)", lambda f: _cycle(f, "day_of_week", 7, np.cos)),
-    SeriesFeature("month_sin", "calendar", "sin(2 pi month / 12)", lambda f: _cycle(f, "month", 12, np.sin)),
-    SeriesFeature("month_cos", "calendar", "cos(2 pi month / 12)", lambda f: _cycle(f, "month", 12, np.cos)),
+    SeriesFeature("hour_sin", "calendar", "sin(2 pi hour / 24)", lambda p: _cycle(p, _hour, 24, np.sin)),
+    SeriesFeature("hour_cos", "calendar", "cos(2 pi hour / 24)", lambda p: _cycle(p, _hour, 24, np.cos)),
+    SeriesFeature("week_sin", "calendar", "sin(2 pi day of week / 7)", lambda p: _cycle(p, _day_of_week, 7, np.sin)),
+    SeriesFeature("week_cos", "calendar", "cos(2 pi day of week / 7)", lambda p: _cycle(p, _day_of_week, 7, np.cos)),
+    SeriesFeature("month_sin", "calendar", "sin(2 pi month / 12)", lambda p: _cycle(p, _month, 12, np.sin)),
+    SeriesFeature("month_cos", "calendar", "cos(2 pi month / 12)", lambda p: _cycle(p, _month, 12, np.cos)),
 )
 
 
@@ -178,8 +233,8 @@ def _seasonal(m: int) -> list[SeriesFeature]:
     steps = range(1, m + 1) if m <= SHORT_CYCLE else [1, m // 4, m // 2, 3 * m // 4, m]
     formula = f"(mean of y[{{0}} - {m} k], k = 1, 2, 3, - y) / s"
     return [
-        SeriesFeature(f"season_{m}", "seasons", f"(y[-{m}] - y) / s", lambda f: (f.y.shift(m) - f.y) / f.s),
-        *_rows(f"season_{m}_ahead_{{0}}", "seasons", formula, partial(_season_ahead, season=m), ahead=steps),
+        *_rows("season_{0}", "seasons", "(y[-{0}] - y) / s", _season, m, season=[m]),
+        *_rows(f"season_{m}_ahead_{{0}}", "seasons", formula, partial(_season_ahead, season=m), 3 * m, ahead=steps),
     ]
 
 
@@ -201,19 +256,20 @@ def series_feature_names(table: dict[str, SeriesFeature], groups: Sequence[str] 
     return [row.name for row in table.values() if groups is None or row.group in groups]
 
 
-def compute_series_features(
-    frame: pd.DataFrame,
+def series_features_of(
+    frames: Mapping[str, pd.DataFrame],
     names: Sequence[str],
     table: dict[str, SeriesFeature],
-    decay: float = UNIVARIATE.sigma_decay,
-    floor: float = UNIVARIATE.sigma_floor,
-    cap: float | None = None,
+    decay: float,
+    floor: float,
+    cap: float | None,
     *,
-    start: int = 0,
-) -> pd.DataFrame:
-    """The named features of one series as float64 [N, len(names)] on the index of `frame`, NaN where unknown.
+    starts: Mapping[str, int],
+) -> dict[str, np.ndarray]:
+    """The named features of each series as float64 `[N - start, len(names)]`, NaN where unknown.
 
-    With `start`, only the rows from there on, with the same bits; all are read, and one feature at a time is whole.
+    Only the rows from `start` on (default 0) are computed, though the scale of differences reads all before. A number
+    has the same bits alone and with others, from any start.
 
     Raises:
         ValueError: no such feature.
@@ -221,11 +277,30 @@ def compute_series_features(
     unknown = [name for name in names if name not in table]
     if unknown:
         raise ValueError(f"unknown features {unknown} of a plain series: choose from {list(table)}")
-    series = SeriesFrame(frame, decay, floor, cap)
-    with np.errstate(all="ignore"):
-        values = {name: np.array(table[name].compute(series)[start:], dtype=float) for name in names}
-    known = pd.DataFrame(values, index=frame.index[start:])
-    return known.where(np.isfinite(known))
+    series, chosen, values = list(frames), [table[name] for name in names], {}
+    for together in alike([len(frames[name]) for name in series]):
+        part = [series[place] for place in together]
+        with np.errstate(all="ignore"):
+            whole = SeriesPanel.of([frames[name] for name in part], decay, floor, cap)
+            first = min(starts.get(name, 0) for name in part)
+            computed = _compute(whole, chosen, first)
+        for column, name in enumerate(part):
+            rows = slice(starts.get(name, 0) - first, len(frames[name]) - first)
+            values[name] = np.where(np.isfinite(of_one := computed[:, rows, column]), of_one, np.nan).T
+    return {name: values[name] for name in series}
+
+
+def _compute(whole: SeriesPanel, features: Sequence[SeriesFeature], first: int) -> np.ndarray:
+    """Rows from `first` on, `[F,T - first,N]`, some at a time."""
+    rows, series = whole.y.shape
+    reach = max((feature.reach for feature in features), default=0)
+    values = np.empty((len(features), max(0, rows - first), series))
+    for begin in range(first, rows, LONGEST):
+        head, end = max(0, begin - reach), begin + LONGEST
+        panel = whole.rows(head, end)
+        for place, feature in enumerate(features):
+            values[place, begin - first : end - first] = feature.compute(panel)[begin - head :]
+    return values
 
 
 __all__ = ["series_table"]

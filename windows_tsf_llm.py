@@ -82,8 +82,12 @@ def moving_var(x: np.ndarray, length: int, ddof: int = 1) -> np.ndarray:
     """By pairwise updates (Chan, Golub and LeVeque 1983): no squares of levels, which would cancel."""
 
     def join(newer: Parts, older: Parts, a: int, b: int) -> Parts:
-        between = newer[0] / a - older[0] / b
-        return newer[0] + older[0], newer[1] + older[1] + between * between * (a * b / (a + b))
+        between = newer[0] - older[0] * (a / b)
+        between *= between
+        between *= b / (a * (a + b))
+        between += newer[1]
+        between += older[1]
+        return newer[0] + older[0], between
 
     _, squares = _windows((x, 0 * x), length, join)
     return _ended(squares, len(x)) / (length - ddof)
@@ -97,9 +101,12 @@ def moving_cov(x: np.ndarray, y: np.ndarray, length: int, ddof: int = 1) -> np.n
     """As `moving_var`."""
 
     def join(newer: Parts, older: Parts, a: int, b: int) -> Parts:
-        between = (newer[0] / a - older[0] / b) * (newer[1] / a - older[1] / b)
-        sums = newer[0] + older[0], newer[1] + older[1]
-        return *sums, newer[2] + older[2] + between * (a * b / (a + b))
+        between = newer[0] - older[0] * (a / b)
+        between *= newer[1] - older[1] * (a / b)
+        between *= b / (a * (a + b))
+        between += newer[2]
+        between += older[2]
+        return newer[0] + older[0], newer[1] + older[1], between
 
     _, _, products = _windows((x, y, 0 * (x + y)), length, join)
     return _ended(products, len(x)) / (length - ddof)
@@ -108,9 +115,9 @@ def moving_cov(x: np.ndarray, y: np.ndarray, length: int, ddof: int = 1) -> np.n
 def moving_deviation(x: np.ndarray, length: int, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Mean of a function of what each value of the window differs from the window's mean: a pass for each of them."""
     mean = moving_mean(x, length)[length - 1 :]
-    total = np.zeros_like(mean)
+    total, away = np.zeros_like(mean), np.empty_like(mean)
     for first in range(len(x) and length):
-        total += function(x[first : first + len(mean)] - mean)
+        total += function(np.subtract(x[first : first + len(mean)], mean, out=away))
     return _ended(total / length, len(x))
 
 
@@ -149,11 +156,12 @@ def trailing_run(flags: np.ndarray, most: int) -> np.ndarray:
 
 def decayed_sum(x: np.ndarray, decay: float) -> np.ndarray:
     """sum over k of decay^k x[-k], over `decayed_bars(decay)` of them; what lies before the first row counts as 0."""
-    total, reach = x, 1
-    while reach < decayed_bars(decay):
-        older = total[: max(0, len(x) - reach)] * decay**reach
-        total = np.concatenate((total[:reach], total[reach:] + older))
-        reach *= 2
+    total, spare, reach = x.copy(), np.empty_like(x), 1
+    while reach < min(decayed_bars(decay), len(x)):
+        np.multiply(total[:-reach], decay**reach, out=spare[reach:])
+        spare[reach:] += total[reach:]
+        spare[:reach] = total[:reach]
+        total, spare, reach = spare, total, 2 * reach
     return total
 
 

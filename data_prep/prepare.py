@@ -26,7 +26,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,16 +57,19 @@ from ..common.reading import read_json, refuse_pipes, shapes_of
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from ..market_tsf_llm import MarketMoments, implied_index
 from ..processing_tsf_llm import TsfLlmProcessor
+from . import ticker_files
 from .clean import policy_table
 from .columns import USUAL, Columns
 from .shards import (
     ENCODED,
-    encode_shard,
+    encode_group,
+    encoder_of,
     file_name,
     hash_of,
     hash_of_code,
     hash_of_rows,
     is_shard,
+    read_market_of,
     series_of,
     shard_path,
     versions,
@@ -74,7 +77,7 @@ from .shards import (
 )
 from .sources import read_market
 from .ticker_files import Collected, collect_bars, collect_series, groups_of
-from .windows import Split, fence
+from .windows import Split, fence, side_by_side
 
 FORMAT = 2
 FIT_BARS = 200_000  # 64 features of as many bars take 100 MB
@@ -98,21 +101,22 @@ class Prepared:
     def split(self) -> Split:
         return Split(*(pd.Timestamp(self.info["split"][name]) for name in ("train_through", "valid_through")))
 
-    def shards(self) -> Iterator[pa.Table]:
-        for ticker in self.info["tickers"]:
-            yield pq.read_table(shard_path(self.folder, ticker), memory_map=True)
-
     def bars(self) -> pd.DataFrame:
         """The cleaned bars, or the values of plain series, of all tickers."""
-        return pd.concat([shard.drop_columns(list(ENCODED)).to_pandas() for shard in self.shards()], ignore_index=True)
+        paths = [shard_path(self.folder, ticker) for ticker in self.info["tickers"]]
+        columns = [name for name in pq.read_schema(paths[0]).names if name not in ENCODED]
+        tables = [pq.read_table(path, columns=columns).replace_schema_metadata(None) for path in paths]
+        return pa.concat_tables(tables).to_pandas()
 
     def series(self) -> list[EncodedSeries]:
-        """The stored arrays, equal to encoding the bars again."""
-        return [series_of(shard) for shard in self.shards()]
+        """The stored arrays, equal to encoding the bars again; those of all tickers lie side by side."""
+        paths = [shard_path(self.folder, ticker) for ticker in self.info["tickers"]]
+        rows = sum(pq.read_metadata(path).num_rows for path in paths)
+        return side_by_side((series_of(pq.read_table(path)) for path in paths), rows)
 
     def market(self) -> pd.DataFrame | None:
         """What the features read of the market: the `market=` of the processor, the pipeline and the evaluation."""
-        return _read_market(self.folder)
+        return read_market_of(self.folder)
 
 
 def is_prepared(source: str | Path | list) -> bool:
@@ -178,7 +182,7 @@ def prepare(
     claim(out, [WORK], by=BY)
     with ExitStack() as stack:
         stack.callback(remove, out, [WORK], by=BY)
-        crew = stack.enter_context(Crew(num_proc if engine == "local" else 1, __name__))
+        crew = stack.enter_context(Crew(num_proc if engine == "local" else 1, ticker_files.__name__))
         beside = None if market is None else read_market(market, dates=columns.dates, decimal=columns.decimal)
         others = {} if beside is None else split_tickers(beside)
         data = _collect(source, work, processor.feature_extractor, tickers, others, columns, crew, strict=strict)
@@ -350,11 +354,6 @@ def _times(path: Path) -> np.ndarray:
     return pd.read_parquet(path, columns=["timestamp"])["timestamp"].to_numpy()
 
 
-def _read_market(out: Path) -> pd.DataFrame | None:
-    path = out / "market.parquet"
-    return pd.read_parquet(path) if path.is_file() else None
-
-
 # --- the fit -------------------------------------------------------------------------------------------------------
 
 
@@ -413,9 +412,9 @@ def _write_beside(out: Path, name: str, content: Any, write: Any) -> None:
 
 
 def _run(data: Collected, common: tuple[Path, str, Split, int], crew: Crew) -> dict[str, dict[str, Any]]:
-    _fitted.cache_clear()  # of an earlier run
+    encoder_of.cache_clear()  # of an earlier run
     groups = groups_of(data.rows)
-    jobs = [partial(_encode_group, {name: data.files[name] for name in group}, *common) for group in groups]
+    jobs = [partial(encode_group, {name: data.files[name] for name in group}, *common) for group in groups]
     with progress_bar("encoding", len(data.files)) as bar:
         answers = crew.run(jobs, lambda answer: bar.update(len(answer)))
     return {name: one for answer in answers for name, one in answer.items()}
@@ -465,19 +464,8 @@ def ray_cluster(num_proc: int, address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
-def _encode_group(files: dict[str, Path], out: Path, settings: str, *common: Any) -> dict[str, dict[str, Any]]:
-    processor, market = _fitted(out, settings)
-    return {name: encode_shard(name, path, processor, market, out, settings, *common) for name, path in files.items()}
-
-
-@lru_cache(maxsize=1)
-def _fitted(out: Path, settings: str) -> tuple[TsfLlmProcessor, pd.DataFrame | None]:
-    """Processor and market of a folder; a process reads them once."""
-    return TsfLlmProcessor.from_pretrained(out / "processor"), _read_market(out)
-
-
 def _encode_job(name: str, path: Path, out: Path, *common: Any) -> dict[str, Any]:
-    return _encode_group({name: path}, out, *common)[name]
+    return encode_group({name: path}, out, *common)[name]
 
 
 # --- what is said of it --------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -28,8 +29,11 @@ from ..bars_tsf_llm import OHLCV, UNIVARIATE, CheckedBars, Kind
 from ..common.files import write_parquet
 from ..common.provenance import release
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
-from ..processing_tsf_llm import TsfLlmProcessor
+from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .windows import Split, labels_between, origins_of
+
+if TYPE_CHECKING:
+    from ..processing_tsf_llm import TsfLlmProcessor
 
 KEY, BASE = b"tsf_llm_key", b"tsf_llm_base"
 ENCODED = ("features", "observed", "log_return", "sigma", "token")  # the columns beside those of the bars
@@ -111,10 +115,36 @@ def series_of(shard: pa.Table) -> EncodedSeries:
     )
 
 
+class Encoder(NamedTuple):
+    """The two parts of a processor, without what takes seconds to import."""
+
+    feature_extractor: TsfLlmFeatureExtractor
+    tokenizer: TsfLlmTokenizer
+
+
+@lru_cache(maxsize=1)
+def encoder_of(out: Path, settings: str) -> tuple[Encoder, pd.DataFrame | None]:
+    """What a folder encodes with, and its market; a process reads them once for the `settings`."""
+    settings_of, rest = TsfLlmFeatureExtractor.get_feature_extractor_dict(out / "processor")
+    extractor = TsfLlmFeatureExtractor.from_dict(settings_of, **rest)
+    return Encoder(extractor, TsfLlmTokenizer.from_pretrained(out / "processor")), read_market_of(out)
+
+
+def read_market_of(out: Path) -> pd.DataFrame | None:
+    path = out / "market.parquet"
+    return pd.read_parquet(path) if path.is_file() else None
+
+
+def encode_group(files: dict[str, Path], out: Path, settings: str, *common: Any) -> dict[str, dict[str, Any]]:
+    """`encode_shard` of some tickers."""
+    encoder, market = encoder_of(out, settings)
+    return {name: encode_shard(name, path, encoder, market, out, settings, *common) for name, path in files.items()}
+
+
 def encode_shard(
     name: str,
     path: Path,
-    processor: TsfLlmProcessor,
+    processor: "Encoder | TsfLlmProcessor",
     market: pd.DataFrame | None,
     out: Path,
     settings: str,
@@ -131,7 +161,7 @@ def encode_shard(
     encoded = 0
     if _metadata(shard).get(KEY) != key.encode():
         known = _known(shard, bars, settings, market, processor.feature_extractor)
-        checked = CheckedBars({name: without_names(bars, processor.kind)})
+        checked = CheckedBars({name: without_names(bars, processor.feature_extractor.series_kind)})
         try:
             [series] = processor.feature_extractor.encode(checked, market=market, known=known)
         except ValueError as error:  # too short, or of another frequency
@@ -177,11 +207,13 @@ def _metadata(shard: Path) -> dict[bytes, bytes]:
         return {}
 
 
-def _table_of(bars: pd.DataFrame, series: EncodedSeries, processor: TsfLlmProcessor) -> pa.Table:
+def _table_of(bars: pd.DataFrame, series: EncodedSeries, processor: "Encoder | TsfLlmProcessor") -> pa.Table:
+    extractor = processor.feature_extractor
+    kind = extractor.series_kind
     columns = {
         "timestamp": series.timestamp.astype("datetime64[us]"),
-        processor.kind.id: pa.array([series.ticker] * len(bars), pa.string()),
-        **{name: bars[name].to_numpy() for name in [*processor.kind.columns, *processor.covariates]},
+        kind.id: pa.array([series.ticker] * len(bars), pa.string()),
+        **{name: bars[name].to_numpy() for name in [*kind.columns, *extractor.covariates]},
         "features": pa.FixedSizeListArray.from_arrays(series.features.ravel(), series.features.shape[1]),
         "observed": series.observed,
         "log_return": series.log_return,

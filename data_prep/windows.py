@@ -10,9 +10,9 @@ Design choices:
 Shapes: B windows, T bars, F features, P steps ahead, N bars of all tickers together.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,12 @@ from ..bars_tsf_llm import day_end
 from ..emission_tsf_llm import mean_volume, own_parts, parts_ahead
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..indicators_tsf_llm import FEATURES
-from ..processing_tsf_llm import TsfLlmProcessor
 from ..training_examples_tsf_llm import Head, bar_targets, head_labels, law_labels, token_labels
 from . import augment as changes
 from .sampling_weights import parse_weights, recency, resample, volatility
+
+if TYPE_CHECKING:  # seconds to import, which those who encode without it are spared
+    from ..processing_tsf_llm import TsfLlmProcessor
 
 Objective = Head
 SHARES = (0.8, 0.1)  # of the bar times, for training and for validation
@@ -90,7 +92,7 @@ class WindowDataset(Dataset):
 
     def __init__(
         self,
-        processor: TsfLlmProcessor,
+        processor: "TsfLlmProcessor",
         series: Sequence[EncodedSeries],
         *,
         objective: Objective,
@@ -111,13 +113,13 @@ class WindowDataset(Dataset):
         sizes = [len(one.close) for one in series]
         first = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
         self.start_of = first.astype(np.int64)  # [N] row of the ticker's first bar
-        self.features = np.concatenate([one.features for one in series])
-        self.observed = np.concatenate([one.observed for one in series])
-        self.log_return = np.concatenate([one.log_return for one in series])
-        self.sigma = np.concatenate([one.sigma for one in series])
+        self.features = joined([one.features for one in series])
+        self.observed = joined([one.observed for one in series])
+        self.log_return = joined([one.log_return for one in series])
+        self.sigma = joined([one.sigma for one in series])
         self.tokens = self.tokenizer.encode_returns(np.concatenate([one.standard_return() for one in series]))
         self.bars = all_bars(series) if objective == "causal_lm" else None
-        self.timestamp = stamps = np.concatenate([one.timestamp for one in series])
+        self.timestamp = stamps = joined([one.timestamp for one in series])
         fences = [None if at is None else day_end(at, stamps) for at in (after, through)]
         places = [labels_between(one.timestamp, *fences, embargo=embargo) for one in series]
         allowed = [np.zeros(size, bool) for size in sizes]
@@ -266,6 +268,43 @@ class WindowDataset(Dataset):
     def _returns(self, ahead: np.ndarray) -> np.ndarray:
         """Log returns ahead in units of the origin's sigma, `[B,P]`."""
         return self.log_return[ahead] / self.sigma[ahead[:, 0] - 1][:, None]
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """All parts in a row: copied, unless they are pieces of one array that lie there in a row, as of `side_by_side`.
+
+    >>> whole = np.arange(6)
+    >>> joined([whole[:2], whole[2:]]) is whole, joined([whole[2:], whole[:2]]).tolist()
+    (True, [2, 3, 4, 5, 0, 1])
+    """
+    whole = parts[0].base
+    if whole is None or whole.dtype != parts[0].dtype or whole.shape[1:] != parts[0].shape[1:]:
+        return np.concatenate(parts)
+    ends = np.cumsum([part.nbytes for part in parts])
+    places = whole.ctypes.data + np.array([0, *ends[:-1]])
+    in_a_row = all(part.base is whole and part.ctypes.data == at for part, at in zip(parts, places, strict=True))
+    return whole if in_a_row and ends[-1] == whole.nbytes else np.concatenate(parts)
+
+
+def side_by_side(series: Iterable[EncodedSeries], rows: int) -> list[EncodedSeries]:
+    """The same series, of so many rows together, as pieces of one array per field, which datasets of windows share.
+
+    Of series that are read one after the other, one is in memory twice."""
+    whole: dict[str, np.ndarray] = {}
+    pieces, start = [], 0
+    for one in series:
+        end = start + len(one.close)
+        own = {part.name: getattr(one, part.name) for part in fields(EncodedSeries) if part.name != "ticker"}
+        for name, array in own.items():
+            if array is not None:
+                if name not in whole:
+                    whole[name] = np.empty((rows, *array.shape[1:]), array.dtype)
+                own[name] = whole[name][start:end]
+                own[name][:] = array
+        pieces.append(replace(one, **own))
+        start = end
+    assert start == rows
+    return pieces
 
 
 def labels_between(

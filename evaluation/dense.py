@@ -2,15 +2,16 @@
 
 Design choices:
 * Windows overlap by half, and the later half of each is scored: every bar once, with half a context at least.
+* `window_logits` is how all of this room reads several bars from one window; `every_bar.py` does with fewer bars each.
 * A horizon is scored where its outcome is known. CRPS is in log returns (differences), so that models with other bins
   or another volatility compare.
 * Beside it stands a normal law with the volatility known at the bar, times the square root of the horizon: what is
   saved against it lets years of other volatility count alike.
 
-Shapes: n windows, T bars, L later half, B bars scored.
+Shapes: n bars scored, w windows, T bars of a window, S of them read, H far horizons.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,22 +36,23 @@ def law_figures(
     Raises:
         ValueError: no outcome of a horizon lies between the dates.
     """
-    horizons = [1, *model.config.far_horizons]
+    horizons, half = [1, *model.config.far_horizons], (processor.feature_extractor.context_length + 1) // 2
     parts: dict[int, list[tuple[np.ndarray, ...]]] = {h: [] for h in horizons}
     with evaluating(model):
         for one in series:
-            sigma = one.sigma if one.calm is None else one.calm
-            rows = one.origins(start, end)
-            for windows, bars in _windows(one, rows, processor.feature_extractor.context_length):
-                for h, shares in zip(horizons, _shares(model, processor, windows), strict=True):
-                    found = np.isin(bars, rows) & (bars + h < len(one.close))
-                    at = bars[found]
-                    outcome = processor.kind.change(one.close[at + h], one.close[at])
-                    known = np.isfinite(outcome)
-                    at, outcome, unit = at[known], outcome[known], sigma[at[known]] * np.sqrt(h)
-                    law = Piecewise.of_bins(shares[found][known], processor.tokenizer.edges_of(h), unit)
-                    normal = Gaussian(np.zeros(len(at)), unit).crps(outcome)
-                    parts[h].append((one.timestamp[at], law.crps(outcome), normal, law.cdf(outcome)))
+            rows, sigma = one.origins(start, end), one.sigma if one.calm is None else one.calm
+            if not len(rows):
+                continue
+            logits = window_logits(model, processor, one, rows, half)
+            for h, mine in zip(horizons, logits.unbind(1), strict=True):
+                at = rows[rows + h < len(one.close)]
+                outcome = processor.kind.change(one.close[at + h], one.close[at])
+                known = np.isfinite(outcome)
+                shares = mine[: len(at)][known].double().softmax(-1).numpy()
+                at, outcome, unit = at[known], outcome[known], sigma[at[known]] * np.sqrt(h)
+                law = Piecewise.of_bins(shares, processor.tokenizer.edges_of(h), unit)
+                normal = Gaussian(np.zeros(len(at)), unit).crps(outcome)
+                parts[h].append((one.timestamp[at], law.crps(outcome), normal, law.cdf(outcome)))
     if empty := [h for h, found in parts.items() if not sum(len(stamps) for stamps, *_ in found)]:
         raise ValueError(f"no outcome {empty[0]} bars ahead lies between {start} and {end}: give other dates")
     return {
@@ -58,24 +60,22 @@ def law_figures(
     }
 
 
-def _windows(one: EncodedSeries, rows: np.ndarray, length: int) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Some windows at a time, `[n,T]`, and the bars that are scored in them, `[n,L]`; -1 before the first."""
-    half = (length + 1) // 2
-    ends = np.arange(rows[-1], rows[0] - 1, -half) if len(rows) else rows
+@torch.inference_mode()
+def window_logits(
+    model: Any, processor: TsfLlmProcessor, one: EncodedSeries, rows: np.ndarray, per_window: int
+) -> torch.Tensor:
+    """Of the bins of the next bar and of the far horizons, at increasing `rows` of a series, `[n,1+H,bins]`, on the
+    CPU. Windows end `per_window` bars apart, the last of them at the last row, and their last bars are read."""
+    tokens, length = processor.tokenizer, processor.feature_extractor.context_length
+    ends = np.arange(rows[-1], rows[0] - 1, -per_window)[::-1]
+    parts = []
     for some in (ends[i : i + AT_ONCE] for i in range(0, len(ends), AT_ONCE)):
-        bars = some[:, None] - np.arange(half)[::-1]
-        yield one.windows(some, length), np.maximum(bars, -1)
-
-
-def _shares(model: Any, processor: TsfLlmProcessor, windows: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
-    """Of each horizon: the bins' probabilities at the later half, float64 `[n,L,bins]`."""
-    tokens, half = processor.tokenizer, (windows["attention_mask"].shape[1] + 1) // 2
-    inputs = {name: torch.from_numpy(values).to(model.device) for name, values in windows.items()}
-    inputs["input_ids"] = torch.full_like(inputs["attention_mask"], tokens.bar_token_id)
-    answer = model(**inputs, use_cache=False)
-    laws = () if answer.law_logits is None else answer.law_logits[:, -half:].unbind(-2)
-    for logits in (answer.logits[:, -half:, : tokens.n_bins], *laws):
-        yield logits.double().softmax(-1).cpu().numpy()
+        inputs = {name: torch.from_numpy(it).to(model.device) for name, it in one.windows(some, length).items()}
+        inputs["input_ids"] = torch.full_like(inputs["attention_mask"], tokens.bar_token_id)
+        out = model(**inputs, use_cache=False, logits_to_keep=per_window)
+        nearest = out.logits[..., None, : tokens.n_bins]  # [w,S,1,bins]
+        parts.append((nearest if out.law_logits is None else torch.cat((nearest, out.law_logits), dim=2)).cpu())
+    return torch.cat(parts).flatten(0, 1)[torch.from_numpy(rows - (ends[0] - per_window + 1))]
 
 
 def _figures(stamps: np.ndarray, crps: np.ndarray, normal: np.ndarray, pit: np.ndarray) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 import scoringrules
-from scipy import stats
+from scipy import special
 
 from ..laws_tsf_llm import PiecewiseLaw
 
@@ -66,9 +66,13 @@ class Gaussian(Law):
     mean: np.ndarray  # [n]
     std: np.ndarray  # [n]; zero is taken as a point mass
 
-    @property
-    def _normal(self):
-        return stats.norm(loc=self.mean, scale=np.maximum(self.std, SMALLEST_STD))
+    @classmethod
+    def joined(cls, parts: "Sequence[Gaussian]") -> "Gaussian":
+        """The forecasts of all parts, in order."""
+        return cls(np.concatenate([one.mean for one in parts]), np.concatenate([one.std for one in parts]))
+
+    def _standard(self, y: np.ndarray | float) -> np.ndarray:
+        return (y - self.mean) / np.maximum(self.std, SMALLEST_STD)
 
     @property
     def point(self) -> np.ndarray:
@@ -84,17 +88,17 @@ class Gaussian(Law):
 
     @property
     def p_up(self) -> np.ndarray:
-        return self._normal.sf(0.0)
+        return special.ndtr(-self._standard(0.0))
 
     def divided(self, unit: np.ndarray) -> "Gaussian":
         """In units `[n]`."""
         return Gaussian(self.mean / unit, self.std / unit)
 
     def cdf(self, y: np.ndarray) -> np.ndarray:
-        return self._normal.cdf(y)
+        return special.ndtr(self._standard(y))
 
     def quantile(self, levels: Sequence[float]) -> np.ndarray:
-        return self._normal.ppf(np.asarray(levels)[:, None]).T  # [n, L]
+        return special.ndtri(levels) * np.maximum(self.std, SMALLEST_STD)[:, None] + self.mean[:, None]  # [n, L]
 
     def crps(self, y: np.ndarray) -> np.ndarray:
         """Continuous ranked probability score in closed form (Gneiting and Raftery 2007)."""
@@ -192,17 +196,26 @@ class Residuals(Law):
             raise ValueError(f"a law of {fewest} residual(s): give more history before the first origin")
         return cls(np.broadcast_to(np.asarray(location, float), np.shape(scale)), scale, known, which)
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Residuals]") -> "Residuals":
+        """The forecasts of all parts, in order."""
+        location, scale = (np.concatenate([getattr(one, name) for one in parts]) for name in ("location", "scale"))
+        first = np.cumsum([0, *(len(one.laws) for one in parts)])
+        which = [one.which + start for one, start in zip(parts, first, strict=False)]
+        return cls(location, scale, [law for one in parts for law in one.laws], np.concatenate(which))
+
     def divided(self, unit: np.ndarray) -> "Residuals":
         """In units `[n]`."""
         return Residuals(self.location / unit, self.scale / unit, self.laws, self.which)
 
     def _each(self, function, *arrays: np.ndarray) -> np.ndarray:
         """`function(law, *arrays of its forecasts)` for every law, back in order."""
-        first = np.asarray(function(self.laws[0], *(one[:0] for one in arrays)))
-        out = np.empty((len(self.scale), *first.shape[1:]))
-        for k in np.unique(self.which):
-            mine = self.which == k
-            out[mine] = function(self.laws[k], *(one[mine] for one in arrays))
+        out = np.empty(len(self.scale))
+        order = np.argsort(self.which, kind="stable")
+        ends = np.searchsorted(self.which[order], np.arange(len(self.laws) + 1))
+        for law, start, end in zip(self.laws, ends, ends[1:], strict=False):
+            mine = order[start:end]
+            out[mine] = function(law, *(one[mine] for one in arrays))
         return out
 
     def _spread(self, statistic) -> np.ndarray:
@@ -269,6 +282,11 @@ class Quantiles(Law):
     def _masses(self) -> "Samples":
         """The law as equal masses in the middle of as many steps of probability."""
         return Samples(self.quantile((np.arange(MASSES) + 0.5) / MASSES))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Quantiles]") -> "Quantiles":
+        """The forecasts of all parts, in order; all have the same levels."""
+        return cls(np.concatenate([one.values for one in parts]), parts[0].levels)
 
     def divided(self, unit: np.ndarray) -> "Quantiles":
         """In units `[n]`."""

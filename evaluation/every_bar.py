@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 from transformers.feature_extraction_utils import BatchFeature
 
@@ -28,6 +27,7 @@ from .baselines.catalogue import choose
 from .baselines.naive import VOLATILITY_WINDOW
 from .baselines.panel import Panel
 from .baselines.run import run
+from .dense import window_logits
 from .distributions import Law, Moved, Piecewise, Scored
 from .walk_forward import ORIGINS_AT_ONCE, pick_origins, step_laws
 
@@ -149,19 +149,10 @@ def _check_shared(pipe: TsfLlmPipeline, horizon: int, per_window: int) -> None:
         )
 
 
-@torch.inference_mode()
 def _shared_laws(
     pipe: TsfLlmPipeline, one: EncodedSeries, rows: np.ndarray, horizon: int, per_window: int
 ) -> list[Law]:
     """The laws of each step from windows that end `per_window` bars apart, the last of them at the last origin."""
-    ends = np.arange(rows[-1], rows[0] - 1, -per_window)[::-1]
-    at = torch.from_numpy(rows - (ends[0] - per_window + 1))  # among the positions that the windows keep
-    batch, model = pipe.processor.batch([(one, ends)]), pipe.model
-    columns = {key: batch[key].to(model.device) for key in ("past_values", "input_ids", "attention_mask")}
-    out = model(**columns, use_cache=False, logits_to_keep=per_window)
-    logits = {1: out.logits[..., : pipe.processor.tokenizer.n_bins]}
-    logits |= {far: out.law_logits[:, :, i] for i, far in enumerate(model.config.far_horizons)}
-    shares = {h: one.flatten(0, 1).cpu()[at].double().softmax(-1).numpy() for h, one in logits.items()}
+    logits = window_logits(pipe.model, pipe.processor, one, rows, per_window)
     scale = BatchFeature({"scale": (one.sigma if one.calm is None else one.calm)[rows]})
-    anchors = {h: pipe.processor.horizon_law(found, scale, h) for h, found in shares.items()}
-    return [Piecewise.like(law) for law in every_step(anchors, horizon)]
+    return [Piecewise.like(law) for law in every_step(pipe.named_laws(logits, scale), horizon)]

@@ -10,8 +10,11 @@
 Shapes: n forecasts (tickers of all dates), A tickers of one date, K joint draws.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
-from scipy import stats
+
+from .distributions import LEVELS
 
 QUINTILES = 5
 FEWEST_RANKED = 10  # tickers of a date: two for each quintile
@@ -26,15 +29,26 @@ def quintiles(values: np.ndarray) -> np.ndarray:
     [[0.0, 0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]]
     """
     columns = np.ascontiguousarray(values.T)  # [K,A]
-    size = columns.shape[1]
+    count, size = columns.shape
     order = np.argsort(columns, axis=1)
     quintile = QUINTILES * np.arange(size) // size  # of ranks from 1 on
-    if (np.diff(np.take_along_axis(columns, order, axis=1), axis=1) > 0).all():
-        counts = [np.bincount(order[:, quintile == one].ravel(), minlength=size) for one in range(QUINTILES)]
-        return np.stack(counts, axis=1) / len(columns)
+    ordered = columns.ravel().take(order + size * np.arange(count)[:, None])
+    tied = ~(np.diff(ordered, axis=1) > 0).all(axis=1)
+    places = order[~tied] * QUINTILES + quintile
+    found = np.bincount(places.ravel(), minlength=size * QUINTILES).reshape(size, QUINTILES)
+    return (found + _shared(ordered[tied], order[tied], quintile)) / count
+
+
+def _shared(ordered: np.ndarray, order: np.ndarray, quintile: np.ndarray) -> np.ndarray:
+    """Sums `[A,5]` over columns with ties, which are given in order `[K,A]`: tickers share what they span."""
+    size, place = ordered.shape[1], np.broadcast_to(np.arange(ordered.shape[1]), ordered.shape)
+    rises = np.diff(ordered, axis=1) > 0
+    first = np.maximum.accumulate(np.where(np.pad(rises, ((0, 0), (1, 0))), place, 0), axis=1)
+    end = np.where(np.pad(rises, ((0, 0), (0, 1))), place + 1, size)
+    end = np.minimum.accumulate(end[:, ::-1], axis=1)[:, ::-1]
     below = np.concatenate([np.zeros((1, QUINTILES)), np.cumsum(np.eye(QUINTILES)[quintile], axis=0)])
-    first, last = (stats.rankdata(columns, one, axis=1).astype(int) for one in ("min", "max"))
-    return ((below[last] - below[first - 1]) / (last - first + 1)[..., None]).mean(axis=0)
+    shares = (below[end] - below[first]) / (end - first)[..., None]
+    return np.stack([np.bincount(order.ravel(), one.ravel(), size) for one in np.moveaxis(shares, -1, 0)], axis=1)
 
 
 def ranked_probability_score(probability: np.ndarray, outcome: np.ndarray) -> np.ndarray:
@@ -46,22 +60,38 @@ def ranked_probability_score(probability: np.ndarray, outcome: np.ndarray) -> np
     return (np.cumsum(probability - outcome, axis=1) ** 2).mean(axis=1)
 
 
-def rps(
-    quantiles: np.ndarray, realised: np.ndarray, dates: np.ndarray, seed: int = 0
-) -> dict[str, float | int | None]:
-    """Mean over dates of the score of forecasts given by evenly spaced quantiles [n,L], tickers taken as independent.
+@dataclass(frozen=True)
+class Ranked:
+    """Outcomes of some dates, and the draws that forecasts of them meet: the same for all forecasts.
 
-    realised [n] are the outcomes. A joint draw takes a quantile of each ticker; all are taken equally often, those of
-    each ticker in an order of its own. Dates with fewer than 10 tickers are left out: `rps_dates` counts the others.
+    A joint draw takes a quantile of each ticker; all are taken equally often, those of each ticker in an order of its
+    own. Dates with fewer than 10 tickers are left out.
     """
-    generator, scores = np.random.default_rng(seed), []
-    order = np.lexsort((realised, dates))  # whatever order they come in, they meet the same draws
-    _, starts = np.unique(dates[order], return_index=True)
-    for mine in np.split(order, starts[1:]):
-        if len(mine) >= FEWEST_RANKED:
-            draws = generator.permuted(np.tile(quantiles[mine], -(-DRAWN // len(mine))), axis=1)
-            scores.append(ranked_probability_score(quintiles(draws), quintiles(realised[mine, None])).mean())
-    return {"rps": float(np.mean(scores)) if scores else None, "rps_dates": len(scores)}
+
+    rows: list[np.ndarray]  # of each date, those of its tickers [A]
+    came: list[np.ndarray]  # of each date, the quintiles of its outcomes [A,5]
+    picks: list[np.ndarray]  # of each date, which quantile a draw takes of each ticker, [K,A]
+
+    @classmethod
+    def of(cls, realised: np.ndarray, dates: np.ndarray, seed: int = 0, *, levels: int = len(LEVELS)) -> "Ranked":
+        """Of outcomes [n]; the forecasts will have so many evenly spaced `levels`."""
+        generator, each = np.random.default_rng(seed), np.arange(levels, dtype=np.min_scalar_type(levels))
+        order = np.lexsort((realised, dates))  # whatever order they come in, they meet the same draws
+        _, starts = np.unique(dates[order], return_index=True)
+        rows = [mine for mine in np.split(order, starts[1:]) if len(mine) >= FEWEST_RANKED]
+        tiles = (np.tile(each, (len(mine), -(-DRAWN // len(mine)))) for mine in rows)
+        picks = [np.ascontiguousarray(generator.permuted(one, axis=1).T) for one in tiles]
+        return cls(rows, [quintiles(realised[mine, None]) for mine in rows], picks)
+
+    def rps(self, quantiles: np.ndarray) -> dict[str, float | int | None]:
+        """Mean over dates of the score of forecasts given by quantiles [n,L], tickers taken as independent.
+
+        `rps_dates` counts the dates."""
+        scores, levels = [], quantiles.shape[1]
+        for mine, came, picks in zip(self.rows, self.came, self.picks, strict=True):
+            draws_KA = quantiles[mine].ravel().take(picks + levels * np.arange(len(mine)))
+            scores.append(ranked_probability_score(quintiles(draws_KA.T), came).mean())
+        return {"rps": float(np.mean(scores)) if scores else None, "rps_dates": len(scores)}
 
 
 def energy_scores(paths: np.ndarray, realised: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 
 from .distributions import COVERAGE_LEVELS, LEVELS, Forecast
-from .ranking import rps
+from .ranking import Ranked
 from .significance import (
     FEWEST_DATES,
     block_length,
@@ -187,11 +187,13 @@ def score(
     *,
     square_scale: np.ndarray | None = None,
     stride: int = 1,
+    ranked: Ranked | None = None,
 ) -> dict[str, int | float | list[float] | None]:
     """One row of results for n forecasts of the cumulative log return to `horizon`, from every `stride`-th bar.
 
     realised [n] are the outcomes; dates [n] the origins' dates; naive_scale [n] and square_scale [n] each ticker's
-    mean absolute and mean squared h-step log return known at the origin (`baselines.naive`).
+    mean absolute and mean squared h-step log return known at the origin (`baselines.naive`). Whoever scores several
+    forecasts of the same outcomes gives their `Ranked`, made once.
 
     * crps: mean continuous ranked probability score, in log-return units; smaller is better
     * pinball: mean quantile loss over 5, 10, 25, 50, 75, 90 and 95 %; interval_score_80: width of the 80 % interval
@@ -209,7 +211,7 @@ def score(
       pesaran_timmermann_p: see `pesaran_timmermann`
     * ic, rank_ic, ic_t, rank_ic_t: mean over dates of the Pearson and the Spearman correlation across tickers, and
       their Newey-West t
-    * rps, rps_dates: see `ranking.rps`
+    * rps, rps_dates: see `ranking.Ranked`
     * *_ci95: 95 % block-bootstrap interval over dates (`mean_interval`)
     """
     realised, dates, naive_scale = np.asarray(realised, float), np.asarray(dates), np.asarray(naive_scale, float)
@@ -228,7 +230,7 @@ def score(
     pinball = scoringrules.quantile_score(
         realised[:, None], forecast.quantile(PINBALL_LEVELS), np.array(PINBALL_LEVELS), backend="numpy"
     )
-    linear, ranked = (each(forecast.point, realised, dates) for each in (correlations, rank_correlations))
+    linear, by_rank = (each(forecast.point, realised, dates) for each in (correlations, rank_correlations))
     return {
         "horizon": int(horizon),
         "n": len(realised),
@@ -245,10 +247,10 @@ def score(
         **_direction(forecast.p_up, realised, dates, shared=shared, seed=seed),
         "ic": float(linear.mean()) if len(linear) else None,
         "ic_t": newey_west_t(linear, horizon=shared),
-        "rank_ic": float(ranked.mean()) if len(ranked) else None,
-        "rank_ic_t": newey_west_t(ranked, horizon=shared),
-        "rank_ic_dates": len(ranked),
-        **rps(forecast.quantile(LEVELS), realised, dates, seed=seed),
+        "rank_ic": float(by_rank.mean()) if len(by_rank) else None,
+        "rank_ic_t": newey_west_t(by_rank, horizon=shared),
+        "rank_ic_dates": len(by_rank),
+        **(ranked or Ranked.of(realised, dates, seed)).rps(forecast.quantile(LEVELS)),
     }
 
 

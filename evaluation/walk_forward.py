@@ -31,7 +31,7 @@ from .baselines.naive import VOLATILITY_WINDOW, naive_scale, naive_square_scale
 from .baselines.panel import Panel
 from .baselines.run import run
 from .distributions import Forecast, Law, Moved, Piecewise, Quantiles, Samples, Scored, StratifiedSamples
-from .ranking import energy_scores
+from .ranking import Ranked, energy_scores
 from .scores import bands, brief, score, skill
 from .significance import compare, overlap
 
@@ -61,7 +61,9 @@ class WalkForward:
 
     def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
         """One row per model, `model` is ours: scores at the last step; CRPS, coverage, direction at every step."""
-        rows = {name: {"model": name, **self._score(forecast, seed)} for name, forecast in self.steps[-1].items()}
+        ranked = Ranked.of(self.realised[:, -1], self.origin, seed)
+        last = self.steps[-1].items()
+        rows = {name: {"model": name, **self._score(forecast, seed, ranked)} for name, forecast in last}
         for name, row in rows.items():
             before = [brief(one[name], self.realised[:, p]) for p, one in enumerate(self.steps[:-1])]
             row |= {f"{key}_by_step": [one[key] for one in [*before, row]] for key in STEP_KEYS}
@@ -114,9 +116,9 @@ class WalkForward:
         """Probability integral transform at the last step, `[n]`."""
         return self.steps[-1][model].pit(self.realised[:, -1])
 
-    def _score(self, forecast: Forecast, seed: int) -> dict[str, Any]:
+    def _score(self, forecast: Forecast, seed: int, ranked: Ranked) -> dict[str, Any]:
         parts = (self.realised[:, -1], self.origin, self.scale[:, -1])
-        options = {"square_scale": self.square_scale, "stride": self.stride}
+        options = {"square_scale": self.square_scale, "stride": self.stride, "ranked": ranked}
         return score(forecast, *parts, horizon=len(self.steps), seed=seed, **options)
 
 

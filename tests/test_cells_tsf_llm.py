@@ -173,6 +173,13 @@ def test_the_hour_that_daylight_saving_repeats(minutes):
 # Numbers
 
 
+@pytest.mark.parametrize("odd", ["1_000", "\uff11\uff12", "inf", "1e999", "0x10", "True", "1 2"])
+def test_what_python_alone_reads_is_no_number(odd):
+    numbers, bad = read_numbers(pd.Series(["1.5", odd, "", " 2e3 "]))
+    assert numbers[[0, 3]].tolist() == [1.5, 2000]
+    assert bad.tolist() == ([] if np.isinf(numbers[1]) else [1])
+
+
 @pytest.mark.parametrize(
     ("cells", "numbers"),
     [

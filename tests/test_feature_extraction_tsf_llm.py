@@ -12,7 +12,7 @@ from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 from tsf_llm import bars_tsf_llm, feature_extraction_tsf_llm
 from tsf_llm.bars_tsf_llm import MIN_BARS, day_end
 from tsf_llm.feature_extraction_tsf_llm import GIVE, EncodedSeries, TsfLlmFeatureExtractor
-from tsf_llm.indicators_tsf_llm import FEATURES, compute_features
+from tsf_llm.indicators_tsf_llm import FEATURES, compute_features, feature
 from tsf_llm.market_tsf_llm import market_state
 from tsf_llm.original_features_tsf_llm import OriginalFeatureExtractor
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -531,6 +531,41 @@ def test_fit_encode_is_fit_then_encode_to_the_bit(world, name):
             assert getattr(ours, field).tobytes() == getattr(theirs, field).tobytes(), field
 
 
+@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("last_window", [False, True])
+def test_a_ticker_has_the_same_bits_alone_and_with_others(world, name, last_window, monkeypatch):
+    processor, frame, market = world(name)
+    processor.fit(frame, through=FENCE, market=market)
+    id, extractor = processor.kind.id, processor.feature_extractor
+    names = list(frame[id].unique())
+    short = frame[frame[id] == names[0]].iloc[70:].assign(**{id: "SHORT"})  # another length, another place
+    gaps = frame[frame[id] == names[-1]].assign(**{id: "GAPS"}).drop(frame.index[-40:-30], errors="ignore")
+    together = extractor.encode(pd.concat((short, frame, gaps)), market=market, last_window=last_window)
+    assert [one.ticker for one in together] == ["SHORT", *names, "GAPS"]
+    monkeypatch.setattr(feature_extraction_tsf_llm, "ROWS_AT_ONCE", 1)  # a ticker at a time
+    apart = extractor.encode(pd.concat((short, frame, gaps)), market=market, last_window=last_window)
+    for ours, theirs in zip(together, apart, strict=True):
+        for field in ("timestamp", "features", "observed", "close", "log_return", "sigma"):
+            assert getattr(ours, field).tobytes() == getattr(theirs, field).tobytes(), field
+
+
+def test_a_ticker_whose_feature_fails_stops_no_other(make_bars, monkeypatch):
+    def picky(one):
+        if (one.volume == 7).any():
+            raise ArithmeticError("seven")
+        return one.close
+
+    feature(group="mine", lookback=0)(picky)
+    monkeypatch.setitem(FEATURES, "picky", FEATURES.pop("picky"))  # for this test alone
+    extractor = TsfLlmFeatureExtractor(names=["body", "picky"]).fit(make_bars(60))
+    frames = pd.concat([make_bars(60, ticker=name).assign(volume=one) for name, one in (("A", 1), ("B", 7), ("C", 1))])
+    tickers = extractor.check_known(frames)
+    assert [one.ticker for one in extractor.encode_newest(tickers)] == ["A", "C"]
+    assert tickers.skipped == {"B": "B: feature 'picky' raised ArithmeticError: seven"}
+    with pytest.raises(ValueError, match="B: feature 'picky' raised ArithmeticError: seven"):
+        extractor.encode(frames)
+
+
 @pytest.mark.parametrize("name", ["default", "covariates", "series"])
 def test_each_bar_is_checked_and_each_feature_computed_once(world, name, monkeypatch):
     counts = {}
@@ -545,7 +580,7 @@ def test_each_bar_is_checked_and_each_feature_computed_once(world, name, monkeyp
 
         monkeypatch.setattr(module, function, counted)
 
-    features = "compute_series_features" if name == "series" else "features_of"
+    features = "series_features_of" if name == "series" else "features_of"
     counting(bars_tsf_llm, "check_bars")
     counting(feature_extraction_tsf_llm, features)
     processor, frame, market = world(name)

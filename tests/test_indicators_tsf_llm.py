@@ -295,7 +295,8 @@ def test_a_feature_reads_no_further_than_its_reach(long_bars, name):
     seen = as_of(market, bars["timestamp"].iloc[: t + 1]).iloc[t - feature.reach :]
     with np.errstate(all="ignore"):
         panel = indicators.Panel([{c: short[c].to_numpy() for c in short} | {c: seen[c].to_numpy() for c in seen}])
-        assert feature.compute(panel)[-1:].tobytes() == whole.to_numpy().tobytes()
+        for part in (panel, panel.tail(feature.reach - feature.near)):
+            assert feature.compute(part)[-1:].tobytes() == whole.to_numpy().tobytes()
 
 
 def test_a_ticker_has_the_same_bits_alone_and_with_others(sample, market, make_bars):
@@ -581,6 +582,14 @@ def test_market_values_against_numpy(sample, market):
 
 def test_without_a_market_its_features_are_unknown(bars):
     assert compute_features(bars, OF_THE_MARKET).isna().all(axis=None)
+
+
+@pytest.mark.parametrize("part", ["universe", "implied"])
+def test_what_is_not_computed_without_a_market_would_be_unknown(bars, columns_of, part):
+    rows = [FEATURES[name] for name in feature_names(indicators.READERS[part][:1])]
+    with np.errstate(all="ignore"):
+        panel = indicators.Panel([columns_of(bars)])
+        assert not any(np.isfinite(row.compute(panel)).any() for row in rows)
 
 
 def test_streak():

@@ -5,7 +5,15 @@ import pytest
 import torch
 from scipy import stats
 
-from tsf_llm.laws_tsf_llm import PiecewiseLaw, check_edges, every_step, horizon_returns, law_loss, with_laws
+from tsf_llm.laws_tsf_llm import (
+    PiecewiseLaw,
+    check_edges,
+    count_below,
+    every_step,
+    horizon_returns,
+    law_loss,
+    with_laws,
+)
 
 
 @pytest.fixture
@@ -41,12 +49,17 @@ def test_the_score_is_the_integral(law, y):
         np.testing.assert_allclose(law.crps(np.full(3, y))[row], integral, atol=2e-4)
 
 
-def test_levels_may_differ_by_row_and_memory_is_bounded(law, monkeypatch):
+def test_levels_may_differ_by_row(law):
     levels = np.random.default_rng(1).uniform(size=(3, 5))
     whole = law.quantile(levels)
     np.testing.assert_array_equal(whole[1], law.quantile(levels[1])[1])
-    monkeypatch.setattr("tsf_llm.laws_tsf_llm.AT_ONCE", 1)
-    np.testing.assert_array_equal(law.quantile(levels), whole)
+
+
+def test_a_level_is_placed_by_comparison_with_all_of_a_law(law):
+    levels = np.concatenate((law.levels[:, 1:-1], np.random.default_rng(1).uniform(size=(3, 5))), axis=1)
+    for equal, compared in ((False, np.less), (True, np.less_equal)):
+        expected = compared(law.levels[:, None], levels[..., None]).sum(axis=-1)
+        np.testing.assert_array_equal(count_below(law.levels, levels, equal=equal), expected)
 
 
 def test_moved_is_a_calibration(law):

@@ -417,6 +417,33 @@ def test_logits_to_keep(tiny_model, tiny_batch, close):
     close(model(**batch, logits_to_keep=2).logits, model(**batch).logits[:, -2:])
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["mla", "gqa", "mha"])
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize("last", [1, 2, 4])
+def test_the_last_layer_computes_no_more_than_is_wanted(tiny_model, tiny_batch, close, attention, kind, padding, last):
+    model = tiny_model(attention_type=kind, norm_type="batch_norm", attn_implementation=attention)
+    batch, widths = tiny_batch(padding=padding), []
+    model.model.layers[-1].mlp.register_forward_hook(lambda _, inputs, out: widths.append(out.shape[1]))
+    whole, trimmed = model.model(**batch), model.model(**batch, last=last)
+    close(trimmed.last_hidden_state, whole.last_hidden_state[:, -last:])
+    one_mask = padding or attention == "eager"  # sdpa has a mask of its own where nothing is padded
+    assert widths == [9, last if last == 1 or one_mask else 9]
+
+
+def test_a_trimmed_prefill_leaves_the_whole_cache(tiny_model, tiny_batch, close):
+    model, batch, token = tiny_model(), tiny_batch(padding=0), torch.tensor([[3], [4]])
+    caches = [model(**batch, use_cache=True, logits_to_keep=keep)[CACHE] for keep in (0, 1)]
+    whole, trimmed = (model(input_ids=token, **{CACHE: cache}).logits for cache in caches)
+    close(trimmed, whole)
+
+
+def test_what_is_shown_is_shown_of_every_position(tiny_model, tiny_batch):
+    shown = tiny_model()(**tiny_batch(), logits_to_keep=1, output_hidden_states=True, output_router_logits=True)
+    assert {one.shape[1] for one in shown.hidden_states} == {9}
+    assert len({one.shape for one in shown.router_logits}) == 1
+
+
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_prediction_output_shapes(tiny_model, tiny_batch, close, kind):
     model = tiny_model(TsfLlmForPrediction, prediction_type=kind, quantiles=[0.1, 0.5, 0.6, 0.9])

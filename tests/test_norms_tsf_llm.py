@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tsf_llm.norms_tsf_llm import TsfLlmBatchNorm, TsfLlmDynamicTanh, TsfLlmRMSNorm
@@ -60,3 +61,17 @@ def test_batch_norm_leaves_padding_out(close):
     out.square().sum().backward()
     assert (x.grad[mask == 0] == 0).all()
     assert (x.grad[mask == 1] != 0).any()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (4, 5), (1, 1, 5)], ids=str)
+def test_the_rms_norm_has_torchs_own_gradient(shape, close):
+    norm, x = TsfLlmRMSNorm(5, eps=1e-3), torch.randn(shape, requires_grad=True)
+    nn.init.normal_(norm.weight)
+    own = F.rms_norm(x, (5,), norm.weight, 1e-3)
+    assert torch.equal(norm(x), own)
+    inputs = (x, norm.weight)
+    close(torch.autograd.grad(norm(x).sin().sum(), inputs), torch.autograd.grad(own.sin().sum(), inputs))
+    with torch.no_grad():
+        assert torch.equal(norm(x), own)
+    norm.requires_grad_(False)
+    close(torch.autograd.grad(norm(x).sum(), x), torch.autograd.grad(F.rms_norm(x, (5,), norm.weight, 1e-3).sum(), x))

@@ -1,5 +1,8 @@
 """Plain series through the same processor: no row knows a later one, units do not matter, known covariates may."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsf_llm import series_tsf_llm as series_module
 from tsf_llm.audit_tsf_llm import audit_features, peeking_covariates
 from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE, difference_scale, kind_of
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
@@ -17,15 +21,19 @@ from tsf_llm.series_tsf_llm import (
     SeriesFeature,
     candidate_seasons,
     choose_seasons,
-    compute_series_features,
     series_feature_names,
+    series_features_of,
     series_table,
 )
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
+spec = importlib.util.spec_from_file_location("pandas_series", Path(__file__).with_name("pandas_series.py"))
+pandas_series = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pandas_series)
 ROWS = 400
 FEW = settings(max_examples=6, deadline=None, derandomize=True)
 TABLE = series_table([24])
+SIGMA = (UNIVARIATE.sigma_decay, UNIVARIATE.sigma_floor)
 
 
 def series(rows=ROWS, *, seed=0, freq="h", name="load", season=24):
@@ -40,8 +48,9 @@ def series(rows=ROWS, *, seed=0, freq="h", name="load", season=24):
     )
 
 
-def features(frame, table=TABLE):
-    return compute_series_features(frame, list(table), table)
+def features(frame, table=TABLE, cap=None):
+    [values] = series_features_of({"": frame}, list(table), table, *SIGMA, cap, starts={}).values()
+    return pd.DataFrame(values, frame.index, list(table))
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +125,51 @@ def test_features_are_what_their_formulas_say():
         assert row[name] == pytest.approx(value), name
 
 
+def odd_series() -> dict[str, pd.DataFrame]:
+    """With gaps, without a move, of zeros, too short, empty, and others of several lengths."""
+    frames = {f"of {n}": series(n, seed=n) for n in (1, 2, 25, 400, 410, 3000)}
+    gaps = series(seed=1)
+    gaps.loc[gaps.index % 7 > 3, "value"] = np.nan
+    gaps.loc[100:180, "value"] = np.nan
+    late = series(seed=2)
+    late.loc[:90, "value"] = np.nan
+    return frames | {
+        "gaps": gaps,
+        "late": late,
+        "still": series().assign(value=0.1),
+        "zeros": series(seed=3).assign(value=lambda f: f["value"].where(f.index % 50 < 3, 0.0)),
+        "unknown": series().assign(value=np.nan),
+        "none": series().iloc[:0],
+    }
+
+
+@pytest.mark.parametrize("seasons", [[24], [7, 28], []])
+@pytest.mark.parametrize("cap", [None, 6.0])
+def test_features_are_those_of_pandas(seasons, cap):
+    table = series_table(seasons)
+    oracle = pandas_series.table(seasons)
+    assert list(table) == list(oracle)
+    for name, frame in odd_series().items():
+        ours = features(frame, table, cap)
+        one = pandas_series.SeriesFrame(frame, *SIGMA, cap)
+        for column, function in oracle.items():
+            with np.errstate(all="ignore"):
+                expected = np.array(function(one), dtype=float)
+            expected[~np.isfinite(expected)] = np.nan
+            np.testing.assert_allclose(ours[column], expected, rtol=1e-12, atol=1e-12, err_msg=f"{column} of {name}")
+
+
+def test_a_series_has_the_same_bits_alone_and_with_others_from_any_start(monkeypatch):
+    monkeypatch.setattr(series_module, "LONGEST", 700)  # the longest come in pieces
+    frames, table = odd_series(), series_table([24, 168])
+    whole = {name: features(frame, table, 6.0).to_numpy() for name, frame in frames.items()}
+    for starts in ({}, {name: max(0, len(frame) - 60) for name, frame in frames.items()}, {"gaps": 150, "of 410": 1}):
+        together = series_features_of(frames, list(table), table, *SIGMA, 6.0, starts=starts)
+        assert list(together) == list(frames)
+        for name, values in together.items():
+            assert values.tobytes() == whole[name][starts.get(name, 0) :].tobytes(), name
+
+
 def test_missing_rows_blank_themselves_and_not_the_rest():
     frame = series()
     frame.loc[200:205, "value"] = np.nan
@@ -130,7 +184,7 @@ def test_groups_choose_features():
     with pytest.raises(ValueError, match="unknown feature groups"):
         series_feature_names(TABLE, ["oscillators"])
     with pytest.raises(ValueError, match="unknown features"):
-        compute_series_features(series(), ["rsi_14"], TABLE)
+        series_features_of({"": series()}, ["rsi_14"], TABLE, *SIGMA, None, starts={})
 
 
 # Seasons
@@ -281,11 +335,12 @@ def test_audit_passes_with_known_covariates(processor):
 
 
 def test_audit_flags_an_undeclared_covariate_that_is_read_ahead():
-    table = series_table([24])
-    table["peek"] = SeriesFeature("peek", "mine", "promo[+1]", lambda f: f.frame["promo"].shift(-1))
-    report = audit_features(series(), compute=lambda frame: features(frame, table), past_covariates=["promo"])
+    def peeking(frame):
+        return features(frame).assign(peek=frame["promo"].shift(-1))
+
+    report = audit_features(series(), compute=peeking, past_covariates=["promo"])
     assert [leak["feature"] for leak in report["prefix_invariance"]["leaks"]] == ["peek"]
-    report = audit_features(series(), compute=lambda frame: features(frame, table), known_covariates=["promo"])
+    report = audit_features(series(), compute=peeking, known_covariates=["promo"])
     assert report["passed"], report
 
 
@@ -300,6 +355,9 @@ def test_audit_flags_a_column_into_which_the_future_was_written():
 
 
 def test_the_random_walk_canary_sings():
-    table = {**TABLE, "tomorrow": SeriesFeature("tomorrow", "mine", "y[+1] - y", lambda f: -f.y.diff(-1))}
+    def tomorrow(panel):
+        return np.append(np.diff(panel.y, axis=0), [[np.nan]], axis=0)
+
+    table = {**TABLE, "tomorrow": SeriesFeature("tomorrow", "mine", "y[+1] - y", tomorrow)}
     report = audit_features(series(), compute=lambda frame: features(frame, table))
     assert report["random_walk"]["passed"] is False

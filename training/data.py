@@ -22,7 +22,7 @@ from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
 from ..data_prep.sources import read_data, read_market
-from ..data_prep.windows import Objective, Split, WindowDataset, fence
+from ..data_prep.windows import Objective, Split, WindowDataset, fence, side_by_side
 from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, usual_spacing
 from ..market_tsf_llm import implied_index
@@ -88,6 +88,7 @@ class TrainingData:
             series = processor.fit_encode(panel, split.train_through, market=market)
         else:
             series = processor.encode(panel, market=market)
+        series = side_by_side(series, sum(len(one.close) for one in series))
         bars = bars[bars[processor.kind.id].isin([one.ticker for one in series])].reset_index(drop=True)
         return cls(args, bars, split, processor, series, market, panel.skipped)
 

@@ -1,7 +1,8 @@
 """Which of float32 and bfloat16 is faster here: CPUs without AMX or AVX-512 lose by bf16, others gain, as GPUs do.
 
 Design choices:
-* A product of the size that training makes is timed once per process, before anything else is done.
+* A product of the size that training makes is timed once per process, before anything else is done: each as training
+  makes it, float32 by the library that the model takes, bfloat16 with the casts of its two sides.
 * bf16 is chosen where it is clearly faster (`WORTH`): float32 gives the same weights on every run.
 * Several processes must agree, and their clocks might not: there the device's own word counts, not the time.
 """
@@ -12,7 +13,10 @@ from functools import lru_cache
 
 import torch
 
+from ..products_tsf_llm import product
+
 ROWS, INNER, OUTER = 1024, 256, 512  # bars, width and inner width: .27 GFLOP
+MORE = 16  # times as many rows beside a CPU, where a call costs as much as a small product
 REPEATS = 3
 WORTH = 1.2  # times as fast as float32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -25,15 +29,16 @@ def matmul_speeds(device: str) -> dict[str, float]:
 
 
 def _speed(device: torch.device, dtype: torch.dtype) -> float:
-    left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((ROWS, INNER), (INNER, OUTER)))
+    rows = ROWS if device.type == "cpu" else MORE * ROWS
+    x, weight = (torch.ones(shape, device=device) for shape in ((rows, INNER), (OUTER, INNER)))
     seconds = []
     for _ in range(1 + REPEATS):  # the first warms up
         started = time.perf_counter()
-        left @ right
+        product(x.to(dtype), weight.to(dtype))
         if device.type != "cpu":
             torch.accelerator.synchronize()
         seconds.append(time.perf_counter() - started)
-    return round(2 * ROWS * INNER * OUTER / min(seconds[1:]) / 1e9, 1)
+    return round(2 * rows * INNER * OUTER / min(seconds[1:]) / 1e9, 1)
 
 
 def faster_in_bf16(speeds: dict[str, float]) -> bool:

@@ -1,31 +1,23 @@
-"""The speed comparison measures what it says; how long anything takes is never asserted."""
+"""The benchmark of speed measures what it says; how long anything takes is never asserted."""
 
+import importlib.util
 import json
 import math
-from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
-from torch.testing import assert_close
 
-from tsf_llm.benchmarks import speed
-from tsf_llm.versions_tsf_llm import CACHE
-
-TINY = speed.TINY
-SETTINGS = speed.Settings(batch=2, bars=6, steps=3)
-
-
-@pytest.fixture(scope="module")
-def models():
-    return speed.contestants(TINY, SETTINGS)
+from tsf_llm.benchmarks import contest, speed
+from tsf_llm.benchmarks.peers import BOLT, DEEPSEEK, OURS
+from tsf_llm.benchmarks.whole_way import PEER
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     """Results of a quick run and the folder that it wrote them into."""
     folder = tmp_path_factory.mktemp("speed")
-    assert speed.main(["--quick", "--json", str(folder / "speed.json")]) == 0
+    arguments = ["--quick", "--json", str(folder / "speed.json"), "--page", str(folder / "page.md")]
+    assert speed.main(arguments) == 0
     return json.loads((folder / "speed.json").read_text(encoding="utf-8")), folder
 
 
@@ -33,117 +25,78 @@ def is_positive(number):
     return isinstance(number, int | float) and math.isfinite(number) and number > 0
 
 
-def test_quick_run_writes_the_agreed_json_and_nothing_else(quick):
+def test_a_quick_run_writes_all_parts_and_nothing_else(quick):
     results, folder = quick
-    assert [path.name for path in folder.iterdir()] == ["speed.json"]
-    assert [row["model"] for row in results["rows"]] == ["tsf-llm tiny", "deepseek-v3 tiny"]
-    for row in results["rows"]:
-        for key in ("params", "forward_ms", "train_ms", "generate_ms", "cache_bytes_per_token"):
-            assert is_positive(row[key]), key
-    assert set(results["ratios"]) == {"forward_tiny", "train_tiny", "generate_tiny"}
-    assert all(map(is_positive, results["ratios"].values()))
-    assert is_positive(results["gemm_gflops"])
-    assert is_positive(results["decode"][0]["absorbed_over_expanded"])
-    assert results["settings"]["repeats"] == 2
-    assert results["machine"]["torch_threads"] == torch.get_num_threads()
+    written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert written == {"speed.json", "page.md", "images/benchmarks_growth.png"}
+    assert set(speed.PARTS) < set(results)
     assert results["versions"]["torch"] == torch.__version__
+    assert results["machine"]["threads"] == 1
+    assert results["settings"]["seed"] == 0
 
 
-def test_json_replaces_an_older_file(tmp_path):
-    path = tmp_path / "speed.json"
-    path.write_text("old", encoding="utf-8")
-    speed.write_json({"rows": []}, path)
-    assert json.loads(path.read_text(encoding="utf-8")) == {"rows": []}
+def test_every_contestant_has_its_measures(quick):
+    found = quick[0]["contest"]
+    assert set(found["contestants"]) | set(found["absent"]) == set(speed.QUICK)
+    for name, one in found["contestants"].items():
+        measures = contest.suited(name, speed.Field(model="mini", quick=True))
+        assert {key for key in contest.MEASURES if key in one} == set(measures)
+        assert all(is_positive(one[key][clock]) for key in measures for clock in ("cpu", "wall"))
+        assert is_positive(one["parameters"])
+        assert one["peak_mb"] > one["imports_mb"]
+    assert is_positive(found["ratios"]["forward"][DEEPSEEK])
+    assert is_positive(found["ratios"]["uncached"][DEEPSEEK])
+    assert is_positive(found["ratios"]["paths over one path"][OURS])
+    assert is_positive(found["gemm_gflops"]["float32"])
 
 
-@pytest.mark.parametrize("name", [*speed.PRESETS, "tiny"])
-def test_parameters_of_ours_and_the_peer_agree(name):
-    models = speed.contestants(TINY if name == "tiny" else speed.preset(name), SETTINGS)
-    ours, peer = (models[name][0] for name in (speed.OURS, speed.PEER))
-    assert peer.num_parameters() == pytest.approx(ours.num_parameters(), rel=0.02)
-
-
-@pytest.mark.parametrize("name", speed.PRESETS)
-def test_presets_have_the_size_of_their_name(name):
-    ours, _ = speed.contestants(speed.preset(name), SETTINGS)[speed.OURS]
-    assert round(ours.num_parameters() / 1e6) == int(name.removesuffix("M"))
-
-
-def test_peer_attends_as_we_do(models):
-    """Same weights, same numbers: the two differ in nothing that would make one of them do more."""
-    ours, peer = (models[name][0].eval() for name in (speed.OURS, speed.PEER))
-    x_BSD = torch.randn(2, 6, TINY["hidden_size"])
-    for mine, theirs in zip(ours.model.layers, peer.model.layers, strict=True):
-        positions = torch.arange(6)[None]
-        contexts = [
-            layer.self_attn(x_BSD, position_embeddings=model.model.rotary_emb(x_BSD, positions), attention_mask=None)[
-                0
-            ]
-            for layer, model in ((mine, ours), (theirs, peer))
-        ]
-        assert_close(contexts[0], contexts[1])
-
-
-def test_peer_chooses_the_experts_that_we_choose(models):
-    ours, peer = (models[name][0] for name in (speed.OURS, speed.PEER))
-    x_ND = torch.randn(12, TINY["hidden_size"])
-    for mine, theirs in zip(ours.model.layers, peer.model.layers, strict=True):
-        assert_close(mine.mlp.gate(x_ND)[2].sort().values, theirs.mlp.gate(x_ND)[2].sort().values)
-
-
-def test_expanded_decode_expands_and_agrees_with_absorbed():
-    models = speed.contestants(TINY, SETTINGS)
-    absorbed, inputs = models[speed.OURS]
-    expanded, _ = models[speed.EXPANDED]
-    calls = Counter()
-    for name, model in ((speed.OURS, absorbed), (speed.EXPANDED, expanded)):
-        projection = model.model.layers[0].self_attn.kv_b_proj
-        projection.register_forward_hook(lambda *_, name=name: calls.update([name]))
-    steps = []
-    for model in (absorbed, expanded):
-        with torch.no_grad():
-            cache = model.eval()(**inputs, use_cache=True)[CACHE]
-            steps.append(model(input_ids=torch.zeros(2, 1, dtype=torch.long), past_key_values=cache).logits)
-    assert calls == {speed.OURS: 1, speed.EXPANDED: 2}  # ours expands only to read the prompt
-    assert_close(steps[0], steps[1])
-
-
-def test_cache_weighs_what_the_shape_says(quick):
+def test_the_surroundings_have_figures(quick):
     results, _ = quick
-    config = speed.TsfLlmConfig(**TINY, horizons=None)
-    layer_bytes = 4 * config.num_hidden_layers  # float32
-    head = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
-    assert results["cache_bytes_per_token"] == [
-        {
-            "shape": "tiny",
-            "mla": layer_bytes * (config.kv_lora_rank + config.qk_rope_head_dim),
-            "gqa": layer_bytes * 2 * head,
-            "mha": layer_bytes * config.num_attention_heads * head,
-        }
-    ]
+    assert is_positive(results["features"]["windows"]["2"]["cpu"])
+    assert results["features"]["columns"][OURS] == 88
+    assert (PEER in results["features"]) == (importlib.util.find_spec("pandas_ta_classic") is not None)
+    assert is_positive(results["features"]["encoding"]["bars_per_cpu_second"])
+    assert is_positive(results["stream"][0]["step"]["all"])
+    assert is_positive(results["start"]["tsf-llm --help"]["wall"])
+    curves = {name: [one["size"] for one in curve["points"]] for name, curve in results["growth"].items()}
+    assert curves == {"context": [128], "history": [256], "series": [16], "paths": [1, 4]}
 
 
-def test_ratio_is_the_median_of_paired_repeats():
-    assert speed.ratio([2.0, 30.0, 6.0], [1.0, 10.0, 4.0]) == 2.0
+def test_one_table_has_everything(quick):
+    results, _ = quick
+    told = speed.table(results)
+    assert list(told.headings) == ["CPU time", *results["contest"]["contestants"]]
+    titles = [line[0] for line in told.cells]
+    assert {"parameters, million", "one path, s", "last window of 2 tickers, ms each"} <= set(titles)
+    assert all(len(line) == len(told.headings) for line in told.cells)
+    assert speed.ratios(results).headings[1] == DEEPSEEK
 
 
-def test_bf16_runs():
-    settings = replace(SETTINGS, dtype="bf16")
-    models = speed.contestants(TINY, settings)
-    for model, inputs in models.values():
-        speed.forward(model, inputs)
-        speed.generate(model, inputs, settings.steps)
+def test_a_missing_peer_is_told(quick):
+    results = json.loads(json.dumps(quick[0]))
+    results["contest"]["absent"] = {BOLT: "pip install chronos-forecasting"}
+    assert f"{BOLT} is absent: pip install chronos-forecasting." in speed.notes(results)
+
+
+def test_parts_alone_are_shown(quick, capsys):
+    results = {key: value for key, value in quick[0].items() if key not in ("contest", "growth")}
+    speed.show(results, speed.Console())
+    assert "bars encoded per second: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--repeats", "0"],
-        ["--repeats", "many"],
+        ["--parts", "weather"],
+        ["--only", "DeepSeek-V3"],
+        ["--only", "Abacus"],
+        ["--threads", "0"],
+        ["--rounds", "0"],
         ["--device", "abacus"],
-        ["--dtype", "int3"],
         ["--json", "no/such/folder/speed.json"],
         ["--json", "."],
+        ["--page", "page.txt"],
+        ["--page", "page.md", "--parts", "start"],
         ["--unknown"],
         pytest.param(
             ["--device", "cuda"], marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -158,13 +111,11 @@ def test_bad_arguments_exit_2_with_one_line(arguments, tmp_path, monkeypatch, ca
     assert stopped.value.code == 2
     assert printed.out == ""
     assert len(printed.err.splitlines()) == 1
-    assert arguments[0] in printed.err
+    assert arguments[0] in printed.err or arguments[1] in printed.err
 
 
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit) as stopped:
         speed.main(["--help"])
     assert stopped.value.code == 0
-    shown = capsys.readouterr().out
-    assert "examples:" in shown
-    assert "below 1" in shown
+    assert "examples:" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCard
 
 from tsf_llm import indicators_tsf_llm as indicators
 from tsf_llm.data_prep import prepare as module
-from tsf_llm.data_prep import ticker_files
+from tsf_llm.data_prep import shards, ticker_files
 from tsf_llm.data_prep.columns import Columns
 from tsf_llm.data_prep.prepare import is_prepared, load_prepared, prepare
 from tsf_llm.data_prep.shards import shard_path
@@ -214,7 +214,7 @@ def test_engine_refusals(run, prices, tmp_path, monkeypatch):
 
 
 def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
-    encode, done = module.encode_shard, []
+    encode, done = shards.encode_shard, []
 
     def stop_at_the_third(name, *rest):
         if len(done) == 2:
@@ -222,7 +222,7 @@ def test_it_goes_on_where_it_stopped(prices, folder, tmp_path, monkeypatch):
         done.append(name)
         return encode(name, *rest)
 
-    monkeypatch.setattr(module, "encode_shard", stop_at_the_third)
+    monkeypatch.setattr(shards, "encode_shard", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         prepare(prices, tmp_path, **settings())
     assert not is_prepared(tmp_path)
@@ -655,8 +655,8 @@ def test_a_feature_whose_code_changed_is_computed_again(prices, folder, tmp_path
         shutil.copy(path, package)
     indicators = package / "indicators_tsf_llm.py"
     text = indicators.read_text()
-    assert text.count("np.log(b.close / b.open)") == 1
-    indicators.write_text(text.replace("np.log(b.close / b.open)", "np.log(b.high / b.open)"))
+    assert text.count("np.log(p.close / p.open)") == 1
+    indicators.write_text(text.replace("np.log(p.close / p.open)", "np.log(p.high / p.open)"))
     out = shutil.copytree(folder, tmp_path / "out")
     answer = subprocess.run(
         [sys.executable, "-c", EDITED, prices, out, tmp_path / "site"],

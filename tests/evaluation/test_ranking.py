@@ -13,6 +13,31 @@ from tsf_llm.evaluation.distributions import Samples
 LEVELS = np.arange(1, 100) / 100
 
 
+def rps(quantiles, realised, dates):
+    return ranking.Ranked.of(realised, dates).rps(quantiles)
+
+
+def slow_rps(quantiles, realised, dates, seed=0):
+    """Draw by draw, rank by rank."""
+    generator, scores = np.random.default_rng(seed), []
+    order = np.lexsort((realised, dates))
+    for date in np.unique(dates):
+        mine = order[dates[order] == date]
+        draws = generator.permuted(np.tile(quantiles[mine], -(-ranking.DRAWN // len(mine))), axis=1)
+        ours, came = slow_quintiles(draws), slow_quintiles(realised[mine, None])
+        scores.append(((ours - came).cumsum(axis=1) ** 2).mean())
+    return np.mean(scores)
+
+
+def slow_quintiles(values):
+    """By scipy's ranks: the mean share of each quintile in the ranks that a ticker spans."""
+    size = len(values)
+    share = np.eye(5)[5 * np.arange(size) // size]
+    low, high = (stats.rankdata(values, one, axis=0).astype(int) for one in ("min", "max"))
+    spans = [[share[a - 1 : b].mean(axis=0) for a, b in zip(*one, strict=True)] for one in zip(low, high, strict=True)]
+    return np.array(spans).mean(axis=1)
+
+
 def test_the_formulas_in_the_docstrings():
     assert doctest.testmod(ranking) == (0, 3)
 
@@ -70,7 +95,7 @@ def test_the_score_of_quantiles_is_that_of_endless_independent_draws(size):
     exact = ranking.quintiles(np.random.default_rng(5).normal(mean, std, (50_000, size)).T)
     outcomes = realised.reshape(100, size, 1)
     expected = np.mean([ranking.ranked_probability_score(exact, ranking.quintiles(one)) for one in outcomes])
-    found = ranking.rps(quantiles, realised, dates)
+    found = rps(quantiles, realised, dates)
     assert_allclose(found["rps"], expected, atol=3e-4)
     assert found["rps"] < 0.16
     assert found["rps_dates"] == 100
@@ -78,23 +103,30 @@ def test_the_score_of_quantiles_is_that_of_endless_independent_draws(size):
 
 def test_a_point_mass_at_one_place_for_all_says_nothing():
     _, realised, dates, *_ = gaussians(20, 5)
-    assert_allclose(ranking.rps(np.zeros((100, 99)), realised, dates)["rps"], 0.16)
+    assert_allclose(rps(np.zeros((100, 99)), realised, dates)["rps"], 0.16)
 
 
 def test_dates_with_few_tickers_are_left_out():
     quantiles, realised, dates, *_ = gaussians(10, 6)
     whole = np.ones(60, bool)
     whole[[3, 14]] = False  # dates 0 and 1 have nine tickers
-    found = ranking.rps(quantiles[whole], realised[whole], dates[whole])
-    assert found == ranking.rps(quantiles[20:], realised[20:], dates[20:])
-    assert ranking.rps(quantiles[:9], realised[:9], dates[:9]) == {"rps": None, "rps_dates": 0}
+    found = rps(quantiles[whole], realised[whole], dates[whole])
+    assert found == rps(quantiles[20:], realised[20:], dates[20:])
+    assert rps(quantiles[:9], realised[:9], dates[:9]) == {"rps": None, "rps_dates": 0}
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_score_is_that_of_its_draws_one_by_one(ties):
+    quantiles, realised, dates, *_ = gaussians(12, 3)
+    quantiles = quantiles - quantiles[:, [49]] if ties else quantiles
+    assert_allclose(rps(quantiles, realised, dates)["rps"], slow_rps(quantiles, realised, dates), rtol=1e-13)
 
 
 def test_tickers_may_come_in_any_order():
     quantiles, realised, dates, *_ = gaussians(15, 8)
     order = np.random.default_rng(3).permutation(len(dates))
-    shuffled = ranking.rps(quantiles[order], realised[order], dates[order])
-    assert shuffled == ranking.rps(quantiles, realised, dates)
+    shuffled = rps(quantiles[order], realised[order], dates[order])
+    assert shuffled == rps(quantiles, realised, dates)
 
 
 # Whole paths
