@@ -95,8 +95,10 @@ def errors(pipe: TsfLlmPipeline, series: list[EncodedSeries], options: Arguments
         parts = range(2 if quick else REFERENCE // max(NUMBERS))
         wanted = quantiles(np.concatenate([draw(samples=max(NUMBERS), seed=1000 + i) for i in parts], axis=1))
         for way, K in ways:
-            free = {"path_uniforms": free_uniforms, "spread": lambda uniforms, come: uniforms}
-            with patch.multiple(pipeline_tsf_llm, **(free if way == "plain" else {})):
+            free = (free_uniforms, lambda uniforms, come: uniforms)
+            ours = (pipeline_tsf_llm.path_uniforms, pipeline_tsf_llm.spread)
+            numbers = dict(zip(("path_uniforms", "spread"), free if way == "plain" else ours, strict=True))
+            with patch.multiple(pipeline_tsf_llm, **numbers):
                 for seed in range(1 if quick else SEEDS):
                     paths = draw(samples=K, seed=seed)
                     apart = np.mean((quantiles(paths) - wanted) ** 2, axis=0)  # [B,P]
