@@ -13,8 +13,8 @@ Shapes: N rows, D in, O out.
 """
 
 import time
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 ROWS, INNER, OUTER = 256, 256, 512  # rows of an expert, width and inner width: .07 GFLOP
-REPEATS = 5
+REPEATS = 9
 WORTH = 1.3  # times as fast as the BLAS
 SMALLEST = 10_000  # numbers of a matrix; below, a call of oneDNN costs more than the product
 LARGEST_KEPT = (32 << 20) - (1 << 16)  # bytes; glibc's own bound is 32 MiB
@@ -42,14 +42,16 @@ def keep_freed_memory() -> None:
     torch.empty(LARGEST_KEPT, dtype=torch.uint8)
 
 
-def best_seconds(product: Callable[[torch.Tensor, torch.Tensor], Any], x: torch.Tensor, weight: torch.Tensor) -> float:
-    """The shortest of a few runs; the first warms up."""
-    seconds = []
-    for _ in range(1 + REPEATS):
-        started = time.perf_counter()
-        product(x, weight)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
+def best_seconds(products: Sequence[Callable[[], Any]]) -> list[float]:
+    """The shortest run of each, of a few in turns: what else runs here falls on all. The first ones warm up."""
+    best = [float("inf")] * len(products)
+    for repeat in range(1 + REPEATS):
+        for i, run in enumerate(products):
+            started = time.perf_counter()
+            run()
+            if repeat:
+                best[i] = min(best[i], time.perf_counter() - started)
+    return best
 
 
 @lru_cache(maxsize=1)
@@ -60,7 +62,7 @@ def onednn_wins() -> bool:
         return False
     with torch.no_grad():
         x, weight = torch.ones(ROWS, INNER), torch.ones(OUTER, INNER)
-        blas, other = best_seconds(F.linear, x, weight), best_seconds(onednn, x, weight)
+        blas, other = best_seconds((partial(F.linear, x, weight), partial(onednn, x, weight)))
     return blas >= WORTH * other
 
 
@@ -119,4 +121,4 @@ class TsfLlmLinear(nn.Linear):
         return out if self.bias is None else out + self.bias
 
 
-__all__ = ["TsfLlmLinear", "product", "weight_gradient"]
+__all__ = ["TsfLlmLinear", "best_seconds", "is_for_onednn", "onednn_wins", "product", "weight_gradient"]

@@ -94,10 +94,10 @@ def test_a_graph_holds_torchs_own_product(chosen):
 def test_the_faster_library_is_found_once(monkeypatch):
     products.onednn_wins.cache_clear()
     timed = []
-    monkeypatch.setattr(products, "best_seconds", lambda product, *_: timed.append(product) or 1.0)
+    monkeypatch.setattr(products, "best_seconds", lambda products: timed.append(products) or [1.0, 1.0])
     assert not products.onednn_wins()  # no faster, so not chosen
     products.onednn_wins()
-    assert len(timed) in (0, 2)
+    assert len(timed) in (0, 1)
     monkeypatch.undo()
     products.onednn_wins.cache_clear()
     assert isinstance(products.onednn_wins(), bool)

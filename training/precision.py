@@ -8,16 +8,14 @@ Design choices:
 """
 
 import os
-import time
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
-from ..products_tsf_llm import product
+from ..products_tsf_llm import best_seconds, product
 
 ROWS, INNER, OUTER = 1024, 256, 512  # bars, width and inner width: .27 GFLOP
 MORE = 16  # times as many rows beside a CPU, where a call costs as much as a small product
-REPEATS = 3
 WORTH = 1.2  # times as fast as float32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -25,20 +23,16 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 @lru_cache(maxsize=1)
 def matmul_speeds(device: str) -> dict[str, float]:
     """GFLOP/s of a matrix product in `fp32` and in `bf16`, the best of a few, in a moment."""
-    return {name: _speed(torch.device(device), dtype) for name, dtype in DTYPES.items()}
-
-
-def _speed(device: torch.device, dtype: torch.dtype) -> float:
-    rows = ROWS if device.type == "cpu" else MORE * ROWS
+    rows = ROWS if device == "cpu" else MORE * ROWS
     x, weight = (torch.ones(shape, device=device) for shape in ((rows, INNER), (OUTER, INNER)))
-    seconds = []
-    for _ in range(1 + REPEATS):  # the first warms up
-        started = time.perf_counter()
-        product(x.to(dtype), weight.to(dtype))
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return round(2 * rows * INNER * OUTER / min(seconds[1:]) / 1e9, 1)
+    seconds = best_seconds([partial(_multiply, x, weight, dtype) for dtype in DTYPES.values()])
+    return {name: round(2 * rows * INNER * OUTER / one / 1e9, 1) for name, one in zip(DTYPES, seconds, strict=True)}
+
+
+def _multiply(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> None:
+    product(x.to(dtype), weight.to(dtype))
+    if x.device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def faster_in_bf16(speeds: dict[str, float]) -> bool:
