@@ -224,3 +224,28 @@ def test_stratified_samples_are_not_flattered():
     assert Samples(values).crps(y).mean() < 0.98 * exact
     assert exact < stratified.crps(y).mean() < 1.01 * exact
     assert isinstance(stratified.divided(np.full(20_000, 2.0)), StratifiedSamples)
+
+
+def test_laws_of_parts_are_joined_in_order():
+    rng, levels = np.random.default_rng(0), np.array([0.1, 0.5, 0.9])
+    parts = [
+        [Gaussian(rng.normal(size=n), rng.uniform(0.5, 1, n)) for n in (2, 3)],
+        [Quantiles(np.sort(rng.normal(size=(n, 3)), axis=1), levels) for n in (2, 3)],
+        [
+            Residuals.of(rng.uniform(0.5, 1, n), [rng.normal(size=9), rng.normal(size=5)], np.arange(n) % 2, 0.1)
+            for n in (2, 3)
+        ],
+    ]
+    y = rng.normal(size=5)
+    for each in parts:
+        joined = type(each[0]).joined(each)
+        for ask in (lambda law, y: law.crps(y), lambda law, y: law.cdf(y), lambda law, _: law.quantile([0.3, 0.8])):
+            apart = np.concatenate([ask(one, part) for one, part in zip(each, (y[:2], y[2:]), strict=True)])
+            np.testing.assert_array_equal(ask(joined, y), apart)
+
+
+def test_the_closed_forms_are_those_of_scipy():
+    law, known = Gaussian(np.array([0.1, -2.0]), np.array([0.5, 3.0])), stats.norm([0.1, -2.0], [0.5, 3.0])
+    np.testing.assert_array_equal(law.quantile(LEVELS), known.ppf(LEVELS[:, None]).T)
+    np.testing.assert_array_equal(law.cdf(np.array([0.3, 0.3])), known.cdf(0.3))
+    np.testing.assert_array_equal(law.p_up, known.sf(0.0))

@@ -117,3 +117,14 @@ def test_running_statistics_are_not_kept(panel, tmp_path):
     ask(panel, choose("fast"))
     assert not (tmp_path / "baselines").exists()
     assert running.cache_folder() == tmp_path / "baselines"
+
+
+@pytest.mark.parametrize("name", ["drift", "ewma"])
+def test_tasks_scored_together_are_scored_as_each_alone(panel, monkeypatch, name):
+    panel = replace(panel, rows=[np.arange(150, 160)] * 2)
+    together, _ = ask(panel, choose(name), keep=False)
+    monkeypatch.setattr(running, "TOGETHER", 1)
+    alone, _ = ask(panel, choose(name), keep=False)
+    for step, scored in alone[name].items():
+        for part, values in vars(scored).items():
+            np.testing.assert_array_equal(getattr(together[name][step], part), values)
