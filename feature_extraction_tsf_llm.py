@@ -70,6 +70,7 @@ COMPLETED = ("names", "seasons", "past_covariates", "known_covariates")  # setti
 LEARNED = ("center", "scale", "bar_seconds", "fitted_through", "fitted_with_market", "target_center", "target_scale")
 ROWS_AT_ONCE = 1 << 16  # of raw features, 46 MB of 88 of them: bounds memory, not results
 LONGEST_CONTEXT = 1_000_000  # bars of a window
+SIDE_BY_SIDE = 1 << 15  # numbers of tickers whose volatility is computed at once: 256 KB
 Markets: TypeAlias = Mapping[str, pd.DataFrame | None]  # by ticker a `market_tsf_llm.market_state`, where it has one
 ORIGINALS = {"feature_set", "seed_horizon", "expose_leak"}  # settings of earlier versions, for the original alone
 
@@ -494,8 +495,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         raw = self._learn(tickers, through, market, whole=True)
         answered = tickers.like(tickers)  # of the fit are those too whose frequency changes after the fence
         self._skip_other_spacings(answered)
-        series = (self._series(ticker, frame) for ticker, frame in answered.items())
-        return [self._with_features(one, raw.pop(one.ticker)) for one in series]
+        return [self._with_features(one, raw.pop(ticker)) for ticker, one in self._series(answered).items()]
 
     def unfitted(self, **changes: Any) -> Self:
         """The same features, in the same order, with nothing fitted."""
@@ -638,10 +638,27 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     def volatility(self, close: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log returns (differences) and the exponentially weighted volatility known at each bar, both `[N]`.
 
-        See `return_volatility` and `difference_scale`.
+        See `return_volatility` and `difference_scale`; of several tickers `[N,S]`.
         """
-        log_return = np.diff(self.series_kind.additive(close), prepend=np.nan)
+        log_return = np.diff(self.series_kind.additive(close), axis=0, prepend=np.nan)
         return log_return, self.series_kind.volatility(log_return, self.sigma_decay, self.sigma_floor, self.sigma_cap)
+
+    def _moves(self, tickers: Mapping[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """`volatility` of each ticker, those of about one length side by side."""
+        closes = {ticker: frame[self.series_kind.value].to_numpy() for ticker, frame in tickers.items()}
+        left, moves = sorted(closes, key=lambda ticker: -len(closes[ticker])), {}
+        while left:
+            longest = len(closes[left[0]])
+            count = max(1, SIDE_BY_SIDE // max(1, longest))
+            some, left = left[:count], left[count:]
+            close = np.full((longest, len(some)), np.nan)
+            for column, ticker in enumerate(some):
+                close[: len(closes[ticker]), column] = closes[ticker]
+            log_return, sigma = self.volatility(close)
+            for column, ticker in enumerate(some):
+                rows = slice(len(closes[ticker])), column
+                moves[ticker] = log_return[rows].copy(), sigma[rows].copy()
+        return moves
 
     def log_returns(self, values: np.ndarray, batch: BatchFeature) -> np.ndarray:
         """A head's numbers, one row per origin of the batch -> cumulative log returns (differences), same shape.
@@ -695,7 +712,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self._warn_of_jumps(tickers, last_window)
         if last_window:
             self._warn_of_ended(tickers)
-        series = {ticker: self._series(ticker, frame) for ticker, frame in tickers.items()}
+        series = self._series(tickers)
         starts = dict.fromkeys(series, 0)
         if last_window:
             starts = {t: max(0, self._last_origin(one) + 1 - self.context_length) for t, one in series.items()}
@@ -732,18 +749,21 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         Of each ticker the last `memory` bars before that one will do. A ticker whose features cannot be computed is
         skipped. `market` is a `market_tsf_llm.market_state`."""
         states, encoded = self._known_market(market, tickers), []
-        frames = dict(tickers)
+        frames, series = dict(tickers), self._series(tickers)
         for ticker, raw in self._raw(frames, states, {ticker: len(frame) - 1 for ticker, frame in frames.items()}):
             if isinstance(raw, FeatureError):
                 tickers.skip(ticker, f"{ticker}: {raw}")
             else:
-                encoded.append(self._with_features(self._series(ticker, frames[ticker]), raw))
+                encoded.append(self._with_features(series[ticker], raw))
         return encoded
 
-    def _series(self, ticker: str, bars: pd.DataFrame) -> EncodedSeries:
-        """All that is known of a ticker but its features, which are zero."""
-        close = bars[self.series_kind.value].to_numpy()
-        log_return, sigma = self.volatility(close)
+    def _series(self, tickers: Mapping[str, pd.DataFrame]) -> dict[str, EncodedSeries]:
+        """All that is known of each ticker but its features, which are zero."""
+        moves = self._moves(tickers)
+        return {ticker: self._one_series(ticker, frame, *moves[ticker]) for ticker, frame in tickers.items()}
+
+    def _one_series(self, ticker: str, bars: pd.DataFrame, log_return: np.ndarray, sigma: np.ndarray) -> EncodedSeries:
+        close, is_bars = bars[self.series_kind.value].to_numpy(), self.series_kind is OHLCV
         return EncodedSeries(
             ticker=ticker,
             timestamp=bars["timestamp"].to_numpy(),
@@ -753,8 +773,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             log_return=log_return,
             sigma=sigma,
             calm=None if self.sigma_cap is not None else self._calm(log_return, sigma),
-            ohlc=np.stack([bars[name].to_numpy() for name in PRICES], axis=1) if self.series_kind is OHLCV else None,
-            volume=bars["volume"].to_numpy() if self.series_kind is OHLCV else None,
+            ohlc=np.stack([bars[name].to_numpy() for name in PRICES], axis=1) if is_bars else None,
+            volume=bars["volume"].to_numpy() if is_bars else None,
         )
 
     def _with_features(self, series: EncodedSeries, raw_NF: np.ndarray) -> EncodedSeries:

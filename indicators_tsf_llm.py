@@ -22,9 +22,9 @@ In formulas `x[-n]` is x n bars ago, `ta.f(n)` is `pandas_ta_classic.f` with len
 channel is (close - lower) / (upper - lower).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ from .bars_tsf_llm import OHLCV, PRICES, FeatureError
 from .market_tsf_llm import STALE, MarketTable, parts_of
 from .more_indicators_tsf_llm import ROWS as MORE
 from .own_features_tsf_llm import WARM_UP, IndicatorFrame, own_features
-from .panel_tsf_llm import LONGEST, Feature, Panel, alike, wall_clock
+from .panel_tsf_llm import LONGEST, PANEL, Feature, Panel, alike, in_utc, wall_clock
 from .reversal_tsf_llm import ROWS as REVERSAL
 from .technical_tsf_llm import (
     EMA_MEMORY,
@@ -85,7 +85,8 @@ SELECTABLE_GROUPS = (  # not among the default features
     *("more_averages", "crossovers", "candles", "shape", "momentum", "regime", "estimators", "more_channels"),
     *("more_volume", "dates", "reversal", "market", "range", "leverage", "events", "implied", "moves"),
 )
-REACHES = (80, 300, 1120)  # features that reach no further share a panel of their own
+REACHES = (1120,)  # features that reach no further share a panel of their own
+NEAR = (0, 30, 80, 300)  # and those of its tail that reach no further but for what is remembered
 
 
 def _day_of_week(days: np.ndarray) -> np.ndarray:
@@ -371,8 +372,8 @@ def features_of(
                     one.put(one.begin, np.where(np.isfinite(of_frame), of_frame, np.nan).T, own)
             except FeatureError as error:
                 errors[ticker] = error
-        for places in _by_reach(chosen, ours, series):
-            _compute([chosen[i] for i in places], places, series)
+        for places in _by(REACHES, lambda feature: feature.reach, ours, chosen):
+            _compute(chosen, places, series)
     return {ticker: table for ticker, table in values.items() if ticker not in errors}, errors
 
 
@@ -391,11 +392,10 @@ class _Observed:
         read = self.rows[self.first :]
         before = min(self.first, STALE)  # bars that tell a stale market
         seen = self.rows[self.first - before :]
-        times = bars["timestamp"]
         self.columns = dict(zip(OHLCV.columns, (price[read] for price in prices), strict=True))
-        self.columns["timestamp"] = wall_clock(times)[read]
+        self.columns["timestamp"] = wall_clock(bars["timestamp"])[read]
         if market is not None:
-            then = market.as_of(times.to_numpy(dtype="datetime64[ns]")[seen])
+            then = market.as_of(in_utc(bars["timestamp"])[seen])
             self.columns.update({name: column[before:] for name, column in then.items()})
 
     def put(self, begin: int, values: np.ndarray, places: list[int]) -> None:
@@ -421,34 +421,43 @@ class _Piece:
         return {name: column[part] for name, column in self.of.columns.items()}
 
 
-def _by_reach(chosen: Sequence[Feature], places: list[int], series: Sequence[_Observed]) -> list[list[int]]:
-    """Features that are computed in one panel: what reaches far makes long panels, too long for all others."""
-    wanted = sum(len(one.rows) - one.begin for one in series)
-    longest = max((chosen[i].reach for i in places), default=0)
-    if wanted > longest * len(series):
-        return [places] if places else []
-    edges = (-1, *REACHES, longest)
-    parts = [[i for i in places if low < chosen[i].reach <= high] for low, high in pairwise(edges)]
+def _by(
+    edges: Sequence[int], reach: Callable[[Feature], int], places: list[int], chosen: Sequence[Feature]
+) -> list[list[int]]:
+    """Features between two edges of their reach; what reaches further than most would make long panels for all."""
+    of = [bisect_left(edges, reach(chosen[i])) for i in places]
+    parts = [[i for i, edge in zip(places, of, strict=True) if edge == k] for k in range(len(edges) + 1)]
     return [part for part in parts if part]
 
 
-def _compute(features: Sequence[Feature], places: list[int], series: Sequence[_Observed]) -> None:
-    reach, lookbacks = max(f.reach for f in features), np.array([f.lookback for f in features])
+def _compute(chosen: Sequence[Feature], places: list[int], series: Sequence[_Observed]) -> None:
+    reach, lookbacks = max(chosen[i].reach for i in places), np.array([chosen[i].lookback for i in places])
     pieces = [
         _Piece(one, max(0, begin - reach), begin, min(begin + LONGEST, len(one.rows)))
         for one in series
         for begin in range(one.begin, len(one.rows), LONGEST)
     ]
-    for together in alike([piece.end - piece.head for piece in pieces]):
+    history = sum(2 * piece.begin - piece.head - piece.end for piece in pieces) > 0  # most of what is read
+    for together in alike([piece.end - piece.head for piece in pieces], 4 * PANEL if history else PANEL):
         part = [pieces[place] for place in together]
         panel = Panel([piece.columns() for piece in part])
         first = min(piece.begin - piece.head for piece in part)
-        values = np.empty((len(part), len(features), len(panel.close) - first))
-        for i, feature in enumerate(features):
-            column = feature.compute(panel)[first:]
+        values = np.empty((len(part), len(places), len(panel.close) - first))
+        for i, column in _columns(panel, first, chosen, places):
             values[:, i] = (column + 0 * column).T  # what is infinite is unknown
         for known, piece in zip(values, part, strict=True):
             known = known[:, piece.begin - piece.head - first : piece.end - piece.head - first]
             if piece.begin < lookbacks.max():
                 known[np.arange(piece.begin, piece.end) < lookbacks[:, None]] = np.nan
             piece.of.put(piece.begin, known, places)
+
+
+def _columns(
+    panel: Panel, first: int, chosen: Sequence[Feature], places: list[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each feature's place among `places`, and its values from row `first` on."""
+    for part in _by(NEAR, lambda feature: feature.near, places, chosen):
+        head = max(0, first - max(chosen[i].near for i in part))
+        tail = panel.tail(head) if head else panel
+        for i in part:
+            yield places.index(i), chosen[i].compute(tail)[first - head :]

@@ -245,7 +245,7 @@ class OriginalFeatureExtractor(TsfLlmFeatureExtractor):
         if self.expose_leak:
             raise ValueError("expose_leak=True: these inputs hold the future; no forecast is made from them")
 
-    def _series(self, ticker: str, bars: pd.DataFrame) -> EncodedSeries:
+    def _series(self, tickers: Mapping[str, pd.DataFrame]) -> dict[str, EncodedSeries]:
         columns = ", ".join(future_columns(self.horizon))
         if self.expose_leak:
             logger.warning_once(f"expose_leak: {columns} hold the future. No score of these inputs is a forecast's.")
@@ -254,7 +254,7 @@ class OriginalFeatureExtractor(TsfLlmFeatureExtractor):
                 f"the original was trained on inputs that lie ahead of their bar ({columns}). They cannot be known "
                 "when a forecast is made and are set to their median; expect no skill of its weights."
             )
-        return super()._series(ticker, bars)
+        return super()._series(tickers)
 
 
 OriginalFeatureExtractor.register_for_auto_class()

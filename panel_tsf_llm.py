@@ -3,6 +3,7 @@
 Shapes: T bars, N tickers; a column is an array `[T,N]`, a ticker's bars from row 0 on, unknown after its last.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from .market_tsf_llm import COLUMNS
 Args = TypeVarTuple("Args")
 PANEL = 1 << 15  # numbers of a panel's column: 256 KB
 LONGEST = 1 << 13  # rows of a panel: a longer history becomes several of its columns
+FAR = 80  # bars: what reads more than so many and its lookback reads `remembered` columns
 CALL = 2000  # numbers that are computed in the time that a call takes
 
 
@@ -53,6 +55,20 @@ class Panel:
         )
         self.market = _Market({name: functools.partial(self._side_by_side, tickers, name) for name in COLUMNS})
         self._kept: dict[Any, np.ndarray] = {}
+        self._whole: tuple[Panel, int] | None = None
+
+    def tail(self, first: int) -> "Panel":
+        """The rows from `first` on. What is `remembered` is computed of all rows."""
+        part = copy.copy(self)
+        part.shape = self.shape[0] - first, self.shape[1]
+        for name in ("timestamp", *OHLCV.columns):
+            setattr(part, name, getattr(self, name)[first:])
+        part.market = _Market({name: functools.partial(self._from, first, name) for name in COLUMNS})
+        part._kept, part._whole = {}, (self, first)
+        return part
+
+    def _from(self, first: int, name: str) -> np.ndarray:
+        return self.market[name][first:]
 
     def _side_by_side(self, tickers: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
         return side_by_side([one.get(name) for one in tickers], self.shape[0], of_times=name == "timestamp")
@@ -64,6 +80,13 @@ class Panel:
             self._kept[key] = function(self, *args)
         return self._kept[key]
 
+    def remembered(self, function: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
+        """`once`, of a function that reaches much further than its users: of the panel whose tail this is."""
+        if self._whole is None:
+            return self.once(function, *args)
+        whole, first = self._whole
+        return whole.once(function, *args)[first:]
+
 
 def side_by_side(columns: Sequence[np.ndarray | None], rows: int, *, of_times: bool = False) -> np.ndarray:
     """Columns from row 0 on, float64 or datetime64[ns] `[rows,N]`; unknown after the last of each."""
@@ -74,13 +97,13 @@ def side_by_side(columns: Sequence[np.ndarray | None], rows: int, *, of_times: b
     return np.ascontiguousarray(side.T)
 
 
-def alike(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of columns of about one length, as many as a panel takes; the longest first."""
+def alike(lengths: Sequence[int], room: int = PANEL) -> Iterator[list[int]]:
+    """Places of columns of about one length, as many as a panel of so many numbers takes; the longest first."""
     part: list[int] = []
     longest = padding = 0
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
         padding += longest - lengths[place]
-        if part and (longest * (len(part) + 1) > PANEL or padding > max(CALL, longest * len(part) // 8)):
+        if part and (longest * (len(part) + 1) > room or padding > max(CALL, longest * len(part) // 8)):
             yield part
             part = []
         if not part:
@@ -91,8 +114,13 @@ def alike(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def wall_clock(times: pd.Series) -> np.ndarray:
-    """datetime64[ns] without a zone."""
-    return (times if times.dt.tz is None else times.dt.tz_localize(None)).to_numpy(dtype="datetime64[ns]")
+    """datetime64 without a zone."""
+    return (times if isinstance(times.dtype, np.dtype) else times.dt.tz_localize(None)).to_numpy()
+
+
+def in_utc(times: pd.Series) -> np.ndarray:
+    """datetime64; what has no zone as it is."""
+    return (times if isinstance(times.dtype, np.dtype) else times.dt.tz_convert(None)).to_numpy()
 
 
 def shared(function: Callable[[Panel, *Args], np.ndarray]) -> Callable[[Panel, *Args], np.ndarray]:
@@ -101,6 +129,16 @@ def shared(function: Callable[[Panel, *Args], np.ndarray]) -> Callable[[Panel, *
     @functools.wraps(function)
     def kept(panel: Panel, *args: *Args) -> np.ndarray:
         return panel.once(function, *args)
+
+    return kept
+
+
+def remembered(function: Callable[[Panel, *Args], np.ndarray]) -> Callable[[Panel, *Args], np.ndarray]:
+    """As `shared`, of a function that reaches further than its users (`Panel.remembered`): an exponential average."""
+
+    @functools.wraps(function)
+    def kept(panel: Panel, *args: *Args) -> np.ndarray:
+        return panel.remembered(function, *args)
 
     return kept
 
@@ -127,3 +165,8 @@ class Feature:
     def reach(self) -> int:
         """Observed bars before its own that a value may read."""
         return max(self.lookback, self.memory)
+
+    @property
+    def near(self) -> int:
+        """The same but for what is `remembered`: the lookback covers the windows of all that remembers far."""
+        return self.lookback if self.memory > FAR else self.reach

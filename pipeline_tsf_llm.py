@@ -8,8 +8,9 @@ Design choices:
 * Every path has its own uniform numbers, drawn from (seed, ticker, origin): a forecast can be reproduced, and does not
   depend on which other tickers share its batch. A batch with a `loading` mixes them with numbers of (seed, origin):
   paths k of all tickers are then one joint draw, and each ticker keeps its law.
-* Uniform numbers are stratified: of K paths one falls into each K-th of every step, in an order of its own (a Latin
-  hypercube, McKay et al. 1979). Each number is uniform by itself; fewer paths say as much.
+* Uniform numbers are stratified: of K paths one falls into each K-th of every step (a Latin hypercube, McKay et al.
+  1979), and paths that have come as far take numbers that lie apart (array-RQMC, L'Ecuyer, Lecot, Tuffin 2008). Each
+  number is uniform whatever came before, so every path has the model's law; fewer paths say as much.
 
 Shapes: B origins, K sampled paths, P steps, Q quantiles, V vocabulary.
 """
@@ -318,15 +319,15 @@ class TsfLlmPipeline(Pipeline):
         if not self.model.can_generate():
             return self._spread_quantiles(self.predict_head(batch, horizon), batch, options["samples"]), []
         size, reach = max(1, ROWS_AT_ONCE // options["samples"]), min(horizon, self.law_reach)
-        tokens, laws = [], []
+        tokens, uniforms, laws = [], [], []
         for rows in self._chunks(batch, size, "paths"):
-            found, logits = self._tokens(rows, horizon=horizon, **options)
+            found, numbers, logits = self._tokens(rows, horizon=horizon, **options)
             tokens.append(found)
+            uniforms.append(numbers)
             laws.append(every_step(self.named_laws(logits, rows), reach) if reach else [])
-        uniforms = uniforms_of(batch, horizon=horizon, **options)
         paths = self.processor.path_returns(np.concatenate(tokens), batch)
         joined = [PiecewiseLaw.joined(step) for step in zip(*laws, strict=True)]
-        return with_laws(paths, joined, uniforms.view(paths.shape).numpy()), joined
+        return with_laws(paths, joined, np.concatenate(uniforms)), joined
 
     def sample_bars(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> BarPaths:
         """Whole bars along sampled paths, whose closes are those of `sample` to the bit.
@@ -425,18 +426,29 @@ class TsfLlmPipeline(Pipeline):
         return self._tokens(batch, horizon=horizon, samples=samples, seed=seed)[0]
 
     @torch.inference_mode()
-    def _tokens(self, batch: Any, *, horizon: int, samples: int, seed: int) -> tuple[np.ndarray, torch.Tensor]:
-        """Tokens `[B,K,P]`, and the `bin_logits` of the context."""
-        sampler = InverseCdf(uniforms_of(batch, samples, horizon, seed), self._suppressed())
+    def _tokens(
+        self, batch: Any, *, horizon: int, samples: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+        """Tokens and the uniform numbers that chose them, both `[B,K,P]`, and the `bin_logits` of the context."""
+        uniforms = uniforms_of(batch, samples, horizon, seed).unflatten(0, (-1, samples)).to(self.model.device)
+        sampler = InverseCdf(uniforms, self._suppressed(), self._values(), joint=batch.get("loading"))
         batch = BatchFeature(dict(batch)).to(self.model.device)  # the caller's batch stays where it is
         out = self.model(**batch, use_cache=horizon > 1, logits_to_keep=1)
-        tokens = [sampler.pick(out.logits[:, -1].repeat_interleave(samples, 0), step=0)]
+        tokens = [sampler.pick(out.logits[:, -1].repeat_interleave(samples, 0))]
         if horizon > 1:
             adapters = _adapters_of(batch, samples)
             paths = going_on(self.model, out[CACHE], batch["attention_mask"], paths=samples, **adapters)
-        for step in range(1, horizon):
-            tokens.append(sampler.pick(paths.logits(tokens[-1]), step))
-        return torch.stack(tokens, dim=1).unflatten(0, (-1, samples)).cpu().numpy(), self.bin_logits(out)
+        for _ in range(1, horizon):
+            tokens.append(sampler.pick(paths.logits(tokens[-1])))
+        found = torch.stack(tokens, dim=1).unflatten(0, (-1, samples))
+        return found.cpu().numpy(), torch.stack(sampler.taken, dim=-1).cpu().numpy(), self.bin_logits(out)
+
+    def _values(self) -> torch.Tensor:
+        """The return that each token stands for, `[V]`; 0 for those that are none."""
+        tokenizer = self.processor.tokenizer
+        values = torch.zeros(tokenizer.vocab_size, dtype=torch.float64)
+        values[: tokenizer.n_bins] = torch.from_numpy(tokenizer.decode_returns(np.arange(tokenizer.n_bins)))
+        return values.to(self.model.device)
 
     def _suppressed(self) -> list[int]:
         """Tokens that no path takes."""
@@ -516,17 +528,39 @@ def memory_of_this_machine() -> float:
 
 
 class InverseCdf:
-    """Sampling with numbers of our own, float64 `[N,P]` in [0, 1): the token at which the distribution passes them."""
+    """Sampling with numbers of our own, float64 `[B,K,P]` in [0, 1): the token at which the distribution passes them.
 
-    def __init__(self, uniforms: torch.Tensor, suppress: Sequence[int]):
-        self.uniforms, self.suppress = uniforms, torch.tensor(suppress)
+    From the second step on they are dealt out by how far the K paths have come, see `spread`; `values [V]` are the
+    returns of tokens. Not so for rows that `joint [B]` marks, whose paths go with those of others."""
 
-    def pick(self, logits: torch.Tensor, step: int) -> torch.Tensor:
-        """Tokens `[N]` from logits `[N,V]`."""
-        logits = logits.double().index_fill(1, self.suppress.to(logits.device), -torch.inf)
+    def __init__(self, uniforms: torch.Tensor, suppress: Sequence[int], values: torch.Tensor, joint: Any = None):
+        self.uniforms, self.suppress = uniforms, torch.tensor(suppress, device=uniforms.device)
+        self.values, self.come = values, torch.zeros_like(uniforms[..., 0])
+        lone = torch.ones(len(uniforms)) if joint is None else torch.as_tensor(joint) == 0
+        self.lone = lone.bool().to(uniforms.device)[:, None]
+        self.taken: list[torch.Tensor] = []  # the numbers of the steps so far, [B,K]
+
+    def pick(self, logits: torch.Tensor) -> torch.Tensor:
+        """Tokens of the next step `[B*K]` from logits `[B*K,V]`."""
+        u = self.uniforms[..., len(self.taken)]
+        self.taken.append(torch.where(self.lone, spread(u, self.come), u) if self.taken else u)
+        logits = logits.double().index_fill(1, self.suppress, -torch.inf)
         cdf = logits.softmax(-1).cumsum(-1)
-        u = self.uniforms[:, step, None].to(cdf.device) * cdf[:, -1:]
-        return torch.searchsorted(cdf, u, right=True).squeeze(-1).clamp(max=cdf.shape[-1] - 1)
+        u = self.taken[-1].reshape(-1, 1) * cdf[:, -1:]
+        token = torch.searchsorted(cdf, u, right=True).squeeze(-1).clamp(max=cdf.shape[-1] - 1)
+        self.come = self.come + self.values[token].view_as(self.come)
+        return token
+
+
+def spread(u_BK: torch.Tensor, come_BK: torch.Tensor) -> torch.Tensor:
+    """The numbers of each row, dealt out by rank of what has come: neighbours take numbers that lie apart.
+
+    They lie as multiples of the golden ratio, turned by a whole number that is the first one's: each K-th is as likely
+    as any other, whatever has come."""
+    K = u_BK.shape[1]
+    golden = torch.arange(K, dtype=torch.float64, device=u_BK.device) * ((5**0.5 - 1) / 2) % 1
+    place = golden.argsort().argsort()[come_BK.argsort(dim=1, stable=True).argsort(dim=1)]
+    return u_BK.sort(dim=1).values.gather(1, (place + (u_BK[:, :1] * K).long()) % K)
 
 
 def uniforms_of(batch: Any, samples: int, horizon: int, seed: int) -> torch.Tensor:

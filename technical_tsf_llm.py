@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .panel_tsf_llm import Panel, shared
+from .panel_tsf_llm import Panel, remembered, shared
 from .windows_tsf_llm import (
     bars_since_max,
     change,
@@ -117,31 +117,37 @@ def true_range(panel: Panel) -> np.ndarray:
 # --- exponential averages ----------
 
 
-@shared
+@remembered
 def ema(panel: Panel, length: int) -> np.ndarray:
     return exponential_mean(panel.close, length)
 
 
-@shared
+@remembered
 def wilder_range(panel: Panel, length: int) -> np.ndarray:
     """The average true range."""
     return exponential_mean(true_range(panel), length, 1 / length)
 
 
-@shared
+@remembered
+def ema_range(panel: Panel, length: int) -> np.ndarray:
+    """The exponential average of true ranges."""
+    return exponential_mean(true_range(panel), length)
+
+
+@remembered
 def rsi(panel: Panel, length: int) -> np.ndarray:
     """From 0 to 1."""
     up, down = (exponential_mean(np.maximum(side * rises(panel), 0), length, 1 / length) for side in (1, -1))
     return up / (up + down)
 
 
-@shared
+@remembered
 def macd(panel: Panel) -> np.ndarray:
     """In units of price."""
     return exponential_mean(panel.close, FAST) - exponential_mean(panel.close, SLOW)
 
 
-@shared
+@remembered
 def macd_signal(panel: Panel) -> np.ndarray:
     return exponential_mean(macd(panel), SIGNAL)
 
@@ -199,7 +205,7 @@ def donchian_position(panel: Panel, length: int) -> np.ndarray:
 @shared
 def keltner_position(panel: Panel, length: int) -> np.ndarray:
     """In the channel of two average ranges."""
-    middle, reach = ema(panel, length), 2 * exponential_mean(true_range(panel), length)
+    middle, reach = ema(panel, length), 2 * ema_range(panel, length)
     return position(panel, middle - reach, middle + reach)
 
 

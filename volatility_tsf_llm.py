@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 
 from .bars_tsf_llm import MIN_BARS, OHLCV, SIGMA_CAP, volatility_bars
-from .panel_tsf_llm import Feature, Panel, shared
+from .panel_tsf_llm import Feature, Panel, remembered, shared
 from .technical_tsf_llm import known, log_range, log_return
 from .windows_tsf_llm import change, lag, moving_max, moving_mean, moving_var
 
@@ -65,7 +65,7 @@ def yang_zhang(panel: Panel, length: int) -> np.ndarray:
 # --- in units of the usual move ----------
 
 
-@shared
+@remembered
 def usual_move(panel: Panel) -> np.ndarray:
     """Volatility per bar as the processor's defaults measure it."""
     return OHLCV.volatility(log_return(panel, 1), OHLCV.sigma_decay, OHLCV.sigma_floor, SIGMA_CAP)

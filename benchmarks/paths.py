@@ -95,8 +95,8 @@ def errors(pipe: TsfLlmPipeline, series: list[EncodedSeries], options: Arguments
         parts = range(2 if quick else REFERENCE // max(NUMBERS))
         wanted = quantiles(np.concatenate([draw(samples=max(NUMBERS), seed=1000 + i) for i in parts], axis=1))
         for way, K in ways:
-            uniforms = free_uniforms if way == "plain" else pipeline_tsf_llm.path_uniforms
-            with patch.object(pipeline_tsf_llm, "path_uniforms", uniforms):
+            free = {"path_uniforms": free_uniforms, "spread": lambda uniforms, come: uniforms}
+            with patch.multiple(pipeline_tsf_llm, **(free if way == "plain" else {})):
                 for seed in range(1 if quick else SEEDS):
                     paths = draw(samples=K, seed=seed)
                     apart = np.mean((quantiles(paths) - wanted) ** 2, axis=0)  # [B,P]

@@ -6,7 +6,8 @@ Design choices:
 * Turns are taken in alternating order, so that a machine that slows down meanwhile slows all; a ratio is the median of
   the ratios of single rounds. Every measure is run once before it counts.
 * Processes are forked from one that has the imports done and nothing else, so the peak memory of each is its own.
-* Operations are counted as the tensors are multiplied: products alone, a multiplication and an addition as two.
+* Operations are counted as the tensors are multiplied: products alone, a multiplication and an addition as two. Those
+  of ours are counted in torch's own products, which round no expert's rows up.
 """
 
 import logging

@@ -14,7 +14,7 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList
 from tsf_llm import pipeline_tsf_llm
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
-from tsf_llm.pipeline_tsf_llm import InverseCdf, TsfLlmPipeline, path_uniforms
+from tsf_llm.pipeline_tsf_llm import InverseCdf, TsfLlmPipeline, path_uniforms, spread
 from tsf_llm.processing_tsf_llm import FORECAST_COLUMNS, TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 
@@ -262,9 +262,11 @@ def test_paths_equal_a_plain_loop_without_cache(processor, tiny_model, bars, att
             with torch.inference_mode():
                 out = pipe.model(input_ids=ids, past_values=bars_BTF, attention_mask=mask, use_cache=False)
             cdf = out.logits[:, -1, :BINS].double().softmax(-1).cumsum(-1).numpy()
-            chosen = [
-                np.searchsorted(c, u * c[-1], side="right") for c, u in zip(cdf, uniforms[row, :, step], strict=True)
-            ]
+            numbers = uniforms[row, :, step]
+            if step:  # dealt out by how far the paths have come
+                come = processor.tokenizer.decode_returns(tokens[row, :, :step]).sum(axis=-1)
+                numbers = spread(torch.tensor(numbers[None]), torch.tensor(come[None]))[0].numpy()
+            chosen = [np.searchsorted(c, u * c[-1], side="right") for c, u in zip(cdf, numbers, strict=True)]
             assert tokens[row, :, step].tolist() == chosen
             ids = torch.cat((ids, torch.tensor(chosen)[:, None]), dim=1)
             mask = torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1)
@@ -287,13 +289,14 @@ def test_sharing_the_cache_changes_nothing(pipe, bars):
     repeated = {
         key: batch[key].repeat_interleave(samples, 0) for key in ("input_ids", "past_values", "attention_mask")
     }
-    sampler = InverseCdf(uniforms, [PAD, BAR])
+    sampler = InverseCdf(uniforms.view(3, samples, horizon), [PAD, BAR], pipe._values())
 
     class Chosen(LogitsProcessor):
         """Leaves the token that the sampler picks, which greedy decoding then takes."""
 
         def __call__(self, input_ids, scores):
-            token = sampler.pick(scores, step=input_ids.shape[1] - T)
+            assert input_ids.shape[1] - T == len(sampler.taken)
+            token = sampler.pick(scores)
             return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
 
     paths = pipe.model.generate(
@@ -312,9 +315,9 @@ def test_later_steps_depend_on_earlier_ones(pipe, make_bars):
 
 def test_the_sampler_inverts_the_distribution_function():
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4, 50.0]).log().repeat(6, 1)
-    uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.5999, 0.6001, 1 - 2**-53], dtype=torch.float64)[:, None]
-    assert InverseCdf(uniforms, [4]).pick(logits, 0).tolist() == [0, 0, 1, 2, 3, 3]
-    assert InverseCdf(uniforms, [0, 4]).pick(logits, 0).tolist()[0] == 1  # never one without probability
+    uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.5999, 0.6001, 1 - 2**-53], dtype=torch.float64)[None, :, None]
+    assert InverseCdf(uniforms, [4], torch.zeros(5)).pick(logits).tolist() == [0, 0, 1, 2, 3, 3]
+    assert InverseCdf(uniforms, [0, 4], torch.zeros(5)).pick(logits).tolist()[0] == 1  # never one without probability
 
 
 def test_uniforms_belong_to_ticker_origin_and_seed():
@@ -348,6 +351,35 @@ def test_fewer_stratified_paths_say_as_much():
     sums = np.stack([torch.special.ndtri(path_uniforms("A", [DAY], 64, 5, seed)).sum(1).numpy() for seed in seeds])
     assert sums.mean(axis=1).std() < 0.1 * (5 / 64) ** 0.5
     np.testing.assert_allclose(sums.std(), 5**0.5, rtol=0.02)
+
+
+def test_numbers_are_dealt_out_by_what_has_come_and_stay_uniform():
+    come = torch.randn(3000, 8, dtype=torch.float64)
+    u = path_uniforms(["A"] * 3000, [*pd.date_range("2000-01-01", periods=3000)], 8, 1, 0).view(3000, 8)
+    dealt = spread(u, come)
+    assert torch.equal(dealt.sort(dim=1).values, u.sort(dim=1).values)
+    by_rank = dealt.gather(1, come.argsort(dim=1)).numpy()
+    for rank in range(8):  # whatever has come
+        assert stats.kstest(by_rank[:, rank], "uniform").pvalue > 0.01
+    assert (np.abs(np.diff(np.floor(by_rank * 8), axis=1)) > 1).all()  # neighbours lie apart
+
+
+def test_sums_of_steps_are_spread_as_evenly_as_steps():
+    """Quantiles of a random walk's fifth step stray less with 64 paths than with 256 free ones."""
+
+    def stray(paths, free):
+        ends = []
+        for seed in range(60):
+            u = path_uniforms("A", [DAY], paths, 5, seed)
+            u = torch.rand(u.shape, dtype=torch.float64) if free else u
+            walk = torch.special.ndtri(u[:, 0])
+            for step in range(1, 5):
+                numbers = u[:, step] if free else spread(u[None, :, step], walk[None])[0]
+                walk = walk + torch.special.ndtri(numbers)
+            ends.append(walk.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)))
+        return torch.stack(ends).std(dim=0).mean()
+
+    assert stray(64, free=False) < stray(256, free=True)
 
 
 # Joint paths

@@ -44,7 +44,8 @@ def outputs(pipe, bars):
             out["tokens"] = pipe.model.generate(**batch, max_new_tokens=2, do_sample=False)
         else:
             out["prediction"] = pipe.model(**inputs).prediction
-    with patch.object(sys.modules[type(pipe).__module__], "path_uniforms", uniforms_then):
+    then = {"path_uniforms": uniforms_then, "spread": lambda uniforms, come: uniforms}
+    with patch.multiple(sys.modules[type(pipe).__module__], create=True, **then):
         forecast = pipe(bars, horizon=2, **samples).drop(columns=["ticker", "origin", "timestamp"])
     out["forecast"] = torch.tensor(forecast.to_numpy(float))
     return {key: tensor.contiguous() for key, tensor in out.items()}
