@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ..common.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure
 from ..common.tables import Table
@@ -146,14 +146,16 @@ def draw(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         x, y, memory = ([one[key] for one in curve["points"]] for key in ("size", "counts", "peak_mb"))
         steep = "" if curve["slope"] is None else f", slope {curve['slope']:.2f}"
         above.plot(x, y, "o-", color=CURVES[name].colour, label=CURVES[name].title + steep)
-        above.plot([x[0], x[-1]], [y[-1] * x[0] / x[-1], y[-1]], "--", color=GREY, linewidth=0.8)
+        above.plot([x[-1] / 8, x[-1]], [y[-1] / 8, y[-1]], "--", color=GREY, linewidth=0.8, zorder=1)
         below.plot(x, memory, "o-", color=CURVES[name].colour)
     for axes in (above, below):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     above.set_yscale("log")
-    above.legend(frameon=False, fontsize=9)
-    below.set_ylim(bottom=0)
+    above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    above.yaxis.set_minor_formatter(NullFormatter())
+    above.legend(frameon=False, fontsize=9, loc="upper left")
+    below.set_ylim(0, 1.1 * below.get_ylim()[1])
     below.set_title("peak memory of the process, MB", loc="left", fontsize=9, color="#555555")
     below.set_xlabel("bars, series or paths")
     return figure

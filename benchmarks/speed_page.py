@@ -14,7 +14,7 @@ PLOT = "benchmarks_growth.png"
 TEXT = """# Benchmarks
 
 By `python -m tsf_llm.benchmarks.speed --json speed.json --page docs/benchmarks.md` on {date}: {machine}.
-Versions: {versions}; commit {commit}. Seed {seed}.
+Versions: {versions}; commit {commit}. Seed {seed}.{quick}
 
 {table}
 
@@ -77,6 +77,7 @@ def text(results: Mapping[str, Any], table: Table, ratios: Table, notes: Sequenc
         versions=", ".join(f"{name} {version}" for name, version in results["versions"].items()),
         commit=results["commit"],
         seed=settings["seed"],
+        quick=" **A quick run, to see that it works: its times mean nothing.**" if settings["field"]["quick"] else "",
         table=table.markdown(),
         ratios=ratios.markdown(),
         notes="\n".join(f"* {note}" for note in notes),

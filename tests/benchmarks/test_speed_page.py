@@ -20,6 +20,7 @@ def results():
             "contest": {"rounds": 3, "product": 1024},
             "whole_way": {"encoded": 50, "bars": 2520, "first": 60},
             "seed": 0,
+            "field": {"quick": False},
         },
         "machine": {"cpu_count": 2, "cpu_flags": ["avx2"], "device": "cpu", "threads": 1},
         "versions": {"python": "3.11", "torch": "2.13"},
@@ -44,3 +45,6 @@ def test_the_page_tells_machine_versions_date_and_seed(results, tmp_path):
     ):
         assert told in page
     assert (tmp_path / "images" / speed_page.PLOT).stat().st_size > 1000
+    assert "mean nothing" not in page
+    results["settings"]["field"]["quick"] = True
+    assert "its times mean nothing" in speed_page.text(results, table, table, [])
