@@ -340,21 +340,10 @@ def show(results: dict[str, Any], console: Console) -> None:
     keys = ("contestant", "tickers", "processes", "columns", *SPEEDS, "peak_mb")
     title = f"bars per second, {results['machine']['cpu_count']} cores"
     console.print(table(results["rows"], headings, keys).terminal(title=title))
-    headings = (
-        "",
-        "tickers",
-        "processes",
-        "rows",
-        "encoded",
-        "seconds",
-        "CPU s",
-        "workers' CPU s",
-        "rows/s",
-        "peak MB",
-    )
+    headings = ("", "tickers", "processes", "rows", "encoded", "seconds", "CPU s", "workers' CPU s", "rows/s")
+    headings += ("peak MB", "workers' MB")
     keys = ("what", "tickers", "processes", "rows", "rows_encoded", "seconds", "cpu_seconds", "worker_cpu_seconds")
     keys += ("bars_per_second", "peak_mb", "worker_peak_mb")
-    headings += ("workers' MB",)
     console.print(table(results["prepare"], headings, keys).terminal(title="tsf-llm prepare"))
     console.print(f"of the peak, imports take {results['prepare'][0]['imports_mb']:,.0f} MB")
     shown = [{**row, "wait_share": f"{row['wait_share']:.2%}"} for row in results["training"]]

@@ -91,6 +91,8 @@ def test_quick_run_writes_its_json(tmp_path):
         ("one file by date", 1, 1),
         ("one file by date", 3, 1),
     ]
+    assert [row["worker_cpu_seconds"] > 0 for row in results["prepare"]] == [False, False, False, True, False, False]
+    assert [row["config"] for row in results["training"]] == ["debug_sft"]
 
 
 @pytest.mark.parametrize(
