@@ -58,7 +58,7 @@ def best_seconds(products: Sequence[Callable[[], Any]]) -> list[float]:
 def onednn_wins() -> bool:
     """Whether oneDNN's float32 products are clearly faster here; found out in some milliseconds."""
     keep_freed_memory()
-    if not torch.backends.mkldnn.is_available():
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     with torch.no_grad():
         x, weight = torch.ones(ROWS, INNER), torch.ones(OUTER, INNER)

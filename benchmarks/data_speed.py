@@ -1,5 +1,5 @@
 """Bars per second of cleaning and features, beside pandas_ta_classic on the same bars; of preparing a dataset, of
-adding a day to it, and the memory they take.
+adding a day to it, of training on it, and the memory they take.
 
     python -m tsf_llm.benchmarks.data_speed --json data_speed.json
     python -m tsf_llm.benchmarks.data_speed --tickers 50 --data prices.parquet
@@ -14,6 +14,10 @@ Design choices:
 * Times are of the work alone: not of starting, importing, and a first ticker that warms up. Processes of one
   measurement start together; the slowest counts. `prepare` starts its workers itself: there, their start counts.
 * CPU seconds are counted too: where other programs run, wall time says how busy the machine was.
+* What several processes of `prepare` gain is told by CPU seconds, which other programs change little: on free cores
+  they end when the one that works most does.
+* Training counts from the start of its process to the first step of the optimizer, the score of the untrained model
+  included. It waits for data between the end of one step and the begin of the next.
 * The peer computes all it has, which is more columns than ours and other ones: multiply by the columns for values.
 """
 
@@ -32,7 +36,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import yaml
 from rich.console import Console
+from transformers import TrainerCallback
 
 from ..common.errors import one_line_errors
 from ..common.files import write_json, write_parquet
@@ -44,22 +50,31 @@ from ..data_prep.sources import read_raw
 from ..data_prep.tables import SAMPLE
 from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from ..processing_tsf_llm import TsfLlmProcessor
+from ..train_scripts import sft
+from ..training.arguments import DataArguments, ModelArguments, SftArguments
+from ..training.data import TrainingData
+from ..training.supervised import UNTRAINED_ORIGINS, load_or_make_model, test_scores
+from ..training.trainer import make_trainer
 from .results import Output, circumstances
 
 OURS, PEER = "tsf-llm", "pandas_ta_classic"
 BARS = 2520  # ten years of days
+TICKERS = 800  # two million bars
 PEER_TICKERS = 20  # it needs no more to show its speed
 SEED = 0
 SPEEDS = ("bars_per_second", "features_bars_per_second", "features_bars_per_cpu_second")
 Contestant = Literal["tsf-llm", "pandas_ta_classic"]
 STAGES = ("read", "clean", "features")
+CONFIGS = Path(sft.__file__).parent / "configs"
+SHAPES = (("pretrain_mini", 40), ("27m", 10))  # whose model it is, and steps
+QUICK_SHAPES = (("debug_sft", 4),)
 
 
 @dataclass
 class Arguments(Output):
     """Which tickers."""
 
-    tickers: int | None = field(default=None, metadata={"help": "how many (default 500; 3, and short, with --quick)"})
+    tickers: int | None = field(default=None, metadata={"help": "how many (default 800; 3, and short, with --quick)"})
     data: list[str] | None = field(
         default=None, metadata={"help": "price files or folders, instead of the embedded prices"}
     )
@@ -204,7 +219,8 @@ def prepare_once(source: Any, out: Path, processes: int) -> dict[str, float]:
         "rows": info["run"]["rows"],
         "rows_encoded": info["run"]["rows_encoded"],
         "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time() - cpu + children.ru_utime + children.ru_stime,
+        "cpu_seconds": time.process_time() - cpu,
+        "worker_cpu_seconds": children.ru_utime + children.ru_stime if processes > 1 else 0.0,
         "imports_mb": before,
         "peak_mb": _peak_mb(resource.RUSAGE_SELF),
         "worker_peak_mb": _peak_mb(resource.RUSAGE_CHILDREN) if processes > 1 else 0.0,
@@ -238,6 +254,51 @@ def run_prepare(folder: Path, paths: Sequence[Path], say: Callable[[str], None])
     return rows
 
 
+class Clock(TrainerCallback):
+    """CPU seconds of this process at the begin and the end of each step."""
+
+    def __init__(self) -> None:
+        self.begins: list[float] = []
+        self.ends: list[float] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.begins.append(time.process_time())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ends.append(time.process_time())
+
+
+def train_once(folder: Path, out: Path, config: str, steps: int) -> dict[str, float]:
+    """CPU seconds and peak memory of this process until the first step, as `train_scripts.sft` takes it on a prepared
+    folder; and what a later step takes, of it the wait for data, medians."""
+    settings = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))
+    data_args, model_args = DataArguments(data=str(folder), horizon=5), ModelArguments()
+    model_args.model_config = settings["model_config"]
+    options: dict[str, Any] = {"output_dir": str(out), "report_to": "none", "max_steps": steps, "disable_tqdm": True}
+    never: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    training_args = SftArguments(per_device_train_batch_size=16, **options, **never)
+    data = TrainingData.read(data_args)
+    model = load_or_make_model(data_args, model_args, data.processor)
+    data.mark(model)
+    train, valid = data.windows("causal_lm")
+    test_scores(data, model, train, training_args, most=UNTRAINED_ORIGINS)
+    trainer = make_trainer(model, data.processor, train=train, valid=valid, training_args=training_args)
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    waits = np.subtract(clock.begins[1:], clock.ends[:-1])
+    taken = np.diff(clock.ends)
+    return {
+        "bars": len(data.bars),
+        "parameters": model.num_parameters(),
+        "start_cpu_seconds": clock.ends[0],
+        "step_cpu_ms": float(np.median(taken)) * 1e3,
+        "wait_cpu_ms": float(np.median(waits)) * 1e3,
+        "wait_share": float(waits.sum() / taken.sum()),
+        "peak_mb": _peak_mb(resource.RUSAGE_SELF),
+    }
+
+
 def run(data: list[str] | None, tickers: int, bars: int, say: Callable[[str], None]) -> dict[str, Any]:
     """All measurements: a tenth of the tickers and all of them on one core, all on two, some with the peer."""
     with tempfile.TemporaryDirectory() as folder:
@@ -253,9 +314,15 @@ def run(data: list[str] | None, tickers: int, bars: int, say: Callable[[str], No
             say(f"{contestant}: {len(share)} tickers, {processes} processes")
             rows.append(measure(contestant, share, processes))
         prepared = run_prepare(Path(folder), paths, say)
+        training = []
+        for config, steps in QUICK_SHAPES if bars < BARS else SHAPES:
+            say(f"training: {config}")
+            told = apart(train_once, Path(folder) / "all", Path(folder) / "training", config, steps)
+            training.append({"config": config, **told})
     return {
         "rows": rows,
         "prepare": prepared,
+        "training": training,
         "settings": {"data": "the sample" if data is None else [Path(one).name for one in data], "seed": SEED},
         **circumstances("numpy", "pandas", "pandas-ta-classic", omp_num_threads=os.environ.get("OMP_NUM_THREADS")),
     }
@@ -273,17 +340,24 @@ def show(results: dict[str, Any], console: Console) -> None:
     keys = ("contestant", "tickers", "processes", "columns", *SPEEDS, "peak_mb")
     title = f"bars per second, {results['machine']['cpu_count']} cores"
     console.print(table(results["rows"], headings, keys).terminal(title=title))
-    headings = ("", "tickers", "processes", "rows", "encoded", "seconds", "CPU s", "rows/s", "peak MB", "workers' MB")
-    keys = ("what", "tickers", "processes", "rows", "rows_encoded", "seconds", "cpu_seconds", "bars_per_second")
-    keys += ("peak_mb", "worker_peak_mb")
+    headings = ("", "tickers", "processes", "rows", "encoded", "seconds", "CPU s", "workers' CPU s", "rows/s")
+    headings += ("peak MB", "workers' MB")
+    keys = ("what", "tickers", "processes", "rows", "rows_encoded", "seconds", "cpu_seconds", "worker_cpu_seconds")
+    keys += ("bars_per_second", "peak_mb", "worker_peak_mb")
     console.print(table(results["prepare"], headings, keys).terminal(title="tsf-llm prepare"))
     console.print(f"of the peak, imports take {results['prepare'][0]['imports_mb']:,.0f} MB")
+    shown = [{**row, "wait_share": f"{row['wait_share']:.2%}"} for row in results["training"]]
+    headings = ("training", "bars", "parameters", "first step, CPU s", "CPU ms a step", "peak MB")
+    keys = ("config", "bars", "parameters", "start_cpu_seconds", "step_cpu_ms", "peak_mb")
+    console.print(table(shown, headings, keys).terminal(title="training on the prepared folder"))
+    for row in shown:
+        console.print(f"{row['config']}: {row['wait_share']} of a step is waiting for data")
 
 
 @one_line_errors("data_speed")
 def main(arguments: list[str] | None = None) -> int:
     (parsed,) = Parser(Arguments, prog="data_speed", description=__doc__).parse_args_and_config(arguments)
-    tickers, bars = (3, 400) if parsed.quick else (500, BARS)
+    tickers, bars = (3, 400) if parsed.quick else (TICKERS, BARS)
     results = run(parsed.data, parsed.tickers or tickers, bars, Console(stderr=True).print)
     show(results, Console(width=max(Console().width, 120)))
     if parsed.json is not None:

@@ -62,6 +62,14 @@ def test_prepare_is_measured_with_what_it_encoded(tmp_path):
     assert min(again[name] for name in ("seconds", "cpu_seconds", "imports_mb", "peak_mb")) > 0
 
 
+def test_training_is_measured_until_its_first_step_and_between_steps(tmp_path):
+    data_speed.prepare_once(data_speed.write_tickers(tmp_path, None, 1, 400), tmp_path / "out", 1)
+    told = data_speed.train_once(tmp_path / "out", tmp_path / "trained", "debug_sft", 3)
+    assert told["bars"] == 400
+    assert 0 < told["wait_share"] < 1
+    assert 0 < told["wait_cpu_ms"] < told["step_cpu_ms"] < told["start_cpu_seconds"] * 1e3
+
+
 @pytest.mark.slow
 def test_quick_run_writes_its_json(tmp_path):
     assert data_speed.main(["--quick", "--json", str(tmp_path / "speed.json")]) == 0
@@ -83,6 +91,8 @@ def test_quick_run_writes_its_json(tmp_path):
         ("one file by date", 1, 1),
         ("one file by date", 3, 1),
     ]
+    assert [row["worker_cpu_seconds"] > 0 for row in results["prepare"]] == [False, False, False, True, False, False]
+    assert [row["config"] for row in results["training"]] == ["debug_sft"]
 
 
 @pytest.mark.parametrize(
