@@ -367,24 +367,70 @@ def split_tickers(
             columns = ["timestamp", *kind.columns]
             raise ValueError(f"bars must be DataFrames, got {type(frame).__name__}: build one with columns {columns}")
         tickers.take_over(frame.attrs.get("skipped", {}))
+        sound = _sound_tickers(frame, kind, covariates)
+        parts: Iterable = [("series" if len(frames) == 1 else f"series_{number}", frame)]
         if kind.id in frame:
-            parts: Iterable = (
-                (str(name), part) for name, part in frame.groupby(kind.id, sort=False, dropna=False, observed=True)
-            )
-        else:
-            parts = [("series" if len(frames) == 1 else f"series_{number}", frame)]
+            at_once = sound and all(checked is not None for checked in sound.values())
+            parts = sound.items() if at_once else frame.groupby(kind.id, sort=False, dropna=False, observed=True)
         formats = None
-        for name, part in parts:
+        for given_name, part in parts:
+            name = str(given_name)
             if name in tickers:
                 raise ValueError(f"{name}: given in more than one frame; join its bars into one")
             try:
-                formats = formats or frame_formats(frame, kind, covariates, name)
-                tickers[name] = check_bars(part, name, kind, covariates, formats)
+                if (checked := sound.get(name)) is None:
+                    formats = formats or frame_formats(frame, kind, covariates, name)
+                    checked = check_bars(part, name, kind, covariates, formats)
+                tickers[name] = checked
             except ValueError as error:
                 tickers.skip(name, str(error))
     if not tickers and not tickers.skipped:
         raise ValueError("the frame has no rows: load some bars first")
     return tickers.settle()
+
+
+def _sound_tickers(frame: pd.DataFrame, kind: Kind, covariates: Sequence[str]) -> dict[str, pd.DataFrame | None]:
+    """What `check_bars` makes of the tickers of a frame of typed columns, from one look at all rows: None of a ticker
+    whose rows are not as they should be, which it has words for; empty where the frame is another one."""
+    numeric = [*kind.columns, *covariates]
+    columns = [frame.get(name) for name in (kind.id, "timestamp", *numeric)]
+    if not len(frame) or len({*numeric}) < len(numeric) or not all(isinstance(one, pd.Series) for one in columns):
+        return {}
+    names, stamps, *numbers = columns
+    if not (pd.api.types.is_datetime64_any_dtype(stamps) and all(map(is_typed, numbers))):
+        return {}
+    code, given = pd.factorize(names, use_na_sentinel=False)
+    if len({str(name) for name in given}) < len(given):
+        return {}
+    order = np.argsort(code, kind="stable")
+    try:
+        values = np.stack([cells.to_numpy(dtype="float64")[order] for cells in numbers])
+        times = _timestamps(stamps, "", TimeFormat.of(stamps, series=names))[order]
+    except ValueError:
+        return {}
+    first = np.flatnonzero(np.diff(code[order], prepend=-1))
+    wrong = np.isnat(times) | np.isinf(values).any(axis=0)
+    later = times[1:] > times[:-1]
+    later[first[1:] - 1] = True
+    wrong[1:] |= ~later
+    rows = dict(zip(numeric, values, strict=True))
+    for is_wrong, _, _ in kind.refusals:
+        wrong |= is_wrong(rows)
+    _hide_partial(values, numeric, kind)
+    places = zip(given, first, [*first[1:], len(times)], np.logical_or.reduceat(wrong, first), strict=True)
+    return {str(name): None if bad else _checked(times[a:b], values[:, a:b], numeric) for name, a, b, bad in places}
+
+
+def _hide_partial(values: np.ndarray, numeric: Sequence[str], kind: Kind) -> None:
+    """Three prices out of four are no bar."""
+    partial = np.isnan([values[numeric.index(name)] for name in kind.needed]).any(axis=0)
+    values[: len(kind.columns), partial] = np.nan
+
+
+def _checked(times: np.ndarray, values: np.ndarray, numeric: Sequence[str]) -> pd.DataFrame:
+    checked = pd.DataFrame(values.copy().T, columns=list(numeric), copy=False)
+    checked.insert(0, "timestamp", times.copy())
+    return checked
 
 
 def frame_formats(
@@ -440,11 +486,8 @@ def check_bars(
     if is_newest_first := len(times) > 1 and bool((times[1:] < times[:-1]).all()):
         times, values = times[::-1].copy(), values[:, ::-1].copy()
     _refuse_rows(ticker, times, dict(zip(numeric, values, strict=True)), kind, is_newest_first=is_newest_first)
-    partial = np.isnan([values[numeric.index(name)] for name in kind.needed]).any(axis=0)
-    values[: len(kind.columns), partial] = np.nan  # three prices out of four are no bar
-    checked = pd.DataFrame(values.T, columns=numeric, copy=False)
-    checked.insert(0, "timestamp", times)
-    return checked
+    _hide_partial(values, numeric, kind)
+    return _checked(times, values, numeric)
 
 
 def _refuse_rows(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tsf_llm.bars_tsf_llm as module
-from tsf_llm.bars_tsf_llm import OHLCV, check_bars, day_end, day_start, difference_scale, named_columns
+from tsf_llm.bars_tsf_llm import OHLCV, check_bars, day_end, day_start, difference_scale, named_columns, split_tickers
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -333,3 +333,42 @@ def test_the_scale_of_differences_has_a_relative_floor():
     assert np.isnan(scale[:20]).all()
     assert scale[-1] == pytest.approx(0.1 * np.sqrt(np.nanmean(d**2)))
     assert np.isnan(difference_scale(np.zeros(50), 0.9, 0.1)).all()  # a value that never changed has no scale
+
+
+ODD = {
+    "newest first": lambda bars: bars.iloc[::-1],
+    "a gap": lambda bars: bars.assign(close=bars["close"].where(bars.index != 5)),
+    "whole numbers": lambda bars: bars.assign(**(bars[OHLCV.columns] * 100).round().astype(int)),
+    "no volume": lambda bars: bars.assign(volume=np.nan),
+    "repeated": lambda bars: bars.iloc[[0, 1, 1, *range(2, len(bars))]],
+    "negative": lambda bars: bars.assign(low=-bars["low"]),
+    "high below low": lambda bars: bars.assign(high=bars["low"] / 2),
+    "infinite": lambda bars: bars.assign(volume=np.inf),
+    "no date": lambda bars: bars.assign(timestamp=bars["timestamp"].where(bars.index != 3)),
+    "one bar": lambda bars: bars.iloc[:1],
+}
+
+
+@pytest.mark.parametrize("zone", [None, "Asia/Tokyo"])
+def test_tickers_of_one_frame_are_checked_as_each_alone(make_bars, zone):
+    parts = [change(make_bars(30, ticker=name, seed=seed)) for seed, (name, change) in enumerate(ODD.items())]
+    frame = pd.concat([one.iloc[a : a + 10] for a in range(0, 40, 10) for one in parts])  # interleaved
+    frame["timestamp"] = frame["timestamp"].dt.tz_localize(zone)
+    alone, reasons = {}, {}
+    for name, part in frame.groupby("ticker", sort=False):
+        try:
+            alone[name] = check_bars(part, name)
+        except ValueError as error:
+            reasons[name] = str(error)
+    together = split_tickers(frame)
+    assert list(together) == [name for name in ODD if name in alone]
+    assert together.skipped == reasons
+    assert {*reasons} == {"repeated", "negative", "high below low", "infinite", "no date"}
+    for name, bars in alone.items():
+        pd.testing.assert_frame_equal(together[name], bars)
+
+
+def test_two_names_that_read_the_same_are_not_joined(make_bars):
+    frame = pd.concat([make_bars(30).assign(ticker=1), make_bars(30, seed=1).assign(ticker="1")])
+    with pytest.raises(ValueError, match="1: given in more than one frame"):
+        split_tickers(frame)

@@ -581,14 +581,15 @@ def test_each_bar_is_checked_and_each_feature_computed_once(world, name, monkeyp
         monkeypatch.setattr(module, function, counted)
 
     features = "series_features_of" if name == "series" else "features_of"
-    counting(bars_tsf_llm, "check_bars")
+    for function in ("check_bars", "_sound_tickers"):
+        counting(bars_tsf_llm, function)
     counting(feature_extraction_tsf_llm, features)
     processor, frame, market = world(name)
     processor.fit_encode(frame, through=FENCE, market=market)
-    assert counts == {"check_bars": len(frame), features: len(frame)}
+    assert counts == {"_sound_tickers": len(frame), features: len(frame)}
     counts.clear()
     processor.fit(frame, through=FENCE, market=market)
-    assert counts == {"check_bars": len(frame), features: 2 * len(pd.bdate_range("2015-01-01", FENCE))}
+    assert counts == {"_sound_tickers": len(frame), features: 2 * len(pd.bdate_range("2015-01-01", FENCE))}
     tickers = processor.feature_extractor.check(frame)
     counts.clear()
     processor.encode(tickers)
