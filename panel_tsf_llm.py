@@ -113,14 +113,16 @@ def alike(lengths: Sequence[int], room: int = PANEL) -> Iterator[list[int]]:
         yield part
 
 
-def wall_clock(times: pd.Series) -> np.ndarray:
+def wall_clock(times: pd.Series | np.ndarray) -> np.ndarray:
     """datetime64 without a zone."""
-    return (times if isinstance(times.dtype, np.dtype) else times.dt.tz_localize(None)).to_numpy()
+    is_plain = isinstance(times, np.ndarray) or isinstance(times.dtype, np.dtype)
+    return np.asarray(times if is_plain else times.dt.tz_localize(None))
 
 
-def in_utc(times: pd.Series) -> np.ndarray:
+def in_utc(times: pd.Series | np.ndarray) -> np.ndarray:
     """datetime64; what has no zone as it is."""
-    return (times if isinstance(times.dtype, np.dtype) else times.dt.tz_convert(None)).to_numpy()
+    is_plain = isinstance(times, np.ndarray) or isinstance(times.dtype, np.dtype)
+    return np.asarray(times if is_plain else times.dt.tz_convert(None))
 
 
 def shared(function: Callable[[Panel, *Args], np.ndarray]) -> Callable[[Panel, *Args], np.ndarray]:
