@@ -115,14 +115,16 @@ def alike(lengths: Sequence[int], room: int = PANEL) -> Iterator[list[int]]:
 
 def wall_clock(times: pd.Series | np.ndarray) -> np.ndarray:
     """datetime64 without a zone."""
-    is_plain = isinstance(times, np.ndarray) or isinstance(times.dtype, np.dtype)
-    return np.asarray(times if is_plain else times.dt.tz_localize(None))
+    if isinstance(times, np.ndarray):
+        return times
+    return (times if isinstance(times.dtype, np.dtype) else times.dt.tz_localize(None)).to_numpy()
 
 
 def in_utc(times: pd.Series | np.ndarray) -> np.ndarray:
     """datetime64; what has no zone as it is."""
-    is_plain = isinstance(times, np.ndarray) or isinstance(times.dtype, np.dtype)
-    return np.asarray(times if is_plain else times.dt.tz_convert(None))
+    if isinstance(times, np.ndarray):
+        return times
+    return (times if isinstance(times.dtype, np.dtype) else times.dt.tz_convert(None)).to_numpy()
 
 
 def shared(function: Callable[[Panel, *Args], np.ndarray]) -> Callable[[Panel, *Args], np.ndarray]:
