@@ -18,7 +18,7 @@ Shapes: N bars of one ticker, B windows, T bars of a window, F features, P steps
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
@@ -338,18 +338,14 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         past, known = self._covariates_of(bars)
         return split_tickers(bars, self.series_kind, [*past, *known], strict=strict)
 
-    def check_known(
-        self, bars: Bars, *, strict: bool = False, made: Callable[[BarArrays], Any] = BarArrays.frame
-    ) -> CheckedBars:
-        """`check` for `encode`: the covariates are those of the fit, and unknown where market bars bring none.
-
-        `made` as in `split_tickers`."""
+    def check_known(self, bars: Bars, *, strict: bool = False) -> CheckedBars:
+        """`check` for `encode`: the covariates are those of the fit, and unknown where market bars bring none."""
         if isinstance(bars, CheckedBars):
             return bars
         given = self._given(bars)
         frames = [given] if isinstance(given, pd.DataFrame) else list(given)
-        frames = [self._with_unknown_covariates(frame) for frame in frames]
-        return split_tickers(frames, self.series_kind, self.covariates, strict=strict, made=made)
+        frames = [self.with_unknown_covariates(frame) for frame in frames]
+        return split_tickers(frames, self.series_kind, self.covariates, strict=strict)
 
     def _given(self, bars: Bars) -> Bars:
         """With our names of columns, see `given_bars`; a covariate keeps its own."""
@@ -358,7 +354,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     def _covariates_of(self, bars: Bars) -> tuple[list[str], list[str]]:
         return named_covariates(bars, self.given["past_covariates"], self.given["known_covariates"], self.series_kind)
 
-    def _with_unknown_covariates(self, bars: pd.DataFrame) -> pd.DataFrame:
+    def with_unknown_covariates(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Bars with a column for every covariate, unknown where they bring none; a plain series must bring them."""
         if self.series_kind is UNIVARIATE or not isinstance(bars, pd.DataFrame):
             return bars

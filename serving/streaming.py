@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from ..bars_tsf_llm import BarArrays, Bars, CheckedBars
+from ..bars_tsf_llm import BarArrays, Bars, CheckedBars, split_tickers
 from ..calendars_tsf_llm import bar_spacing, check_calendar
 from ..calibration_tsf_llm import AdaptiveSpread
 from ..columns_tsf_llm import given_bars
@@ -264,12 +264,13 @@ class StreamingForecaster:
         frame = pd.DataFrame([bars]) if isinstance(bars, Mapping) else bars
         if not isinstance(frame, pd.DataFrame):
             raise ValueError(f"a new bar is a row of a DataFrame or a dict, not {type(bars).__name__}")
-        frame = given_bars(frame, kind, self._extractor.covariates)
-        if isinstance(frame, pd.DataFrame) and kind.id not in frame:
+        covariates = self._extractor.covariates
+        frame = self._extractor.with_unknown_covariates(given_bars(frame, kind, covariates))
+        if kind.id not in frame:
             if len(self._tails) > 1:
                 raise ValueError(f"the bars have no column {kind.id!r}: say of which symbol each one is")
             frame = frame.assign(**{kind.id: self.symbols[0]})
-        tickers = self._extractor.check_known(frame, strict=strict, made=lambda bars: bars)
+        tickers = split_tickers(frame, kind, covariates, strict=strict, made=lambda bars: bars)
         tickers = tickers.like(tickers)
         for name, bar in list(tickers.items()):
             if (wrong := self._wrong(name, bar)) is not None:
