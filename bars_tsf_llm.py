@@ -330,6 +330,37 @@ def tell_skipped(reasons: Sequence[str]) -> None:
         logger.warning("\n".join(lines))
 
 
+@dataclass(frozen=True)
+class BarArrays:
+    """Checked bars of one series, where a frame would cost more than what is computed of it.
+
+    Args:
+        columns: of numbers.
+        timestamp: datetime64[ns] `[N]`.
+        values: float64 `[len(columns),N]`.
+    """
+
+    columns: Sequence[str]
+    timestamp: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.timestamp)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.timestamp if name == "timestamp" else self.values[self.columns.index(name)]
+
+    def frame(self) -> pd.DataFrame:
+        """The same, a copy."""
+        frame = pd.DataFrame(self.values.copy().T, columns=list(self.columns), copy=False)
+        frame.insert(0, "timestamp", self.timestamp.copy())
+        return frame
+
+
+def as_frame(bars: pd.DataFrame | BarArrays) -> pd.DataFrame:
+    return bars.frame() if isinstance(bars, BarArrays) else bars
+
+
 Bars: TypeAlias = pd.DataFrame | Sequence[pd.DataFrame] | CheckedBars
 
 
@@ -345,12 +376,18 @@ def named_covariates(
 
 
 def split_tickers(
-    bars: Bars, kind: Kind = OHLCV, covariates: Sequence[str] = (), *, strict: bool = False
+    bars: Bars,
+    kind: Kind = OHLCV,
+    covariates: Sequence[str] = (),
+    *,
+    strict: bool = False,
+    made: Callable[[BarArrays], Any] = BarArrays.frame,
 ) -> CheckedBars:
     """Bars of any number of tickers -> one checked frame per ticker, in order of appearance.
 
     Of a plain series the names are in `series_id`, and rows are its values. Covariates are further columns to keep. A
     ticker with a bar that has no honest reading is skipped, and a warning names it with the row and the remedy.
+    `made` makes something else than frames of the checked bars.
 
     Raises:
         ValueError: for what is no panel of bars; with the first reasons if no ticker is left, or, if `strict`, for
@@ -380,8 +417,8 @@ def split_tickers(
             try:
                 if (checked := sound.get(name)) is None:
                     formats = formats or frame_formats(frame, kind, covariates, name)
-                    checked = check_bars(part, name, kind, covariates, formats)
-                tickers[name] = checked
+                    checked = _check(part, name, kind, covariates, formats)
+                tickers[name] = made(checked)
             except ValueError as error:
                 tickers.skip(name, str(error))
     if not tickers and not tickers.skipped:
@@ -389,7 +426,7 @@ def split_tickers(
     return tickers.settle()
 
 
-def _sound_tickers(frame: pd.DataFrame, kind: Kind, covariates: Sequence[str]) -> dict[str, pd.DataFrame | None]:
+def _sound_tickers(frame: pd.DataFrame, kind: Kind, covariates: Sequence[str]) -> dict[str, BarArrays | None]:
     """What `check_bars` makes of the tickers of a frame of typed columns, from one look at all rows: None of a ticker
     whose rows are not as they should be, which it has words for; empty where the frame is another one."""
     numeric = [*kind.columns, *covariates]
@@ -418,19 +455,13 @@ def _sound_tickers(frame: pd.DataFrame, kind: Kind, covariates: Sequence[str]) -
         wrong |= is_wrong(rows)
     _hide_partial(values, numeric, kind)
     places = zip(given, first, [*first[1:], len(times)], np.logical_or.reduceat(wrong, first), strict=True)
-    return {str(name): None if bad else _checked(times[a:b], values[:, a:b], numeric) for name, a, b, bad in places}
+    return {str(name): None if bad else BarArrays(numeric, times[a:b], values[:, a:b]) for name, a, b, bad in places}
 
 
 def _hide_partial(values: np.ndarray, numeric: Sequence[str], kind: Kind) -> None:
     """Three prices out of four are no bar."""
     partial = np.isnan([values[numeric.index(name)] for name in kind.needed]).any(axis=0)
     values[: len(kind.columns), partial] = np.nan
-
-
-def _checked(times: np.ndarray, values: np.ndarray, numeric: Sequence[str]) -> pd.DataFrame:
-    checked = pd.DataFrame(values.copy().T, columns=list(numeric), copy=False)
-    checked.insert(0, "timestamp", times.copy())
-    return checked
 
 
 def frame_formats(
@@ -465,6 +496,16 @@ def check_bars(
     A row whose prices (or value) are missing stays, as a missing bar; its covariates may be known. `formats` are those
     of the frame that the bars are a part of.
     """
+    return _check(bars, ticker, kind, covariates, formats).frame()
+
+
+def _check(
+    bars: pd.DataFrame,
+    ticker: str,
+    kind: Kind,
+    covariates: Sequence[str],
+    formats: tuple[TimeFormat | None, NumberFormat] | None,
+) -> BarArrays:
     numeric = [*kind.columns, *covariates]
     missing = [c for c in ("timestamp", *numeric) if c not in bars]
     if missing:
@@ -487,7 +528,7 @@ def check_bars(
         times, values = times[::-1].copy(), values[:, ::-1].copy()
     _refuse_rows(ticker, times, dict(zip(numeric, values, strict=True)), kind, is_newest_first=is_newest_first)
     _hide_partial(values, numeric, kind)
-    return _checked(times, values, numeric)
+    return BarArrays(numeric, times, values)
 
 
 def _refuse_rows(

@@ -36,10 +36,12 @@ from .bars_tsf_llm import (
     PRICES,
     SIGMA_CAP,
     UNIVARIATE,
+    BarArrays,
     Bars,
     CheckedBars,
     FeatureError,
     Kind,
+    as_frame,
     bars_through,
     covariate_columns,
     covariate_features,
@@ -342,7 +344,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             return bars
         given = self._given(bars)
         frames = [given] if isinstance(given, pd.DataFrame) else list(given)
-        frames = [self._with_unknown_covariates(frame) for frame in frames]
+        frames = [self.with_unknown_covariates(frame) for frame in frames]
         return split_tickers(frames, self.series_kind, self.covariates, strict=strict)
 
     def _given(self, bars: Bars) -> Bars:
@@ -352,7 +354,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     def _covariates_of(self, bars: Bars) -> tuple[list[str], list[str]]:
         return named_covariates(bars, self.given["past_covariates"], self.given["known_covariates"], self.series_kind)
 
-    def _with_unknown_covariates(self, bars: pd.DataFrame) -> pd.DataFrame:
+    def with_unknown_covariates(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Bars with a column for every covariate, unknown where they bring none; a plain series must bring them."""
         if self.series_kind is UNIVARIATE or not isinstance(bars, pd.DataFrame):
             return bars
@@ -587,18 +589,19 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         return pd.DataFrame(raw[""], bars.index[start:], self.names)
 
     def raw_features_of(
-        self, tickers: Mapping[str, pd.DataFrame], markets: Markets, starts: Mapping[str, int]
+        self, tickers: Mapping[str, pd.DataFrame | BarArrays], markets: Markets, starts: Mapping[str, int]
     ) -> tuple[dict[str, np.ndarray], dict[str, FeatureError]]:
         """`raw_features` of each ticker, float64 `[N - start,F]`, or what went wrong."""
         covariates = covariate_columns(self.past_covariates, self.known_covariates)
         names, errors = [name for name in self.names if name not in covariates], dict[str, FeatureError]()
         if self.series_kind is UNIVARIATE:
             table, sigma = series_table(self.seasons or ()), (self.sigma_decay, self.sigma_floor, self.sigma_cap)
-            raw = series_features_of(tickers, names, table, *sigma, starts=starts)
+            frames = {ticker: as_frame(bars) for ticker, bars in tickers.items()}
+            raw = series_features_of(frames, names, table, *sigma, starts=starts)
         else:
             raw, errors = features_of(tickers, names, markets=markets, starts=starts)
         if covariates:
-            raw = {t: self._beside_covariates(values, tickers[t], starts[t]) for t, values in raw.items()}
+            raw = {t: self._beside_covariates(values, as_frame(tickers[t]), starts[t]) for t, values in raw.items()}
         return raw, errors
 
     def _beside_covariates(self, raw_NF: np.ndarray, bars: pd.DataFrame, start: int) -> np.ndarray:
@@ -611,7 +614,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         return joined
 
     def _raw(
-        self, tickers: Mapping[str, pd.DataFrame], markets: Markets, starts: Mapping[str, int]
+        self, tickers: Mapping[str, pd.DataFrame | BarArrays], markets: Markets, starts: Mapping[str, int]
     ) -> Iterator[tuple[str, np.ndarray | FeatureError]]:
         """`raw_features_of` ticker by ticker, computed some at a time."""
 
@@ -643,9 +646,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         log_return = np.diff(self.series_kind.additive(close), axis=0, prepend=np.nan)
         return log_return, self.series_kind.volatility(log_return, self.sigma_decay, self.sigma_floor, self.sigma_cap)
 
-    def _moves(self, tickers: Mapping[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def _moves(self, tickers: Mapping[str, pd.DataFrame | BarArrays]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """`volatility` of each ticker, those of about one length side by side."""
-        closes = {ticker: frame[self.series_kind.value].to_numpy() for ticker, frame in tickers.items()}
+        closes = {ticker: np.asarray(frame[self.series_kind.value]) for ticker, frame in tickers.items()}
         left, moves = sorted(closes, key=lambda ticker: -len(closes[ticker])), {}
         while left:
             longest = len(closes[left[0]])
@@ -744,17 +747,18 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         )
 
     def encode_newest(self, tickers: CheckedBars, market: pd.DataFrame | None = None) -> list[EncodedSeries]:
-        """Series with the features of their last bar alone, zero before it, for bars that are known to be sound.
+        """Series of the last bar alone, for bars that are known to be sound, frames or `BarArrays`.
 
         Of each ticker the last `memory` bars before that one will do. A ticker whose features cannot be computed is
         skipped. `market` is a `market_tsf_llm.market_state`."""
         states, encoded = self._known_market(market, tickers), []
-        frames, series = dict(tickers), self._series(tickers)
-        for ticker, raw in self._raw(frames, states, {ticker: len(frame) - 1 for ticker, frame in frames.items()}):
+        bars, moves = dict(tickers), self._moves(tickers)
+        for ticker, raw in self._raw(bars, states, {ticker: len(one) - 1 for ticker, one in bars.items()}):
             if isinstance(raw, FeatureError):
                 tickers.skip(ticker, f"{ticker}: {raw}")
             else:
-                encoded.append(self._with_features(series[ticker], raw))
+                newest = self._one_series(ticker, bars[ticker], *moves[ticker], rows=slice(-1, None))
+                encoded.append(self._with_features(newest, raw))
         return encoded
 
     def _series(self, tickers: Mapping[str, pd.DataFrame]) -> dict[str, EncodedSeries]:
@@ -762,19 +766,27 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         moves = self._moves(tickers)
         return {ticker: self._one_series(ticker, frame, *moves[ticker]) for ticker, frame in tickers.items()}
 
-    def _one_series(self, ticker: str, bars: pd.DataFrame, log_return: np.ndarray, sigma: np.ndarray) -> EncodedSeries:
-        close, is_bars = bars[self.series_kind.value].to_numpy(), self.series_kind is OHLCV
+    def _one_series(
+        self,
+        ticker: str,
+        bars: pd.DataFrame | BarArrays,
+        log_return: np.ndarray,
+        sigma: np.ndarray,
+        rows: slice = slice(None),
+    ) -> EncodedSeries:
+        """Of these rows alone."""
+        close, is_bars = np.asarray(bars[self.series_kind.value])[rows], self.series_kind is OHLCV
         return EncodedSeries(
             ticker=ticker,
-            timestamp=bars["timestamp"].to_numpy(),
-            features=np.zeros((len(bars), len(self.names)), np.float32),  # takes no memory until it is written
+            timestamp=np.asarray(bars["timestamp"])[rows],
+            features=np.zeros((len(close), len(self.names)), np.float32),  # takes no memory until it is written
             observed=~np.isnan(close),
             close=close,
-            log_return=log_return,
-            sigma=sigma,
-            calm=None if self.sigma_cap is not None else self._calm(log_return, sigma),
-            ohlc=np.stack([bars[name].to_numpy() for name in PRICES], axis=1) if is_bars else None,
-            volume=bars["volume"].to_numpy() if is_bars else None,
+            log_return=log_return[rows],
+            sigma=sigma[rows],
+            calm=None if self.sigma_cap is not None else self._calm(log_return, sigma)[rows],
+            ohlc=np.stack([np.asarray(bars[name])[rows] for name in PRICES], axis=1) if is_bars else None,
+            volume=np.asarray(bars["volume"])[rows] if is_bars else None,
         )
 
     def _with_features(self, series: EncodedSeries, raw_NF: np.ndarray) -> EncodedSeries:

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .bars_tsf_llm import OHLCV, PRICES, FeatureError
+from .bars_tsf_llm import OHLCV, PRICES, BarArrays, FeatureError, as_frame
 from .market_tsf_llm import STALE, MarketTable, parts_of
 from .more_indicators_tsf_llm import ROWS as MORE
 from .own_features_tsf_llm import WARM_UP, IndicatorFrame, own_features
@@ -332,7 +332,7 @@ def compute_features(
 
 
 def features_of(
-    tickers: Mapping[str, pd.DataFrame],
+    tickers: Mapping[str, pd.DataFrame | BarArrays],
     names: Sequence[str],
     *,
     markets: Mapping[str, pd.DataFrame | None],
@@ -370,7 +370,7 @@ def features_of(
             series.append(one)
             try:
                 if own and one.begin < len(one.rows):
-                    of_frame = own_features(bars, one.rows, state, [chosen[i] for i in own], one.begin)
+                    of_frame = own_features(as_frame(bars), one.rows, state, [chosen[i] for i in own], one.begin)
                     one.put(one.begin, np.where(np.isfinite(of_frame), of_frame, np.nan).T, own)
             except FeatureError as error:
                 errors[ticker] = error
@@ -383,17 +383,17 @@ class _Observed:
     """One ticker's observed bars from the first on that is read, and the table `[N - start, F]` of its features."""
 
     def __init__(
-        self, bars: pd.DataFrame, start: int, reach: int, table: np.ndarray, market: MarketTable | None
+        self, bars: pd.DataFrame | BarArrays, start: int, reach: int, table: np.ndarray, market: MarketTable | None
     ) -> None:
-        prices = [bars[name].to_numpy(dtype=float) for name in OHLCV.columns]
+        prices = [np.asarray(bars[name], dtype=float) for name in OHLCV.columns]
         observed = np.logical_and.reduce([np.isfinite(price) for price in prices[: len(PRICES)]])
         self.rows = np.flatnonzero(observed)
         self.begin = int(np.count_nonzero(observed[:start]))  # of the observed bars, the first that is wanted
         self.start, self.table = start, table
         self.first = max(0, self.begin - reach)  # the first that is read
-        read = self.rows[self.first :]
+        read = _together(self.rows[self.first :])
         before = min(self.first, STALE)  # bars that tell a stale market
-        seen = self.rows[self.first - before :]
+        seen = _together(self.rows[self.first - before :])
         self.columns = dict(zip(OHLCV.columns, (price[read] for price in prices), strict=True))
         self.columns["timestamp"] = wall_clock(bars["timestamp"])[read]
         if market is not None:
@@ -402,11 +402,16 @@ class _Observed:
 
     def put(self, begin: int, values: np.ndarray, places: list[int]) -> None:
         """Values `[len(places), bars]` of the observed bars from `begin` on."""
-        rows = self.rows[begin : begin + values.shape[1]] - self.start
-        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:  # no gap
-            self.table.T[places, rows[0] : rows[-1] + 1] = values
+        rows = _together(self.rows[begin : begin + values.shape[1]] - self.start)
+        if isinstance(rows, slice):
+            self.table.T[places, rows] = values
         else:
             self.table.T[np.array(places)[:, None], rows] = values
+
+
+def _together(rows: np.ndarray) -> np.ndarray | slice:
+    """Ascending rows, as a slice where they have no gap: what that takes need not be copied."""
+    return slice(rows[0], rows[-1] + 1) if len(rows) and rows[-1] - rows[0] == len(rows) - 1 else rows
 
 
 @dataclass

@@ -40,9 +40,12 @@ def over_known(function: Callable[[np.ndarray], np.ndarray], changes: np.ndarray
     """
     by_series = changes if changes.ndim == 2 else changes[:, None]
     known = ~np.isnan(by_series)
-    place = known.cumsum(axis=0) - 1
     first = int(known.any(axis=1).argmax()) if len(known) else 0
     together, gap = by_series[first:], known[first + 1 :] > known[first:-1]
+    if known[first:].all():
+        values = np.vstack((np.full((first, by_series.shape[1]), np.nan), function(together)))
+        return values.reshape(changes.shape), known.reshape(changes.shape)
+    place = known.cumsum(axis=0) - 1
     if gap.any():
         rows, series = np.nonzero(known)
         together = np.full((place.max() + 1, by_series.shape[1]), np.nan)

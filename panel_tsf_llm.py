@@ -113,13 +113,17 @@ def alike(lengths: Sequence[int], room: int = PANEL) -> Iterator[list[int]]:
         yield part
 
 
-def wall_clock(times: pd.Series) -> np.ndarray:
+def wall_clock(times: pd.Series | np.ndarray) -> np.ndarray:
     """datetime64 without a zone."""
+    if isinstance(times, np.ndarray):
+        return times
     return (times if isinstance(times.dtype, np.dtype) else times.dt.tz_localize(None)).to_numpy()
 
 
-def in_utc(times: pd.Series) -> np.ndarray:
+def in_utc(times: pd.Series | np.ndarray) -> np.ndarray:
     """datetime64; what has no zone as it is."""
+    if isinstance(times, np.ndarray):
+        return times
     return (times if isinstance(times.dtype, np.dtype) else times.dt.tz_convert(None)).to_numpy()
 
 

@@ -1,13 +1,14 @@
 """What one more bar costs a stream beside a forecast from all bars, and how far the two lie apart.
 
 examples:
-    OMP_NUM_THREADS=1 python -m tsf_llm.benchmarks.streaming --models mini . --symbols 1 100 1000 --json streaming.json
+    OMP_NUM_THREADS=1 python -m tsf_llm.benchmarks.streaming --symbols 1 100 1000 --windows 128 512 --json streaming.json
     python -m tsf_llm.benchmarks.streaming --models mini --data us_daily.parquet --end 2018-12-31 --names AAPL JNJ
     python -m tsf_llm.benchmarks.streaming --quick
 
 Design choices:
-* Cost: made tickers, as those of `data_speed`. A step has two parts: the model, all symbols at once, and the features,
-  symbol by symbol. The rest is checks and the frame. Beside it stand the same parts of `pipe(bars)`: whole windows.
+* Cost: made tickers, as those of `data_speed`. A step has two parts, of all symbols at once: the model and features.
+  The rest is checks and the frame. Beside it stand the same parts of `pipe(bars)` of as many bars as a window has.
+* Of many symbols `pipe(bars)` reads the first `AGAIN`, and counts for all: each costs it the same.
 * Times are CPU time of this process, so that others do not count; with one thread that is how long it takes alone.
 * The cost is measured again when the stream has seen many more bars.
 * Distance: real series, streamed for several contexts; then CRPS of the stream and of `pipe(bars)` on the same bars,
@@ -43,7 +44,7 @@ from .data_speed import real_days, synthetic_ticker
 from .results import Output, circumstances
 
 HISTORY, REPEATS = 1100, 3  # bars before a stream; steps that are timed, the median of which counts
-MANY = 200  # symbols, from which on the model alone is timed, on one symbol's state as often: the rest is by symbol
+AGAIN = 100  # symbols at most that are forecast from all their bars
 CONTEXTS = 4  # that a series is streamed for
 
 
@@ -53,6 +54,7 @@ class Arguments(Output):
 
     models: list[str] = field(default_factory=lambda: ["mini"], metadata={"help": "folders of models"})
     symbols: list[int] | None = field(default=None, metadata={"help": "numbers of symbols (default 1 and 100)"})
+    windows: list[int] | None = field(default=None, metadata={"help": "bars of a window (default: the model's)"})
     more: int = field(default=1000, metadata={"help": "bars after which the cost of one symbol is measured again"})
     data: str = field(default="sample", metadata={"help": "price file or folder of the distance"})
     names: list[str] | None = field(default=None, metadata={"help": "tickers of the data (default: all)"})
@@ -60,8 +62,8 @@ class Arguments(Output):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min([*(self.symbols or [1]), self.more]) < 1:
-            raise ValueError("--symbols and --more: give 1 or more")
+        if min([*(self.symbols or [1]), *(self.windows or [1]), self.more]) < 1:
+            raise ValueError("--symbols, --windows and --more: give 1 or more")
 
 
 @contextmanager
@@ -92,17 +94,6 @@ def step_seconds(stream: StreamingForecaster, bars: pd.DataFrame) -> dict[str, f
     return {**seconds, "all": time.process_time() - started}
 
 
-def many_seconds(pipe: TsfLlmPipeline, symbols: int, days: np.ndarray) -> dict[str, float]:
-    """Of a step of the model with so many symbols."""
-    reader, one = reader_of(pipe), pipe.processor.encode(synthetic_ticker(days, 0, HISTORY))[0]
-    state = reader.begin(pipe.processor.batch([(one, [HISTORY - 2])]))
-    state = {name: values.repeat(symbols, *[1] * (values.ndim - 1)) for name, values in state.items()}
-    features = torch.from_numpy(one.features[-1:]).repeat(symbols, 1)
-    started = time.process_time()
-    write(state, reader.step(state, torch.arange(symbols), features))
-    return {"model": time.process_time() - started}
-
-
 def recompute_seconds(pipe: TsfLlmPipeline, bars: pd.DataFrame) -> dict[str, float]:
     """The same of `pipe(bars)`."""
     seconds: dict[str, float] = {}
@@ -112,16 +103,25 @@ def recompute_seconds(pipe: TsfLlmPipeline, bars: pd.DataFrame) -> dict[str, flo
     return {**seconds, "all": time.process_time() - started}
 
 
+@contextmanager
+def window_of(pipe: TsfLlmPipeline, bars: int | None) -> Iterator[int]:
+    """Within, the model reads windows of so many bars, by default its own."""
+    extractor = pipe.processor.feature_extractor
+    with patch.object(extractor, "context_length", bars or extractor.context_length):
+        yield extractor.context_length
+
+
 def cost(pipe: TsfLlmPipeline, symbols: int, days: np.ndarray, *, repeats: int, more: int = 0) -> dict[str, Any]:
-    """Milliseconds of a step by part, of a forecast from all bars, of a step after `more` bars; bytes of a symbol."""
-    if symbols >= MANY:
-        return {"symbols": symbols, "step": _median([many_seconds(pipe, symbols, days) for _ in range(repeats)])}
+    """Milliseconds of a step by part, of a forecast from a window, of a step after `more` bars; bytes of a symbol."""
+    window = pipe.processor.feature_extractor.context_length
     series = [synthetic_ticker(days, i, HISTORY + repeats + more) for i in range(symbols)]
     bars = pd.concat([one[:HISTORY] for one in series])
     stream = StreamingForecaster(pipe, bars, horizon=pipe.law_reach)
     steps = [step_seconds(stream, pd.concat([one[HISTORY + i :][:1] for one in series])) for i in range(repeats)]
-    told = {"symbols": symbols, "step": _median(steps), "bytes": _bytes(stream) // symbols}
-    told["recompute"] = _median([recompute_seconds(pipe, bars)])
+    told = {"symbols": symbols, "window": window, "step": _median(steps), "bytes": _bytes(stream) // symbols}
+    again = pd.concat([one[HISTORY - window : HISTORY] for one in series[:AGAIN]])
+    times = symbols / min(symbols, AGAIN)
+    told["recompute"] = {name: times * ms for name, ms in _median([recompute_seconds(pipe, again)]).items()}
     if more:
         later = [
             step_seconds(stream, one[HISTORY + i :][:1]) for one in series for i in range(repeats, repeats + more)
@@ -185,9 +185,11 @@ def run(options: Arguments) -> dict[str, Any]:
         pipe = load_pipeline(model)
         counts = options.symbols or ([1, 3] if quick else [1, 100])
         costs = []
-        for count in track(counts, f"{model}: cost", transient=True):
+        asked = [(count, window) for window in options.windows or [None] for count in counts]
+        for count, window in track(asked, f"{model}: cost", transient=True):
             more = (5 if quick else options.more) if count == 1 else 0
-            costs.append(cost(pipe, count, days, repeats=1 if quick else REPEATS, more=more))
+            with window_of(pipe, window):
+                costs.append(cost(pipe, count, days, repeats=1 if quick else REPEATS, more=more))
         series = [
             one
             for one in pipe.processor.encode(bars, options.end)
@@ -202,7 +204,11 @@ def show(results: dict[str, Any], console: Console) -> None:
         rows = [
             {"part": name, **one} for one in found["cost"] for name in ("step", "later", "recompute") if name in one
         ]
-        columns = {"symbols": lambda row: f"{row['symbols']:,}", "what": lambda row: row["part"]}
+        columns = {
+            "window": lambda row: str(row["window"]),
+            "symbols": lambda row: f"{row['symbols']:,}",
+            "what": lambda row: row["part"],
+        }
         columns |= {f"{part}, ms": _milliseconds(part) for part in ("model", "features", "all")}
         columns["kB per symbol"] = lambda row: number(row.get("bytes"), ".0f", 1e-3)
         console.print(Table.of(rows, columns).terminal(title=f"{model}: one more bar"))

@@ -10,7 +10,7 @@ Design choices:
 * Rows come from the model's laws, exact; nothing is sampled.
 * A state is saved as tensors and JSON, and opens beside the model alone that made it.
 
-`stream_model` has the step of the model, `stream_market` the market beside the bars.
+`stream_bars` keeps the bars, `stream_model` has the step of the model, `stream_market` the market beside them.
 
 Shapes: n symbols of an update, F features.
 """
@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from ..bars_tsf_llm import Bars, CheckedBars
+from ..bars_tsf_llm import BarArrays, Bars, CheckedBars, split_tickers
 from ..calendars_tsf_llm import bar_spacing, check_calendar
 from ..calibration_tsf_llm import AdaptiveSpread
 from ..columns_tsf_llm import given_bars
@@ -39,6 +39,7 @@ from ..laws_tsf_llm import PiecewiseLaw, every_step
 from ..pipeline_tsf_llm import TsfLlmPipeline, calibrated_laws
 from ..processing_tsf_llm import FORECAST_QUANTILES
 from ..training.models import digest
+from .stream_bars import Tail
 from .stream_market import StreamedMarket
 from .stream_model import LOGITS, State, reader_of, write
 
@@ -115,7 +116,7 @@ class StreamingForecaster:
         pipe._sanitize_parameters(quantile_levels=settings["quantile_levels"])
         self._calibration = pipe.calibration(settings["calibration"], horizon)
         self._state: State = {}
-        self._tails: dict[str, pd.DataFrame] = {}  # the last bars of each symbol, in the order of the state's rows
+        self._tails: dict[str, Tail] = {}  # the last bars of each symbol, in the order of the state's rows
         self._market, self._skipped_of_market, self.skipped = None, {}, {}
 
     def _no_market(self) -> StreamedMarket:
@@ -128,7 +129,7 @@ class StreamingForecaster:
     @property
     def last_times(self) -> dict[str, pd.Timestamp]:
         """Of the newest bar of each symbol."""
-        return {name: tail["timestamp"].iloc[-1] for name, tail in self._tails.items()}
+        return {name: pd.Timestamp(tail.last) for name, tail in self._tails.items()}
 
     # --- symbols come, go and are asked for
 
@@ -149,9 +150,11 @@ class StreamingForecaster:
             new[name] = torch.as_tensor(batch[name]).to(kind)
         new["spread"] = torch.ones(len(batch["ticker"]), dtype=torch.float64)
         self._state = {name: torch.cat((self._state[name], one)) for name, one in new.items()} if self._state else new
+        columns = self._columns()
         for name, origin in zip(batch["ticker"], batch["origin"], strict=True):
             frame = tickers[name]
-            self._tails[name] = frame[frame["timestamp"] <= origin].tail(self._keep).reset_index(drop=True)
+            frame = frame[frame["timestamp"] <= origin].tail(self._keep)
+            self._tails[name] = Tail.of(columns, frame["timestamp"].to_numpy(), frame[columns].to_numpy(float).T)
         frame = self.forecast(batch["ticker"])
         frame.attrs["skipped"] = self._skipped_of_market | dict(batch["skipped"])
         return frame
@@ -191,8 +194,8 @@ class StreamingForecaster:
         tails = [self._tails[name] for name in names]
         batch: Any = {
             "ticker": names,
-            "origin": [tail["timestamp"].iloc[-1] for tail in tails],
-            "bar_times": [tail["timestamp"].to_numpy() for tail in tails],
+            "origin": np.array([tail.last for tail in tails]),
+            "bar_times": [tail.bars.timestamp for tail in tails],
             "last_close": self._state["last_close"][rows].numpy(),
         }
         frame = self.pipe.processor.decode_laws(
@@ -231,7 +234,8 @@ class StreamingForecaster:
         later, skipped = self._market, dict[str, str]()
         if market is not None:
             later, skipped = (self._market or self._no_market()).extended(market, strict=strict)
-        longer = tickers.like({name: self._with_bar(name, bar) for name, bar in tickers.items()})
+        tails = {name: self._with_bar(name, bar) for name, bar in tickers.items()}
+        longer = tickers.like({name: tail.bars for name, tail in tails.items()})
         encoded = self._extractor.encode_newest(longer, None if later is None else later.state())
         names, rows = [one.ticker for one in encoded], self._rows([one.ticker for one in encoded])
         longer.settle()
@@ -244,7 +248,7 @@ class StreamingForecaster:
         writes += [(name, (rows,), torch.tensor(new, dtype=torch.float64)) for name, new in numbers.items()]
         before = [(name, place, self._state[name][place]) for name, place, _ in writes], self._tails, self._market
         write(self._state, writes)
-        self._tails, self._market = self._tails | {name: longer[name] for name in names}, later
+        self._tails, self._market = self._tails | {name: tails[name] for name in names}, later
         try:
             frame = self.forecast(names)
         except Exception:  # as of bars whose next ones lie past the last time there is
@@ -255,51 +259,54 @@ class StreamingForecaster:
         return frame
 
     def _new_bars(self, bars: pd.DataFrame | Mapping[str, Any], *, strict: bool) -> CheckedBars:
-        """The good ones, a frame of one row each."""
+        """The good ones, `BarArrays` of one row each."""
         kind = self._extractor.series_kind
         frame = pd.DataFrame([bars]) if isinstance(bars, Mapping) else bars
         if not isinstance(frame, pd.DataFrame):
             raise ValueError(f"a new bar is a row of a DataFrame or a dict, not {type(bars).__name__}")
-        frame = given_bars(frame, kind, self._extractor.covariates)
-        if isinstance(frame, pd.DataFrame) and kind.id not in frame:
+        covariates = self._extractor.covariates
+        frame = self._extractor.with_unknown_covariates(given_bars(frame, kind, covariates))
+        if kind.id not in frame:
             if len(self._tails) > 1:
                 raise ValueError(f"the bars have no column {kind.id!r}: say of which symbol each one is")
             frame = frame.assign(**{kind.id: self.symbols[0]})
-        tickers = self._extractor.check_known(frame, strict=strict)
+        tickers = split_tickers(frame, kind, covariates, strict=strict, made=lambda bars: bars)
         tickers = tickers.like(tickers)
         for name, bar in list(tickers.items()):
             if (wrong := self._wrong(name, bar)) is not None:
-                tickers.skip(name, f"{name}, {bar['timestamp'].iloc[-1]}: {wrong}")
+                tickers.skip(name, f"{name}, {pd.Timestamp(bar.timestamp[-1])}: {wrong}")
         return tickers.settle()
 
-    def _wrong(self, name: str, bar: pd.DataFrame) -> str | None:
+    def _wrong(self, name: str, bar: BarArrays) -> str | None:
         """Why a bar cannot be the next one of its symbol."""
         if name not in self._tails:
             return "is not streamed; add its history first"
         if len(bar) > 1:
             return f"{len(bar)} bars in one update; give one after the other"
-        times, now = self._tails[name]["timestamp"], bar["timestamp"].iloc[0]
-        if bar[self._extractor.series_kind.value].isna().iloc[0]:
+        last, now = self._tails[name].last, bar.timestamp[0]
+        if np.isnan(bar[self._extractor.series_kind.value][0]):
             return "open, high, low or close is missing; leave a bar out that is not known"
-        if now == times.iloc[-1]:
+        if now == last:
             return "this bar is known already; a stream takes each once"
-        if now < times.iloc[-1]:
-            return f"comes too late, after that of {times.iloc[-1]}; give bars in order, or drop and add the symbol"
-        step, usual = (now - times.iloc[-1]).total_seconds(), self._extractor.bar_seconds or 0.0
-        every = pd.Timedelta(seconds=usual)
-        if step < 0.5 * usual and step < times.diff().min().total_seconds():
-            return f"comes {pd.Timedelta(seconds=step)} after the last bar; the model reads one every {every}"
-        if bar_spacing(np.append(times.to_numpy()[-21:], bar["timestamp"].to_numpy())) >= 2 * usual:
+        if now < last:
+            return (
+                f"comes too late, after that of {pd.Timestamp(last)}; give bars in order, or drop and add the symbol"
+            )
+        step, usual = pd.Timedelta(now - last), self._extractor.bar_seconds or 0.0
+        every, times = pd.Timedelta(seconds=usual), self._tails[name].bars.timestamp
+        if step < 0.5 * every and step < np.diff(times).min():
+            return f"comes {step} after the last bar; the model reads one every {every}"
+        if step >= 2 * every and bar_spacing(np.append(times[-21:], now)) >= 2 * usual:
             return f"bars have become rare; the model reads one every {every}"
         return None
 
-    def _with_bar(self, name: str, bar: pd.DataFrame) -> pd.DataFrame:
+    def _with_bar(self, name: str, bar: BarArrays) -> Tail:
         """The last bars of a symbol with a new one; a warning tells of a jump that may be a split."""
-        longer = pd.concat([self._tails[name].tail(self._keep - 1), bar], ignore_index=True)
         value = self._extractor.series_kind.value
-        before, now = longer[value].dropna().iloc[-2:]
-        if abs(np.log(now / before)) > np.log1p(JUMP) and (
-            report := jump_report(longer, value, since=len(longer) - 1)
+        before, longer = self._tails[name].bars[value], self._tails[name].with_bar(bar, self._keep)
+        last = before[-1] if not np.isnan(before[-1]) else before[~np.isnan(before)][-1]
+        if abs(np.log(bar[value][0] / last)) > np.log1p(JUMP) and (
+            report := jump_report(longer.bars.frame(), value, since=len(longer) - 1)
         ):
             logger.warning(f"{name}: {report}")
         return longer
@@ -352,11 +359,11 @@ class StreamingForecaster:
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
     def _tensors(self) -> State:
-        tails = list(self._tails.values())
+        tails = [tail.bars for tail in self._tails.values()]
         arrays = {
             "tails.length": np.array([len(tail) for tail in tails]),
-            "tails.times": np.concatenate([tail["timestamp"].to_numpy().view(np.int64) for tail in tails]),
-            "tails": np.concatenate([tail[self._columns()].to_numpy(dtype=float) for tail in tails]),
+            "tails.times": np.concatenate([tail.timestamp.view(np.int64) for tail in tails]),
+            "tails": np.concatenate([tail.values.T for tail in tails]),
             **({} if self._market is None else self._market.arrays()),
         }
         tensors = self._state | {name: torch.from_numpy(values) for name, values in arrays.items()}
@@ -395,9 +402,7 @@ class StreamingForecaster:
         ends = np.cumsum(arrays["tails.length"])
         times, values = arrays["tails.times"].view("datetime64[ns]"), arrays["tails"]
         for name, end, length in zip(symbols, ends, arrays["tails.length"], strict=True):
-            tail = pd.DataFrame(values[end - length : end], columns=self._columns())
-            tail.insert(0, "timestamp", times[end - length : end])
-            self._tails[name] = tail
+            self._tails[name] = Tail.of(self._columns(), times[end - length : end], values[end - length : end].T)
         kept = ("scale", "last_close", "spread")  # where the rows of a forecast are computed
         device = self.pipe.model.device
         self._state = {name: one if name in kept else one.to(device) for name, one in tensors.items()}

@@ -112,6 +112,21 @@ def test_features_from_the_kept_bars_are_those_of_the_whole_history(mini, make_b
         assert newest.sigma[-1] == pytest.approx(whole.sigma[row], rel=1e-12)
 
 
+def test_a_stream_computes_the_bits_of_the_whole_history(mini, make_bars, monkeypatch):
+    bars, newest = make_bars(1500), []
+    whole = mini.processor.feature_extractor.encode(bars)[0]
+    stream = StreamingForecaster(mini, bars[:1200], horizon=1)
+    encode = type(stream._extractor).encode_newest
+    monkeypatch.setattr(
+        type(stream._extractor), "encode_newest", lambda *args: newest.append(encode(*args)[0]) or newest[-1:]
+    )
+    for row in range(1200, 1500):
+        stream.update(bars[row : row + 1])
+    for name in ("features", "sigma", "close", "ohlc", "volume", "timestamp"):
+        streamed = np.concatenate([getattr(one, name) for one in newest])
+        np.testing.assert_array_equal(streamed, getattr(whole, name)[1200:], err_msg=name)
+
+
 def test_the_memory_covers_a_slow_volatility(small):
     assert TsfLlmFeatureExtractor(feature_groups=["bar"], sigma_decay=0.999).memory > 27_000
     assert (
