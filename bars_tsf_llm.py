@@ -408,7 +408,8 @@ def split_tickers(
         parts: Iterable = [("series" if len(frames) == 1 else f"series_{number}", frame)]
         if kind.id in frame:
             at_once = sound and all(checked is not None for checked in sound.values())
-            parts = sound.items() if at_once else frame.groupby(kind.id, sort=False, dropna=False, observed=True)
+            rows = frame.reset_index(drop=True)  # its index may have the name of a column
+            parts = sound.items() if at_once else rows.groupby(kind.id, sort=False, dropna=False, observed=True)
         formats = None
         for given_name, part in parts:
             name = str(given_name)
@@ -511,7 +512,8 @@ def _check(
     if missing:
         raise ValueError(f"{ticker}: column(s) {missing} missing from {list(bars.columns)}: rename or add them")
     given = {name: bars[name] for name in ("timestamp", *numeric)}
-    twice = [name for name, cells in given.items() if isinstance(cells, pd.DataFrame) or numeric.count(name) > 1]
+    asked = ["timestamp", *numeric].count
+    twice = [name for name, cells in given.items() if isinstance(cells, pd.DataFrame) or asked(name) > 1]
     if twice:
         raise ValueError(f"{ticker}: column(s) {sorted(twice)} appear more than once: keep one of each")
     given = {name: cells if is_typed(cells) else cells.reset_index(drop=True) for name, cells in given.items()}

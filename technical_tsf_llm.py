@@ -31,6 +31,7 @@ from .windows_tsf_llm import (
 )
 
 FLAT = 1e-9  # a window whose range is below this share of its price is rounding error, not movement
+FADED = 1e-13  # and averages of moves below it are what is left of long ago
 FIBONACCI_LEVELS = (0.0, 0.236, 0.382, 0.5, 0.618, 0.786, 1.0)
 FAST, SLOW, SIGNAL = 12, 26, 9  # lengths of the MACD
 TENKAN, KIJUN, SENKOU = 9, 26, 52  # of Ichimoku's lines
@@ -136,9 +137,10 @@ def ema_range(panel: Panel, length: int) -> np.ndarray:
 
 @remembered
 def rsi(panel: Panel, length: int) -> np.ndarray:
-    """From 0 to 1."""
+    """From 0 to 1; unknown once nothing has moved for long, before the last moves leave the averages one by one."""
     up, down = (exponential_mean(np.maximum(side * rises(panel), 0), length, 1 / length) for side in (1, -1))
-    return up / (up + down)
+    moved = up + down
+    return up / known(moved, moved > FADED * panel.close)
 
 
 @remembered

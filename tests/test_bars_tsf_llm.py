@@ -372,3 +372,15 @@ def test_two_names_that_read_the_same_are_not_joined(make_bars):
     frame = pd.concat([make_bars(30).assign(ticker=1), make_bars(30, seed=1).assign(ticker="1")])
     with pytest.raises(ValueError, match="1: given in more than one frame"):
         split_tickers(frame)
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_an_index_may_have_the_name_of_a_column(make_bars, bad):
+    wrong = make_bars(30).assign(ticker="BAD", close=-1.0 if bad else 1.0, low=0.5)
+    frame = pd.concat([make_bars(30).assign(ticker="GOOD"), wrong]).set_index("ticker", drop=False)
+    assert list(split_tickers(frame)) == (["GOOD"] if bad else ["GOOD", "BAD"])
+
+
+def test_the_time_is_no_covariate(make_bars):
+    with pytest.raises(ValueError, match=r"\['timestamp'\] appear more than once"):
+        split_tickers(make_bars(30), covariates=["timestamp"])

@@ -40,6 +40,15 @@ def test_bounds(panel):
         assert least <= np.nanmin(values) < np.nanmax(values) <= 1
 
 
+@pytest.mark.parametrize("length", [7, 14, 21])
+def test_strength_of_a_market_that_stopped_stays_until_it_is_unknown(make_bars, columns_of, length):
+    bars = make_bars(1600)
+    bars.loc[300:, ["open", "high", "low", "close"]] = 50.0
+    strength = technical.rsi(Panel([columns_of(bars)]), length)[300:, 0]
+    assert np.isnan(strength[-1])
+    np.testing.assert_allclose(strength[~np.isnan(strength)], strength[0], rtol=1e-6)
+
+
 def test_a_date_is_that_of_its_own_bar(make_bars, columns_of):
     times = pd.to_datetime(["1969-12-31 23:59", "1970-01-01 00:00", "2024-02-29 12:00"])
     bars = make_bars(3).assign(timestamp=times)
