@@ -24,7 +24,9 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 from transformers.cache_utils import DynamicCache
+from transformers.utils.output_capturing import install_all_output_capturing_hooks
 
 from .configuration_tsf_llm import PROCESSOR_EXTRAS, TsfLlmConfig
 from .norms_tsf_llm import TsfLlmRMSNorm
@@ -46,14 +48,35 @@ def going_on(
 
 
 def can_share(model: Any) -> bool:
-    """Whether the step below computes what the causal LM does: its attention is made of plain matrices."""
+    """Whether the step below computes what the causal LM does: its attention is made of plain matrices, and nobody
+    listens or speaks in between."""
     c = model.config
     if getattr(model, "get_base_model", None) is not None or model.training:  # wrapped by peft, or with dropout
+        return False
+    if _is_changed(model) or torch.is_autocast_enabled(model.device.type):
         return False
     fixed_turns = not any(name in rope(c)["rope_type"] for name in ("dynamic", "longrope"))  # else they go by length
     parts = [one for layer in model.model.layers for one in layer.self_attn.children()]
     plain = all(_is_plain(one) for one in parts if not _is_norm(one))
     return fixed_turns and plain and len({weight.device for weight in model.parameters()}) == 1
+
+
+def _is_changed(model: Any) -> bool:
+    """Whether anything has a say in what modules answer: a hook, a `forward` of an object's own, a class not ours.
+    Hooks of transformers, which record what is asked for, stay on a model and change nothing."""
+    hooks = [
+        hook
+        for module in model.modules()
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        if getattr(hook, "__module__", None) != install_all_output_capturing_hooks.__module__
+    ]
+    layers = model.model.layers
+    ours = [model, model.model, *layers, *(one for layer in layers for one in (layer.self_attn, layer.mlp))]
+    return (
+        bool(hooks or _has_any_global_hook())
+        or any("forward" in vars(module) for module in model.modules())
+        or any(type(one).__module__.rpartition(".")[0] != __package__ for one in ours)
+    )
 
 
 def _is_plain(module: nn.Module) -> bool:

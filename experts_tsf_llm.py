@@ -11,19 +11,27 @@ Design choices:
 Shapes: N positions, D hidden, E experts, K experts per position, I inner width, P positions times K, rounded up.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 from transformers.activations import ACT2FN
 from transformers.integrations import use_experts_implementation
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, ExpertsInterface
 
 from .configuration_tsf_llm import TsfLlmConfig
 from .original_modeling_tsf_llm import TsfLlmRawLogitRouter
-from .products_tsf_llm import PLAIN, TsfLlmLinear, is_for_onednn, product, weight_gradient
+from .products_tsf_llm import (
+    PLAIN,
+    TsfLlmLinear,
+    gradients_in_graph,
+    is_followed,
+    is_for_onednn,
+    product,
+    weight_gradient,
+)
 
 ROUND = 16  # rows of an expert, where it has more; fewer are at least two
 
@@ -101,7 +109,7 @@ def answers(
         if len(x):
             gate_up = product(x, gate_up_weight)
             gate, up = gate_up.chunk(2, dim=-1)
-            outs.append(product(act_fn(gate).mul_(up), down_weight))
+            outs.append(product(act_fn(gate) * up, down_weight))
             if kept is not None:
                 kept.append(gate_up)
     return torch.cat(outs)
@@ -110,6 +118,25 @@ def answers(
 def collected(row_NK: torch.Tensor, out_PD: torch.Tensor, weights_NK: torch.Tensor | None = None) -> torch.Tensor:
     """The `K` rows of each position, summed by weight."""
     return F.embedding_bag(row_NK, out_PD, mode="sum", per_sample_weights=weights_NK)
+
+
+def one_by_one(
+    x_ND: torch.Tensor,
+    weights_NK: torch.Tensor,
+    gate_up_EID: torch.Tensor,
+    down_EDI: torch.Tensor,
+    *,
+    index_NK: torch.Tensor,
+    act_fn: nn.Module,
+) -> torch.Tensor:
+    """The reference: each expert by torch's own operations, `[N,D]`."""
+    out_ND = torch.zeros_like(x_ND)
+    for expert, (gate_up_weight, down_weight) in enumerate(zip(gate_up_EID, down_EDI, strict=True)):
+        token, slot = torch.where(index_NK == expert)
+        gate, up = F.linear(x_ND[token], gate_up_weight).chunk(2, dim=-1)
+        expert_out = F.linear(act_fn(gate) * up, down_weight)
+        out_ND.index_add_(0, token, (expert_out * weights_NK[token, slot, None]).to(out_ND.dtype))
+    return out_ND
 
 
 class SortedExperts(torch.autograd.Function):
@@ -129,13 +156,19 @@ class SortedExperts(torch.autograd.Function):
         x_PD, ctx.act_fn = x_ND[token_P], act_fn
         kept: list[torch.Tensor] = []
         out_PD = answers(x_PD, ctx.sizes, gate_up_EID, down_EDI, act_fn, kept)
-        ctx.save_for_backward(x_PD, weights_NK, gate_up_EID, down_EDI, token_P, row_NK, out_PD, *kept)
+        ctx.index_NK = index_NK
+        inputs = x_ND, weights_NK, gate_up_EID, down_EDI
+        ctx.save_for_backward(*inputs, x_PD, token_P, row_NK, out_PD, *kept)
         return collected(row_NK, out_PD, weights_NK)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_ND: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_PD, weights_NK, gate_up_EID, down_EDI, token_P, row_NK, out_PD, *kept = ctx.saved_tensors
+        x_ND, weights_NK, gate_up_EID, down_EDI, x_PD, token_P, row_NK, out_PD, *kept = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            needed = [ctx.needs_input_grad[i] for i in (0, 1, 3, 4)]
+            answer = partial(one_by_one, index_NK=ctx.index_NK, act_fn=ctx.act_fn)
+            grads = gradients_in_graph(answer, (x_ND, weights_NK, gate_up_EID, down_EDI), needed, grad_ND)
+            return *grads[:2], None, *grads[2:], None
         weight_P = weights_NK.new_zeros(len(token_P)).index_copy_(0, row_NK.flatten(), weights_NK.flatten())
         grad_PD = grad_ND[token_P]
         grad_weights = torch.linalg.vecdot(grad_PD, out_PD)[row_NK]
@@ -167,15 +200,15 @@ def glu_gradient(
     grad_parts = torch.empty_like(gate_up)
     grad_gate, grad_up = grad_parts.chunk(2, dim=-1)
     grad_gate.copy_(torch.autograd.grad(activated, gate, grad_inner * up)[0])
-    activated = activated.detach()
+    activated = activated.detach()  # may be the gate itself, which is kept
     torch.mul(grad_inner, activated, out=grad_up)
-    return activated.mul_(up), grad_parts
+    return activated * up, grad_parts
 
 
 def are_sorted(experts: "TsfLlmExperts", x_ND: torch.Tensor) -> bool:
     """Whether `SortedExperts` runs them."""
-    weight = experts.gate_up_proj
-    if torch.compiler.is_compiling() or experts._is_expert_parallel or type(weight) not in PLAIN:
+    weight, act_learns = experts.gate_up_proj, any(True for _ in experts.act_fn.parameters())
+    if is_followed() or experts._is_expert_parallel or type(weight) not in PLAIN or act_learns:
         return False
     if torch.is_autocast_enabled("cpu"):
         return x_ND.device.type == "cpu" and len(x_ND) > 0
@@ -219,13 +252,8 @@ class TsfLlmExperts(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        out_ND = torch.zeros_like(hidden_states)
-        for expert in range(self.num_experts):
-            token, slot = torch.where(top_k_index == expert)
-            gate, up = F.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
-            expert_out = F.linear(self.act_fn(gate) * up, self.down_proj[expert])
-            out_ND.index_add_(0, token, (expert_out * top_k_weights[token, slot, None]).to(out_ND.dtype))
-        return out_ND
+        weights = self.gate_up_proj, self.down_proj
+        return one_by_one(hidden_states, top_k_weights, *weights, index_NK=top_k_index, act_fn=self.act_fn)
 
 
 class TsfLlmMoE(nn.Module):

@@ -550,7 +550,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
         )
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
         hidden_states = inputs_embeds
-        trimmed = self.trims(last, S, causal_mask)
+        trimmed = self.trims(last, S, causal_mask, cache)
         for i, layer in enumerate(self.layers, start=1):
             hidden_states = layer(
                 hidden_states,
@@ -569,14 +569,16 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
             **(named_cache if use_cache else {}),
         )
 
-    def trims(self, last: int | None, length: int, causal_mask: Any) -> int | None:
+    def trims(self, last: int | None, length: int, causal_mask: Any, cache: Cache | None) -> int | None:
         """The positions that the last layer computes; None for all. Several need a mask of their own, which flash and
-        flex attention do not take, and a softmax over heads needs every position."""
+        flex attention do not take, and so does one with a static cache, whose empty places have keys too. A softmax
+        over heads needs every position."""
         c = self.config
         if last is None or last >= length or self.training or c.attention_softmax_axis != "keys":
             return None
         one_mask = isinstance(causal_mask, torch.Tensor) and causal_mask.ndim == 4
-        fits = one_mask or (causal_mask is None and last == 1)
+        all_filled = cache is None or not cache.is_compileable
+        fits = one_mask or (causal_mask is None and last == 1 and all_filled)
         return last if fits and c._attn_implementation in ("eager", "sdpa") else None
 
 

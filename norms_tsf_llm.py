@@ -7,14 +7,19 @@ Design choices:
 Shapes: B batch, S sequence, D hidden.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from .configuration_tsf_llm import TsfLlmConfig
+from .products_tsf_llm import gradients_in_graph, is_followed
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float | None) -> torch.Tensor:
+    return F.rms_norm(x, weight.shape, weight, eps)
 
 
 class RmsNormOnCpu(torch.autograd.Function):
@@ -24,12 +29,14 @@ class RmsNormOnCpu(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        return F.rms_norm(x, weight.shape, weight, eps)
+        return rms_norm(x, weight, eps)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            norm = partial(rms_norm, eps=ctx.eps)
+            return *gradients_in_graph(norm, (x, weight), ctx.needs_input_grad[:2], grad), None
         D = weight.numel()
         inverse = torch.linalg.vecdot(x, x).div_(D).add_(ctx.eps).rsqrt_()[..., None]
         normed = x * inverse
@@ -46,9 +53,9 @@ class TsfLlmRMSNorm(nn.RMSNorm):
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
         x, weight = hidden_states.float(), self.weight.float()
-        if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if x.device.type == "cpu" and torch.is_grad_enabled() and not is_followed():
             return RmsNormOnCpu.apply(x, weight, self.eps).to(hidden_states.dtype)
-        return F.rms_norm(x, weight.shape, weight, self.eps).to(hidden_states.dtype)
+        return rms_norm(x, weight, self.eps).to(hidden_states.dtype)
 
 
 class TsfLlmBatchNorm(nn.Module):

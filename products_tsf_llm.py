@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 ROWS, INNER, OUTER = 256, 256, 512  # rows of an expert, width and inner width: .07 GFLOP
 REPEATS = 9
@@ -66,6 +65,12 @@ def onednn_wins() -> bool:
     return blas >= WORTH * other
 
 
+def is_followed() -> bool:
+    """Whether torch follows the call to make another of it (compile, export, trace, `torch.func`): it needs operations
+    that it knows, and a compiler chooses its products itself."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+
+
 def is_for_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether `linear` gives this product to oneDNN."""
     return (
@@ -73,7 +78,7 @@ def is_for_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and type(x) in PLAIN
         and type(weight) in PLAIN
-        and not torch.compiler.is_compiling()  # a compiler chooses itself, and any size is one of many to it
+        and not is_followed()
         and weight.numel() >= SMALLEST
         and x.shape[:-1].numel() > 1
         and not torch.is_autocast_enabled("cpu")
@@ -93,6 +98,16 @@ def weight_gradient(x_ND: torch.Tensor, grad_NO: torch.Tensor) -> torch.Tensor:
     return product(x_ND.T, grad_NO.T).T
 
 
+def gradients_in_graph(
+    function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], needed: Sequence[bool], grad: torch.Tensor
+) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of `function`, None where not needed, that have gradients of their own: for `create_graph=True`."""
+    inputs = [one.view_as(one) for one in inputs]  # one may be made of another, which is none of our business here
+    asked = [one for one, is_needed in zip(inputs, needed, strict=True) if is_needed]
+    found = iter(torch.autograd.grad(function(*inputs), asked, grad, create_graph=True))
+    return tuple(next(found) if is_needed else None for is_needed in needed)
+
+
 class LinearByOneDnn(torch.autograd.Function):
     """`onednn` with gradients."""
 
@@ -102,9 +117,10 @@ class LinearByOneDnn(torch.autograd.Function):
         return onednn(x, weight)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return gradients_in_graph(F.linear, (x, weight), ctx.needs_input_grad, grad)
         grad_x = onednn(grad, weight.T) if ctx.needs_input_grad[0] else None
         grad_weight = weight_gradient(x.flatten(0, -2), grad.flatten(0, -2)) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight
@@ -121,4 +137,13 @@ class TsfLlmLinear(nn.Linear):
         return out if self.bias is None else out + self.bias
 
 
-__all__ = ["TsfLlmLinear", "best_seconds", "is_for_onednn", "onednn_wins", "product", "weight_gradient"]
+__all__ = [
+    "TsfLlmLinear",
+    "best_seconds",
+    "gradients_in_graph",
+    "is_followed",
+    "is_for_onednn",
+    "onednn_wins",
+    "product",
+    "weight_gradient",
+]

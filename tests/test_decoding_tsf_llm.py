@@ -130,6 +130,57 @@ def test_only_plain_matrices_are_read(tiny_model, tiny_batch):
     assert type(named) is RepeatedContext
 
 
+def steered(model):
+    model.model.layers[0].register_forward_hook(lambda module, args, output: -1.5 * output)
+
+
+def fed_otherwise(model):
+    model.model.layers[1].mlp.register_forward_pre_hook(lambda module, args: (-args[0],))
+
+
+def patched(model):
+    layer, forward = model.model.layers[0], model.model.layers[0].forward
+    layer.forward = lambda *args, **kwargs: -1.5 * forward(*args, **kwargs)
+
+
+def of_another_class(model):
+    class Opposite(TsfLlmForCausalLM):
+        def forward(self, attention_mask=None, **kwargs):
+            output = super().forward(attention_mask=attention_mask, **kwargs)
+            return type(output)(**{**output, "logits": -output.logits})
+
+    model.__class__ = Opposite
+
+
+@pytest.mark.parametrize("change", [steered, fed_otherwise, patched, of_another_class])
+def test_whoever_changes_an_answer_is_heard_at_every_token(tiny_model, tiny_batch, change):
+    model, batch = tiny_model(initializer_range=0.5), tiny_batch(tokens=0)
+    change(model)
+    assert not can_share(model)
+    found = model.generate(**batch, max_new_tokens=6, do_sample=False)
+    assert torch.equal(found, model.generate(**batch, max_new_tokens=6, do_sample=False, use_cache=False))
+
+
+def test_whoever_listens_everywhere_is_heard_at_every_token(tiny_model):
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert not can_share(tiny_model())
+    handle.remove()
+    assert can_share(tiny_model())
+
+
+def test_what_records_hidden_states_changes_nothing(tiny_model, tiny_batch):
+    model = tiny_model()
+    model(**tiny_batch(), output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.modules())
+    assert can_share(model)
+
+
+def test_autocast_is_left_to_the_model(tiny_model, tiny_batch):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not can_share(tiny_model())
+        assert tiny_model().generate(**tiny_batch(tokens=0), max_new_tokens=3).shape == (2, 9)
+
+
 @torch.inference_mode()
 def test_other_experts_and_layers_are_called(tiny_model, tiny_batch, close):
     """Where an adapter or whole numbers take the place of a feed-forward part."""
@@ -138,11 +189,13 @@ def test_other_experts_and_layers_are_called(tiny_model, tiny_batch, close):
     wanted = going_on(model, read(model, batch), batch["attention_mask"], paths=2).logits(tokens)
     mlp = model.model.layers[0].mlp
     for part in (mlp.experts, mlp.shared_experts.up_proj):
-        part.__class__ = type("Adapter", (type(part),), {})
-        part.register_forward_hook(lambda *_: calls.append(1))
-    cache = read(model, batch)
+        kind = type(part)
+        counted = {"forward": lambda self, *args, kind=kind: calls.append(1) or kind.forward(self, *args)}
+        part.__class__ = type("Adapter", (kind,), counted)
+    context = going_on(model, read(model, batch), batch["attention_mask"], paths=2)
+    assert type(context) is SharedContext
     calls.clear()
-    close(going_on(model, cache, batch["attention_mask"], paths=2).logits(tokens), wanted)
+    close(context.logits(tokens), wanted)
     assert len(calls) == 2
 
 

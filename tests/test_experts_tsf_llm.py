@@ -65,7 +65,7 @@ def answer_and_gradients(module, x, index, weights):
     return out, torch.autograd.grad(out.sin().sum(), inputs)
 
 
-@pytest.mark.parametrize("hidden_act", ["silu", "gelu"])
+@pytest.mark.parametrize("hidden_act", ["silu", "gelu", "linear", "prelu"])
 @pytest.mark.parametrize("N", [1, 2, 3, 40, 100])
 @pytest.mark.parametrize("choices", [(0, 1, 2, 3), (1, 3), (0, 1)], ids=str)
 def test_sorted_experts_equal_eager(made, close, N, choices, hidden_act):
@@ -86,6 +86,26 @@ def test_sorted_experts_have_the_gradient_of_their_answer(made):
 
     inputs = (x.double().requires_grad_(), weights.double().requires_grad_(), *module.parameters())
     assert torch.autograd.gradcheck(answer, inputs)
+
+
+def test_an_activation_that_is_its_input_leaves_what_is_kept_alone(made):
+    module, (x, index, weights) = made(hidden_act="linear"), routed(20, (0, 1, 2, 3))
+    loss = module(x, index, weights).sin().sum()
+    first, second = (torch.autograd.grad(loss, list(module.parameters()), retain_graph=True) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_gradients_of_sorted_experts_have_gradients(made, close):
+    """Weights are made of the positions, as a router does."""
+    found = []
+    for implementation in ("eager", "grouped_mm"):
+        module, (x, index, weights) = made(implementation=implementation), routed(20, (0, 1, 2))
+        x.requires_grad_()
+        loss = module(x, index, weights * x[:, :2]).square().sum()
+        (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), (x, *module.parameters())))
+    close(found[1], found[0], rtol=1e-4, atol=1e-2)
 
 
 def test_frozen_experts_pass_the_gradient_on(made, close):

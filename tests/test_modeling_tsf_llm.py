@@ -20,6 +20,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.cache_utils import StaticCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention, DeepseekV3RotaryEmbedding
@@ -410,6 +411,14 @@ def test_prediction_model_takes_embedded_bars(tiny_model, tiny_batch, close):
     embeds = model.get_input_embeddings()(batch["past_values"])
     embedded = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"])
     close(embedded.prediction, model(**batch).prediction)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_empty_places_of_a_static_cache_are_not_seen(tiny_model, tiny_batch, close, attention):
+    model, batch = tiny_model(attn_implementation=attention), tiny_batch(padding=0)
+    cache = StaticCache(config=model.config, max_cache_len=20)
+    kept = model(**batch, use_cache=True, logits_to_keep=1, **{CACHE: cache}).logits
+    close(kept, model(**batch).logits[:, -1:])
 
 
 def test_logits_to_keep(tiny_model, tiny_batch, close):

@@ -18,6 +18,20 @@ def test_rms_norm_equals_torch(close):
     assert ours(x.bfloat16()).dtype == torch.bfloat16
 
 
+def test_gradients_of_rms_norm_have_gradients():
+    norm, x = TsfLlmRMSNorm(6, eps=1e-3), torch.randn(3, 6, requires_grad=True)
+    ahead = torch.randn(6)
+
+    def formula(x):
+        return x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt()
+
+    found, wanted = (
+        torch.autograd.functional.hessian(lambda x, f=f: (f(x) * ahead).sum(), x) for f in (norm, formula)
+    )
+    assert wanted.abs().max() > 0.01
+    torch.testing.assert_close(found, wanted)
+
+
 def test_dynamic_tanh_formula(close):
     norm, x = TsfLlmDynamicTanh(6, eps=0), torch.randn(2, 3, 6)
     nn.init.constant_(norm.alpha, 0.7)

@@ -91,6 +91,28 @@ def test_a_graph_holds_torchs_own_product(chosen):
     assert not calls
 
 
+@needs_onednn
+def test_gradients_have_gradients(chosen, close):
+    chosen(True)
+    ours, own, x = TsfLlmLinear(8, 3), nn.Linear(8, 3), torch.randn(4, 8, requires_grad=True)
+    own.load_state_dict(ours.state_dict())
+    found = []
+    for linear in (ours, own):
+        (grad,) = torch.autograd.grad(linear(x).sin().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), (x, linear.weight)))
+    close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_transforms_of_functions_see_torchs_own_product(chosen, close):
+    calls, linear, x = chosen(True), TsfLlmLinear(8, 3), torch.randn(4, 8)
+    close(torch.func.grad(lambda x: linear(x).sum())(x), linear.weight.sum(0).expand(4, 8))
+    traced = torch.jit.trace(linear, x, check_trace=False)
+    close(traced(x), F.linear(x, linear.weight, linear.bias), rtol=1e-5, atol=1e-5)
+    assert not calls
+
+
 def test_the_faster_library_is_found_once(monkeypatch):
     products.onednn_wins.cache_clear()
     timed = []
