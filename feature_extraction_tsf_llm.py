@@ -405,8 +405,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         for part in set(given) - set(known):
             state = state.assign(**dict.fromkeys(PARTS[part], np.nan))  # type: ignore[union-attr]
         states = {ticker: None if state is None else beside(state, ticker) for ticker in tickers}
+        parts = {id(seen): parts_of(seen) for seen in {id(seen): seen for seen in states.values()}.values()}
         for part in known:
-            if blind := next((ticker for ticker, seen in states.items() if part not in parts_of(seen)), None):
+            if blind := next((ticker for ticker, seen in states.items() if part not in parts[id(seen)]), None):
                 why = f"the universe is {blind} alone" if part in given else GIVE[part]
                 logger.warning_once(f"{why}: what features read of it is masked")
         return states

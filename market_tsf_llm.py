@@ -29,6 +29,7 @@ TRAILING = (5, 21)  # rows of the market in its trailing means
 STATES = ("abs_return", "dispersion", "range")
 MARKET_COLUMNS = ["level", *STATES, *(f"{name}_{n}" for name in STATES for n in TRAILING)]
 LONE = "lone"  # further column of a state: CRC-32 of the name of the only ticker with a bar, NaN where there are more
+SUMS = ("bars", "range", "returns", "mean", "squares", "abs_return", LONE)  # over tickers, by time
 LEAST_DISPERSED = 3  # tickers
 IMPLIED_MEANS = (21, 63)  # rows
 IMPLIED_COLUMNS = ["implied", *(f"implied_{n}" for n in IMPLIED_MEANS)]
@@ -78,11 +79,19 @@ class MarketMoments:
     """What `market_state` needs of the tickers seen so far: counts, means and squares by time, and implied indices."""
 
     def __init__(self, *, as_before: bool = False) -> None:
-        columns = ["bars", "range", "returns", "mean", "squares", "abs_return", LONE]
-        self.table = pd.DataFrame(columns=columns, dtype=float)
-        self.table.index = pd.DatetimeIndex([], name="timestamp")
+        self.times = np.array([], dtype="datetime64[ns]")
+        self.sums = np.zeros((len(SUMS), 0))
         self.implied: dict[str, pd.DataFrame] = {}  # by the name that told it
         self.as_before = as_before
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The `SUMS` by time."""
+        return pd.DataFrame(self.sums.T.copy(), pd.DatetimeIndex(self.times, name="timestamp"), list(SUMS))
+
+    @table.setter
+    def table(self, table: pd.DataFrame) -> None:
+        self.times, self.sums = table.index.to_numpy(dtype="datetime64[ns]"), table[list(SUMS)].to_numpy().T.copy()
 
     def add(self, name: str, bars: pd.DataFrame) -> None:
         """One ticker's bars: sorted, each time once."""
@@ -90,22 +99,29 @@ class MarketMoments:
         if not self.as_before and implied_index(name) is not None:
             self.implied[name] = bars[["timestamp", "close"]]
             return
-        times = pd.DatetimeIndex(bars["timestamp"])
-        if not times.isin(self.table.index).all():
-            self.table = self.table.reindex(self.table.index.union(times), fill_value=0.0)
-        rows = self.table.index.get_indexer(times)
-        moved = np.log(bars["close"].to_numpy()[1:] / bars["close"].to_numpy()[:-1])
-        table = {name: self.table[name].to_numpy(copy=True) for name in self.table}
-        table["bars"][rows] += 1
-        table["range"][rows] += np.log(bars["high"] / bars["low"]).to_numpy()
-        table[LONE][rows] = _code(name)
+        rows = self._rows(bars["timestamp"].to_numpy(dtype="datetime64[ns]"))
+        close = bars["close"].to_numpy()
+        moved = np.log(close[1:] / close[:-1])
+        count, span, returns, mean, squares, sizes, lone = self.sums
+        count[rows] += 1
+        span[rows] += np.log(bars["high"].to_numpy() / bars["low"].to_numpy())
+        lone[rows] = _code(name)
         rows = rows[1:]
-        before = moved - table["mean"][rows]  # Welford's update: squares of what hardly differs do not cancel
-        table["returns"][rows] += 1
-        table["mean"][rows] += before / table["returns"][rows]
-        table["squares"][rows] += before * (moved - table["mean"][rows])
-        table["abs_return"][rows] += np.abs(moved)
-        self.table = pd.DataFrame(table, index=self.table.index)
+        before = moved - mean[rows]  # Welford's update: squares of what hardly differs do not cancel
+        returns[rows] += 1
+        mean[rows] += before / returns[rows]
+        squares[rows] += before * (moved - mean[rows])
+        sizes[rows] += np.abs(moved)
+
+    def _rows(self, times: np.ndarray) -> np.ndarray:
+        """Where these times lie, new ones too."""
+        known = np.searchsorted(self.times, times)
+        if (known == len(self.times)).any() or (self.times[known] != times).any():
+            both = np.union1d(self.times, times)
+            sums = np.zeros((len(SUMS), len(both)))
+            sums[:, np.searchsorted(both, self.times)] = self.sums
+            self.times, self.sums = both, sums
+        return np.searchsorted(self.times, times)
 
     def state(self) -> pd.DataFrame:
         """`market_state` of the tickers added."""
@@ -147,7 +163,7 @@ def _code(name: str) -> float:
 
 def beside(state: pd.DataFrame, ticker: str) -> pd.DataFrame:
     """The state without the rows of the universe that this ticker alone makes: they would be its own bars again."""
-    if LONE not in state or not (own := state[LONE] == _code(ticker)).any():
+    if LONE not in state or not (own := state[LONE].to_numpy() == _code(ticker)).any():
         return state
     return state.assign(**{name: state[name].mask(own) for name in MARKET_COLUMNS})
 

@@ -1,7 +1,7 @@
 """What one more bar costs a stream beside a forecast from all bars, and how far the two lie apart.
 
 examples:
-    OMP_NUM_THREADS=1 python -m tsf_llm.benchmarks.streaming --symbols 1 100 1000 --windows 128 512 --json streaming.json
+    OMP_NUM_THREADS=1 python -m tsf_llm.benchmarks.streaming --symbols 1 100 1000 --windows 128 512 --json stream.json
     python -m tsf_llm.benchmarks.streaming --models mini --data us_daily.parquet --end 2018-12-31 --names AAPL JNJ
     python -m tsf_llm.benchmarks.streaming --quick
 
