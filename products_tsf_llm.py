@@ -6,6 +6,8 @@ Design choices:
   clearly (`WORTH`), so that chance does not choose and a run gives the same numbers as the last one.
 * A small matrix (`SMALLEST`) and a single row go to the BLAS. From two rows on the choice does not depend on their
   number, and oneDNN computes a row to the same bits whatever the number of rows.
+* `FEW` rows wait for their matrix to be read. Where MKL is the slower one, its product with few columns reads one that
+  lies in no cache (`FROM_MEMORY`) nearly twice as fast as oneDNN, or as itself with one: a single row is taken twice.
 * oneDNN's answers are fresh tensors each time, so freed memory is kept for the next one.
 * torch has no gradient for its call of oneDNN: `LinearByOneDnn` is that gradient.
 
@@ -25,6 +27,7 @@ from torch.autograd.function import once_differentiable
 ROWS, INNER, OUTER = 256, 256, 512  # rows of an expert, width and inner width: .07 GFLOP
 REPEATS = 9
 WORTH = 1.3  # times as fast as the BLAS
+FEW, FROM_MEMORY = 4, 1 << 18  # rows; numbers of a matrix, a MiB
 SMALLEST = 10_000  # numbers of a matrix; below, a call of oneDNN costs more than the product
 LARGEST_KEPT = (32 << 20) - (1 << 16)  # bytes; glibc's own bound is 32 MiB
 PLAIN = (torch.Tensor, nn.Parameter)  # no int8, distributed or traced tensor
@@ -69,12 +72,12 @@ def onednn_wins() -> bool:
 def is_for_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether `linear` gives this product to oneDNN."""
     return (
-        x.device.type == "cpu"
+        weight.numel() >= SMALLEST
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and type(x) in PLAIN
         and type(weight) in PLAIN
         and not torch.compiler.is_compiling()  # a compiler chooses itself, and any size is one of many to it
-        and weight.numel() >= SMALLEST
         and x.shape[:-1].numel() > 1
         and not torch.is_autocast_enabled("cpu")
         and onednn_wins()
@@ -83,7 +86,16 @@ def is_for_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 def product(x_ND: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
     """`x @ weight.T` without a gradient."""
-    return onednn(x_ND, weight_OD) if is_for_onednn(x_ND, weight_OD) else x_ND @ weight_OD.T
+    return onednn(x_ND, weight_OD) if is_for_onednn(x_ND, weight_OD) else F.linear(x_ND, weight_OD)
+
+
+def product_of_few(x_ND: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
+    """`product`, faster where a large matrix is read for `FEW` rows; their last bits depend on how many they are."""
+    N = len(x_ND)
+    if weight_OD.numel() < FROM_MEMORY or not 0 < N <= FEW or not is_for_onednn(x_ND.expand(2, N, -1), weight_OD):
+        return product(x_ND, weight_OD)
+    x_ND = x_ND.repeat(2, 1) if N == 1 else x_ND.contiguous()
+    return torch.mm(weight_OD, x_ND.T).T[:N]
 
 
 def weight_gradient(x_ND: torch.Tensor, grad_NO: torch.Tensor) -> torch.Tensor:
@@ -121,4 +133,12 @@ class TsfLlmLinear(nn.Linear):
         return out if self.bias is None else out + self.bias
 
 
-__all__ = ["TsfLlmLinear", "best_seconds", "is_for_onednn", "onednn_wins", "product", "weight_gradient"]
+__all__ = [
+    "TsfLlmLinear",
+    "best_seconds",
+    "is_for_onednn",
+    "onednn_wins",
+    "product",
+    "product_of_few",
+    "weight_gradient",
+]
