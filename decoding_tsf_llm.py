@@ -10,7 +10,7 @@ Design choices:
 * What this does not cover goes on by calling the model, with a copy of the cache for each path: `RepeatedContext`.
   Both give the same tokens.
 * On a CPU the tokens of an expert are multiplied together, in the order of experts; elsewhere the experts are called.
-  So are those of many tokens (`ONE_BY_ONE`) where oneDNN wins, for which an expert's rows are rounded up.
+  So are those of many tokens where oneDNN wins, for which an expert's rows are rounded up.
 * Products go to the faster library, see `products_tsf_llm`: one token takes as long as its weights take to be read.
 
 Shapes: B contexts, K paths of each, N = B*K, T positions of the context, s tokens since, D hidden, H heads, KV key
@@ -35,7 +35,7 @@ from .products_tsf_llm import TsfLlmLinear, product_of_few
 from .rotary_tsf_llm import rope
 
 ROOM = 64  # tokens that buffers grow by
-ONE_BY_ONE = 8  # tokens whose experts have few rows each
+WORTH_SORTING = 1 << 22  # tokens times numbers of an expert's first matrix
 Product: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -391,7 +391,7 @@ def experts_of(module: Any) -> Callable[[torch.Tensor, torch.Tensor, torch.Tenso
     def run(x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         if len(x) == 1:
             return weights @ torch.cat([answer(x, expert) for expert in index[0].tolist()])
-        if len(x) > ONE_BY_ONE and are_sorted(module, x):
+        if len(x) * up[0].numel() > WORTH_SORTING and are_sorted(module, x):
             return grouped_experts(module, x, index, weights)
         expert, order = index.flatten().sort(stable=True)
         token = order // index.shape[1]

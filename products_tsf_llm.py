@@ -28,6 +28,7 @@ ROWS, INNER, OUTER = 256, 256, 512  # rows of an expert, width and inner width: 
 REPEATS = 9
 WORTH = 1.3  # times as fast as the BLAS
 FEW, FROM_MEMORY = 4, 1 << 18  # rows; numbers of a matrix, a MiB
+WORTH_A_CALL = 1 << 20  # rows times numbers of a matrix; below, oneDNN loses what it wins
 SMALLEST = 10_000  # numbers of a matrix; below, a call of oneDNN costs more than the product
 LARGEST_KEPT = (32 << 20) - (1 << 16)  # bytes; glibc's own bound is 32 MiB
 PLAIN = (torch.Tensor, nn.Parameter)  # no int8, distributed or traced tensor
@@ -90,9 +91,11 @@ def product(x_ND: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
 
 
 def product_of_few(x_ND: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
-    """`product`, faster where a large matrix is read for `FEW` rows; their last bits depend on how many they are."""
-    N = len(x_ND)
-    if weight_OD.numel() < FROM_MEMORY or not 0 < N <= FEW or not is_for_onednn(x_ND.expand(2, N, -1), weight_OD):
+    """`product` for rows of which there may be few: a row's last bits depend on their number."""
+    N, size = len(x_ND), weight_OD.numel()
+    if size < FROM_MEMORY and N * size < WORTH_A_CALL:
+        return F.linear(x_ND, weight_OD)
+    if size < FROM_MEMORY or not 0 < N <= FEW or not is_for_onednn(x_ND.expand(2, N, -1), weight_OD):
         return product(x_ND, weight_OD)
     x_ND = x_ND.repeat(2, 1) if N == 1 else x_ND.contiguous()
     return torch.mm(weight_OD, x_ND.T).T[:N]

@@ -226,8 +226,8 @@ def test_whatever_else_is_asked_is_left_to_transformers(tiny_model, tiny_batch, 
 @pytest.mark.parametrize("tokens", [1, 2, 40])
 def test_experts_equal_the_reference(tiny_model, close, monkeypatch, tokens, wins):
     monkeypatch.setattr(products, "onednn_wins", lambda: wins and torch.backends.mkldnn.is_available())
-    monkeypatch.setattr(products, "SMALLEST", 1)
-    monkeypatch.setattr(products, "FROM_MEMORY", 1)
+    for place, name in ((products, "SMALLEST"), (products, "FROM_MEMORY"), (decoding, "WORTH_SORTING")):
+        monkeypatch.setattr(place, name, 1)
     mlp = tiny_model().model.layers[0].mlp
     x = torch.randn(tokens, 32)
     _, weights, index = mlp.gate(x)
