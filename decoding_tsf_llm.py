@@ -10,6 +10,8 @@ Design choices:
 * What this does not cover goes on by calling the model, with a copy of the cache for each path: `RepeatedContext`.
   Both give the same tokens.
 * On a CPU the tokens of an expert are multiplied together, in the order of experts; elsewhere the experts are called.
+  So are those of many tokens where oneDNN wins, for which an expert's rows are rounded up.
+* Products go to the faster library, see `products_tsf_llm`: one token takes as long as its weights take to be read.
 
 Shapes: B contexts, K paths of each, N = B*K, T positions of the context, s tokens since, D hidden, H heads, KV key
 heads, G = H/KV, d and v key and value part of a head, n its unrotated and r its rotated part, R latent rank.
@@ -29,11 +31,13 @@ from transformers.cache_utils import DynamicCache
 from transformers.utils.output_capturing import install_all_output_capturing_hooks
 
 from .configuration_tsf_llm import PROCESSOR_EXTRAS, TsfLlmConfig
+from .experts_tsf_llm import TsfLlmExperts, are_sorted, grouped_experts
 from .norms_tsf_llm import TsfLlmRMSNorm
-from .products_tsf_llm import TsfLlmLinear
+from .products_tsf_llm import TsfLlmLinear, product_of_few
 from .rotary_tsf_llm import rope
 
 ROOM = 64  # tokens that buffers grow by
+WORTH_SORTING = 1 << 22  # tokens times numbers of an expert's first matrix
 Product: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -319,21 +323,21 @@ class _Latent(_Attention):
         else:
             self.first = torch.cat((_wide(module.q_a_proj), latents)).to(dtype)
             q_norm, query = norm_of(module.q_a_layernorm), query.to(dtype)
-            self.query = lambda x: F.linear(q_norm(x), query)
+            self.query = lambda x: product_of_few(q_norm(x), query)
         self.norm = norm_of(module.kv_a_layernorm)
         w_o = _wide(module.o_proj).view(-1, H, v)
         self.out = torch.einsum("dhv,hvr->dhr", w_o, w_v).flatten(1).to(dtype)  # [D,H*R]
 
     def __call__(self, x_ND: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         N, (H, r, R) = len(x_ND), self.sizes
-        first = F.linear(x_ND, self.first)
+        first = product_of_few(x_ND, self.first)
         head, latent = first[:, :-R], self.norm(first[:, -R:])
         if self.query is not None:
             head = torch.cat((self.query(head[:, :-r]), head[:, -r:]), dim=-1)
         ropes = self.rotate(head[:, H * R :].view(N, H + 1, 1, r), *turns).squeeze(2)  # of all heads and of the key
         query = torch.cat((head[:, : H * R].view(N, H, R), ropes[:, :H]), dim=-1)
         self.append(torch.cat((latent, ropes[:, H]), dim=-1)[:, None])
-        return F.linear(self.attend(query[:, None]).view(N, H * R), self.out)
+        return product_of_few(self.attend(query[:, None]).view(N, H * R), self.out)
 
     def since(self) -> list[torch.Tensor]:
         return list(super().since()[0].split([self.sizes[2], self.sizes[1]], dim=-1))
@@ -352,7 +356,7 @@ class _Grouped(_Attention):
 
     def __call__(self, x_ND: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         N, KV, values = len(x_ND), self.heads, self.heads * self.width
-        first = F.linear(x_ND, self.first)
+        first = product_of_few(x_ND, self.first)
         heads = first[:, :-values].view(N, KV * (self.groups + 1), 1, -1)  # queries and keys
         turned = self.rotate(heads[..., -self.rope :], *turns)
         heads = torch.cat((heads[..., : -self.rope], turned), dim=-1).squeeze(2)
@@ -392,38 +396,33 @@ def joined(*layers: nn.Module) -> Product:
     """Several layers on the same input, their outputs side by side: one product where they are plain matrices."""
     if all(_is_plain(one) for one in layers):
         weight = torch.cat([one.get_parameter("weight").detach() for one in layers])
-        return lambda x: F.linear(x, weight)
+        return lambda x: product_of_few(x, weight)
     return lambda x: torch.cat([one(x) for one in layers], dim=-1)
 
 
 def experts_of(module: Any) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """`(x [N,D], index [N,K], weights [N,K]) -> [N,D]`, K here the experts of a token."""
-    ours = type(module).__name__ == "TsfLlmExperts"  # the module of that class imports this one
-    if not ours or module.gate_up_proj.device.type != "cpu":
+    if type(module) is not TsfLlmExperts or module.gate_up_proj.device.type != "cpu":
         return module
     up, down = (one.detach().unbind(0) for one in (module.gate_up_proj, module.down_proj))
     act = module.act_fn
 
-    def inner(x: torch.Tensor, expert: int) -> torch.Tensor:
-        gate, up_x = F.linear(x, up[expert]).chunk(2, dim=-1)
-        return act(gate) * up_x
+    def answer(x: torch.Tensor, expert: int) -> torch.Tensor:
+        gate, up_x = product_of_few(x, up[expert]).chunk(2, dim=-1)
+        return product_of_few(act(gate) * up_x, down[expert])
 
-    def one_token(x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        asked = index[0].tolist()
-        outs = [F.linear(inner(x, expert), down[expert]) for expert in asked]
-        return weights @ torch.cat(outs)
-
-    def many(x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def run(x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         if len(x) == 1:
-            return one_token(x, index, weights)
+            return weights @ torch.cat([answer(x, expert) for expert in index[0].tolist()])
+        if len(x) * up[0].numel() > WORTH_SORTING and are_sorted(module, x):
+            return grouped_experts(module, x, index, weights)
         expert, order = index.flatten().sort(stable=True)
         token = order // index.shape[1]
         parts = x[token].split(expert.bincount(minlength=len(up)).tolist())
-        outs = [F.linear(inner(part, e), down[e]) for e, part in enumerate(parts) if len(part)]
-        weighed = torch.cat(outs).mul_(weights.flatten()[order, None])
-        return torch.zeros_like(x).index_add_(0, token, weighed)
+        weighed = torch.cat([answer(part, e) for e, part in enumerate(parts) if len(part)])
+        return torch.zeros_like(x).index_add_(0, token, weighed.mul_(weights.flatten()[order, None]))
 
-    return many
+    return run
 
 
 __all__ = ["RepeatedContext", "SharedContext", "can_share", "going_on"]

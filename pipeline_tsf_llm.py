@@ -37,7 +37,7 @@ from .bars_tsf_llm import day_end
 from .calendars_tsf_llm import check_calendar
 from .calibration_tsf_llm import CHOICES, Calibration, stored
 from .columns_tsf_llm import as_frame
-from .decoding_tsf_llm import going_on
+from .decoding_tsf_llm import can_share, going_on
 from .emission_tsf_llm import BarPaths, bar_uniforms, bars_around
 from .feature_extraction_tsf_llm import with_progress
 from .laws_tsf_llm import PiecewiseLaw, every_step, with_laws
@@ -213,14 +213,19 @@ class TsfLlmPipeline(Pipeline):
     def check_size(self, rows: int, bars: int, *, horizon: int, samples: int, each: int = 24) -> None:
         """Raises ValueError, before anything is computed, for paths that this machine cannot hold.
 
-        Paths take `each` bytes per step: a token, a uniform number and a return; those decoded together, a cache and
-        logits too."""
+        Paths take `each` bytes per step: a token, a uniform number and a return; those decoded together, a cache of
+        their own tokens, scores and logits too. A context's cache is kept once, or copied: see `decoding_tsf_llm`.
+        """
         if horizon > MOST_STEPS:
             raise ValueError(f"horizon={horizon:,}: more than {MOST_STEPS:,} steps ahead; ask for fewer")
-        c, together = self.model.config, max(ROWS_AT_ONCE, samples) if self.model.can_generate() else 0
-        numbers = {"mla": c.kv_lora_rank + c.qk_rope_head_dim, "mha": 2 * c.num_attention_heads * c.v_head_dim}
-        cache = numbers.get(c.attention_type, 2 * c.num_key_value_heads * c.v_head_dim) * c.num_hidden_layers
-        wanted = each * rows * samples * horizon + 4 * together * (cache * (bars + horizon) + 4 * c.vocab_size)
+        c, contexts = self.model.config, min(rows, max(1, ROWS_AT_ONCE // samples))
+        wanted = each * rows * samples * horizon
+        if self.model.can_generate():
+            numbers = {"mla": c.kv_lora_rank + c.qk_rope_head_dim, "mha": 2 * c.num_attention_heads * c.v_head_dim}
+            cache = numbers.get(c.attention_type, 2 * c.num_key_value_heads * c.v_head_dim) * c.num_hidden_layers
+            scores = 4 * c.num_attention_heads * (bars + horizon)  # of one layer, on the way through the softmax
+            own = cache * (horizon if can_share(self.model) else bars + horizon) + scores + 9 * c.vocab_size
+            wanted += 4 * contexts * (cache * bars + samples * own)
         if wanted > (there := memory_of_this_machine()):
             raise ValueError(
                 f"{samples:,} samples x {horizon:,} steps x {rows:,} series want {wanted / 1e9:,.0f} GB, this machine "

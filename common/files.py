@@ -40,8 +40,8 @@ def check_apart(out: str | Path, *sources: Any, whole: bool = False) -> None:
     for source in sources:
         if isinstance(source, list | tuple):
             check_apart(out, *source, whole=whole)
-        elif isinstance(source, str | Path) and Path(str(source).removeprefix("hf:")).exists():
-            read = Path(str(source).removeprefix("hf:")).resolve()
+        elif isinstance(source, str | Path) and (name := str(source).removeprefix("hf:")) and Path(name).exists():
+            read = Path(name).resolve()
             inside = read.is_relative_to(target) and (whole or read.is_dir())
             if target.is_relative_to(read) or inside:
                 how = "is" if target == read else "lies in" if target.is_relative_to(read) else "holds"

@@ -7,6 +7,7 @@ from transformers.cache_utils import DynamicCache
 
 from tsf_llm import decoding_tsf_llm as decoding
 from tsf_llm import modeling_tsf_llm as modeling
+from tsf_llm import products_tsf_llm as products
 from tsf_llm.decoding_tsf_llm import RepeatedContext, SharedContext, can_share, going_on
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
 from tsf_llm.quantization_tsf_llm import to_int8
@@ -274,8 +275,12 @@ def test_whatever_else_is_asked_is_left_to_transformers(tiny_model, tiny_batch, 
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("wins", [False, True])
 @pytest.mark.parametrize("tokens", [1, 2, 40])
-def test_experts_equal_the_reference(tiny_model, close, tokens):
+def test_experts_equal_the_reference(tiny_model, close, monkeypatch, tokens, wins):
+    monkeypatch.setattr(products, "onednn_wins", lambda: wins and torch.backends.mkldnn.is_available())
+    for place, name in ((products, "SMALLEST"), (products, "FROM_MEMORY"), (decoding, "WORTH_SORTING")):
+        monkeypatch.setattr(place, name, 1)
     mlp = tiny_model().model.layers[0].mlp
     x = torch.randn(tokens, 32)
     _, weights, index = mlp.gate(x)

@@ -728,6 +728,19 @@ def test_paths_that_no_machine_holds_are_refused_with_the_number(small, make_bar
         pipe(make_bars(60), horizon=10**9, samples=2)
 
 
+def test_a_shared_context_is_counted_once(pipe, monkeypatch):
+    """256 paths of a model whose contexts are copied want 256 of them, more than this machine is said to have."""
+    size, bars = {"horizon": 5, "samples": 256}, 100_000
+    c = pipe.model.config
+    cached = 4 * c.num_hidden_layers * (c.kv_lora_rank + c.qk_rope_head_dim) * bars
+    scores = 4 * 256 * 4 * c.num_attention_heads * (bars + 5)
+    monkeypatch.setattr(pipeline_tsf_llm, "memory_of_this_machine", lambda: 100 * cached + scores)
+    pipe.check_size(1, bars, **size)
+    monkeypatch.setattr(pipeline_tsf_llm, "can_share", lambda model: False)
+    with pytest.raises(ValueError, match="256 samples x 5 steps x 1 series want"):
+        pipe.check_size(1, bars, **size)
+
+
 # Calibration
 
 

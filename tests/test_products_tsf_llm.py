@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tsf_llm import products_tsf_llm as products
-from tsf_llm.products_tsf_llm import TsfLlmLinear, product, weight_gradient
+from tsf_llm.products_tsf_llm import TsfLlmLinear, product, product_of_few, weight_gradient
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -67,6 +67,22 @@ def test_rows_do_not_depend_on_their_number(chosen):
     whole = product(x, weight)
     for rows in (2, 3, 16, 33, 64):
         assert torch.equal(product(x[:rows], weight), whole[:rows])
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [0, 1, 2, 4, 5])
+def test_few_rows_of_a_large_matrix(chosen, close, monkeypatch, rows):
+    calls, x, weight = chosen(True), torch.randn(5, 40)[:rows], torch.randn(40, 30).T
+    wanted = F.linear(x, weight)
+    close(product_of_few(x, weight), wanted)
+    assert not calls
+    monkeypatch.setattr(products, "WORTH_A_CALL", 1)
+    close(product_of_few(x, weight), wanted, rtol=1e-5, atol=1e-5)
+    assert len(calls) == (rows > 1)
+    monkeypatch.setattr(products, "FROM_MEMORY", 1)
+    close(product_of_few(x, weight), wanted, rtol=1e-5, atol=1e-5)
+    assert len(calls) == (rows > 1) + (rows > products.FEW)
+    assert product_of_few(x.double(), weight.double()).dtype == torch.float64
 
 
 def test_the_blas_gets_the_rest(chosen):

@@ -99,7 +99,7 @@ def test_apart(tmp_path, monkeypatch, out, source):
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with pytest.raises(ValueError, match="which is read"):
         check_apart(out, None, ["sample", source])
-    check_apart("c", source, "sample", "hf:org/name")
+    check_apart("c", source, "sample", "hf:org/name", "", "hf:")  # the empty text is not the folder one stands in
 
 
 def test_a_file_may_be_read_from_where_named_files_are_written(tmp_path):
