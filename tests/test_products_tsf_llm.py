@@ -129,6 +129,19 @@ def test_transforms_of_functions_see_torchs_own_product(chosen, close):
     assert not calls
 
 
+@needs_onednn
+def test_the_libraries_are_timed_on_one_thread(monkeypatch):
+    products.onednn_wins.cache_clear()
+    threads, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    monkeypatch.setattr(products, "best_seconds", lambda _: seen.append(torch.get_num_threads()) or [1.0, 1.0])
+    products.onednn_wins()
+    seen.append(torch.get_num_threads())
+    torch.set_num_threads(threads)
+    products.onednn_wins.cache_clear()
+    assert seen == [1, 2]
+
+
 def test_the_faster_library_is_found_once(monkeypatch):
     products.onednn_wins.cache_clear()
     timed = []
