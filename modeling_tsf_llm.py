@@ -192,7 +192,7 @@ class TsfLlmLatentAttention(TsfLlmAttention):
         last: int | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        c, B = self.config, len(hidden_states)
+        c, B = self.config, hidden_states.shape[0]
         H, N, v = c.num_attention_heads, c.qk_nope_head_dim, c.v_head_dim
         asking, places, attention_mask = asked(hidden_states, position_embeddings, attention_mask, last)
         S = asking.shape[1]

@@ -170,7 +170,8 @@ def distance(teacher: Model, student: Model, windows: WindowDataset) -> float:
     with evaluating(student):
         for batch in batches(windows, student.device):
             labels = batch.pop("labels")
-            answers = [known(teacher, model(**batch).logits, labels) for model in (teacher, student)]
+            # In float64: what a small divergence is made of cancels in float32, below zero at times.
+            answers = [known(teacher, model(**batch).logits, labels).double() for model in (teacher, student)]
             parts.append(divergence(*answers, kind=head_of(teacher)))
     return float(torch.cat(parts).mean())
 

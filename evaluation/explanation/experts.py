@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ...modeling_tsf_llm import TsfLlmRawLogitRouter, TsfLlmTopKRouter
+from ...experts_tsf_llm import TsfLlmMoE
 from ..significance import FEWEST_DATES, block_length
 from .probe import Probe
 
@@ -68,28 +68,25 @@ def _layers(columns: np.ndarray, experts: int) -> list[list[float]]:
 @torch.inference_mode()
 def routing(probe: Probe) -> dict[str, np.ndarray]:
     """Of each layer with experts: the share of the chosen slots of each expert at the last position, `[n,E]`."""
-    model = probe.pipe.model
-    routers = TsfLlmTopKRouter | TsfLlmRawLogitRouter
-    gates = {name: module for name, module in model.named_modules() if isinstance(module, routers)}
-    shares: dict[str, list[np.ndarray]] = {name: [] for name in gates}
-    length = probe.batch["attention_mask"].shape[1]
+    blocks = {name: one for name, one in probe.pipe.model.named_modules() if isinstance(one, TsfLlmMoE)}
+    shares: dict[str, list[np.ndarray]] = {name: [] for name in blocks}
 
     def watch(name: str):
         def keep(module: Any, inputs: Any, output: Any) -> None:
-            index_bK = output[2].view(-1, length, output[2].shape[-1])[:, -1].cpu()
-            one_hot = torch.nn.functional.one_hot(index_bK, output[0].shape[-1])
-            shares[name].append(one_hot.double().mean(dim=1).numpy())
+            logits_bE, _, index_bK = module.gate(inputs[0][:, -1])
+            one_hot = torch.nn.functional.one_hot(index_bK, logits_bE.shape[-1])
+            shares[name].append(one_hot.double().mean(dim=1).cpu().numpy())
 
         return keep
 
-    hooks = [module.register_forward_hook(watch(name)) for name, module in gates.items()]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in blocks.items()]
     try:
-        if gates:
+        if blocks:
             probe.law()
     finally:
         for hook in hooks:
             hook.remove()
-    numbers = {name: next(part for part in name.split(".") if part.isdecimal()) for name in gates}
+    numbers = {name: next(part for part in name.split(".") if part.isdecimal()) for name in blocks}
     return {f"layer {int(numbers[name]) + 1}": np.concatenate(parts) for name, parts in shares.items()}
 
 

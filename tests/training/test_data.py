@@ -16,12 +16,18 @@ from tsf_llm.training.data import TrainingData
 
 def test_a_training_checks_each_bar_and_computes_each_feature_once(train, prices, tmp_path, monkeypatch):
     """Its fit, its windows and its scores before and after."""
-    check, compute = bars_tsf_llm.check_bars, feature_extraction_tsf_llm.features_of
+    check, look = bars_tsf_llm.check_bars, bars_tsf_llm._sound_tickers
+    compute = feature_extraction_tsf_llm.features_of
     checked, computed = Counter(), Counter()
 
     def counted_check(bars, ticker, *args, **kwargs):
         checked[ticker] += len(bars)
         return check(bars, ticker, *args, **kwargs)
+
+    def counted_look(*args, **kwargs):
+        sound = look(*args, **kwargs)
+        checked.update({ticker: len(bars) for ticker, bars in sound.items() if bars is not None})
+        return sound
 
     def counted_compute(tickers, names, **kwargs):
         tables, errors = compute(tickers, names, **kwargs)
@@ -29,6 +35,7 @@ def test_a_training_checks_each_bar_and_computes_each_feature_once(train, prices
         return tables, errors
 
     monkeypatch.setattr(bars_tsf_llm, "check_bars", counted_check)
+    monkeypatch.setattr(bars_tsf_llm, "_sound_tickers", counted_look)
     monkeypatch.setattr(feature_extraction_tsf_llm, "features_of", counted_compute)
     report = train(tmp_path, num_train_epochs=1, report_samples=8)
     assert report["before"]["crps"] != report["after"]["crps"]
