@@ -9,8 +9,8 @@ DEV_STAMP := $(VENV)/.installed-dev
 
 # What `test-lowest` and `test-newest` run: the modules that lean on other libraries, and each kind of training once.
 VERSION_TESTS := $(addprefix tests/, \
-    test_modeling_tsf_llm.py test_pipeline_tsf_llm.py test_bars_tsf_llm.py test_cells_tsf_llm.py \
-    test_feature_extraction_tsf_llm.py \
+    test_modeling_tsf_llm.py test_decoding_tsf_llm.py test_products_tsf_llm.py test_experts_tsf_llm.py \
+    test_pipeline_tsf_llm.py test_bars_tsf_llm.py test_cells_tsf_llm.py test_feature_extraction_tsf_llm.py \
     test_processing_tsf_llm.py test_remote_code.py data_prep/test_tables.py \
     train_scripts/test_sft.py::test_leaves_a_model_its_processor_and_a_report \
     train_scripts/test_dpo.py::test_leaves_a_model_its_processor_and_a_report \
