@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -31,9 +31,6 @@ from ..common.provenance import release
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .windows import Split, labels_between, origins_of
-
-if TYPE_CHECKING:
-    from ..processing_tsf_llm import TsfLlmProcessor
 
 KEY, BASE = b"tsf_llm_key", b"tsf_llm_base"
 ENCODED = ("features", "observed", "log_return", "sigma", "token")  # the columns beside those of the bars
@@ -144,7 +141,7 @@ def encode_group(files: dict[str, Path], out: Path, settings: str, *common: Any)
 def encode_shard(
     name: str,
     path: Path,
-    processor: "Encoder | TsfLlmProcessor",
+    encoder: Encoder,
     market: pd.DataFrame | None,
     out: Path,
     settings: str,
@@ -160,15 +157,15 @@ def encode_shard(
     key = hash_of(settings, hash_of_rows(market, end), hashlib.sha256(path.read_bytes()).hexdigest())
     encoded = 0
     if _metadata(shard).get(KEY) != key.encode():
-        known = _known(shard, bars, settings, market, processor.feature_extractor)
-        checked = CheckedBars({name: without_names(bars, processor.feature_extractor.series_kind)})
+        known = _known(shard, bars, settings, market, encoder.feature_extractor)
+        checked = CheckedBars({name: without_names(bars, encoder.feature_extractor.series_kind)})
         try:
-            [series] = processor.feature_extractor.encode(checked, market=market, known=known)
+            [series] = encoder.feature_extractor.encode(checked, market=market, known=known)
         except ValueError as error:  # too short, or of another frequency
             return {"skipped": str(error)}
         encoded = len(bars) - sum(len(part.features) for part in known.values())
         metadata = {KEY: key, BASE: hash_of(settings, hash_of_rows(market, end))}
-        write_parquet(_table_of(bars, series, processor).replace_schema_metadata(metadata), shard)
+        write_parquet(_table_of(bars, series, encoder).replace_schema_metadata(metadata), shard)
     else:
         series = series_of(pq.read_table(shard, memory_map=True))
     return {"file": f"data/{shard.name}", **_counts(series, split, horizon), "encoded": encoded}
@@ -207,8 +204,8 @@ def _metadata(shard: Path) -> dict[bytes, bytes]:
         return {}
 
 
-def _table_of(bars: pd.DataFrame, series: EncodedSeries, processor: "Encoder | TsfLlmProcessor") -> pa.Table:
-    extractor = processor.feature_extractor
+def _table_of(bars: pd.DataFrame, series: EncodedSeries, encoder: Encoder) -> pa.Table:
+    extractor = encoder.feature_extractor
     kind = extractor.series_kind
     columns = {
         "timestamp": series.timestamp.astype("datetime64[us]"),
@@ -218,7 +215,7 @@ def _table_of(bars: pd.DataFrame, series: EncodedSeries, processor: "Encoder | T
         "observed": series.observed,
         "log_return": series.log_return,
         "sigma": series.sigma,
-        "token": processor.tokenizer.encode_returns(series.standard_return()).astype(np.int32),
+        "token": encoder.tokenizer.encode_returns(series.standard_return()).astype(np.int32),
     }
     return pa.table(columns)
 

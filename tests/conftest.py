@@ -16,6 +16,7 @@ from tsf_llm.audit_tsf_llm import made_up_index
 from tsf_llm.bars_tsf_llm import OHLCV
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.indicators_tsf_llm import FEATURES
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
@@ -150,6 +151,15 @@ def small(make_bars) -> TsfLlmProcessor:
     """Few features and a short window, for what does not depend on the features."""
     extractor = TsfLlmFeatureExtractor(feature_groups=["returns", "bar"], context_length=40)
     return TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32)).fit(make_bars(400, seed=1))
+
+
+@pytest.fixture
+def table():
+    """The feature table, put back as it was."""
+    before = dict(FEATURES)
+    yield FEATURES
+    FEATURES.clear()
+    FEATURES.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -17,15 +17,6 @@ from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 NUMBERS = ["open", "high", "low", "close", "volume"]
 
 
-@pytest.fixture
-def table():
-    """The feature table, put back as it was."""
-    before = dict(FEATURES)
-    yield FEATURES
-    FEATURES.clear()
-    FEATURES.update(before)
-
-
 def test_the_audit_passes_on_the_sample(processor):
     report = processor.audit(read_bars("sample", ["MSFT", "FB"]))
     assert report["passed"]

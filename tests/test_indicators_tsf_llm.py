@@ -58,15 +58,6 @@ def bars(sample: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return sample["MSFT"].iloc[:1000].astype({"volume": float})
 
 
-@pytest.fixture
-def table():
-    """The feature table, put back as it was."""
-    before = dict(FEATURES)
-    yield FEATURES
-    FEATURES.clear()
-    FEATURES.update(before)
-
-
 def state_of(*tickers: pd.DataFrame) -> pd.DataFrame:
     """Of these tickers, and of an implied-volatility index at the times of the last that begins."""
     last = max(tickers, key=lambda frame: frame["timestamp"].iloc[-1])

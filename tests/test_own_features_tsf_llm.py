@@ -5,20 +5,11 @@ import pandas as pd
 import pytest
 
 from tsf_llm import own_features_tsf_llm as own
-from tsf_llm.indicators_tsf_llm import FEATURES, compute_features, feature
+from tsf_llm.indicators_tsf_llm import compute_features, feature
 from tsf_llm.market_tsf_llm import market_state
 from tsf_llm.own_features_tsf_llm import WARM_UP
 
 PRICES = ["open", "high", "low", "close"]
-
-
-@pytest.fixture
-def table():
-    """The feature table, put back as it was."""
-    before = dict(FEATURES)
-    yield FEATURES
-    FEATURES.clear()
-    FEATURES.update(before)
 
 
 @pytest.fixture

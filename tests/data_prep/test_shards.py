@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tsf_llm.common.files import write_parquet
-from tsf_llm.data_prep.shards import encode_shard, file_name, hash_of_rows, shard_path
+from tsf_llm.data_prep.shards import Encoder, encode_shard, file_name, hash_of_rows, shard_path
 from tsf_llm.data_prep.windows import Split
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.market_tsf_llm import market_state
@@ -38,7 +38,8 @@ def encode(tmp_path, processor, market):
 
     def run(bars, market=market, settings="s", out="out"):
         write_parquet(bars, tmp_path / "bars.parquet")
-        counts = encode_shard("A", tmp_path / "bars.parquet", processor, market, tmp_path / out, settings, SPLIT, 3)
+        encoder = Encoder(processor.feature_extractor, processor.tokenizer)
+        counts = encode_shard("A", tmp_path / "bars.parquet", encoder, market, tmp_path / out, settings, SPLIT, 3)
         return counts, shard_path(tmp_path / out, "A").read_bytes()
 
     return run
