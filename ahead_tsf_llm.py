@@ -6,8 +6,8 @@ Design choices:
 * Nothing reads a later value. Of the rows behind an origin only known covariates are read, and with these their times;
   without them the steps have the times that the calendar code gives a forecast from there, in closed form where rows
   are even in time or daily.
-* Static covariates are one value per series. Text and whole numbers are categories with a fitted vocabulary, 0 for what
-  it does not hold; numbers with a fraction are numbers, and scaled.
+* Static covariates are one value per series. Text and whole numbers are categories with a fitted vocabulary, 0 for
+  what it does not hold; numbers with a fraction are numbers, and scaled.
 
 Shapes: N rows of all series together, B windows, T bars, P steps ahead, M seasons, C known covariates, J numbers and K
 categories that are static, G numbers known of a step.
@@ -106,7 +106,7 @@ def fit_ahead(
     """
     ends = [one["timestamp"].iloc[[0, -1]].to_numpy() for one in frames.values()]
     days = float(np.median([(last - first) / np.timedelta64(1, "D") for first, last in ends]))
-    vocabularies, numbers = fit_static({name: frames.static[name] for name in frames}, static)
+    vocabularies, numbers = fit_static({name: frames.static.get(name, {}) for name in frames}, static)
     columns = [np.concatenate([one[name].to_numpy(dtype=float) for one in frames.values()]) for name in known]
     columns += [np.array([static_number(frames.static[one][name]) for one in frames]) for name in numbers]
     fitted = [scaler(column[:, None]) for column in columns]
@@ -155,7 +155,9 @@ def check_ahead(state: Any) -> None:
         raise ValueError("fitted: ahead is no state of steps ahead; copy the processor again, or fit it anew")
 
 
-def fit_static(values: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+def fit_static(
+    values: Mapping[str, Mapping[str, str]], names: Sequence[str]
+) -> tuple[dict[str, list[str]], list[str]]:
     """Vocabularies of the categories among the static covariates, and the names of those that are numbers.
 
     Raises:
@@ -440,7 +442,9 @@ class Ahead:
         if self.known is not None:
             known = self._known(origins)
             unknown = np.isnan(known)
-            parts.append(np.stack((np.where(unknown, np.float32(0), known), unknown), axis=-1).reshape(*known.shape[:2], -1))
+            parts.append(
+                np.stack((np.where(unknown, np.float32(0), known), unknown), axis=-1).reshape(*known.shape[:2], -1)
+            )
         shape = (len(origins), self.horizon, 0)
         return np.concatenate(parts, axis=-1, dtype=np.float32) if parts else np.empty(shape, np.float32)
 

@@ -569,7 +569,7 @@ def with_static_of(tickers: CheckedBars, bars: Bars, names: Sequence[str]) -> Ch
     for number, frame in enumerate(frames):
         lone = "series" if len(frames) == 1 else f"series_{number}"
         ids = frame[UNIVARIATE.id].astype(str) if UNIVARIATE.id in frame else pd.Series(lone, frame.index)
-        told = {one: {name: "" for name in names} for one in ids.unique()}
+        told = {one: dict.fromkeys(names, "") for one in ids.unique()}
         for name in names:
             cells = ids if name == UNIVARIATE.id else frame.get(name)
             if not isinstance(cells, pd.Series):
@@ -581,7 +581,9 @@ def with_static_of(tickers: CheckedBars, bars: Bars, names: Sequence[str]) -> Ch
             pairs["cell"] = key_texts(pairs["cell"])
             for one, cell in pairs[pairs["cell"] != ""].itertuples(index=False):
                 if told[one][name] not in ("", cell):
-                    tickers.skip(one, f"{one}: static covariate '{name}' is {told[one][name]} and {cell}; give one value")
+                    tickers.skip(
+                        one, f"{one}: static covariate '{name}' is {told[one][name]} and {cell}; give one value"
+                    )
                 told[one][name] = cell
         tickers.static.update(told)
     return tickers.settle()

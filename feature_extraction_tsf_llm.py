@@ -39,6 +39,7 @@ from .ahead_tsf_llm import (
 )
 from .bars_tsf_llm import (
     KINDS,
+    LEADS,
     LISTED,
     MIN_BARS,
     OHLCV,
@@ -737,13 +738,11 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if self.steps_ahead is None:
             return
         if prediction_type not in ("regression", "quantile"):
-            raise ValueError(
-                f"the series form answers numbers, and {prediction_type or 'causal_lm'} does not: choose the head quantile "
-                "or regression"
-            )
+            what = prediction_type or "causal_lm"
+            raise ValueError(f"{what}: the series form answers numbers; choose the head quantile or regression")
         if prediction_length != self.steps_ahead:
             raise ValueError(
-                f"horizon={prediction_length}, but the processor tells of {self.steps_ahead} steps ahead: use that horizon"
+                f"horizon={prediction_length}, but the processor tells of {self.steps_ahead} steps: use that horizon"
             )
 
     def encode(

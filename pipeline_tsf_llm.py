@@ -116,7 +116,9 @@ class TsfLlmPipeline(Pipeline):
         if (model.config.patch_length is not None) != bool(told) or any(
             getattr(model.config, name) != value for name, value in told.items()
         ):
-            raise ValueError("model and processor differ in what they know of the steps ahead: load both from one folder")
+            raise ValueError(
+                "model and processor differ in what they know of the steps ahead: load both from one folder"
+            )
         self.model.eval()
 
     def __call__(self, bars: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]

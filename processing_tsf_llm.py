@@ -279,7 +279,7 @@ class TsfLlmProcessor(ProcessorMixin):
             if known < steps:
                 tickers.skip(
                     series.ticker,
-                    f"{series.ticker}: {', '.join(features.known_covariates)} must be known for {steps} steps ahead, and "
+                    f"{series.ticker}: {', '.join(features.known_covariates)} must be known {steps} steps ahead, and "
                     f"step {known + 1} is not: give the rows to come, with these and without a value",
                 )
         return [one for one, is_told in zip(answered, told, strict=True) if is_told]

@@ -151,18 +151,19 @@ def lazy_dataset(
             f"no window of {horizon} step(s) has its labels in (after={after}, through={through}]: move the dates or "
             "give more history"
         )
-    ahead = Ahead.of(series, extractor)
-    usual = [usual_deviation(one.close, slice(None)) for one in series]
-    which = np.repeat(np.arange(len(series)), [len(rows) for rows in origins])
-    places = np.concatenate(origins)
+    ahead, places = Ahead.of(series, extractor), np.concatenate(origins)
+    features, observed, sigma = (
+        np.concatenate([getattr(one, name) for one in series]) for name in ("features", "observed", "sigma")
+    )
+    usual = np.repeat([usual_deviation(one.close, slice(None)) for one in series], np.diff(first))
 
     def cut(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        chosen = np.asarray(batch["labels"])
-        windows = [series[i].windows(places[at : at + 1] - first[i], length) for i, at in zip(which[chosen], chosen)]
-        window = {name: np.concatenate([part[name] for part in windows]) for name in windows[0]}
-        scale = np.concatenate([series[i].sigma[places[at : at + 1] - first[i]] for i, at in zip(which[chosen], chosen)])
-        weigh = np.array([usual[i] for i in which[chosen]])
-        told = ahead.examples(places[chosen], window["attention_mask"] > 0, scale, weigh)
+        rows = places[np.asarray(batch["labels"])]
+        context = rows[:, None] - np.arange(length)[::-1]
+        mask = (context >= ahead.steps.start[rows, None]) & observed[np.maximum(context, 0)]
+        values = np.where(mask[..., None], features[np.maximum(context, 0)], np.float32(0))
+        window = {"past_values": values, "attention_mask": mask.astype(np.int64)}
+        told = ahead.examples(rows, mask, sigma[rows], usual[rows])
         return {name: torch.from_numpy(array) for name, array in {**window, **told}.items()}
 
     return Dataset.from_dict({"labels": np.arange(len(places))}).with_transform(cut)

@@ -147,7 +147,9 @@ class WindowDataset(Dataset):
 
         self.augment, self.seed = dict(augment or {}), seed
         if self.ahead is not None and (wrong := {*self.augment} & {"mixup", "warp"}):
-            raise ValueError(f"augment {', '.join(sorted(wrong))}: not of windows of the series form; use scale or crop")
+            raise ValueError(
+                f"augment {', '.join(sorted(wrong))}: not of windows of the series form; use scale or crop"
+            )
         self.context_dropout, self.contexts = context_dropout, context_columns(processor.feature_extractor.names)
         self.keeps_whole = False  # whether a batch has `whole_values` too, as they were before context dropout
         if context_dropout:
