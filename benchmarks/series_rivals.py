@@ -4,7 +4,8 @@ Design choices:
 * All of them answer with one number per step. Networks read `length` standardised values up to the origin, learn the
   mean squared error of all steps and stop where it no longer falls on validation dates; the best weights stay.
 * DLinear and PatchTST have the settings of their papers on ETTh1; they and the LSTM are one network for all columns.
-  To bound the cost, an epoch takes every `stride`-th origin of each column, from another one each time.
+  To bound the cost, an epoch takes every `stride`-th origin of each column, from another one each time, and validation
+  as many.
 * AutoETS is fitted once, on the last values of the training dates; from there on its state follows the values known
   at each origin. It has no season beyond 24 rows, as everywhere.
 
@@ -187,7 +188,7 @@ def trained(build: type[nn.Module], series: Series, horizon: int, sizes: Sizes, 
         model = build(len(windows.back_L), horizon, windows.columns)
         optimizer = torch.optim.Adam(model.parameters(), lr=sizes.rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, sizes.decay)
-        check = windows.pairs(1, 4 if len(series.targets) * series.ends[1] > 10_000 else 1)
+        check = windows.pairs(1, sizes.stride)
         best, kept, at, epoch = np.inf, {}, 0, 0
         while epoch < sizes.epochs and epoch - at < sizes.patience:
             epoch += 1
