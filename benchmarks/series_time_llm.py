@@ -274,8 +274,8 @@ equal windows, steps and rates: {Budget.steps} steps of {Budget.batch} windows o
 keep the language model affordable on two cores; one row spends the same CPU time without it. Parameters are those that
 are trained.
 
-Scored at every {Budget.stride}th origin of the test part. The learning rate was chosen of three on the validation part,
-by the variants without a language model; each row looked at the test part once.""",
+Scored at every {Budget.stride}th origin of the test part. The learning rate was chosen of three on the validation
+part, by the variants without a language model; each row looked at the test part once.""",
     files={" or ".join(ETTH1_FILES): "github.com/zhouhaoyi/ETDataset, ETT-small; CC BY-ND 4.0"},
     measures=(Measure("mse", "MSE", ".4f"), Measure("mae", "MAE", ".4f")),
     run=run,

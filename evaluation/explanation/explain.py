@@ -50,8 +50,8 @@ def explanation(
 
     Windows are those of at most `most` dates of [start, end], drawn by the seed; by default of dates that the model
     has not seen, if it says which and the bars go on. Each permutation is repeated `repeats` times. Without
-    `features`, groups of them alone are permuted, which takes a fifth of the time. Explained is that `step` ahead; only
-    of a head it can be another than 1.
+    `features`, groups of them alone are permuted, which takes a fifth of the time. What is explained lies `step` bars
+    ahead: 1, but of a head any.
     """
     # A model of its own, for hooks and another attention: a server may forecast with the first one meanwhile.
     pipe = TsfLlmPipeline(model=copy.deepcopy(pipe.model), processor=pipe.processor, device=pipe.device)

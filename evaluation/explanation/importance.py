@@ -22,7 +22,6 @@ from ...series_tsf_llm import series_table
 from ..significance import mean_interval
 from .probe import Probe
 
-
 Columns = str | list[int]  # an input of the series form, or columns of `past_values`
 INPUTS = {  # of the series form, as the page calls them
     "past_target": "past values",
