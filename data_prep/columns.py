@@ -18,7 +18,8 @@ class Columns:
     """The columns of a table, where their names are not among the usual; a value is of plain series alone.
 
     And how cells are written, where these do not tell: dates as `dmy`, `mdy` or `ymd`, and decimals with a `point` or
-    a `comma`.
+    a `comma`. Plain series may have `static` covariates, columns of texts with one value per series, in the table
+    itself or in the one at `static_file`, which has a row per series.
     """
 
     value: str | None = None
@@ -26,10 +27,12 @@ class Columns:
     time: str | None = None
     dates: str | None = None
     decimal: str | None = None
+    static: tuple[str, ...] = ()
+    static_file: str | None = None
 
     def of_bars(self) -> dict[str, str | None]:
         """Those that readers of bars take."""
-        return {name: given for name, given in asdict(self).items() if name != "value"}
+        return {name: given for name, given in asdict(self).items() if name not in ("value", "static", "static_file")}
 
 
 USUAL = Columns()

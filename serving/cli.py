@@ -30,6 +30,7 @@ from .options import (
     Samples,
     Seed,
     Source,
+    Static,
     Strict,
     Ticker,
     Time,
@@ -175,6 +176,7 @@ def forecast(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    static: Static = None,
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
 
@@ -256,6 +258,7 @@ def evaluate(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    static: Static = None,
 ) -> None:
     """Score past forecasts beside the strongest baselines (GARCH, HAR on ranges, ...), with intervals and a verdict.
 
@@ -280,7 +283,7 @@ def evaluate(
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
     pipe.calibration(calibration, max(steps))  # refuses before the data is read
-    columns = Columns(value, id, time, dates, decimal)
+    columns = Columns(value, id, time, dates, decimal, static_file=static)
     bars = read_for(pipe.processor, data, names(ticker), columns, strict=strict)
     report = evaluate_model(
         pipe,

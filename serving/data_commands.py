@@ -17,6 +17,7 @@ from .options import (
     Market,
     PastCovariates,
     Seed,
+    Static,
     Strict,
     Ticker,
     Time,
@@ -98,6 +99,20 @@ def prepare(
     decimal: Decimal = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
+    static: Static = None,
+    static_covariates: Annotated[
+        str | None,
+        typer.Option(help="Columns with one value per series (store), commas between; by default all of --static."),
+    ] = None,
+    series_form: Annotated[
+        bool, typer.Option("--series-form", help="For models in series form (patch_length): of steps ahead too.")
+    ] = False,
+    nonnegative: Annotated[
+        bool, typer.Option("--nonnegative", help="Plain series: no value is below zero, and no forecast either.")
+    ] = False,
+    integer: Annotated[
+        bool, typer.Option("--integer", help="Plain series: all values are whole numbers, and so are forecasts.")
+    ] = False,
     train_through: Annotated[
         str | None, typer.Option(help="Last training date; by default after 80 % of all bar times.")
     ] = None,
@@ -142,6 +157,10 @@ def prepare(
         "decimal": decimal,
         "past_covariates": names(past_covariates),
         "known_covariates": names(known_covariates),
+        "static": static,
+        "static_covariates": names(static_covariates),
+        "nonnegative": nonnegative,
+        "integer": integer,
         "train_through": train_through,
         "valid_through": valid_through,
         "horizon": horizon,
@@ -152,7 +171,7 @@ def prepare(
     }
     run = {"num_proc": num_proc, "refit": refit, "engine": engine, "ray_address": ray_address, "seed": seed}
     run["strict"] = strict
-    info = prepare_folder(data, out, given, **run)
+    info = prepare_folder(data, out, given, series_form=series_form, **run)
     print_prepared(info)
     typer.echo(f"{len(info['tickers'])} tickers, {len(info['features'])} features written to {out}")
 
