@@ -16,6 +16,7 @@ from .options import (
     KnownCovariates,
     Market,
     PastCovariates,
+    Resample,
     Seed,
     Strict,
     Ticker,
@@ -96,6 +97,7 @@ def prepare(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
     train_through: Annotated[
@@ -140,6 +142,7 @@ def prepare(
         "time_column": time,
         "dates": dates,
         "decimal": decimal,
+        "resample": resample,
         "past_covariates": names(past_covariates),
         "known_covariates": names(known_covariates),
         "train_through": train_through,
@@ -209,6 +212,7 @@ def audit(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
 ) -> None:
@@ -225,7 +229,7 @@ def audit(
     count = _cuts(cuts)
     if features is not None:
         _run_feature_file(features)
-    columns = Columns(value, id, time, dates, decimal)
+    columns = Columns(value, id, time, dates, decimal, resample)
     if model is None:
         past, known = names(past_covariates) or [], names(known_covariates) or []
         bars = read_data(data, names(ticker), columns=columns, covariates=[*past, *known], strict=strict)

@@ -59,6 +59,7 @@ class Request:
     time: str | None
     dates: str | None
     decimal: str | None
+    resample: str | None
 
     def check(self) -> None:
         """Raises ValueError for options that do not go together, and files that must not be written."""
@@ -105,7 +106,7 @@ class Request:
 
     @property
     def columns(self) -> Columns:
-        return Columns(self.value, self.id, self.time, self.dates, self.decimal)
+        return Columns(self.value, self.id, self.time, self.dates, self.decimal, self.resample)
 
     def asked(self) -> dict[str, Any]:
         """The arguments of the pipeline's call; the market is read."""

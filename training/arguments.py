@@ -37,6 +37,9 @@ class DataArguments:
     time_column: str | None = option(None, "column of times, if it has no usual name")
     dates: str | None = option(None, "order of numeric dates, where they do not tell: dmy, mdy or ymd")
     decimal: str | None = option(None, "decimal mark, where numbers do not tell: point or comma")
+    resample: str | None = option(
+        None, "plain series: even rows by sum, mean, last or nearest, of the usual step or as 1h:mean"
+    )
     past_covariates: list[str] = option([], "further columns, each known up to its row: names, or patterns as text_*")
     known_covariates: list[str] = option([], "further columns that are known in advance: names, or patterns")
     train_through: str | None = option(None, "last training date; by default after 80 percent of all bar times")
@@ -94,7 +97,7 @@ class DataArguments:
 
     @property
     def columns(self) -> Columns:
-        return Columns(self.value_column, self.id_column, self.time_column, self.dates, self.decimal)
+        return Columns(self.value_column, self.id_column, self.time_column, self.dates, self.decimal, self.resample)
 
 
 @dataclass
