@@ -226,17 +226,21 @@ def named_columns(wanted: Sequence[str], columns: Iterable[str], taken: Iterable
     return list(chosen)
 
 
-def covariate_columns(past: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, int]]:
+def covariate_columns(
+    past: Sequence[str], known: Sequence[str], leads: Sequence[int] = LEADS
+) -> dict[str, tuple[str, int]]:
     """Feature -> its column, and how many rows ahead this is read: past ones as they are, known ones also as they
     will be. The processor scales them as any feature.
     """
     columns = {f"past:{name}": (name, 0) for name in past} | {f"known:{name}": (name, 0) for name in known}
-    return columns | {f"known:{name}+{ahead}": (name, ahead) for name in known for ahead in LEADS}
+    return columns | {f"known:{name}+{ahead}": (name, ahead) for name in known for ahead in leads}
 
 
-def covariate_features(frame: pd.DataFrame, past: Sequence[str], known: Sequence[str]) -> pd.DataFrame:
+def covariate_features(
+    frame: pd.DataFrame, past: Sequence[str], known: Sequence[str], leads: Sequence[int] = LEADS
+) -> pd.DataFrame:
     """The features of `covariate_columns`, float64 `[N,F]`, NaN where unknown."""
-    features = {name: frame[column].shift(-k) for name, (column, k) in covariate_columns(past, known).items()}
+    features = {name: frame[column].shift(-k) for name, (column, k) in covariate_columns(past, known, leads).items()}
     return pd.DataFrame(features, index=frame.index, dtype=float)
 
 
@@ -277,12 +281,13 @@ class CheckedBars(dict[str, pd.DataFrame]):
     def __init__(self, frames: Mapping[str, pd.DataFrame] | None = None, *, strict: bool = False):
         super().__init__(frames or {})
         self.skipped: dict[str, str] = {}
+        self.static: dict[str, dict[str, str]] = {}  # by series its static covariates as texts, empty where unknown
         self.strict, self._told = strict, set[str]()
 
     def like(self, frames: Mapping[str, pd.DataFrame]) -> "CheckedBars":
         """Other frames with this record, which both go on to write."""
         other = CheckedBars(frames, strict=self.strict)
-        other.skipped, other._told = self.skipped, self._told
+        other.skipped, other._told, other.static = self.skipped, self._told, self.static
         return other
 
     def take_over(self, skipped: Mapping[str, str]) -> None:

@@ -35,7 +35,11 @@ REMOVED = {"attention_scale_factor": 1.0, "routed_scaling_factor": 1.0, "router_
 LARGEST = {"num_hidden_layers": 1_000, "t2t_num_layers": 1_000, "mscnn_blocks": 12, "max_position_embeddings": 10**9}
 LARGEST_SIZE = 10_000_000  # of the others; what they come to together is bounded too
 MOST_WEIGHTS = 10**12
-NO_SIZES = {"q_lora_rank", "qk_rope_head_dim", "t2t_patch_overlap", "vocab_size", "pad_token_id", "bar_token_id"}
+MOST_STEP_INPUTS = 10_000  # of one step ahead in the series form
+NO_SIZES = {
+    *("q_lora_rank", "qk_rope_head_dim", "t2t_patch_overlap", "vocab_size", "pad_token_id", "bar_token_id"),
+    *("num_features", "patch_length", "context_length", "num_seasons", "num_ahead_features"),  # `validate_series`
+}
 
 
 @strict
@@ -73,6 +77,15 @@ class TsfLlmConfig(PreTrainedConfig):
         prediction_length: steps ahead, `P`.
         prediction_type: head of `TsfLlmForPrediction`: `regression`, `quantile` or `classification` (down, flat, up).
         quantiles: increasing levels in (0, 1) of the quantile head.
+        patch_length: bars per position of the decoder; given, the model has the *series form*, see
+            `series_head_tsf_llm.py`. `None`: one, as ever.
+        context_length: of the series form, bars that it reads at most; windows may be shorter.
+        num_seasons: seasons `M`, of each of which `season_values` tells the last value and the mean of three.
+        num_ahead_features: numbers `G` that are known of each step ahead, in `ahead_values`.
+        static_cardinalities: for each static covariate how many codes it has, 0 (unknown) included.
+        zero_inflated: whether zero has a probability of its own, and no quantile lies below it.
+        step_hidden_size: width of the network that all steps ahead share.
+        regression_loss: `mse`, or `l1`, with which a regression learns the median.
         vocab_size: return bins and special tokens, `V`.
         pad_token_id, bar_token_id: ids of `<pad>` and of the bar placeholder `<bar>`.
         use_mscnn, use_t2t: put multi-scale convolutions, patch semantics or both ahead of the decoder. Return tokens
@@ -157,6 +170,14 @@ class TsfLlmConfig(PreTrainedConfig):
     prediction_length: int = 1
     prediction_type: Literal["regression", "quantile", "classification"] = "regression"
     quantiles: list[float] | tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+    patch_length: int | None = None
+    context_length: int | None = None
+    num_seasons: int = 0
+    num_ahead_features: int = 0
+    static_cardinalities: list[int] | tuple[int, ...] | None = None
+    zero_inflated: bool = False
+    step_hidden_size: int = 64
+    regression_loss: Literal["mse", "l1"] = "mse"
     vocab_size: int = 258
     pad_token_id: int = 256
     bar_token_id: int = 257
@@ -329,6 +350,35 @@ class TsfLlmConfig(PreTrainedConfig):
             raise ValueError(
                 f"quantiles={levels}: give strictly increasing levels between 0 and 1, e.g. [0.1, 0.5, 0.9]"
             )
+
+    def validate_series(self):
+        """The series form has a length to read, and a head for it; without the form nothing of it is set."""
+        series = self.patch_length is not None
+        if self.num_features < (0 if series else 1):
+            raise ValueError(f"num_features={self.num_features}: must be {0 if series else 1} or more")
+        for name in ("context_length", "num_seasons", "num_ahead_features", "static_cardinalities", "zero_inflated"):
+            if getattr(self, name) and not series:
+                raise ValueError(f"{name}={getattr(self, name)}: only the series form has it; set patch_length too")
+        if self.patch_length is None:
+            return
+        if not 1 <= self.patch_length <= (self.context_length or 0) <= LARGEST_SIZE:
+            raise ValueError(
+                f"patch_length={self.patch_length}, context_length={self.context_length}: the series form reads "
+                "context_length bars in patches of 1 or more of them; give both, e.g. 16 and 336"
+            )
+        for name in ("num_seasons", "num_ahead_features"):
+            if not 0 <= getattr(self, name) <= MOST_STEP_INPUTS:
+                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and {MOST_STEP_INPUTS:,}")
+        sizes = list(self.static_cardinalities or ())
+        if any(not 1 <= size <= LARGEST_SIZE for size in sizes):
+            raise ValueError(f"static_cardinalities={sizes}: must be 1 or more each")
+        if self.prediction_type == "classification" or self.use_mscnn or self.use_t2t:
+            raise ValueError(
+                f"patch_length={self.patch_length}: the series form answers numbers (prediction_type regression or "
+                "quantile) and has no front end (use_mscnn, use_t2t); leave the other out"
+            )
+        if self.zero_inflated and self.prediction_type != "quantile":
+            raise ValueError("zero_inflated=True gives zero a probability: set prediction_type='quantile'")
 
     def validate_horizons(self):
         """Steps increase strictly from 1 on."""

@@ -51,6 +51,15 @@ from .pipeline_tsf_llm import TsfLlmPipeline  # noqa: F401 (registers its task; 
 from .products_tsf_llm import TsfLlmLinear
 from .quantization_tsf_llm import use_int8_layers
 from .rotary_tsf_llm import TsfLlmRotaryEmbedding, rotate, yarn_scaling
+from .series_head_tsf_llm import (
+    SeriesWindow,
+    TsfLlmSeriesHead,
+    above_zero,
+    check_series_inputs,
+    init_series_head,
+    input_width,
+    series_loss,
+)
 
 logger = logging.get_logger(__name__)
 SHOWN = ("output_hidden_states", "output_attentions", "output_router_logits")  # of every position, where asked for
@@ -68,6 +77,7 @@ class TsfLlmPredictionOutput(ModelOutput):
         past_key_values (`cache` from transformers 5.24), hidden_states, attentions, router_logits: as elsewhere.
         aux_loss: scalar load-balancing loss, 1 when the experts are used evenly.
         llmps_loss: scalar loss of the front end (`use_mscnn`, `use_t2t`), before its weight `llmps_lambda`.
+        zero_logits: `[B,P]` log odds of zero, of `zero_inflated` models; `logits` are then quantiles of the rest.
     """
 
     loss: torch.Tensor | None = None
@@ -83,6 +93,7 @@ class TsfLlmPredictionOutput(ModelOutput):
     router_logits: tuple[torch.Tensor, ...] | None = None
     aux_loss: torch.Tensor | None = None
     llmps_loss: torch.Tensor | None = None
+    zero_logits: torch.Tensor | None = None
 
 
 @dataclass
@@ -345,6 +356,7 @@ class TsfLlmPreTrainedModel(PreTrainedModel):
                 init.ones_(module.running_var)
         else:
             init_front_end(module)
+            init_series_head(module)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs) -> Any:
@@ -421,7 +433,7 @@ class TsfLlmModel(TsfLlmPreTrainedModel):
 
     def __init__(self, config: TsfLlmConfig, token_embedding: bool = True):
         super().__init__(config)
-        self.input_projection = TsfLlmLinear(config.num_features, config.hidden_size)
+        self.input_projection = TsfLlmLinear(input_width(config), config.hidden_size)
         if token_embedding:
             self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(TsfLlmDecoderLayer(config, i) for i in range(config.num_hidden_layers))
@@ -619,7 +631,15 @@ class TsfLlmForPrediction(TsfLlmHead):
     """All `P` steps from one pass: a value, increasing quantiles or three classes per step, read at the last bar.
 
     Labels are `[B,P]`: the cumulative return from the origin to each step in units of the origin's sigma
-    (`regression`, `quantile`; NaN where unknown), or classes 0, 1, 2 = down, flat, up (-100 where unknown)."""
+    (`regression`, `quantile`; NaN where unknown), or classes 0, 1, 2 = down, flat, up (-100 where unknown).
+
+    With `patch_length` the model has the series form, see `series_head_tsf_llm`, and reads all positions. Its inputs,
+    of which o is the row of the origin and s its scale of differences:
+    * `past_target` `[B,T]`: (y[t] - y[o]) / s, 0 where unobserved; `past_values` `[B,T,F]`, unless F is 0;
+    * `season_values` `[B,P,2M]`: of each season the value one cycle before each step, and the mean of the last three
+      such, in the same units, 0 where unknown; `zero_level` `[B]`: -y[o] / s;
+    * `ahead_values` `[B,P,G]`: known at o of each step; `static_ids` `[B,K]`: codes, 0 for unknown;
+    * `loss_weight` `[B]`: what errors are multiplied by in the loss, by default 1."""
 
     NEW_HEAD = ", or give prediction_type in the call for a new head, to be trained"
     accepts_loss_kwargs = False  # losses are means: Trainer must divide by the accumulation steps itself
@@ -628,7 +648,9 @@ class TsfLlmForPrediction(TsfLlmHead):
         super().__init__(config)
         self.model = TsfLlmModel(config, token_embedding=False)
         width = {"regression": 1, "quantile": len(config.quantiles), "classification": 3}[config.prediction_type]
-        self.head = TsfLlmLinear(config.hidden_size, config.prediction_length * width)
+        is_series = config.patch_length is not None
+        full = TsfLlmLinear(config.hidden_size, config.prediction_length * width) if not is_series else None
+        self.head = full or TsfLlmSeriesHead(config)
         self.post_init()
 
     @can_return_tuple
@@ -643,8 +665,28 @@ class TsfLlmForPrediction(TsfLlmHead):
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
         cache: Cache | None = None,
+        past_target: torch.Tensor | None = None,
+        season_values: torch.Tensor | None = None,
+        ahead_values: torch.Tensor | None = None,
+        static_ids: torch.Tensor | None = None,
+        zero_level: torch.Tensor | None = None,
+        loss_weight: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> TsfLlmPredictionOutput:
+        told = {
+            "season_values": season_values,
+            "ahead_values": ahead_values,
+            "static_ids": static_ids,
+            "zero_level": zero_level,
+        }
+        window = None
+        if isinstance(self.head, TsfLlmSeriesHead):
+            if use_cache or past_key_values is not None or cache is not None:
+                raise ValueError("the series form reads its window at once: give all of it, without a cache")
+            check_series_inputs(self.config, past_target=past_target, past_values=past_values, **told)
+            window = SeriesWindow.of(self.config, past_target, past_values, attention_mask)
+            inputs_embeds = self.model.input_projection(window.patches.to(self.dtype))
+            past_values, attention_mask, use_cache = None, window.observed.long(), False
         outputs, aux_loss = self.decode(
             past_values=past_values,
             attention_mask=attention_mask,
@@ -657,17 +699,24 @@ class TsfLlmForPrediction(TsfLlmHead):
             output_router_logits=output_router_logits,
             **kwargs,
         )
-        raw = self.watched(self.head(outputs[0][:, -1])).float()
-        logits = raw.unflatten(-1, (self.config.prediction_length, -1))  # [B,P,1|Q|3]
-        kind = self.config.prediction_type
-        if kind == "quantile":
-            logits = increasing(logits)
-        elif kind == "regression":
-            logits = logits.squeeze(-1)
-        loss = None if labels is None else self.task_loss(logits, labels)
+        zero_logits = None
+        if window is not None:
+            logits, zero_logits = self.head(window, outputs[0], **told)
+            logits = self.watched(logits)
+        else:
+            logits = self.answer(self.watched(self.head(outputs[0][:, -1])).float())
+        loss = None
+        if labels is not None and window is not None:
+            asked = {"zero_logits": zero_logits, "zero_level": zero_level, "loss_weight": loss_weight}
+            loss = series_loss(self.config, logits, labels.reshape(logits.shape[:2]), **asked)
+        elif labels is not None:
+            loss = self.task_loss(logits, labels)
+        prediction = logits.softmax(-1) if self.config.prediction_type == "classification" else logits
+        if zero_logits is not None:
+            prediction = above_zero(logits, self.config.quantiles, zero_logits, zero_level)
         return TsfLlmPredictionOutput(
             loss=None if loss is None else self.total_loss(loss, aux_loss, llmps_loss=outputs.llmps_loss),
-            prediction=logits.softmax(-1) if kind == "classification" else logits,
+            prediction=prediction,
             logits=logits,
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
@@ -675,8 +724,16 @@ class TsfLlmForPrediction(TsfLlmHead):
             router_logits=outputs.router_logits,
             aux_loss=aux_loss,
             llmps_loss=outputs.llmps_loss,
+            zero_logits=zero_logits,
             **{CACHE: outputs.get(CACHE)},
         )
+
+    def answer(self, raw_BO: torch.Tensor) -> torch.Tensor:
+        """What the head says of the last bar -> `[B,P]` values, `[B,P,Q]` increasing quantiles, `[B,P,3]` logits."""
+        logits = raw_BO.unflatten(-1, (self.config.prediction_length, -1))
+        if self.config.prediction_type == "quantile":
+            return increasing(logits)
+        return logits.squeeze(-1) if self.config.prediction_type == "regression" else logits
 
     def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Mean squared error, pinball or cross-entropy over the known labels `[B,P]` (or `[B]` for one step)."""
@@ -711,6 +768,10 @@ class TsfLlmForCausalLM(TsfLlmHead, GenerationMixin):
     def __init__(self, config: TsfLlmConfig):
         if not config.is_causal:
             raise ValueError("is_causal=False: a language model must not see ahead; use TsfLlmForPrediction")
+        if config.patch_length is not None:
+            raise ValueError(
+                f"patch_length={config.patch_length}: the series form is a TsfLlmForPrediction's; leave it out here"
+            )
         if config.use_t2t and config.t2t_context == "window":
             raise ValueError(
                 "t2t_context='window' shows every bar the bars after it, and this model learns at every bar: use "

@@ -19,7 +19,9 @@ class Columns:
     """The columns of a table, where their names are not among the usual; a value is of plain series alone.
 
     And how cells are written, where these do not tell: dates as `dmy`, `mdy` or `ymd`, and decimals with a `point` or
-    a `comma`. And the rule by which rows of plain series become even, as `1h:mean`: see `resample`.
+    a `comma`. Plain series may have `static` covariates, columns of texts with one value per series, in the table
+    itself or in the one at `static_file`, which has a row per series. `resample` is the rule by which their rows
+    become even, as `1h:mean`: see there.
     """
 
     value: str | None = None
@@ -27,11 +29,14 @@ class Columns:
     time: str | None = None
     dates: str | None = None
     decimal: str | None = None
+    static: tuple[str, ...] = ()
+    static_file: str | None = None
     resample: str | None = None
 
     def of_bars(self) -> dict[str, str | None]:
         """Those that readers of bars take."""
-        return {name: given for name, given in asdict(self).items() if name not in ("value", "resample")}
+        of_series = ("value", "static", "static_file", "resample")
+        return {name: given for name, given in asdict(self).items() if name not in of_series}
 
 
 USUAL = Columns()

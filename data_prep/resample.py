@@ -7,7 +7,8 @@ Design choices:
   the last of the file: nothing was sold then.
 * A step that is not over where the file ends has no value yet, nor has a sum that began before the file. So a file
   that is cut earlier has the same rows, and fewer of them.
-* Covariates take the mean where the value is summed or averaged, and else what the value takes.
+* Covariates take the mean where the value is summed or averaged, and else what the value takes; texts, which are
+  static, stay.
 
 Shapes: N rows of a file, G of its steps that have rows, M rows of the result.
 """
@@ -371,12 +372,16 @@ def resample(frame: pd.DataFrame, rule: str | Rule) -> pd.DataFrame:
     code, names = pd.factorize(frame[ID])
     times = frame["timestamp"].to_numpy(dtype="datetime64[ns]")
     grid = _Grid.of(code, times, step, nearest=rule.how == "nearest")
-    covariates = [name for name in frame.columns if name not in ("timestamp", ID, VALUE)]
+    more = [name for name in frame.columns if name not in ("timestamp", ID, VALUE)]
+    covariates = [name for name in more if pd.api.types.is_numeric_dtype(frame[name])]
     beside = "mean" if rule.how == "sum" else rule.how
     columns = {VALUE: grid.of_steps(frame[VALUE].to_numpy(dtype=float), rule.how)}
     columns |= {name: grid.of_steps(frame[name].to_numpy(dtype=float), beside) for name in covariates}
     _hide_unfinished(columns, grid, step, rule, times, ~frame[VALUE].isna().to_numpy())
     even = _even(grid, columns, step, rule, names)
+    for name in more:
+        if name not in covariates:  # static ones: texts, one of each series
+            even[name] = even[ID].map(frame.groupby(ID, sort=False)[name].first())
     if (
         rule.how in ("mean", "last", "nearest")
         and even[VALUE].notna().mean() < 1 - FILLED

@@ -31,6 +31,7 @@ from .options import (
     Samples,
     Seed,
     Source,
+    Static,
     Strict,
     Ticker,
     Time,
@@ -102,7 +103,7 @@ def quickstart(
         ticker=ticker,
         out=out,
         dataset=dataset,
-        columns=Columns(value, id, time, dates, decimal, resample),
+        columns=Columns(value, id, time, dates, decimal, resample=resample),
         past_covariates=names(past_covariates) or [],
         known_covariates=names(known_covariates) or [],
         horizon=horizon,
@@ -177,6 +178,7 @@ def forecast(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    static: Static = None,
     resample: Resample = None,
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
@@ -225,7 +227,7 @@ def reconcile(
     from ..evaluation.track_record_page import print_record
     from .record import reconcile_data
 
-    columns = Columns(value, id, time, dates, decimal, resample)
+    columns = Columns(value, id, time, dates, decimal, resample=resample)
     options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "noted": head, "num_proc": num_proc}
     found, kind = reconcile_data(log, data, out, strict=strict, **options)
     print_record(found, kind)
@@ -260,6 +262,7 @@ def evaluate(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    static: Static = None,
     resample: Resample = None,
 ) -> None:
     """Score past forecasts beside the strongest baselines (GARCH, HAR on ranges, ...), with intervals and a verdict.
@@ -285,7 +288,7 @@ def evaluate(
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
     pipe.calibration(calibration, max(steps))  # refuses before the data is read
-    columns = Columns(value, id, time, dates, decimal, resample)
+    columns = Columns(value, id, time, dates, decimal, static_file=static, resample=resample)
     bars = read_for(pipe.processor, data, names(ticker), columns, strict=strict)
     report = evaluate_model(
         pipe,
@@ -418,7 +421,7 @@ def calibrate(
     from .calibrate import print_calibrated
 
     check_apart(model, data, names(market))
-    columns = Columns(value, id, time, dates, decimal, resample)
+    columns = Columns(value, id, time, dates, decimal, resample=resample)
     options = {"start": start, "end": end, "horizon": horizon, "samples": samples, "seed": seed, "strict": strict}
     options |= {"names": names(ticker), "columns": columns, "market": market_bars(market, dates, decimal)}
     print_calibrated(calibrate_folder(model, data, **options))
@@ -462,7 +465,7 @@ def explain(
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
     bars = read_for(
-        pipe.processor, data, names(ticker), Columns(value, id, time, dates, decimal, resample), strict=strict
+        pipe.processor, data, names(ticker), Columns(value, id, time, dates, decimal, resample=resample), strict=strict
     )
     options = {"most": most, "repeats": repeats, "seed": seed, "strict": strict}
     result = explain_model(

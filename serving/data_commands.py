@@ -18,6 +18,7 @@ from .options import (
     PastCovariates,
     Resample,
     Seed,
+    Static,
     Strict,
     Ticker,
     Time,
@@ -100,6 +101,20 @@ def prepare(
     resample: Resample = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
+    static: Static = None,
+    static_covariates: Annotated[
+        str | None,
+        typer.Option(help="Columns with one value per series (store), commas between; by default all of --static."),
+    ] = None,
+    series_form: Annotated[
+        bool, typer.Option("--series-form", help="For models in series form (patch_length): of steps ahead too.")
+    ] = False,
+    nonnegative: Annotated[
+        bool, typer.Option("--nonnegative", help="Plain series: no value is below zero, and no forecast either.")
+    ] = False,
+    integer: Annotated[
+        bool, typer.Option("--integer", help="Plain series: all values are whole numbers, and so are forecasts.")
+    ] = False,
     train_through: Annotated[
         str | None, typer.Option(help="Last training date; by default after 80 % of all bar times.")
     ] = None,
@@ -145,6 +160,10 @@ def prepare(
         "resample": resample,
         "past_covariates": names(past_covariates),
         "known_covariates": names(known_covariates),
+        "static": static,
+        "static_covariates": names(static_covariates),
+        "nonnegative": nonnegative,
+        "integer": integer,
         "train_through": train_through,
         "valid_through": valid_through,
         "horizon": horizon,
@@ -155,7 +174,7 @@ def prepare(
     }
     run = {"num_proc": num_proc, "refit": refit, "engine": engine, "ray_address": ray_address, "seed": seed}
     run["strict"] = strict
-    info = prepare_folder(data, out, given, **run)
+    info = prepare_folder(data, out, given, series_form=series_form, **run)
     print_prepared(info)
     typer.echo(f"{len(info['tickers'])} tickers, {len(info['features'])} features written to {out}")
 
@@ -229,7 +248,7 @@ def audit(
     count = _cuts(cuts)
     if features is not None:
         _run_feature_file(features)
-    columns = Columns(value, id, time, dates, decimal, resample)
+    columns = Columns(value, id, time, dates, decimal, resample=resample)
     if model is None:
         past, known = names(past_covariates) or [], names(known_covariates) or []
         bars = read_data(data, names(ticker), columns=columns, covariates=[*past, *known], strict=strict)

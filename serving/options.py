@@ -63,6 +63,10 @@ PastCovariates = Annotated[
 KnownCovariates = Annotated[
     str | None, typer.Option(help="Further columns that are known in advance: names or patterns; commas between.")
 ]
+Static = Annotated[
+    str | None,
+    typer.Option("--static", help="Plain series: table of static covariates, one row per series, joined by its name."),
+]
 Source = Annotated[
     str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")
 ]

@@ -67,8 +67,8 @@ def read(files: FileArguments, processor: TsfLlmProcessor) -> pd.DataFrame:
         if unknown := sorted(set(files.tickers or ()) - set(bars["ticker"])):
             raise ValueError(f"unknown ticker {', '.join(unknown)}: {files.data} does not hold it")
         return bars if files.tickers is None else bars[bars["ticker"].isin(files.tickers)]
-    cells = (files.dates, files.decimal, files.resample)
-    columns = Columns(files.value_column, files.id_column, files.time_column, *cells)
+    cells = {"dates": files.dates, "decimal": files.decimal, "resample": files.resample}
+    columns = Columns(files.value_column, files.id_column, files.time_column, **cells)
     return read_for(processor, files.data, files.tickers, columns)
 
 

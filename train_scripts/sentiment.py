@@ -9,6 +9,9 @@ AutoModelForSequenceClassification loads, with its tokenizer.
 Design choices:
 - Three parts, stratified by label: training, validation (which picks the weights) and test (which only the report
   sees). Texts that are equal but for case and blanks are one text; with two labels they are refused.
+- A training text that is nearly a validation or test text is left out, or these would test memory. `report.json` has
+  the number.
+- `--lora_r 8` trains low-rank adapters (peft) and merges them: what is saved is a classifier as any other.
 - The loss weighs classes by the inverse of their share, so that rare ones count.
 - Beside the scores stands what the commonest label of training would score. Intervals are bootstraps over test texts.
 
@@ -40,12 +43,14 @@ from ..training.sentiment import (
     LABELS,
     SentimentArguments,
     WeightedTrainer,
+    adapted,
     inverse_shares,
     predict,
     read_labelled,
     scores,
     split,
     tokenized,
+    without_near_duplicates,
 )
 from ..training.trainer import resumable
 
@@ -76,7 +81,8 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
     check_folder(training_args.output_dir, text_args.data, text_args.encoder)
     set_seed(training_args.seed)
     frame = read_labelled(text_args.data)
-    parts = split(frame, text_args.valid_share, text_args.test_share, training_args.seed)
+    whole = split(frame, text_args.valid_share, text_args.test_share, training_args.seed)
+    parts = without_near_duplicates(whole)
     tokenizer = AutoTokenizer.from_pretrained(text_args.encoder)
     model = AutoModelForSequenceClassification.from_pretrained(
         text_args.encoder,
@@ -86,6 +92,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
         ignore_mismatched_sizes=True,
         dtype=torch.float32,
     )
+    model = adapted(model, training_args.lora_r) if training_args.lora_r else model
     max_tokens = min(text_args.max_tokens, getattr(model.config, "max_position_embeddings", text_args.max_tokens))
     train, valid, test = (tokenized(parts[name], tokenizer, max_tokens) for name in ("train", "valid", "test"))
     stops = training_args.early_stopping_patience and training_args.load_best_model_at_end
@@ -101,6 +108,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
     )
     with resumable(trainer, training_args) as checkpoint:
         trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.model = trainer.model.merge_and_unload() if training_args.lora_r else trainer.model
         trainer.save_model()
     (Path(training_args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle; report.json says it all
     truth = parts["test"]["label"].to_numpy()
@@ -110,7 +118,9 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
         "encoder": Path(text_args.encoder).name,
         "data": Path(text_args.data).name,
         "texts": {name: part["label"].value_counts().to_dict() for name, part in parts.items()},
+        "near_duplicates_left_out": {name: len(whole[name]) - len(part) for name, part in parts.items()},
         "seed": training_args.seed,
+        "lora_r": training_args.lora_r,
         "steps": trainer.state.global_step,
         "valid_loss": trainer.evaluate()["eval_loss"],
         "test": scores(truth, predict(trainer, test), seed=training_args.seed),
