@@ -52,6 +52,7 @@ TWICE = (
     "offset"
 )
 CLEAN = ", as tsf-llm clean does"  # with bars
+RESAMPLE = ", or add --resample mean (or sum, last), which makes even rows of plain series"
 LEADS = (1, 2, 3, 4, 5, 6, 7)  # rows ahead at which a known covariate is read
 LISTED = 20  # skipped series that a warning names
 
@@ -225,17 +226,21 @@ def named_columns(wanted: Sequence[str], columns: Iterable[str], taken: Iterable
     return list(chosen)
 
 
-def covariate_columns(past: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, int]]:
+def covariate_columns(
+    past: Sequence[str], known: Sequence[str], leads: Sequence[int] = LEADS
+) -> dict[str, tuple[str, int]]:
     """Feature -> its column, and how many rows ahead this is read: past ones as they are, known ones also as they
     will be. The processor scales them as any feature.
     """
     columns = {f"past:{name}": (name, 0) for name in past} | {f"known:{name}": (name, 0) for name in known}
-    return columns | {f"known:{name}+{ahead}": (name, ahead) for name in known for ahead in LEADS}
+    return columns | {f"known:{name}+{ahead}": (name, ahead) for name in known for ahead in leads}
 
 
-def covariate_features(frame: pd.DataFrame, past: Sequence[str], known: Sequence[str]) -> pd.DataFrame:
+def covariate_features(
+    frame: pd.DataFrame, past: Sequence[str], known: Sequence[str], leads: Sequence[int] = LEADS
+) -> pd.DataFrame:
     """The features of `covariate_columns`, float64 `[N,F]`, NaN where unknown."""
-    features = {name: frame[column].shift(-k) for name, (column, k) in covariate_columns(past, known).items()}
+    features = {name: frame[column].shift(-k) for name, (column, k) in covariate_columns(past, known, leads).items()}
     return pd.DataFrame(features, index=frame.index, dtype=float)
 
 
@@ -276,12 +281,13 @@ class CheckedBars(dict[str, pd.DataFrame]):
     def __init__(self, frames: Mapping[str, pd.DataFrame] | None = None, *, strict: bool = False):
         super().__init__(frames or {})
         self.skipped: dict[str, str] = {}
+        self.static: dict[str, dict[str, str]] = {}  # by series its static covariates as texts, empty where unknown
         self.strict, self._told = strict, set[str]()
 
     def like(self, frames: Mapping[str, pd.DataFrame]) -> "CheckedBars":
         """Other frames with this record, which both go on to write."""
         other = CheckedBars(frames, strict=self.strict)
-        other.skipped, other._told = self.skipped, self._told
+        other.skipped, other._told, other.static = self.skipped, self._told, self.static
         return other
 
     def take_over(self, skipped: Mapping[str, str]) -> None:
@@ -546,13 +552,13 @@ def _refuse_rows(
             more = f" (and {count - 1} more)" if count > 1 else ""
             raise ValueError(f"{ticker}, row {row}, {day}{more}: {what}; {remedy}")
 
-    clean = CLEAN if kind is OHLCV else ""
+    clean, even = (CLEAN, "") if kind is OHLCV else ("", RESAMPLE)
     refuse(np.isnat(times), "timestamp is empty", f"drop the row{clean}, or give its date")
     if (times[1:] <= times[:-1]).any():
-        again = None if repeated_hour(pd.Series(times)) is None else TWICE
+        again = None if repeated_hour(pd.Series(times)) is None else TWICE + even
         backwards, repeated = (np.append(False, one) for one in (times[1:] < times[:-1], times[1:] == times[:-1]))
-        refuse(backwards, "timestamp goes backwards", again or f"sort the bars by timestamp{clean}")
-        refuse(repeated, "timestamp is repeated", again or f"keep one bar per timestamp{clean}")
+        refuse(backwards, "timestamp goes backwards", again or f"sort the bars by timestamp{clean}{even}")
+        refuse(repeated, "timestamp is repeated", again or f"keep one bar per timestamp{clean}{even}")
     infinite = np.logical_or.reduce([np.isinf(values) for values in columns.values()])
     refuse(infinite, "infinite value", f"replace it by NaN{clean}, or the true number")
     for wrong, what, remedy in kind.refusals:
@@ -651,5 +657,6 @@ def bars_through(bars: Bars, through: Any, kind: Kind = OHLCV, covariates: Seque
         if inside[kind.value].notna().sum() >= MIN_BARS:
             frames[ticker] = inside
     if not frames:
-        raise ValueError(f"no ticker has {MIN_BARS} bars up to {through}: give more history or a later fence")
+        upto = "" if through is None else f" up to {through}"
+        raise ValueError(f"no ticker has {MIN_BARS} bars{upto}: give more history or a later fence")
     return tickers.like(frames)

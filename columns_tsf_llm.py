@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from .bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Bars, CheckedBars, Kind, kind_of, may_hold
+from .bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Bars, CheckedBars, Kind, kind_of, may_hold, tell_skipped
 from .cells_tsf_llm import NumberFormat, read_numbers, stripped
 
 logger = logging.get_logger(__name__)
@@ -58,7 +58,20 @@ RAW_ALIASES = {
     "source": ("source", "vendor", "provider"),
 }
 SERIES_ALIASES = {
-    "timestamp": (*ALIASES["timestamp"], "ds", "observationdate"),
+    "timestamp": (
+        *(
+            *ALIASES["timestamp"],
+            "ds",
+            "observationdate",
+            "period",
+            "datum",
+            "fecha",
+            "week",
+            "month",
+            "quarter",
+            "year",
+        ),
+    ),
     "series_id": ("seriesid", "uniqueid", "series", "itemid", "id", "ticker", "symbol", "tic", "T"),
     "value": ("value", "y", "target"),
 }
@@ -550,6 +563,77 @@ def _with_key(frame: pd.DataFrame, id: str) -> pd.DataFrame:
     if (empty := (names == "").to_numpy()).any():
         raise ValueError(f"row {empty.argmax()}: {id} is empty; give every row its {id}")
     return frame.assign(**{id: names})
+
+
+# --- static covariates -----------------------------------------------------------------------------------------------
+
+
+def with_static_of(tickers: CheckedBars, bars: Bars, names: Sequence[str]) -> CheckedBars:
+    """Checked bars with the static covariates that their series have in `bars`: a series that has two is skipped.
+
+    `series_id` is the name of the series itself.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    if not names:
+        return tickers
+    frames = [bars] if isinstance(bars, pd.DataFrame) else list(bars)
+    for number, frame in enumerate(frames):
+        lone = "series" if len(frames) == 1 else f"series_{number}"
+        ids = frame[UNIVARIATE.id].astype(str) if UNIVARIATE.id in frame else pd.Series(lone, frame.index)
+        told = {one: dict.fromkeys(names, "") for one in ids.unique()}
+        for name in names:
+            cells = ids if name == UNIVARIATE.id else frame.get(name)
+            if not isinstance(cells, pd.Series):
+                raise ValueError(
+                    f"the data has no one column '{name}', a static covariate of this model: add it, or name a table "
+                    "with it (--static FILE; in Python join_static)"
+                )
+            pairs = pd.DataFrame({"id": ids.to_numpy(), "cell": cells.to_numpy()}).drop_duplicates()
+            pairs["cell"] = key_texts(pairs["cell"])
+            for one, cell in pairs[pairs["cell"] != ""].itertuples(index=False):
+                if told[one][name] not in ("", cell):
+                    tickers.skip(
+                        one, f"{one}: static covariate '{name}' is {told[one][name]} and {cell}; give one value"
+                    )
+                told[one][name] = cell
+        tickers.static.update(told)
+    return tickers.settle()
+
+
+def join_static(
+    bars: pd.DataFrame, table: pd.DataFrame, names: Sequence[str] | None = None, *, strict: bool = False
+) -> pd.DataFrame:
+    """Plain series with static covariates out of a table with one row per series: those named, by default all.
+
+    Series without a row in it are left out: a warning names them, and so does `attrs["skipped"]`.
+
+    Raises:
+        ValueError: the table has no column of names, a series twice, or not these columns; or no series of the bars,
+            or, if `strict`, not all.
+    """
+    id = find_columns(table, {UNIVARIATE.id: SERIES_ALIASES[UNIVARIATE.id]}, "the static table").get(UNIVARIATE.id)
+    if id is None:
+        raise ValueError(f"the static table has no column {UNIVARIATE.id}; found: {listed(table)}.")
+    names = [name for name in (names or table.columns) if name not in (id, UNIVARIATE.id)]
+    check_columns(table, "the static table", names)
+    ids = key_texts(table[id])
+    if (again := ids[ids.duplicated()]).size:
+        raise ValueError(f"the static table has two rows for {again.iloc[0]}; keep one.")
+    rows = table[names].set_axis(ids)
+    known = bars[UNIVARIATE.id].isin(rows.index)
+    missing = bars.loc[~known, UNIVARIATE.id].unique()
+    told = {name: f"{name}: the static table has no row for it; add one" for name in missing}
+    if told and (strict or not known.any()):
+        more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+        raise ValueError(f"{next(iter(told.values()))}{more}.")
+    tell_skipped([*told.values()])
+    skipped = {**bars.attrs.get("skipped", {}), **told}
+    bars = bars[known].reset_index(drop=True)
+    bars = bars.assign(**{name: bars[UNIVARIATE.id].map(rows[name]) for name in names})
+    bars.attrs["skipped"] = skipped
+    return bars
 
 
 def _adjusted(frame: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ Shapes: N bars of one ticker, B windows, T bars of a window, F features, P steps
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
@@ -28,8 +28,18 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import logging
 
+from .ahead_tsf_llm import (
+    check_ahead,
+    check_series_form,
+    fit_ahead,
+    nearest_possible,
+    num_ahead,
+    refuse_inadmissible,
+    told_ahead,
+)
 from .bars_tsf_llm import (
     KINDS,
+    LEADS,
     LISTED,
     MIN_BARS,
     OHLCV,
@@ -53,7 +63,7 @@ from .bars_tsf_llm import (
     volatility_bars,
 )
 from .calendars_tsf_llm import bar_spacing, check_calendar
-from .columns_tsf_llm import given_bars
+from .columns_tsf_llm import given_bars, with_static_of
 from .indicators_tsf_llm import FEATURES, READERS, feature_names, features_of, market_parts
 from .jumps_tsf_llm import YEAR, jump_report, jumps, lately
 from .market_tsf_llm import MARKET_COLUMNS, PARTS, beside, market_state, parts_of
@@ -98,6 +108,8 @@ class EncodedSeries:
     calm: np.ndarray | None = None  # float64 [N], what a forecast takes for it; `sigma` itself where this is None
     ohlc: np.ndarray | None = None  # float64 [N,4], open, high, low, close; None for a plain series
     volume: np.ndarray | None = None  # float64 [N], NaN where unknown; None for a plain series
+    known: np.ndarray | None = None  # float32 [N,C+J], for the series form: see `Ahead`
+    static: np.ndarray | None = None  # int32 [N,K], codes of its categories, the same in all rows
 
     def standard_return(self) -> np.ndarray:
         """log_return[t] / sigma[t-1], `[N]`; NaN where either is unknown."""
@@ -151,6 +163,8 @@ def _check_fitted(fitted: Any) -> None:
     for name in ("names", "past_covariates", "known_covariates"):
         if not _are_texts(fitted.get(name)):
             raise ValueError(broken.format(f"{name} is no list of names"))
+    if fitted.get("ahead") is not None:
+        check_ahead(fitted["ahead"])
     if not isinstance(fitted.get("seasons"), list | tuple | None) or any(
         not isinstance(rows, int) or rows < 1 for rows in fitted.get("seasons") or ()
     ):
@@ -203,6 +217,11 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             as `text_*`, which stand for the columns that `fit` finds.
         known_covariates: further columns that are known in advance (price list, holiday): read up to 7 rows ahead.
         seasons: of a plain series: rows per cycle, best first; if none are given, `fit` finds them.
+        steps_ahead: of a plain series, for a model in series form: how many steps its further inputs tell of, see
+            `ahead_tsf_llm`. Known covariates are then told of each step, and are features of their own row alone.
+        static_covariates: for such a model, columns with one value per series (store, item); `series_id` is one too.
+        nonnegative, integer: a plain series has no value below zero, or whole ones alone, and so do its forecasts; the
+            fit refuses other values.
         calendar: exchange whose sessions date a forecast, a name of exchange_calendars such as "XNYS" or "24/7". By
             default New York's where a year of daily bars proves it, else the rhythm of the past bars.
         fitted: what `fit` found; it sets this. The properties of the same names read it.
@@ -228,6 +247,10 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         seasons: Sequence[int] | None = None,
         calendar: str | None = None,
         fitted: dict[str, Any] | None = None,
+        steps_ahead: int | None = None,
+        static_covariates: Sequence[str] = (),
+        nonnegative: bool = False,
+        integer: bool = False,
         **kwargs: Any,
     ):
         if kwargs.pop("feature_set", "default") != "default":
@@ -243,6 +266,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"sigma_cap={sigma_cap}: must be above 0, e.g. {SIGMA_CAP}, or None for no cap")
         if kind != "univariate" and seasons:
             raise ValueError(f"seasons go with kind='univariate', not {kind!r}")
+        check_series_form(kind, steps_ahead, static_covariates, nonnegative=nonnegative, integer=integer)
+        self.steps_ahead, self.static_covariates = steps_ahead, list(static_covariates)
+        self.nonnegative, self.integer = nonnegative, integer
         if taken := {"timestamp", KINDS[kind].id, *KINDS[kind].columns} & {*past_covariates, *known_covariates}:
             raise ValueError(f"{sorted(taken)} cannot be covariates: every feature is made of them already")
         self.kind, self.scaling, self.per_ticker, self.clip = kind, scaling, per_ticker, clip
@@ -286,6 +312,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     bar_seconds: float | None = learned("bar_seconds")
     fitted_through: str | None = learned("fitted_through")  # the fence: no later bar shaped the fit
     fitted_with_market: list[str] | bool | None = learned("fitted_with_market")  # parts; True: saved before these
+    ahead: dict[str, Any] | None = learned("ahead")  # of the series form: waves, scalers, vocabularies
 
     @property
     def names(self) -> list[str]:
@@ -295,6 +322,32 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     @property
     def covariates(self) -> list[str]:
         return [*self.past_covariates, *self.known_covariates]
+
+    @property
+    def leads(self) -> Sequence[int]:
+        """Rows ahead at which known covariates are features: in series form none, for each step is told its own."""
+        return LEADS if self.steps_ahead is None else ()
+
+    def series_fields(self) -> dict[str, Any]:
+        """The fields of a config that the inputs of the series form decide; none of another form."""
+        if self.ahead is None:
+            return {}
+        sizes = [len(values) + 1 for values in self.ahead["vocabularies"].values()]
+        return {
+            "context_length": self.context_length,
+            "num_seasons": len(self.seasons or ()),
+            "num_ahead_features": num_ahead(self.ahead["waves"], len(self.ahead["center"])),
+            "static_cardinalities": sizes or None,
+        }
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the series cannot have every value."""
+        return self.nonnegative or self.integer
+
+    def admissible(self, values: np.ndarray) -> np.ndarray:
+        """The nearest values that the series can have."""
+        return nearest_possible(values, nonnegative=self.nonnegative, integer=self.integer)
 
     @property
     def series_kind(self) -> Kind:
@@ -313,9 +366,9 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
 
     def _names(self) -> list[str]:
         """As given, covariates by the names that they have now; or those of the groups, then covariates."""
-        covariates = covariate_columns(self.past_covariates, self.known_covariates)
+        covariates = covariate_columns(self.past_covariates, self.known_covariates, self.leads)
         if self.given["names"] is not None:
-            as_given = covariate_columns(self.given["past_covariates"], self.given["known_covariates"])
+            as_given = covariate_columns(self.given["past_covariates"], self.given["known_covariates"], self.leads)
             if as_given.keys() == covariates.keys():
                 return self.given["names"]
             return [name for name in self.given["names"] if name not in as_given] + list(covariates)
@@ -336,7 +389,11 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """
         bars = self._given(bars)
         past, known = self._covariates_of(bars)
-        return split_tickers(bars, self.series_kind, [*past, *known], strict=strict)
+        return self._split(bars, [*past, *known], strict=strict)
+
+    def _split(self, bars: Bars, covariates: Sequence[str], *, strict: bool) -> CheckedBars:
+        tickers = split_tickers(bars, self.series_kind, covariates, strict=strict)
+        return tickers if tickers is bars else with_static_of(tickers, bars, self.static_covariates)
 
     def check_known(self, bars: Bars, *, strict: bool = False) -> CheckedBars:
         """`check` for `encode`: the covariates are those of the fit, and unknown where market bars bring none."""
@@ -345,11 +402,12 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         given = self._given(bars)
         frames = [given] if isinstance(given, pd.DataFrame) else list(given)
         frames = [self.with_unknown_covariates(frame) for frame in frames]
-        return split_tickers(frames, self.series_kind, self.covariates, strict=strict)
+        return self._split(frames, self.covariates, strict=strict)
 
     def _given(self, bars: Bars) -> Bars:
         """With our names of columns, see `given_bars`; a covariate keeps its own."""
-        return given_bars(bars, self.series_kind, [*self.given["past_covariates"], *self.given["known_covariates"]])
+        own = [*self.given["past_covariates"], *self.given["known_covariates"], *self.static_covariates]
+        return given_bars(bars, self.series_kind, [name for name in own if name != self.series_kind.id])
 
     def _covariates_of(self, bars: Bars) -> tuple[list[str], list[str]]:
         return named_covariates(bars, self.given["past_covariates"], self.given["known_covariates"], self.series_kind)
@@ -431,9 +489,10 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     def _check_spacing(self, name: str, timestamps: np.ndarray, fitted: float | None = None) -> None:
         spacing, fitted = bar_spacing(timestamps), fitted or self.bar_seconds
         if fitted is None or not 0.5 < spacing / fitted < 2:
+            remedy = "resample the bars" if self.series_kind is OHLCV else "bring all to one step (--resample 1d:mean)"
             raise ValueError(
                 f"{name}: a bar every {pd.Timedelta(seconds=spacing)}, the processor was fitted on "
-                f"{pd.Timedelta(seconds=fitted)}: resample the bars, or train a model on such"
+                f"{pd.Timedelta(seconds=fitted)}: {remedy}, or train a model on such"
             )
 
     def _skip_short(self, tickers: CheckedBars, as_of: Any = None) -> None:
@@ -541,6 +600,10 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if self.series_kind is UNIVARIATE and self.seasons is None:
             values = [frame["value"].to_numpy() for frame in frames.values()]
             self.fitted["seasons"] = choose_seasons(values, candidate_seasons(np.concatenate(times), spacing))
+        refuse_inadmissible(frames, nonnegative=self.nonnegative, integer=self.integer)
+        if self.steps_ahead is not None:
+            options: dict[str, Any] = {"static": self.static_covariates, "known": known, "spacing": spacing}
+            self.fitted["ahead"] = fit_ahead(frames, **options, scaler=lambda x: center_and_scale(x, self.scaling))
         self.fitted["names"] = self._names()
         self.feature_size = len(self.names)
         state = self.state_of_market(market)
@@ -557,7 +620,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
 
         A row reads none behind it, but for known covariates: what they are after the end must shape no scaler."""
         raw_NF = raw_NF[: len(bars)]
-        ahead = covariate_features(bars, (), self.known_covariates)
+        ahead = covariate_features(bars, (), self.known_covariates, self.leads)
         if places := [i for i, name in enumerate(self.names) if name in ahead]:
             raw_NF = raw_NF.copy()
             raw_NF[:, places] = ahead[[self.names[i] for i in places]]
@@ -575,7 +638,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         fitted = {ticker: center_and_scale(values, self.scaling) for ticker, values in each.items()}
         by_column = zip(*(part.T for part in parts.values()), strict=True)
         pooled = [center_and_scale(np.concatenate(column)[:, None], self.scaling) for column in by_column]
-        fitted["*"] = np.concatenate([c for c, _ in pooled]), np.concatenate([s for _, s in pooled])
+        empty = [(np.empty(0), np.empty(0))]  # a model in series form may have no features
+        fitted["*"] = tuple(np.concatenate(part) for part in zip(*(pooled or empty), strict=True))
         return {t: c.tolist() for t, (c, _) in fitted.items()}, {t: s.tolist() for t, (_, s) in fitted.items()}
 
     # --- encode
@@ -593,7 +657,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         self, tickers: Mapping[str, pd.DataFrame | BarArrays], markets: Markets, starts: Mapping[str, int]
     ) -> tuple[dict[str, np.ndarray], dict[str, FeatureError]]:
         """`raw_features` of each ticker, float64 `[N - start,F]`, or what went wrong."""
-        covariates = covariate_columns(self.past_covariates, self.known_covariates)
+        covariates = covariate_columns(self.past_covariates, self.known_covariates, self.leads)
         names, errors = [name for name in self.names if name not in covariates], dict[str, FeatureError]()
         if self.series_kind is UNIVARIATE:
             table, sigma = series_table(self.seasons or ()), (self.sigma_decay, self.sigma_floor, self.sigma_cap)
@@ -607,7 +671,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
 
     def _beside_covariates(self, raw_NF: np.ndarray, bars: pd.DataFrame, start: int) -> np.ndarray:
         """All features in their order, of those that are no covariates."""
-        covariates = covariate_features(bars, self.past_covariates, self.known_covariates).iloc[start:]
+        covariates = covariate_features(bars, self.past_covariates, self.known_covariates, self.leads).iloc[start:]
         joined = np.empty((len(raw_NF), len(self.names)))
         joined[:, [i for i, name in enumerate(self.names) if name not in covariates]] = raw_NF
         places = [i for i, name in enumerate(self.names) if name in covariates]
@@ -672,6 +736,15 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
 
     def check_head(self, prediction_type: str | None, prediction_length: int) -> None:
         """Raises ValueError for a head that these inputs do not go with; a causal LM has no `prediction_type`."""
+        if self.steps_ahead is None:
+            return
+        if prediction_type not in ("regression", "quantile"):
+            what = prediction_type or "causal_lm"
+            raise ValueError(f"{what}: the series form answers numbers; choose the head quantile or regression")
+        if prediction_length != self.steps_ahead:
+            raise ValueError(
+                f"horizon={prediction_length}, but the processor tells of {self.steps_ahead} steps: use that horizon"
+            )
 
     def encode(
         self,
@@ -762,10 +835,14 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
                 encoded.append(self._with_features(newest, raw))
         return encoded
 
-    def _series(self, tickers: Mapping[str, pd.DataFrame]) -> dict[str, EncodedSeries]:
+    def _series(self, tickers: CheckedBars) -> dict[str, EncodedSeries]:
         """All that is known of each ticker but its features, which are zero."""
         moves = self._moves(tickers)
-        return {ticker: self._one_series(ticker, frame, *moves[ticker]) for ticker, frame in tickers.items()}
+        series = {ticker: self._one_series(ticker, frame, *moves[ticker]) for ticker, frame in tickers.items()}
+        if self.ahead is None:
+            return series
+        options: dict[str, Any] = {"covariates": self.known_covariates, "clip": self.clip}
+        return {name: replace(one, **told_ahead(name, tickers, self.ahead, **options)) for name, one in series.items()}
 
     def _one_series(
         self,

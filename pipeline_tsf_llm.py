@@ -47,6 +47,7 @@ logger = logging.get_logger(__name__)
 TASK = "time-series-forecasting"
 ROWS_AT_ONCE = 2048  # paths decoded together: bounds memory, not results
 LAWS_AT_ONCE = 256  # windows read together
+SERIES_INPUTS = ("past_target", "season_values", "ahead_values", "static_ids", "zero_level")
 MOST_STEPS = 100_000  # ahead
 ALIASES = {"prediction_length": "horizon", "num_samples": "samples"}  # as Chronos and transformers call them -> ours
 COLUMN_NAMES = ("id_column", "timestamp_column", "target_column")
@@ -111,6 +112,13 @@ class TsfLlmPipeline(Pipeline):
             )
         prediction_type = None if model.can_generate() else model.config.prediction_type
         processor.feature_extractor.check_head(prediction_type, model.config.prediction_length)
+        told = processor.feature_extractor.series_fields()
+        if (model.config.patch_length is not None) != bool(told) or any(
+            getattr(model.config, name) != value for name, value in told.items()
+        ):
+            raise ValueError(
+                "model and processor differ in what they know of the steps ahead: load both from one folder"
+            )
         self.model.eval()
 
     def __call__(self, bars: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -127,7 +135,7 @@ class TsfLlmPipeline(Pipeline):
                     raise ValueError(f"{name} and {alias} are two names of one thing: give one of them")
                 kwargs[name] = kwargs.pop(alias)
         forward_names = {"horizon", "samples", "seed", "calibration"}
-        steps = [{"as_of", "market", "strict"}, forward_names, {"quantile_levels", "calendar"}]
+        steps = [{"as_of", "market", "strict", "horizon"}, forward_names, {"quantile_levels", "calendar"}]
         if unknown := sorted(kwargs.keys() - set().union(*steps) - {*COLUMN_NAMES}):
             known = sorted(set().union(*steps) | {*COLUMN_NAMES})
             raise ValueError(f"unknown argument(s) {unknown}: use {', '.join(known)}")
@@ -152,9 +160,11 @@ class TsfLlmPipeline(Pipeline):
         market: Any = None,
         strict: bool = False,
         joint: bool = False,
+        horizon: int | None = None,
         **columns: str,
     ) -> Any:
-        batch = self.processor(self._renamed(bars, columns), as_of=as_of, market=market, strict=strict, joint=joint)
+        options: dict[str, Any] = {"as_of": as_of, "market": market, "strict": strict, "joint": joint}
+        batch = self.processor(self._renamed(bars, columns), **options, horizon=horizon)
         cutoff = self.model.config.trained_through
         if cutoff is not None and min(batch["origin"]) <= day_end(cutoff):
             logger.warning_once(
@@ -182,8 +192,8 @@ class TsfLlmPipeline(Pipeline):
         """`laws` are those of the horizon, where a caller that joins batches has them already."""
         horizon = horizon or self.reach
         calibrated = self.calibration(calibration, horizon)
-        if not self.samples_paths:
-            return {"batch": batch, "prediction": self.predict_head(batch, horizon)}
+        if not self.model.can_generate():
+            return self._answer_of_head(batch, horizon, samples, calibrated)
         answer: dict[str, Any] = {"batch": batch}
         if horizon > self.law_reach:
             if self.law_reach:
@@ -195,6 +205,19 @@ class TsfLlmPipeline(Pipeline):
             answer["paths"], laws = paths if calibrated is None else calibrated(paths), laws or own_laws
         answer["laws"] = calibrated_laws(self.laws(batch, horizon) if laws is None else laws, calibrated)
         return answer
+
+    def _answer_of_head(
+        self, batch: BatchFeature, horizon: int, samples: int, calibrated: Calibration | None
+    ) -> dict[str, Any]:
+        """With `p_zero` `[B,P]` where the model gives zero a probability of its own."""
+        if self.samples_paths:
+            self.check_size(len(batch["ticker"]), batch["past_values"].shape[1], horizon=horizon, samples=samples)
+        prediction, p_zero = self._head(batch, horizon)
+        answer: dict[str, Any] = {"batch": batch} | ({} if p_zero is None else {"p_zero": p_zero})
+        if not self.samples_paths:
+            return answer | {"prediction": prediction}
+        paths = self._spread_quantiles(prediction, batch, samples)
+        return answer | {"paths": paths if calibrated is None else calibrated(paths), "laws": []}
 
     def calibration(self, choice: str, horizon: int) -> Calibration | None:
         """What moves and widens the laws of the steps, if any; see `calibration` of a call.
@@ -266,6 +289,8 @@ class TsfLlmPipeline(Pipeline):
 
     def _frame(self, outputs: dict[str, Any], quantile_levels: Sequence[float], calendar: str | None) -> pd.DataFrame:
         frame = self._prices(outputs, quantile_levels, calendar)
+        if "p_zero" in outputs:
+            frame["p_zero"] = outputs["p_zero"].ravel()
         frame.attrs["skipped"] = outputs["batch"]["skipped"]
         return frame
 
@@ -466,9 +491,13 @@ class TsfLlmPipeline(Pipeline):
             )
         return suppressed
 
-    @torch.inference_mode()
     def predict_head(self, batch: Any, horizon: int) -> np.ndarray:
         """The head's answer for `horizon` steps: cumulative log returns `[B,P]`, `[B,P,Q]`, or classes `[B,P,3]`."""
+        return self._head(batch, horizon)[0]
+
+    @torch.inference_mode()
+    def _head(self, batch: Any, horizon: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """`predict_head`, and the probability of zero `[B,P]` where the model has one."""
         one_target = self.processor.feature_extractor.reach is not None
         if horizon > self.reach:
             raise ValueError(
@@ -477,14 +506,21 @@ class TsfLlmPipeline(Pipeline):
             )
         if one_target and horizon < self.reach:
             raise ValueError(f"horizon={horizon}, but the original's weights know {self.reach} bars ahead alone")
-        inputs = {key: batch[key].to(self.model.device) for key in ("past_values", "attention_mask")}
-        prediction = (
-            self.model(**inputs, **_adapters_of(batch)).prediction[:, :horizon].float().cpu().numpy().astype(float)
-        )
+        if self.model.config.patch_length is None:
+            parts = [self._read(batch)]
+        else:  # windows are long
+            parts = [self._read(rows) for rows in self._chunks(batch, LAWS_AT_ONCE, "windows")]
+        prediction = torch.cat([one.prediction[:, :horizon] for one in parts]).float().cpu().numpy().astype(float)
+        logits = [one.zero_logits[:, :horizon] for one in parts if one.zero_logits is not None]
+        p_zero = torch.cat(logits).double().sigmoid().cpu().numpy() if logits else None
         if self.model.config.prediction_type == "classification":
-            return prediction
+            return prediction, p_zero
         log_returns = self.processor.log_returns(prediction, batch)
-        return log_returns * np.arange(1, horizon + 1) / horizon if one_target else log_returns
+        return log_returns * np.arange(1, horizon + 1) / horizon if one_target else log_returns, p_zero
+
+    def _read(self, batch: Any) -> Any:
+        names = [name for name in ("past_values", "attention_mask", *SERIES_INPUTS) if name in batch]
+        return self.model(**{name: batch[name].to(self.model.device) for name in names}, **_adapters_of(batch))
 
     def _spread_quantiles(self, quantiles_BPQ: np.ndarray, batch: Any, samples: int) -> np.ndarray:
         """Quantiles `[B,P,Q]` -> `K` evenly spaced ones `[B,K,P]`, linear in the normal score and beyond its ends.

@@ -24,6 +24,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
+from .ahead_tsf_llm import Ahead
 from .audit_tsf_llm import audit_features
 from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
 from .calendars_tsf_llm import next_timestamps, recent_times
@@ -34,7 +35,7 @@ from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, s
 from .laws_tsf_llm import PiecewiseLaw, horizon_returns
 from .original_features_tsf_llm import OriginalFeatureExtractor
 from .tokenization_tsf_llm import TsfLlmTokenizer
-from .training_examples_tsf_llm import HEADS, Head, dataset_of, examples
+from .training_examples_tsf_llm import HEADS, Head, dataset_of, examples, lazy_dataset
 
 HORIZONS = (1, 5, 20)  # bars ahead whose law a causal model names where none are given; the first is its next token
 logger = logging.get_logger(__name__)
@@ -191,7 +192,8 @@ class TsfLlmProcessor(ProcessorMixin):
 
         Args:
             head: `causal_lm`, or the `prediction_type` of a TsfLlmForPrediction, which decides the labels.
-            stride: bars between windows of a ticker; by default `horizon`. All windows lie in memory.
+            stride: bars between windows of a ticker; by default `horizon`. All windows lie in memory, but for those of
+                the series form (`steps_ahead`), which are cut when they are read, and whose horizon is its own.
 
         Raises:
             ImportError: datasets is not installed.
@@ -202,11 +204,14 @@ class TsfLlmProcessor(ProcessorMixin):
             raise ValueError(f"horizon={horizon}, stride={stride}, head={head!r}: give 1 or more, and one of {HEADS}")
         if self.feature_extractor.reach is not None:
             raise ValueError("the original has a target of its own: train its weights on its .npz sequences")
+        self.feature_extractor.check_head(None if head == "causal_lm" else head, horizon)
         if after is not None and through is not None and day_end(after) >= day_end(through):
             raise ValueError(f"after={after} does not lie before through={through}: no label lies between them")
         length = self.feature_extractor.context_length
         options: dict[str, Any] = {"context_length": length, "horizon": horizon, "stride": stride, "head": head}
         encoded = self.encode(bars, through, market=market)
+        if self.feature_extractor.steps_ahead is not None:
+            return lazy_dataset(encoded, self.feature_extractor, stride=stride, after=after, through=through)
         parts = [examples(one, self.tokenizer, **options, kind=self.kind, after=after) for one in encoded]
         if not (found := [part for part in parts if part is not None]):
             raise ValueError(
@@ -224,13 +229,18 @@ class TsfLlmProcessor(ProcessorMixin):
         market: Bars | None = None,
         strict: bool = False,
         joint: bool = False,
+        horizon: int | None = None,
     ) -> BatchFeature:
         """The last window of every ticker, up to and including `as_of`, beside the market as of then.
+
+        In series form a series whose known covariates are unknown for one of the next `horizon` steps, by default all,
+        is skipped.
 
         Returns:
             `past_values [B,T,F]`, `attention_mask [B,T]`, `input_ids [B,T]` (bar placeholders) for the model, and
             `scale [B]` (sigma at the origin), `last_close [B]`, `mean_volume [B]` (NaN where none is known), `ticker`,
             `origin`, `bar_times` (lists) for `decode`;
+            in series form also what `Ahead.inputs` tells of the steps ahead;
             `skipped`: ticker -> why it has no window, which a warning says too. If `joint`, `loading [B]` too: sampled
             paths of tickers that share an origin then move together, see `dependence_tsf_llm`.
 
@@ -249,11 +259,30 @@ class TsfLlmProcessor(ProcessorMixin):
                     "never changed: give more history",
                 )
         answered = [(series, series.origins()[-1:]) for series in encoded if series.ticker not in tickers.skipped]
+        if self.feature_extractor.ahead is not None and answered:
+            answered = self._told_of_all_steps(answered, tickers, horizon)
         refuse_if_none_left(answered, tickers.skipped)
         batch = self.batch(answered, return_tensors=return_tensors, loading=loadings(answered) if joint else None)
         tickers.settle()
         batch["skipped"] = dict(tickers.skipped)
         return batch
+
+    def _told_of_all_steps(
+        self, answered: list[tuple[EncodedSeries, np.ndarray]], tickers: CheckedBars, horizon: int | None
+    ) -> list[tuple[EncodedSeries, np.ndarray]]:
+        """Those whose known covariates are known for all steps; the others are skipped."""
+        features = self.feature_extractor
+        steps = min(horizon or features.steps_ahead or 1, features.steps_ahead or 1)
+        ahead, origins = Ahead.of_requests(answered, features)
+        told = ahead.steps_known(origins) >= steps
+        for (series, _), known in zip(answered, ahead.steps_known(origins), strict=True):
+            if known < steps:
+                tickers.skip(
+                    series.ticker,
+                    f"{series.ticker}: {', '.join(features.known_covariates)} must be known {steps} steps ahead, and "
+                    f"step {known + 1} is not: give the rows to come, with these and without a value",
+                )
+        return [one for one, is_told in zip(answered, told, strict=True) if is_told]
 
     def batch(
         self,
@@ -280,6 +309,9 @@ class TsfLlmProcessor(ProcessorMixin):
         arrays["mean_volume"] = np.concatenate(
             [mean_volume(volume)[origins] for volume, (_, origins) in zip(traded, requests, strict=True)]
         )
+        if self.feature_extractor.ahead is not None:
+            ahead, origins = Ahead.of_requests(requests, self.feature_extractor)
+            arrays |= ahead.inputs(origins, arrays["attention_mask"] > 0, arrays["scale"])
         if loading is not None:
             arrays["loading"] = loading
         batch = BatchFeature(arrays, tensor_type=return_tensors)
@@ -324,7 +356,9 @@ class TsfLlmProcessor(ProcessorMixin):
         default the processor's own, dates the steps; see `next_timestamps`.
         """
         last_close = np.asarray(batch["last_close"], dtype=float)[:, None, None]
-        prices_BKP = self.kind.level(last_close, cumulative)
+        prices_BKP = self.feature_extractor.admissible(self.kind.level(last_close, cumulative))
+        if self.feature_extractor.is_bounded:
+            cumulative = prices_BKP - last_close
         frame = self._empty_forecast(batch, cumulative.shape[-1], calendar or self.feature_extractor.calendar)
         quantiles_QBP = np.quantile(prices_BKP, quantile_levels, axis=1, method="weibull")  # unbiased coverage
         columns = {"mean": prices_BKP.mean(axis=1).ravel()}
@@ -347,9 +381,11 @@ class TsfLlmProcessor(ProcessorMixin):
         def stacked(columns: Iterable[np.ndarray]) -> np.ndarray:
             return np.stack([*columns], axis=1).ravel()
 
-        mean = stacked(law.expectation(lambda x: self.kind.level(last_close[:, None], x)) for law in laws)
-        columns = {"mean": mean}
-        prices_PBQ = [self.kind.level(last_close[:, None], law.quantile(quantile_levels)) for law in laws]
+        def level(change: np.ndarray) -> np.ndarray:
+            return self.feature_extractor.admissible(self.kind.level(last_close[:, None], change))
+
+        columns = {"mean": stacked(law.expectation(level) for law in laws)}
+        prices_PBQ = [level(law.quantile(quantile_levels)) for law in laws]
         for i, level in enumerate(quantile_levels):
             columns[quantile_column(level)] = stacked(prices[:, i] for prices in prices_PBQ)
         columns["p_up"] = stacked(law.p_up for law in laws)

@@ -5,7 +5,9 @@ Design choices:
   labels are cumulative returns in units of the origin's sigma, or their classes.
 * At every bar the bins of the cumulative returns from there to the far horizons are labels too: dense, for they cost
   no further pass. Market bars also bring what each is made of, for a model with a head for it; others let it pass.
-* A `datasets.Dataset` holds them ready: equal shapes, the names of the model's arguments, nothing to collate.
+* Windows of the series form are cut when they are read: its contexts and horizons are long, and copies of them all
+  would take gigabytes.
+* A `datasets.Dataset` holds the others ready: equal shapes, the names of the model's arguments, nothing to collate.
 
 Shapes: B windows, T bars, F features, P steps ahead, H far horizons, N bars of one series.
 """
@@ -14,10 +16,12 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
+from .ahead_tsf_llm import Ahead, usual_deviation
 from .bars_tsf_llm import Kind, day_end
 from .emission_tsf_llm import mean_volume, own_parts, parts_ahead
-from .feature_extraction_tsf_llm import EncodedSeries
+from .feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor
 from .laws_tsf_llm import horizon_returns
 from .tokenization_tsf_llm import TsfLlmTokenizer
 
@@ -116,6 +120,53 @@ def examples(
         parts = own_parts(*bars, sigma)[np.maximum(context, 0)]
         told |= bar_targets(parts, usable, parts_ahead(*bars, mean_volume(series.volume), sigma, rows))
     return told
+
+
+def lazy_dataset(
+    series: Sequence[EncodedSeries], extractor: TsfLlmFeatureExtractor, *, stride: int, after: Any, through: Any
+) -> Any:
+    """A `datasets.Dataset` of the windows of a model in series form, cut when they are read; it holds their places, in
+    the column `labels`, which `Trainer` keeps.
+
+    Raises:
+        ImportError: datasets is not installed.
+        ValueError: no window has its labels in (after, through].
+    """
+    try:
+        from datasets import Dataset
+    except ImportError as error:
+        raise ImportError("training_dataset makes a datasets.Dataset: pip install datasets") from error
+    length, horizon = extractor.context_length, extractor.steps_ahead
+    assert horizon is not None
+    first = np.cumsum([0, *(len(one.close) for one in series)])
+    origins = []
+    for one, start in zip(series, first, strict=False):
+        rows = one.origins()
+        rows = rows[(rows + horizon < len(one.close)) & (rows % stride == stride - 1)]
+        if after is not None:
+            rows = rows[one.timestamp[rows + 1] > day_end(after).to_datetime64()]
+        origins.append(rows + start)
+    if not any(map(len, origins)):
+        raise ValueError(
+            f"no window of {horizon} step(s) has its labels in (after={after}, through={through}]: move the dates or "
+            "give more history"
+        )
+    ahead, places = Ahead.of(series, extractor), np.concatenate(origins)
+    features, observed, sigma = (
+        np.concatenate([getattr(one, name) for one in series]) for name in ("features", "observed", "sigma")
+    )
+    usual = np.repeat([usual_deviation(one.close, slice(None)) for one in series], np.diff(first))
+
+    def cut(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        rows = places[np.asarray(batch["labels"])]
+        context = rows[:, None] - np.arange(length)[::-1]
+        mask = (context >= ahead.steps.start[rows, None]) & observed[np.maximum(context, 0)]
+        values = np.where(mask[..., None], features[np.maximum(context, 0)], np.float32(0))
+        window = {"past_values": values, "attention_mask": mask.astype(np.int64)}
+        told = ahead.examples(rows, mask, sigma[rows], usual[rows])
+        return {name: torch.from_numpy(array) for name, array in {**window, **told}.items()}
+
+    return Dataset.from_dict({"labels": np.arange(len(places))}).with_transform(cut)
 
 
 def dataset_of(parts: Sequence[dict[str, np.ndarray]]) -> Any:

@@ -75,7 +75,7 @@ from .shards import (
     versions,
     without_names,
 )
-from .sources import read_market
+from .sources import check_no_value, read_market
 from .ticker_files import Collected, collect_bars, collect_series, groups_of
 from .windows import Split, fence, side_by_side
 
@@ -200,8 +200,9 @@ def prepare(
         if is_fitted:
             _take_fit(processor, TsfLlmProcessor.from_pretrained(out / "processor"))
         else:
-            checked = {name: without_names(bars, processor.kind) for name, bars in to_fit.items()}
-            processor.fit(CheckedBars(checked), through=split.train_through, market=state)
+            checked = CheckedBars({name: without_names(bars, processor.kind) for name, bars in to_fit.items()})
+            checked.static = {name: bars.attrs.get("static", {}) for name, bars in to_fit.items()}
+            processor.fit(checked, through=split.train_through, market=state)
             replace_folder(out / "processor", processor.save_pretrained, by=BY)
         del to_fit
         _write_beside(out, "cleaning.json", data.report, write_json)
@@ -299,12 +300,11 @@ def _collect(
     strict: bool = False,
 ) -> Collected:
     """The bars, and the moments of their universe where the group `market` was chosen and `others` hold none."""
-    if taken := {*extractor.covariates} & {*ENCODED}:
+    if taken := {*extractor.covariates, *extractor.static_covariates} & {*ENCODED}:
         raise ValueError(f"{sorted(taken)}: a prepared dataset has columns of these names; rename the covariates")
     if extractor.series_kind is not OHLCV:
         return collect_series(source, work, tickers, columns=columns, covariates=extractor.covariates, strict=strict)
-    if columns.value is not None:
-        raise ValueError(f"'{columns.value}' names the value of plain series, and these are bars: leave it out")
+    check_no_value(columns)
     options = {"columns": columns, "covariates": extractor.covariates, "strict": strict}
     chosen = "market" in (extractor.feature_groups or ()) and all(map(implied_index, others))
     return collect_bars(source, work, tickers, universe=chosen, crew=crew, **options)
@@ -387,7 +387,8 @@ def _fit_key(
         [hash_of_rows(one.drop(columns=processor.kind.id)) for one in bars.values()],
         hash_of_rows(market, split.train_through),
     )
-    return hash_of(read, sizes, split.train_through, state, hash_of_code(processor.feature_extractor), FORMAT)
+    static = {name: one.attrs.get("static", {}) for name, one in bars.items()}
+    return hash_of(read, sizes, static, split.train_through, state, hash_of_code(processor.feature_extractor), FORMAT)
 
 
 def _take_fit(processor: TsfLlmProcessor, stored: TsfLlmProcessor) -> None:

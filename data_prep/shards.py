@@ -33,7 +33,7 @@ from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .windows import Split, labels_between, origins_of
 
 KEY, BASE = b"tsf_llm_key", b"tsf_llm_base"
-ENCODED = ("features", "observed", "log_return", "sigma", "token")  # the columns beside those of the bars
+ENCODED = ("features", "observed", "log_return", "sigma", "token", "known", "static")  # beside the columns of the bars
 LIBRARIES = ("tsf-llm", "numpy", "pandas", "pandas-ta-classic")  # whose code features run
 
 
@@ -97,18 +97,26 @@ def series_of(shard: pa.Table) -> EncodedSeries:
     def array(name: str) -> np.ndarray:
         return shard[name].combine_chunks().to_numpy(zero_copy_only=False)
 
+    def rows(name: str) -> np.ndarray | None:
+        if name not in shard.column_names:
+            return None
+        column = shard[name].combine_chunks()
+        return column.flatten().to_numpy().reshape(len(shard), column.type.list_size)
+
     kind = OHLCV if OHLCV.id in shard.column_names else UNIVARIATE
-    features = shard["features"].combine_chunks()
+    features = rows("features")
     return EncodedSeries(
         ticker=shard[kind.id][0].as_py(),
         timestamp=array("timestamp").astype("datetime64[ns]"),
-        features=features.flatten().to_numpy().reshape(len(shard), features.type.list_size),
+        features=np.empty((len(shard), 0), np.float32) if features is None else features,
         observed=array("observed"),
         close=array(kind.value),
         log_return=array("log_return"),
         sigma=array("sigma"),
         ohlc=np.stack([array(name) for name in kind.columns[:4]], axis=1) if kind is OHLCV else None,
         volume=array("volume") if kind is OHLCV else None,
+        known=rows("known"),
+        static=rows("static"),
     )
 
 
@@ -159,6 +167,7 @@ def encode_shard(
     if _metadata(shard).get(KEY) != key.encode():
         known = _known(shard, bars, settings, market, encoder.feature_extractor)
         checked = CheckedBars({name: without_names(bars, encoder.feature_extractor.series_kind)})
+        checked.static = {name: bars.attrs.get("static", {})}
         try:
             [series] = encoder.feature_extractor.encode(checked, market=market, known=known)
         except ValueError as error:  # too short, or of another frequency
@@ -207,11 +216,14 @@ def _metadata(shard: Path) -> dict[bytes, bytes]:
 def _table_of(bars: pd.DataFrame, series: EncodedSeries, encoder: Encoder) -> pa.Table:
     extractor = encoder.feature_extractor
     kind = extractor.series_kind
+    told = {"features": series.features, "known": series.known, "static": series.static}
+    lists = {name: array for name, array in told.items() if array is not None and array.shape[1]}
     columns = {
         "timestamp": series.timestamp.astype("datetime64[us]"),
         kind.id: pa.array([series.ticker] * len(bars), pa.string()),
         **{name: bars[name].to_numpy() for name in [*kind.columns, *extractor.covariates]},
-        "features": pa.FixedSizeListArray.from_arrays(series.features.ravel(), series.features.shape[1]),
+        **{name: pa.array([text] * len(bars), pa.string()) for name, text in bars.attrs.get("static", {}).items()},
+        **{name: pa.FixedSizeListArray.from_arrays(array.ravel(), array.shape[1]) for name, array in lists.items()},
         "observed": series.observed,
         "log_return": series.log_return,
         "sigma": series.sigma,

@@ -17,7 +17,7 @@ Design choices:
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from itertools import islice
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from transformers.utils import logging
 
 from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, may_hold, refuse_if_none_left, tell_skipped
 from ..cells_tsf_llm import (
@@ -45,16 +46,21 @@ from ..columns_tsf_llm import (
     adjust,
     count_prices,
     find_bars,
+    join_static,
     join_time_of_day,
     key_texts,
     look_again,
 )
 from ..processing_tsf_llm import TsfLlmProcessor
-from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series
+from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series, join_names, spread, wide_values
+from .resample import Gaps, absent_rows, uneven_series
+from .resample import resample as resampled
 from .tables import ROWS, SAMPLE, SAMPLE_FILE, SAMPLE_INDEX, iter_tables, list_files, named_files, open_table
 
+logger = logging.get_logger(__name__)
 NAMES = ("ticker", "series_id", "source")  # columns of text
 RAW_NUMBERS = [*PRICES, "volume", "adj_close", "split_coefficient"]
+STATIC = "static "  # before the name of a column of texts among ours
 RAW_COLUMNS = ["timestamp", "ticker", *RAW_NUMBERS, "source", "file", "row", "note"]  # all else are covariates
 OURS = ["row", "note", "file"]  # of a file's own columns of these names nothing is known
 FILE = "(file)"  # column of `iter_bars`
@@ -212,35 +218,81 @@ def read_series(
     time: str | None = None,
     dates: str | None = None,
     decimal: str | None = None,
+    resample: str | None = None,
     covariates: Sequence[str] = (),
+    static: Sequence[str] = (),
+    static_file: str | Path | None = None,
     strict: bool = False,
 ) -> pd.DataFrame:
-    """Read `timestamp, series_id, value` and the columns named as `covariates`.
+    """Read `timestamp, series_id, value`, the columns named as `covariates`, and as texts those named as `static`.
+
+    Those that are columns of the table at `static_file`, by default all of it, come from there, see `join_static`.
 
     `value`, `id` and `time` name columns of the file. By default the time is in `timestamp`, `date`, `datetime`,
     `time` or `ds`; the name is in `series_id`, `unique_id`, `item_id`, `id`, `ticker` or the like; the value is in
     `value`, `y`, `target` or the only column of numbers left. Without a column of names, a series is called as its
-    `value` column or its file. `names` selects series. Covariates may be patterns, as `text_*`. What cannot be read is
-    skipped as by `read_bars`.
+    `value` column or its file. A `value` of several names or a pattern (`a,b`, `*`) makes a series of each of these
+    columns; an `id` of several columns (`store,item`) joins their texts with a stroke. `names` selects series.
+    Covariates may be patterns, as `text_*`. What cannot be read is skipped as by `read_bars`, and so is a series whose
+    times are uneven: `resample` is the rule that makes them even, see there.
 
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
     frames, files, ours = [], named_files(source), ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
     periods, refusals = Periods(), Refusals(strict=strict)
+    beside = None if static_file is None else open_table(Path(static_file))
+    joined = () if beside is None else tuple(name for name in static if name in beside)
+    own = [name for name in static if name not in (*joined, UNIVARIATE.id)]
     for path, name in files:
         with refusals.of_file(name, alone=len(files) == 1):
+            wide: list[str] = []
 
-            def find(table: pd.DataFrame, whole: Whole | None, path: Path = path) -> Found:
-                column = find_series(table, path, Columns(value=value, id=id, time=time), covariates, whole)
-                return column, choose_covariates(table, path, covariates, taken=column.values(), ours=ours)
+            def find(table: pd.DataFrame, whole: Whole | None, path: Path = path, wide: list[str] = wide) -> Found:
+                if missing := [name for name in own if name not in table]:
+                    raise ValueError(
+                        f"{path} has no column '{missing[0]}', a static covariate; add it, or name a table with it "
+                        "with --static."
+                    )
+                named = Columns(value=value, id=id, time=time)
+                wide[:] = wide_values(table, path, named, [*covariates, *own]) or []
+                named = replace(named, value=wide[0]) if wide else named
+                column = find_series(table, path, named, [*covariates, *own, *wide[1:]], whole)
+                column |= {f"{STATIC}{name}": name for name in own}
+                chosen = choose_covariates(table, path, covariates, taken=[*column.values(), *wide], ours=ours)
+                return column, [*chosen, *wide[1:]]
 
-            frame, chosen = _read_file(path, find, refusals, dates, decimal, id=UNIVARIATE.id)
-            if UNIVARIATE.id not in frame:
+            opened = partial(join_names, id=id)
+            frame, chosen = _read_file(path, find, refusals, dates, decimal, id=UNIVARIATE.id, opened=opened)
+            if wide:
+                chosen = chosen[: len(chosen) - len(wide) + 1]
+                beside_all = [*chosen, *(f"{STATIC}{name}" for name in own)]
+                frame = spread(frame.rename(columns={UNIVARIATE.value: wide[0]}), wide, beside_all)
+            elif UNIVARIATE.id not in frame:
                 frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
             refusals.add(periods.add(path, spans_of(frame, UNIVARIATE.id)))
-            frames.append(frame[[*ours, *chosen]])
-    return _readable(frames, UNIVARIATE.id, names, refusals.skipped)
+            frame = frame.rename(columns={f"{STATIC}{name}": name for name in own})
+            frames.append(frame[[*ours, *chosen, *own]])
+    frame = _even_rows(_readable(frames, UNIVARIATE.id, names, refusals.skipped), resample, strict=strict)
+    return frame if beside is None else join_static(frame, beside, joined, strict=strict)
+
+
+def _even_rows(frame: pd.DataFrame, rule: str | None, *, strict: bool) -> pd.DataFrame:
+    """The rows as the rule makes them; without one, those of series whose rows can be counted."""
+    if rule is not None:
+        return resampled(frame, rule)
+    gaps = Gaps.of(frame)
+    refusals = Refusals(strict=strict, skipped=frame.attrs["skipped"])
+    if uneven := uneven_series(frame, gaps):
+        refusals.add(uneven)
+        refuse_if_none_left([name for name in gaps.names if name not in uneven], uneven)
+        tell_skipped([*uneven.values()])
+        frame = frame[~frame[UNIVARIATE.id].isin(uneven)].reset_index(drop=True)
+        frame.attrs["skipped"] = refusals.skipped
+        gaps = Gaps.of(frame)
+    if told := absent_rows(gaps, frame["timestamp"]):
+        logger.warning(told)
+    return frame
 
 
 def _read_file(
@@ -354,6 +406,8 @@ def read_data(
     if kind is UNIVARIATE:
         return read_series(source, names, covariates=covariates, strict=strict, **asdict(columns))
     check_no_value(columns)
+    if columns.static_file is not None:
+        raise ValueError("--static names a table about plain series, and these are bars: leave it out")
     options = {"covariates": covariates, "missing_ok": missing_ok, "strict": strict}
     return read_bars(source, names, **options, **columns.of_bars())
 
@@ -368,6 +422,7 @@ def read_for(
 ) -> pd.DataFrame:
     """The data of the kind that the processor reads, with the covariates that it wants."""
     extractor = processor.feature_extractor
+    columns = replace(columns, static=tuple(extractor.static_covariates))
     return read_data(
         data, names, kind=extractor.series_kind, columns=columns, covariates=extractor.covariates, strict=strict
     )
@@ -378,6 +433,11 @@ def check_no_value(columns: Columns) -> None:
     if columns.value is not None:
         raise ValueError(
             f"this model reads market bars, which have no column '{columns.value}' to choose; leave --value out"
+        )
+    if columns.resample is not None:
+        raise ValueError(
+            f"--resample {columns.resample} is for plain series, and these are market bars: leave it out, or name a "
+            "column with --value"
         )
 
 
@@ -700,9 +760,9 @@ def _read_columns(
         if ours == "timestamp":
             values, bad = read_times(cells, formats[0])
             values = values.astype("datetime64[us]")
-        elif ours in NAMES and ours not in covariates:
+        elif ours.startswith(STATIC) or (ours in NAMES and ours not in covariates):
             values = key_texts(cells)
-            bad = np.flatnonzero(values == "")
+            bad = np.flatnonzero((values == "") & (ours in NAMES))
         else:
             values, bad = read_numbers(cells, formats[1], **may_hold(ours, kind))
         if bad.size:
@@ -729,7 +789,9 @@ def _formats(
     Raises:
         ValueError: nothing tells; it says how to.
     """
-    names = [theirs for ours, theirs in column.items() if ours not in ("timestamp", *NAMES)]
+    names = [
+        theirs for ours, theirs in column.items() if ours not in ("timestamp", *NAMES) and not ours.startswith(STATIC)
+    ]
     names = [name for name in dict.fromkeys([*names, *covariates]) if isinstance(table[name], pd.Series)]
     names = [name for name in names if not is_typed(table[name])]  # what is typed is so in all rows
     keys = [column[name] for name in ("timestamp", _kind(column).id) if name in column]

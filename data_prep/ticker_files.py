@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..bars_tsf_llm import OHLCV, UNIVARIATE, Kind, refuse_if_none_left, split_tickers, tell_skipped
+from ..columns_tsf_llm import with_static_of
 from ..common.crew import Crew, progress_bar
 from ..common.files import write_json, write_parquet
 from ..market_tsf_llm import MarketMoments
@@ -322,12 +323,14 @@ def collect_series(
     """
     found = Collected(folder / "bars")
     frame = read_series(source, names, covariates=covariates, strict=strict, **asdict(columns))
-    more = [name for name in frame if name not in ("timestamp", UNIVARIATE.id, *UNIVARIATE.columns)]
-    panel = split_tickers(frame, UNIVARIATE, more, strict=strict)
+    own = ("timestamp", UNIVARIATE.id, *UNIVARIATE.columns, *columns.static)
+    more = [name for name in frame if name not in own]
+    panel = with_static_of(split_tickers(frame, UNIVARIATE, more, strict=strict), frame, columns.static)
     found.skipped = panel.skipped
     for name, rows in panel.items():
         rows["timestamp"] = rows["timestamp"].astype("datetime64[us]")
         rows.insert(1, UNIVARIATE.id, name)
+        rows.attrs["static"] = panel.static.get(name, {})
         write_parquet(rows, found.folder / file_name(name))
         found.add(name, len(rows), rows["timestamp"].to_numpy()[0])
         found.add_times(rows["timestamp"].to_numpy())

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from ..ahead_tsf_llm import Ahead, usual_deviation
 from ..bars_tsf_llm import day_end
 from ..emission_tsf_llm import mean_volume, own_parts, parts_ahead
 from ..feature_extraction_tsf_llm import EncodedSeries
@@ -87,7 +88,7 @@ class WindowDataset(Dataset):
 
     A batch for `causal_lm` holds `input_ids`, `labels`, `attention_mask` `[B,T+P]`, `past_values [B,T,F]`; where the
     bins of far horizons are fitted, `law_labels [B,T,H]`; of market bars, `bar_targets [B,T+P,5]`. For the heads
-    `labels` are `[B,P]` and masks `[B,T]`.
+    `labels` are `[B,P]` and masks `[B,T]`; of the series form there are also the inputs of `Ahead.examples`.
     """
 
     def __init__(
@@ -108,6 +109,8 @@ class WindowDataset(Dataset):
     ):
         if processor.feature_extractor.reach is not None:
             raise ValueError("the original has a target of its own: train its weights on its .npz sequences")
+        extractor = processor.feature_extractor
+        extractor.check_head(None if objective == "causal_lm" else objective, horizon)
         self.objective, self.horizon, self.tokenizer = objective, horizon, processor.tokenizer
         self.context_length = processor.feature_extractor.context_length
         sizes = [len(one.close) for one in series]
@@ -136,7 +139,17 @@ class WindowDataset(Dataset):
         ]
         self.origins = np.concatenate(origins)
 
+        self.ahead = None if extractor.ahead is None else Ahead.of(series, extractor)
+        if self.ahead is not None:
+            ends = [slice(0, place.stop) for place in places]
+            usual = [usual_deviation(one.close, rows) for one, rows in zip(series, ends, strict=True)]
+            self.usual = np.repeat(usual, sizes)  # [N] deviation of the ticker's values
+
         self.augment, self.seed = dict(augment or {}), seed
+        if self.ahead is not None and (wrong := {*self.augment} & {"mixup", "warp"}):
+            raise ValueError(
+                f"augment {', '.join(sorted(wrong))}: not of windows of the series form; use scale or crop"
+            )
         self.context_dropout, self.contexts = context_dropout, context_columns(processor.feature_extractor.names)
         self.keeps_whole = False  # whether a batch has `whole_values` too, as they were before context dropout
         if context_dropout:
@@ -160,9 +173,14 @@ class WindowDataset(Dataset):
         rows, mask = self._context(origins)
         ahead = origins[:, None] + np.arange(1, self.horizon + 1)  # [B,P]
         values, intact = np.where(mask[..., None], self.features[rows], np.float32(0)), mask
+        batch = {}
+        if self.ahead is not None:
+            batch = self.ahead.examples(origins, mask, self.sigma[origins], self.usual[origins])
+            values = np.concatenate((values, batch["past_target"][..., None]), axis=-1)  # is augmented as features are
         if self.augment:
             values, mask, intact = self._augmented(values, mask, origins, indices)
-        batch = {}
+        if self.ahead is not None:
+            values, batch["past_target"] = values[..., :-1], values[..., -1]
         if self.context_dropout:
             if self.keeps_whole:
                 batch["whole_values"] = values.copy()
@@ -170,6 +188,8 @@ class WindowDataset(Dataset):
         batch["past_values"] = values
         if self.objective == "causal_lm":
             batch |= self._token_labels(rows, mask, intact, ahead)
+        elif self.ahead is not None:
+            batch["attention_mask"] = mask.astype(np.int64)
         else:
             batch |= self._head_labels(mask, ahead)
         return {key: torch.from_numpy(value) for key, value in batch.items()}

@@ -16,7 +16,9 @@ from .options import (
     KnownCovariates,
     Market,
     PastCovariates,
+    Resample,
     Seed,
+    Static,
     Strict,
     Ticker,
     Time,
@@ -96,8 +98,23 @@ def prepare(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
+    static: Static = None,
+    static_covariates: Annotated[
+        str | None,
+        typer.Option(help="Columns with one value per series (store), commas between; by default all of --static."),
+    ] = None,
+    series_form: Annotated[
+        bool, typer.Option("--series-form", help="For models in series form (patch_length): of steps ahead too.")
+    ] = False,
+    nonnegative: Annotated[
+        bool, typer.Option("--nonnegative", help="Plain series: no value is below zero, and no forecast either.")
+    ] = False,
+    integer: Annotated[
+        bool, typer.Option("--integer", help="Plain series: all values are whole numbers, and so are forecasts.")
+    ] = False,
     train_through: Annotated[
         str | None, typer.Option(help="Last training date; by default after 80 % of all bar times.")
     ] = None,
@@ -140,8 +157,13 @@ def prepare(
         "time_column": time,
         "dates": dates,
         "decimal": decimal,
+        "resample": resample,
         "past_covariates": names(past_covariates),
         "known_covariates": names(known_covariates),
+        "static": static,
+        "static_covariates": names(static_covariates),
+        "nonnegative": nonnegative,
+        "integer": integer,
         "train_through": train_through,
         "valid_through": valid_through,
         "horizon": horizon,
@@ -152,7 +174,7 @@ def prepare(
     }
     run = {"num_proc": num_proc, "refit": refit, "engine": engine, "ray_address": ray_address, "seed": seed}
     run["strict"] = strict
-    info = prepare_folder(data, out, given, **run)
+    info = prepare_folder(data, out, given, series_form=series_form, **run)
     print_prepared(info)
     typer.echo(f"{len(info['tickers'])} tickers, {len(info['features'])} features written to {out}")
 
@@ -209,6 +231,7 @@ def audit(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
 ) -> None:
@@ -225,7 +248,7 @@ def audit(
     count = _cuts(cuts)
     if features is not None:
         _run_feature_file(features)
-    columns = Columns(value, id, time, dates, decimal)
+    columns = Columns(value, id, time, dates, decimal, resample=resample)
     if model is None:
         past, known = names(past_covariates) or [], names(known_covariates) or []
         bars = read_data(data, names(ticker), columns=columns, covariates=[*past, *known], strict=strict)

@@ -59,6 +59,8 @@ class Request:
     time: str | None
     dates: str | None
     decimal: str | None
+    static: str | None
+    resample: str | None
 
     def check(self) -> None:
         """Raises ValueError for options that do not go together, and files that must not be written."""
@@ -78,7 +80,7 @@ class Request:
         if self.log is not None and self.log.resolve() in others:
             raise ValueError(f"--log {self.log} is another output too: name another file for the track record")
         for path in self.written:
-            check_apart(path, self.data, names(self.market), self.weights)
+            check_apart(path, self.data, names(self.market), self.weights, self.static)
         if self.as_of is not None:
             day_end(self.as_of)  # refuses what is no date before the model is loaded
         check_calendar(self.calendar, needed=True)
@@ -105,7 +107,8 @@ class Request:
 
     @property
     def columns(self) -> Columns:
-        return Columns(self.value, self.id, self.time, self.dates, self.decimal)
+        how = {"static_file": self.static, "resample": self.resample}
+        return Columns(self.value, self.id, self.time, self.dates, self.decimal, **how)
 
     def asked(self) -> dict[str, Any]:
         """The arguments of the pipeline's call; the market is read."""

@@ -33,10 +33,14 @@ Calibrated = Annotated[
     ),
 ]
 Value = Annotated[
-    str | None, typer.Option(help="Plain series: column to forecast; by default value, y or the only one of numbers.")
+    str | None,
+    typer.Option(
+        help="Plain series: column to forecast, by default value, y or the only one of numbers; '*' for all."
+    ),
 ]
 Id = Annotated[
-    str | None, typer.Option("--id", help="Column that names the tickers or series, if its name is unusual.")
+    str | None,
+    typer.Option("--id", help="Column that names the tickers or series, if its name is unusual; of series several."),
 ]
 Time = Annotated[str | None, typer.Option(help="Column of times, if its name is unusual.")]
 Dates = Annotated[
@@ -45,12 +49,23 @@ Dates = Annotated[
 Decimal = Annotated[
     str | None, typer.Option(metavar="point|comma", help="Decimal mark, where the numbers do not tell themselves.")
 ]
+Resample = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[STEP:]RULE",
+        help="Plain series: make even rows by sum, mean, last or nearest, of the usual step or as 1h:mean, month:sum.",
+    ),
+]
 PastCovariates = Annotated[
     str | None,
     typer.Option(help="Further columns, each known up to its row: names or patterns as text_*; commas between."),
 ]
 KnownCovariates = Annotated[
     str | None, typer.Option(help="Further columns that are known in advance: names or patterns; commas between.")
+]
+Static = Annotated[
+    str | None,
+    typer.Option("--static", help="Plain series: table of static covariates, one row per series, joined by its name."),
 ]
 Source = Annotated[
     str | None, typer.Option(metavar="yahoo", help="Where symbols are looked up; by default they are not.")

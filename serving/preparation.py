@@ -45,19 +45,19 @@ def clean(
     return report
 
 
-def prepare(source: str, out: Path, given: dict[str, Any], **run: Any) -> dict[str, Any]:
+def prepare(source: str, out: Path, given: dict[str, Any], *, series_form: bool = False, **run: Any) -> dict[str, Any]:
     """The dataset that training with the `given` data arguments would make; those that are None take training's
     defaults. `run` says how it is made, as in `data_prep.prepare`."""
     from ..data_prep.prepare import prepare as prepare_dataset
     from ..training.arguments import DataArguments
-    from ..training.data import new_processor
+    from ..training.data import new_processor, with_static_names
 
-    arguments = DataArguments(**{name: value for name, value in given.items() if value is not None})
+    arguments = with_static_names(DataArguments(**{name: one for name, one in given.items() if one is not None}))
     kind = OHLCV if arguments.value_column is None and has_prices(source) else UNIVARIATE
     return prepare_dataset(
         source,
         out,
-        processor=new_processor(arguments, kind),
+        processor=new_processor(arguments, kind, series_form=series_form),
         horizon=arguments.horizon,
         tickers=arguments.tickers,
         market=arguments.market,

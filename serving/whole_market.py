@@ -17,7 +17,7 @@ import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +245,7 @@ def forecast_market(
     remove(work, [BARS], by=BY)  # of a killed run
     claim(work, [BARS, PARTS], by=BY)
     try:
+        columns = replace(columns, static=tuple(extractor.static_covariates))
         read: dict[str, Any] = {"kind": extractor.series_kind, "columns": columns, "covariates": extractor.covariates}
         with tqdm(desc="bars read", unit=" rows", unit_scale=True, disable=None, leave=False) as bar:
             groups, skipped = collect_groups(source, work / BARS, tickers, strict=strict, told=bar.update, **read)

@@ -1,7 +1,7 @@
 """Arguments that the training scripts share. Each default lives here or in `TsfLlmConfig`, and nowhere else."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +37,17 @@ class DataArguments:
     time_column: str | None = option(None, "column of times, if it has no usual name")
     dates: str | None = option(None, "order of numeric dates, where they do not tell: dmy, mdy or ymd")
     decimal: str | None = option(None, "decimal mark, where numbers do not tell: point or comma")
+    resample: str | None = option(
+        None, "plain series: even rows by sum, mean, last or nearest, of the usual step or as 1h:mean"
+    )
     past_covariates: list[str] = option([], "further columns, each known up to its row: names, or patterns as text_*")
     known_covariates: list[str] = option([], "further columns that are known in advance: names, or patterns")
+    static: str | None = option(None, "table of static covariates of plain series (series form): one row per series")
+    static_covariates: list[str] = option(
+        [], "columns with one value per series, as store; by default all of static's (series form)"
+    )
+    nonnegative: bool = option(False, "plain series: no value is below zero, and no forecast either")
+    integer: bool = option(False, "plain series: all values are whole numbers, and so are forecasts")
     train_through: str | None = option(None, "last training date; by default after 80 percent of all bar times")
     valid_through: str | None = option(
         None, "last validation date; by default after 10 percent more; the rest is test"
@@ -94,7 +103,8 @@ class DataArguments:
 
     @property
     def columns(self) -> Columns:
-        return Columns(self.value_column, self.id_column, self.time_column, self.dates, self.decimal)
+        own = Columns(self.value_column, self.id_column, self.time_column, self.dates, self.decimal)
+        return replace(own, static=tuple(self.static_covariates), static_file=self.static, resample=self.resample)
 
 
 @dataclass
@@ -137,6 +147,11 @@ class ModelArguments:
             raise ValueError("replay_data and ewc keep what an old model knows: name it with continue_from")
         if not 0 <= self.replay < 1 or not 0 <= self.ewc < float("inf"):
             raise ValueError(f"replay={self.replay}, ewc={self.ewc}: a share must lie in [0, 1), a weight in [0, inf)")
+
+    @property
+    def series_form(self) -> bool:
+        """Whether a new model has the series form, whose processor tells of the steps ahead."""
+        return bool(self.model_config and self.model_config.get("patch_length"))  # type: ignore[union-attr]
 
     @property
     def start(self) -> str | None:

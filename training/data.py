@@ -8,6 +8,7 @@ Design choices:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from ..bars_tsf_llm import MIN_BARS, OHLCV, CheckedBars, Kind, day_end, kind_of, split_tickers
+from ..bars_tsf_llm import MIN_BARS, OHLCV, UNIVARIATE, CheckedBars, Kind, day_end, kind_of, split_tickers
 from ..calendars_tsf_llm import bar_spacing
+from ..columns_tsf_llm import SERIES_ALIASES, find_columns, with_static_of
 from ..common.inference import evaluating
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.augment import parse_augmentations
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
 from ..data_prep.sources import read_data, read_market
+from ..data_prep.tables import open_table
 from ..data_prep.windows import Objective, Split, WindowDataset, fence, side_by_side
 from ..evaluation.walk_forward import WalkForward, walk_forward
 from ..feature_extraction_tsf_llm import EncodedSeries, TsfLlmFeatureExtractor, usual_spacing
@@ -34,6 +37,7 @@ from .arguments import DataArguments
 from .models import load_processor
 
 logger = logging.get_logger(__name__)
+COLUMNS_OF_A_MODEL = ("past_covariates", "known_covariates", "static_covariates")
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,18 @@ class TrainingData:
 
     @classmethod
     def read(
-        cls, args: DataArguments, model: str | None = None, config: TsfLlmConfig | None = None, *, refit: bool = False
+        cls,
+        args: DataArguments,
+        model: str | None = None,
+        config: TsfLlmConfig | None = None,
+        *,
+        refit: bool = False,
+        series_form: bool = False,
     ) -> "TrainingData":
         """Reads `args.data`. `model` is the folder or Hub name whose processor is used instead of a new one, and
         `config` that of its head, which must answer for the horizon. With `refit` only its features and the number of
-        its bins are: scalers, edges and the time between bars are fitted anew.
+        its bins are: scalers, edges and the time between bars are fitted anew. A new model in `series_form` is told
+        what is known of each step ahead.
 
         Raises:
             ValueError: for data, tickers, dates or a horizon that cannot be used.
@@ -69,8 +80,9 @@ class TrainingData:
                 )
         if given is not None:  # a model reads the columns that it knows
             given.calibration = None  # which was that of the old weights
-            known = {name: getattr(given.feature_extractor, name) for name in ("past_covariates", "known_covariates")}
-            args = replace(args, **known)
+            args = replace(args, **{name: getattr(given.feature_extractor, name) for name in COLUMNS_OF_A_MODEL})
+        else:
+            args = with_static_names(args)
         old, given = given, None if refit else given
         spacing = None if given is None else given.feature_extractor.bar_seconds
         read = _read_and_split(args, spacing) if prepared is None else _stored_bars(prepared, args)
@@ -79,8 +91,13 @@ class TrainingData:
             raise ValueError(f"{args.data} is prepared, and fitted: refit on the prices that it was made of")
         if given is None and prepared is not None:
             skipped = prepared.info["skipped"]
+            if (prepared.processor.feature_extractor.steps_ahead is not None) != series_form:
+                form = "--series-form" if series_form else "no --series-form"
+                raise ValueError(f"{args.data} is prepared for models of another form: prepare it with {form}")
             return cls(args, bars, split, prepared.processor, prepared.series(), prepared.market(), skipped)
-        processor = given or (new_processor(args, kind_of(bars)) if old is None else unfitted(old, kind_of(bars)))
+        kind = kind_of(bars)
+        fresh = partial(new_processor, args, series_form=series_form) if old is None else partial(unfitted, old)
+        processor = given or fresh(kind)
         market = _market_bars(args, processor.feature_extractor, universe)
         extractor = processor.feature_extractor
         panel = (extractor.check if given is None else extractor.check_known)(checked, strict=args.strict)
@@ -222,7 +239,7 @@ def _read_and_split(
     that left out those which are short today would know how long a ticker is going to live."""
     covariates = [*args.past_covariates, *args.known_covariates]
     universe = known_to_training(args, read_files(args, covariates))
-    panel = _usable(universe, MIN_BARS + args.horizon, spacing, strict=args.strict)
+    panel = _usable(universe, MIN_BARS + args.horizon, spacing, strict=args.strict, static=args.static_covariates)
     bars = universe[universe[kind_of(universe).id].isin(panel)].reset_index(drop=True)
     return bars, _split(bars, args), universe, panel
 
@@ -287,26 +304,31 @@ def bag_of_years(origins: np.ndarray, stamps: np.ndarray, seed: int) -> np.ndarr
     return np.repeat(origins, np.bincount(drawn, minlength=len(years))[which])
 
 
-def _usable(bars: pd.DataFrame, needed: int, spacing: float | None = None, *, strict: bool = False) -> CheckedBars:
+def _usable(
+    bars: pd.DataFrame, needed: int, spacing: float | None = None, *, strict: bool = False, static: Sequence[str] = ()
+) -> CheckedBars:
     """The bars, checked, of all but the tickers that are too short for a single window or of another frequency than
     `spacing` (by default that of most): the fences are shares of the bars of the others.
 
     Raises ValueError if none is left."""
     kind = kind_of(bars)
-    covariates = [name for name in bars if name not in ("timestamp", kind.id, *kind.columns)]
-    panel = split_tickers(bars, kind, covariates, strict=strict)
+    covariates = [name for name in bars if name not in ("timestamp", kind.id, *kind.columns, *static)]
+    panel = with_static_of(split_tickers(bars, kind, covariates, strict=strict), bars, static)
     for name, frame in list(panel.items()):
         if (count := int(frame[kind.value].notna().sum())) < needed:
-            panel.skip(name, f"{name}: {count} bars, and a ticker needs {needed} of them: give more history")
+            panel.skip(
+                name,
+                f"{name}: {count} bars, and {needed - MIN_BARS} steps ahead need {needed}: give more history, or a "
+                "shorter horizon",
+            )
     panel.settle()
     seconds = {name: bar_spacing(frame["timestamp"].to_numpy()) for name, frame in panel.items()}
     usual = spacing or usual_spacing([*seconds.values()])
     for name, own in seconds.items():
         if not 0.5 < own / usual < 2:
             every, others = pd.Timedelta(seconds=own), pd.Timedelta(seconds=usual)
-            panel.skip(
-                name, f"{name}: a bar every {every}, the others every {others}: resample it, or train on it alone"
-            )
+            remedy = "resample it" if kind is OHLCV else "bring all to one step (--resample 1d:mean)"
+            panel.skip(name, f"{name}: a bar every {every}, the others every {others}: {remedy}, or train on it alone")
     bars.attrs["skipped"] = dict(panel.skipped)  # told: a market of all of them tells it no second time
     return panel.settle()
 
@@ -314,6 +336,7 @@ def _usable(bars: pd.DataFrame, needed: int, spacing: float | None = None, *, st
 def _stored_bars(prepared: Prepared, args: DataArguments) -> tuple[pd.DataFrame, Split, pd.DataFrame, pd.DataFrame]:
     """Bars, fences, market and bars to check of a prepared folder. Others would need a new fit: they are refused."""
     fixed = ["tickers", "train_through", "valid_through", "through", "held_out", "market"]
+    fixed += ["static", "static_covariates", "nonnegative", "integer"]
     if given := [name for name in fixed if getattr(args, name)]:
         raise ValueError(f"{prepared.folder} is prepared, so {', '.join(given)} cannot be chosen: prepare it again")
     bars, market = prepared.bars(), prepared.market()
@@ -330,7 +353,16 @@ def unfitted(processor: TsfLlmProcessor, kind: Kind) -> TsfLlmProcessor:
     return TsfLlmProcessor(features.unfitted(calendar=None), TsfLlmTokenizer(n_bins=bins.n_bins), None, bins.horizons)
 
 
-def new_processor(args: DataArguments, kind: Kind) -> TsfLlmProcessor:
+def with_static_names(args: DataArguments) -> DataArguments:
+    """With the static covariates by name, where they are all of a table."""
+    if args.static is None or args.static_covariates:
+        return args
+    table = open_table(Path(args.static))
+    id = find_columns(table, {UNIVARIATE.id: SERIES_ALIASES[UNIVARIATE.id]}, args.static)
+    return replace(args, static_covariates=[name for name in table if name not in id.values()])
+
+
+def new_processor(args: DataArguments, kind: Kind, *, series_form: bool = False) -> TsfLlmProcessor:
     """A processor to fit on the training dates alone."""
     features = TsfLlmFeatureExtractor(
         feature_groups=args.feature_groups,
@@ -341,8 +373,13 @@ def new_processor(args: DataArguments, kind: Kind) -> TsfLlmProcessor:
         kind=kind.name,
         past_covariates=args.past_covariates,
         known_covariates=args.known_covariates,
+        static_covariates=args.static_covariates,
+        nonnegative=args.nonnegative,
+        integer=args.integer,
+        steps_ahead=args.horizon if series_form else None,
     )
     horizons = args.horizons or (None if kind is OHLCV else range(1, args.horizon + 1))
+    horizons = (1,) if series_form else horizons  # its head needs no laws
     return TsfLlmProcessor(features, TsfLlmTokenizer(n_bins=args.n_bins), horizons=horizons)
 
 

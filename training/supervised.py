@@ -27,7 +27,10 @@ from .trainer import TsfLlmTrainer, make_trainer, train_and_save
 
 logger = logging.get_logger(__name__)
 UNTRAINED_ORIGINS = 1000  # that tell how bad a new model is before it has learned
-FIXED = {"num_features", "prediction_length", "horizons", "vocab_size", "pad_token_id", "bar_token_id"}
+FIXED = {
+    *("num_features", "prediction_length", "horizons", "vocab_size", "pad_token_id", "bar_token_id"),
+    *("context_length", "num_seasons", "num_ahead_features", "static_cardinalities"),
+}
 
 
 def train(
@@ -39,7 +42,8 @@ def train(
     set_seed(training_args.seed)
     if model_args.start is not None:
         check_start(find_model(model_args.start), training_args.output_dir)
-    data = data or TrainingData.read(data_args, model_args.start, refit=model_args.refit_processor)
+    form = model_args.series_form
+    data = data or TrainingData.read(data_args, model_args.start, refit=model_args.refit_processor, series_form=form)
     model = load_or_make_model(data_args, model_args, data.processor)
     learned = model.config.trained_on
     data.mark(model)
@@ -108,6 +112,10 @@ def load_or_make_model(
             raise ValueError(
                 f"model_config: {name}={fields[name]}: the experts' products want a multiple of 4, of 8 in bf16"
             )
+    if fields.get("zero_inflated") and not processor.feature_extractor.nonnegative:
+        raise ValueError(
+            "model_config: zero_inflated=true is of series that are never below zero: add --nonnegative true"
+        )
     if model_args.head != "causal_lm":
         fields["prediction_type"] = model_args.head
     elif processor.kind is OHLCV:
@@ -119,6 +127,7 @@ def load_or_make_model(
         vocab_size=len(processor.tokenizer),
         pad_token_id=processor.tokenizer.pad_token_id,
         bar_token_id=processor.tokenizer.bar_token_id,
+        **processor.feature_extractor.series_fields(),
         **fields,
     )
     return model_class(config)
