@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
@@ -66,6 +67,7 @@ class TextArguments:
     valid_share: float = option(0.1, "share of the texts for validation")
     test_share: float = option(0.2, "share of the texts for the report")
     max_tokens: int = option(128, "longest text; the rest is cut")
+    split_seed: int | None = option(None, "of the three parts; by default that of the training")
 
     def __post_init__(self) -> None:
         for name in ("data", "encoder"):
@@ -77,11 +79,17 @@ class TextArguments:
 
 def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[str, Any]:
     """Reads, splits, trains, scores and saves; returns what `report.json` holds."""
+    return train(text_args, training_args)[0]
+
+
+def train(text_args: TextArguments, training_args: SentimentArguments) -> tuple[dict[str, Any], pd.DataFrame]:
+    """As `main`; and the test texts with their labels and guesses."""
     started = time.perf_counter()
     check_folder(training_args.output_dir, text_args.data, text_args.encoder)
     set_seed(training_args.seed)
     frame = read_labelled(text_args.data)
-    whole = split(frame, text_args.valid_share, text_args.test_share, training_args.seed)
+    split_seed = training_args.seed if text_args.split_seed is None else text_args.split_seed
+    whole = split(frame, text_args.valid_share, text_args.test_share, split_seed)
     parts = without_near_duplicates(whole)
     tokenizer = AutoTokenizer.from_pretrained(text_args.encoder)
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -94,13 +102,13 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
     )
     model = adapted(model, training_args.lora_r) if training_args.lora_r else model
     max_tokens = min(text_args.max_tokens, getattr(model.config, "max_position_embeddings", text_args.max_tokens))
-    train, valid, test = (tokenized(parts[name], tokenizer, max_tokens) for name in ("train", "valid", "test"))
+    tokens = {name: tokenized(part, tokenizer, max_tokens) for name, part in parts.items()}
     stops = training_args.early_stopping_patience and training_args.load_best_model_at_end
     trainer = WeightedTrainer(
         model=model,
         args=training_args,
-        train_dataset=train,
-        eval_dataset=valid,
+        train_dataset=tokens["train"],
+        eval_dataset=tokens["valid"],
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         weights=inverse_shares(parts["train"]["label"]) if training_args.class_weights == "balanced" else None,
@@ -111,7 +119,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
         trainer.model = trainer.model.merge_and_unload() if training_args.lora_r else trainer.model
         trainer.save_model()
     (Path(training_args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle; report.json says it all
-    truth = parts["test"]["label"].to_numpy()
+    truth, guess = parts["test"]["label"].to_numpy(), predict(trainer, tokens["test"])
     commonest = parts["train"]["label"].mode()[0]
     report = {
         **provenance("sentiment"),
@@ -123,7 +131,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
         "lora_r": training_args.lora_r,
         "steps": trainer.state.global_step,
         "valid_loss": trainer.evaluate()["eval_loss"],
-        "test": scores(truth, predict(trainer, test), seed=training_args.seed),
+        "test": scores(truth, guess, seed=training_args.seed),
         "majority_baseline": {
             "label": commonest,
             **scores(truth, np.full(len(truth), commonest), seed=training_args.seed),
@@ -132,7 +140,7 @@ def main(text_args: TextArguments, training_args: SentimentArguments) -> dict[st
     }
     if trainer.is_world_process_zero():
         write_json(report, Path(training_args.output_dir) / "report.json")
-    return report
+    return report, parts["test"].assign(guess=guess)
 
 
 parse = partial(parse_for, main)

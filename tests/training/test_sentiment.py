@@ -1,6 +1,7 @@
 """sentiment.py: the parts, the weights of classes, and the scores."""
 
 import doctest
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,7 @@ def test_near_by_the_slow_way():
 
     def parts_of(text):
         words = text.split()
-        return {*words, *zip(words, words[1:], strict=False)}
+        return {*words, *itertools.pairwise(words)}
 
     def jaccard(a, b):
         return len(parts_of(a) & parts_of(b)) / len(parts_of(a) | parts_of(b))
