@@ -43,6 +43,7 @@ class Arguments:
     out: Path | None = field(default=None, metadata={"metavar": "FOLDER", "help": "where rows are kept (needed)"})
     only: list[str] = option(list(SECTIONS), "sections")
     seeds: list[int] = option([0, 1, 2], "of whatever draws numbers (0 alone with --quick)")
+    models: list[str] = option([], "compute rows of these alone, by their names in the tables (default all)")
     page: Path | None = field(default=None, metadata={"metavar": "FILE", "help": "write this page of Markdown"})
     quick: bool = option(False, "tiny, on made-up data, to see that it works; its figures mean nothing")
     stored: bool = option(False, "compute nothing: a page of the rows that are there")
@@ -61,6 +62,8 @@ class Arguments:
                 told = "is needed" if self.data is None else f"{self.data}: there is no such folder"
                 raise ValueError(f"--data {told}: name one with the files that --help lists")
             check_apart(self.out, self.data)
+        if self.stored and self.models:
+            raise ValueError("--stored computes nothing, --models something: give one")
         if self.page is not None:
             check_output(self.page, ".md")
 
@@ -76,7 +79,7 @@ def run(args: Arguments, console: Console) -> dict[str, list[Row]]:
             data=None if args.quick else args.data,
             seeds=tuple(QUICK_SEEDS if args.quick else args.seeds),
             quick=args.quick,
-            stored=args.stored,
+            models=() if args.stored else tuple(args.models) or None,
             say=lambda line: console.print(f"{time.perf_counter() - started:5.0f} s  {line}", soft_wrap=True),
         )
         if context.data is not None:
