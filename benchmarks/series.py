@@ -20,11 +20,17 @@ from rich.console import Console
 from ..common.errors import one_line_errors
 from ..common.files import check_apart, check_folder, check_output, write_text
 from ..common.parser import Parser, option
-from . import series_long
+from . import series_continual, series_long, series_sentiment, series_tweets
 from .series_frame import Context, Row, Section
 from .series_page import page, words
 
-SECTIONS: dict[str, Section] = {"etth1": series_long.ETTH1, "weather": series_long.WEATHER}
+SECTIONS: dict[str, Section] = {
+    "etth1": series_long.ETTH1,
+    "weather": series_long.WEATHER,
+    "sentiment": series_sentiment.SENTIMENT,
+    "tweets": series_tweets.TWEETS,
+    "continual": series_continual.CONTINUAL,
+}
 QUICK_SEEDS = [0]
 
 
