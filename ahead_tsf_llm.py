@@ -164,7 +164,7 @@ def fit_static(
         ValueError: one of them is empty for all series.
     """
     vocabularies, numbers = dict[str, list[str]](), []
-    for name in names:
+    for name in sorted(names):  # as the keys of a saved state stand, for the columns of `static_codes` follow them
         told = sorted({one[name] for one in values.values()} - {""})
         if not told:
             raise ValueError(f"static covariate '{name}' is empty for every series: leave it out, or fill it")

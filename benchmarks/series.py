@@ -20,13 +20,15 @@ from rich.console import Console
 from ..common.errors import one_line_errors
 from ..common.files import check_apart, check_folder, check_output, write_text
 from ..common.parser import Parser, option
-from . import series_continual, series_long, series_sentiment, series_tweets
+from . import series_continual, series_guide, series_long, series_sentiment, series_time_llm, series_tweets
 from .series_frame import Context, Row, Section
 from .series_page import page, words
 
 SECTIONS: dict[str, Section] = {
     "etth1": series_long.ETTH1,
     "weather": series_long.WEATHER,
+    "time_llm": series_time_llm.TIME_LLM,
+    "guide": series_guide.GUIDE,
     "sentiment": series_sentiment.SENTIMENT,
     "tweets": series_tweets.TWEETS,
     "continual": series_continual.CONTINUAL,
@@ -44,6 +46,7 @@ class Arguments:
     out: Path | None = field(default=None, metadata={"metavar": "FOLDER", "help": "where rows are kept (needed)"})
     only: list[str] = option(list(SECTIONS), "sections")
     seeds: list[int] = option([0, 1, 2], "of whatever draws numbers (0 alone with --quick)")
+    models: list[str] = option([], "compute rows of these alone, by their names in the tables (default all)")
     page: Path | None = field(default=None, metadata={"metavar": "FILE", "help": "write this page of Markdown"})
     quick: bool = option(False, "tiny, on made-up data, to see that it works; its figures mean nothing")
     stored: bool = option(False, "compute nothing: a page of the rows that are there")
@@ -62,6 +65,8 @@ class Arguments:
                 told = "is needed" if self.data is None else f"{self.data}: there is no such folder"
                 raise ValueError(f"--data {told}: name one with the files that --help lists")
             check_apart(self.out, self.data)
+        if self.stored and self.models:
+            raise ValueError("--stored computes nothing, --models something: give one")
         if self.page is not None:
             check_output(self.page, ".md")
 
@@ -77,7 +82,7 @@ def run(args: Arguments, console: Console) -> dict[str, list[Row]]:
             data=None if args.quick else args.data,
             seeds=tuple(QUICK_SEEDS if args.quick else args.seeds),
             quick=args.quick,
-            stored=args.stored,
+            models=() if args.stored else tuple(args.models) or None,
             say=lambda line: console.print(f"{time.perf_counter() - started:5.0f} s  {line}", soft_wrap=True),
         )
         if context.data is not None:

@@ -39,6 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 FIRST = "goes on, 30 % replayed"
 TASK = "quarter by quarter"
+NOISE = 0.53  # accuracy below which the words speak of noise
 
 
 @dataclass
@@ -209,14 +210,15 @@ def more(rows: Sequence[Row]) -> str:
     less = plain["forgetting"] - replayed["forgetting"]
     told = f"Replay changes forgetting by {-less:+.3f} nats, and accuracy on the next quarter by "
     names = ", ".join(rows[0].found.extra["quarters"])
+    found = (
+        "what it keeps or forgets is mostly noise"
+        if replayed["forward"] < NOISE
+        else "some of what it learns is there in the next quarter"
+    )
     return (
-        f"{told}{replayed['forward'] - plain['forward']:+.3f}. Quarters: {names}. A head that calls"
-        f" {replayed['fit']:.1%} of what it has just learned calls {replayed['forward']:.1%} of the quarter that follows: "
-        + (
-            "what it keeps or forgets is mostly noise."
-            if replayed["forward"] < 0.53
-            else "some of what it learns is there in the next quarter."
-        )
+        f"{told}{replayed['forward'] - plain['forward']:+.3f}. Quarters: {names}. A head that is right about "
+        f"{replayed['fit']:.1%} of what it has just learned is right about {replayed['forward']:.1%} of the next "
+        f"quarter: {found}."
     )
 
 

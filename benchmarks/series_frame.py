@@ -74,7 +74,7 @@ class Context:
     data: Path | None
     seeds: tuple[int, ...]
     quick: bool
-    stored: bool  # train nothing: only what is kept
+    models: tuple[str, ...] | None  # of which rows are computed, None for all; kept ones of others are found too
     say: Callable[[str], None]
 
     def file(self, *names: str) -> Path:
@@ -92,15 +92,15 @@ class Context:
     def row(
         self, model: str, task: str, measure: Callable[[], Found], *, seed: int | None = None, **settings: Any
     ) -> Row | None:
-        """The row of these settings: the kept one, or what `measure` finds, kept. None where nothing is trained and
-        none is kept."""
+        """The row of these settings: the kept one, or what `measure` finds, kept. None where none is kept of a model
+        that is not computed."""
         settings = json.loads(json.dumps({**settings, "quick": self.quick}, sort_keys=True, default=str))
         name = f"{file_name(self.section, model, task, seed, settings)}.json"
         told = f"{self.section}: {model}, {task}" + ("" if seed is None else f", seed {seed}")
         if (self.out / name).is_file():
             self.say(f"{told} (kept)")
             return read_row(self.out / name)
-        if self.stored:
+        if self.models is not None and model not in self.models:
             self.say(f"{told} is not there")
             return None
         started = time.process_time()

@@ -11,24 +11,27 @@ Design choices:
 Shapes: T rows, C columns, n origins, P steps, Q quantile levels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
+from torch import nn
 
-from .series_frame import Context, Found, Measure, Row, Section
-from .series_rivals import Predict, Series, Sizes, rivals
+from .series_frame import OURS, Context, Found, Measure, Row, Section
+from .series_ours import LEVELS, QUICK, RECIPE, Law, ours
+from .series_rivals import NETWORKS, Predict, Series, Sizes, auto_ets, ets_name, network, seasonal_naive
 
-LEVELS = np.arange(1, 10) / 10
 MEASURES = (
     Measure("mse", "MSE", ".4f"),
     Measure("mae", "MAE", ".4f"),
     Measure("crps", "CRPS", ".4f"),
     Measure("mase", "MASE", ".3f"),
 )
-Law = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # origins, column -> points [n,P], quantiles [n,P,Q]
 
 
 def scores(series: Series, horizon: int, law: Law) -> dict[str, list[float]]:
@@ -68,16 +71,59 @@ def with_errors(series: Series, horizon: int, predict: Predict) -> Law:
     return law
 
 
-def compared(context: Context, series: Series, horizon: int, task: str, **changed: Sizes) -> Iterator[Row | None]:
-    """A row of each rival and seed."""
-    for name, seed, settings, made in rivals(series, horizon, context, **changed):
+@dataclass(frozen=True)
+class Contestant:
+    """`make(series, horizon)` gives its law, number of parameters, and a note. Settings are all that it depends on."""
 
-        def measure(made: Callable[[], tuple[Predict, int | None, str]] = made) -> Found:
-            predict, parameters, note = made()
-            losses = scores(series, horizon, with_errors(series, horizon, predict))
-            return Found(losses=losses, overlap=horizon, parameters=parameters, note=note)
+    name: str
+    seed: int | None
+    settings: Mapping[str, Any]
+    make: Callable[[Series, int], tuple[Law, int | None, str]]
 
-        yield context.row(name, task, measure, seed=seed, horizon=horizon, ends=series.ends, **settings)
+
+def plain(
+    forecast: Callable[[Series, int], Predict], note: str, series: Series, horizon: int
+) -> tuple[Law, None, str]:
+    return with_errors(series, horizon, forecast(series, horizon)), None, note
+
+
+def learned(
+    build: type[nn.Module], sizes: Sizes, seed: int, series: Series, horizon: int
+) -> tuple[Law, int | None, str]:
+    predict, parameters, note = network(build, series, horizon, sizes, seed)
+    return with_errors(series, horizon, predict), parameters, note
+
+
+def contestants(context: Context, sizes: Mapping[str, Sizes], options: Mapping[str, Any]) -> Iterator[Contestant]:
+    """What draws nothing first, then all of a seed: a run that is stopped has compared what it has.
+
+    `options` are those of our training over the recipe's.
+    """
+    yield Contestant("seasonal naive", None, {}, partial(plain, seasonal_naive, ""))
+    yield Contestant("AutoETS", None, {"by": ets_name()}, partial(plain, auto_ets, ets_name()))
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    options = dict(options) | (QUICK if context.quick else {})
+    for seed in context.seeds:
+        yield Contestant(OURS, seed, {"recipe": recipe, **options}, partial(ours, seed=seed, **options))
+        for name, (build, _) in NETWORKS.items():
+            size = sizes[name]
+            if context.quick:
+                size = replace(size, length=min(size.length, 48), stride=4, epochs=2)
+            yield Contestant(name, seed, asdict(size), partial(learned, build, size, seed))
+
+
+def compared(
+    context: Context, tasks: Mapping[str, tuple[Series, int]], *told: Mapping[str, Any]
+) -> Iterator[Row | None]:
+    """A row of each contestant at each task, a series and its horizon by name; `told` goes to `contestants`."""
+    for one in contestants(context, *told):
+        for task, (series, horizon) in tasks.items():
+
+            def measure(one: Contestant = one, series: Series = series, horizon: int = horizon) -> Found:
+                law, parameters, note = one.make(series, horizon)
+                return Found({}, scores(series, horizon, law), horizon, parameters, note)
+
+            yield context.row(one.name, task, measure, seed=one.seed, ends=series.ends, **one.settings)
 
 
 # --- ETTh1 ---------------------------------------------------------------------------------------------------------
@@ -87,14 +133,14 @@ ETTH1_ENDS = (8640, 11520, 14400)  # hours: twelve, four and four months of thir
 ETTH1_HORIZONS = (96, 192, 336, 720)
 
 
-def made_up(context: Context) -> Series:
+def made_up(targets: tuple[int, ...] = (0, 1)) -> Series:
     """Of a quick run: two columns with the rhythm of a day."""
     rng, hours = np.random.default_rng(0), np.arange(1000)
     wave = np.sin(2 * np.pi * hours / 24)[:, None] * [1.0, 3.0]
     walk = rng.standard_normal((len(hours), 2)).cumsum(axis=0) * 0.05
     values = 10 + wave + walk + 0.3 * rng.standard_normal(wave.shape)
     times = pd.date_range("2020-01-01", periods=len(hours), freq="h").to_numpy()
-    return Series(times, values, ("a", "b"), (0, 1), (600, 800, 1000), 24)
+    return Series(times, values, ("a", "b"), targets, (600, 800, 1000), 24)
 
 
 def read_etth1(path: Path) -> Series:
@@ -109,9 +155,9 @@ def read_etth1(path: Path) -> Series:
 
 
 def run_etth1(context: Context) -> Iterator[Row | None]:
-    series = made_up(context) if context.data is None else read_etth1(context.file(*ETTH1_FILES))
-    for horizon in (24,) if context.quick else ETTH1_HORIZONS:
-        yield from compared(context, series, horizon, f"{horizon} steps")
+    series = made_up() if context.data is None else read_etth1(context.file(*ETTH1_FILES))
+    tasks = {f"{horizon} steps": (series, horizon) for horizon in ((24,) if context.quick else ETTH1_HORIZONS)}
+    return compared(context, tasks, {name: sizes for name, (_, sizes) in NETWORKS.items()}, {})
 
 
 ETTH1 = Section(
@@ -166,13 +212,15 @@ WEATHER_SIZES = {
     "PatchTST": Sizes(length=720, stride=12, batch=128, rate=1e-3, decay=0.9),
     "LSTM": Sizes(length=720, stride=12, batch=128, rate=1e-3, decay=0.9, every=6, all_columns=True),
 }
+WEATHER_OPTIONS = {"context_length": 720, "stride": 12}
 
 
 def run_weather(context: Context) -> Iterator[Row | None]:
-    series = made_up(context) if context.data is None else read_weather(context.file(WEATHER_FILE))
-    sizes: dict[str, Any] = WEATHER_SIZES
-    for horizon in (12,) if context.quick else (72, 1):
-        yield from compared(context, series, horizon, f"{horizon} step{'s' * (horizon > 1)}", **sizes)
+    series = made_up((0,)) if context.data is None else read_weather(context.file(WEATHER_FILE))
+    tasks = {"72 steps": (series, 72), "1 step": (series, 1)}
+    if context.quick:
+        tasks = {"12 steps": (series, 12)}
+    return compared(context, tasks, WEATHER_SIZES, WEATHER_OPTIONS)
 
 
 WEATHER = Section(
@@ -180,8 +228,8 @@ WEATHER = Section(
     about="""A weather station in 2020: 70 % of the time to train, 20 % to validate, 10 % to test. Temperature from the
 720 rows (five days) up to the origin, the next 72 rows (twelve hours) or the next one. The LSTM reads every sixth row
 of temperature and six other columns, as the course does; the other networks read temperature alone. The sentinel
--9999 is an unknown value; a row that is absent is not scored. The season has 144 rows; AutoETS has none. Scores are those of
-ETTh1.""",
+-9999 is an unknown value; a row that is absent is not scored. The season has 144 rows; AutoETS has none.
+Scores are those of ETTh1.""",
     files={WEATHER_FILE: "bgc-jena.mpg.de/wetter (`weather` of Autoformer, as parquet); free with attribution"},
     measures=MEASURES,
     run=run_weather,

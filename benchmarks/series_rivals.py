@@ -4,7 +4,8 @@ Design choices:
 * All of them answer with one number per step. Networks read `length` standardised values up to the origin, learn the
   mean squared error of all steps and stop where it no longer falls on validation dates; the best weights stay.
 * DLinear and PatchTST have the settings of their papers on ETTh1; they and the LSTM are one network for all columns.
-  To bound the cost, an epoch takes every `stride`-th origin of each column, from another one each time.
+  To bound the cost, an epoch takes every `stride`-th origin of each column, from another one each time, and validation
+  as many.
 * AutoETS is fitted once, on the last values of the training dates; from there on its state follows the values known
   at each origin. It has no season beyond 24 rows, as everywhere.
 
@@ -12,9 +13,9 @@ Shapes: T rows, C columns, n origins, B windows, L values of a window, P steps.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,8 @@ from torch import nn
 from transformers import PatchTSTConfig, PatchTSTForPrediction
 
 from ..common.inference import evaluating
-from ..evaluation.baselines.classical import HISTORY, ets_statsforecast, ets_statsmodels, statsforecast
+from ..evaluation.baselines.classical import HISTORY, Ahead, ets_statsforecast, ets_statsmodels, statsforecast
 from ..evaluation.baselines.networks import DLinear
-from .series_frame import Context
 
 LONGEST_SEASON = 24  # of ETS
 AT_ONCE = 512  # windows
@@ -62,9 +62,10 @@ class Series:
         return np.where(last_TC < 0, 0.0, np.take_along_axis(z_TC, np.maximum(last_TC, 0), axis=0))
 
     def origins(self, part: int, *, horizon: int, length: int = 0) -> np.ndarray:
-        """Rows whose steps ahead all lie in that part, after `length` values; earlier parts may be read."""
+        """Rows with a value whose steps ahead all lie in that part, after `length` rows; earlier parts may be read."""
         first = 0 if part == 0 else self.ends[part - 1]
-        return np.arange(max(first - 1, length - 1), self.ends[part] - horizon)
+        rows = np.arange(max(first - 1, length - 1), self.ends[part] - horizon)
+        return rows[np.isfinite(self.values[rows][:, list(self.targets)]).all(axis=1)]
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def trained(build: type[nn.Module], series: Series, horizon: int, sizes: Sizes, 
         model = build(len(windows.back_L), horizon, windows.columns)
         optimizer = torch.optim.Adam(model.parameters(), lr=sizes.rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, sizes.decay)
-        check = windows.pairs(1, 4 if len(series.targets) * series.ends[1] > 10_000 else 1)
+        check = windows.pairs(1, sizes.stride)
         best, kept, at, epoch = np.inf, {}, 0, 0
         while epoch < sizes.epochs and epoch - at < sizes.patience:
             epoch += 1
@@ -226,9 +227,15 @@ def seasonal_naive(series: Series, horizon: int) -> Predict:
     return lambda rows, column: known_TC[np.maximum(rows[:, None] + back, 0), column]
 
 
+@lru_cache(maxsize=32)
+def fitted_ets(values: tuple[float, ...], season: int | None) -> Ahead:
+    """One fit for all horizons, whose first alone has its cost."""
+    fit = ets_statsmodels if statsforecast is None else ets_statsforecast
+    return fit(np.array(values), season)
+
+
 def auto_ets(series: Series, horizon: int) -> Predict:
     """statsforecast's where it is installed, else statsmodels' additive form of least AICc."""
-    fit = ets_statsmodels if statsforecast is None else ets_statsforecast
     known_TC, season = series.known(), series.season if series.season <= LONGEST_SEASON else None
     start = max(0, series.ends[0] - HISTORY)
 
@@ -236,27 +243,11 @@ def auto_ets(series: Series, horizon: int) -> Predict:
         values = known_TC[start:, column]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", (ModelWarning, UserWarning, RuntimeWarning))
-            ahead = fit(values[: series.ends[0] - start], season)
+            ahead = fitted_ets(tuple(values[: series.ends[0] - start]), season)
             return ahead(values[: rows.max() + 1 - start], rows - start, range(1, horizon + 1))
 
     return predict
 
 
-def rivals(series: Series, horizon: int, context: Context, **changed: Sizes) -> Sequence[tuple[Any, ...]]:
-    """(name, seed, settings, what gives its forecasts, parameters and note) of each; networks once per seed."""
-    listed: list[tuple[Any, ...]] = [
-        ("seasonal naive", None, {"season": series.season}, lambda: (seasonal_naive(series, horizon), None, "")),
-        ("AutoETS", None, {"by": ets_name()}, lambda: (auto_ets(series, horizon), None, ets_name())),
-    ]
-    for name, (build, sizes) in NETWORKS.items():
-        sizes = changed.get(name, sizes)
-        if context.quick:
-            sizes = replace(sizes, length=min(sizes.length, 48), stride=4, epochs=2)
-        for seed in context.seeds:
-            made = partial(network, build, series, horizon, sizes, seed)
-            listed.append((name, seed, asdict(sizes), made))
-    return listed
-
-
 def ets_name() -> str:
-    return "by statsmodels (additive forms)" if statsforecast is None else "by statsforecast (additive forms)"
+    return f"{'statsmodels' if statsforecast is None else 'statsforecast'}, additive forms"

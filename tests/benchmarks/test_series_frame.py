@@ -9,7 +9,7 @@ from tsf_llm.benchmarks.series_frame import Context, Found, read_row
 
 @pytest.fixture
 def context(tmp_path):
-    return Context("made", tmp_path / "rows", None, (0,), True, False, lambda line: None)
+    return Context("made", tmp_path / "rows", None, (0,), True, None, lambda line: None)
 
 
 def test_a_row_is_measured_once_for_each_of_its_settings(context):
@@ -30,7 +30,11 @@ def test_a_row_is_measured_once_for_each_of_its_settings(context):
 
 
 def test_what_is_only_looked_for_is_not_computed(context):
-    assert replace(context, stored=True).row("a", "24 steps", lambda: pytest.fail("computed")) is None
+    others = replace(context, models=("b",))
+    assert others.row("a", "24 steps", lambda: pytest.fail("computed")) is None
+    kept = context.row("a", "24 steps", lambda: Found(scores={"mse": 1.0}))
+    assert others.row("a", "24 steps", lambda: pytest.fail("computed")) == kept
+    assert others.row("b", "24 steps", lambda: Found(scores={"mse": 2.0})).found.scores == {"mse": 2.0}
 
 
 def test_a_failing_model_leaves_no_row(context):

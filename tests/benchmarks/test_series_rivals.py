@@ -15,7 +15,7 @@ SMALL = Sizes(length=48, stride=4, batch=64, rate=1e-3, epochs=1)
 
 @pytest.fixture(scope="module")
 def series():
-    return made_up(None)
+    return made_up()
 
 
 def test_the_parts_of_etth1_have_as_many_windows_as_everywhere():
