@@ -114,7 +114,7 @@ class Store:
             stride=plan.stride if history is None else 1 if history < 100 else 4,
             valid_stride=plan.stride if history is None else 4,
             report_samples=0,
-            n_bins=16,  # the head needs none
+            n_bins=32,  # the head needs none
         )
 
     def training(self, name: str, seed: int, *, steps: int, rate: float) -> SftArguments:

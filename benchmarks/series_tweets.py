@@ -44,6 +44,7 @@ EARLY = ("2014-07-03", "2014-11-28", "2014-12-24", "2015-11-27", "2015-12-24")  
 COMMONEST, LAST = "the commoner class of training", "the sign of the last return"
 PRICES, OURS, BOTH = "prices, logistic", "text, logistic", "text and prices, logistic"
 RECENT = 5  # bars within which a tweet must have come
+PER_DAY = 2  # tweets of a ticker and day that are read: the encoder is most of the cost
 SIZE, HALF_LIFE = 16, 2.0  # components kept of a vector; bars
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # scikit-learn's C
 TREES = {
@@ -107,7 +108,7 @@ class Collection:
         """StockNet's tweets and prices, or made-up ones."""
         if context.data is None:
             return cls(*made_up(), made_up_encoder(folder), None)
-        tweets = pd.read_parquet(context.file("stocknet_tweets.parquet"))
+        tweets = first_of_each_day(pd.read_parquet(context.file("stocknet_tweets.parquet")))
         prices = pd.read_parquet(context.file("stocknet_prices.parquet"))
         prices = prices[prices["ticker"].isin(tweets["ticker"]) & (prices["date"] <= FENCES[2])]
         return cls(adjusted(prices), tweets.rename(columns={"created_at": "timestamp"}), minilm(), cache_of(context))
@@ -155,6 +156,12 @@ class Collection:
         text = text.groupby(bars["ticker"].to_numpy()).shift(-join.lead)
         inputs = {"prices": price_inputs(bars), "text": text.to_numpy(float)}
         return Samples(rows, {name: np.nan_to_num(values) for name, values in inputs.items()})
+
+
+def first_of_each_day(tweets: pd.DataFrame) -> pd.DataFrame:
+    """The first `PER_DAY` tweets of a ticker and day: what comes later on that day changes nothing."""
+    tweets = tweets.sort_values(["created_at", "ticker", "text"], kind="stable", ignore_index=True)
+    return tweets[tweets.groupby(["ticker", "date"]).cumcount() < PER_DAY].reset_index(drop=True)
 
 
 def adjusted(prices: pd.DataFrame) -> pd.DataFrame:
@@ -441,7 +448,7 @@ def run(context: Context) -> Iterator[Row | None]:
             return found(samples(), trees(samples(), inputs, seed))
 
         cuts = 3 if context.quick else CUTS
-        settings = {"fences": FENCES, "size": SIZE, "half_life": HALF_LIFE, "recent": RECENT}
+        settings = {"fences": FENCES, "size": SIZE, "half_life": HALF_LIFE, "recent": RECENT, "per_day": PER_DAY}
         task = STRICT.name
         yield context.row(COMMONEST, task, lambda: found(samples(), commonest(samples())), **settings)
         yield context.row(LAST, task, lambda: found(samples(), last_return(samples())), **settings)
@@ -613,7 +620,8 @@ TWEETS = Section(
 StockNet's collection (Xu and Cohen 2018): tweets about some 50 US stocks, 2014 and 2015. Outcomes above
 {UP:.2%} are up, of {DOWN:.1%} and below down; those between are no samples, as there, though nobody knows at the
 close which they will be. Training ends {FENCES[0]}, development {FENCES[1]}, test {FENCES[2]}, by the date of the
-outcome. A ticker's close is one sample where a tweet came within {RECENT} bars. Text: mean vectors of MiniLM in
+outcome. The first {PER_DAY} tweets of a ticker and day
+are read. A ticker's close is one sample where a tweet came within {RECENT} bars. Text: mean vectors of MiniLM in
 {SIZE} components (fitted on training tweets), of the bar and trailing, and the number of tweets. Prices: {RECENT}
 last returns, the market's, trend, range, volatility, volume. Published: 58.2 % (StockNet), reproductions 52 to 57 %.
 The test dates were scored once, with settings from the development dates.

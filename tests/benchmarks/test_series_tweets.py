@@ -29,18 +29,13 @@ def collection(tmp_path_factory):
 
 @pytest.fixture
 def with_tweets(collection):
-    """`with_tweets(stamps)`: the collection with these tweets of T0 alone, filed under the day of their stamp."""
+    """`with_tweets(stamps)`: the collection with these tweets of T0, and an early one of T1."""
 
-    def make(stamps, **columns):
-        stamps = pd.to_datetime(pd.Series(stamps))
-        rows = {
-            "timestamp": stamps,
-            "date": stamps.dt.normalize(),
-            "ticker": "T0",
-            "text": "oil rises",
-            "next_ret": 0.0,
-        }
-        few = Collection(collection.bars, pd.DataFrame(rows | columns), collection.encoder, None)
+    def make(stamps):
+        stamps = pd.to_datetime(pd.Series(["2015-01-05 15:00", *map(str, stamps)]), format="mixed")
+        rows = pd.DataFrame({"timestamp": stamps, "date": stamps.dt.normalize(), "ticker": "T0", "text": "oil rises"})
+        rows.loc[0, "ticker"] = "T1"
+        few = Collection(collection.bars, rows.assign(next_ret=0.0), collection.encoder, None)
         few.__dict__["vectors"] = np.ones((len(stamps), 2))
         return few
 
@@ -82,7 +77,7 @@ def test_the_other_joins_inform_a_return_that_has_begun(with_tweets):
 def test_the_audit_finds_what_is_wrong_and_only_that(collection, with_tweets):
     assert audit(collection, STRICT, cuts=4) == {"rows": 16, "changed": 0}
     assert audit(collection, LEAKY, cuts=4)["changed"] > 8
-    days = pd.bdate_range("2015-08-03", "2015-12-30")
+    days = pd.bdate_range("2015-07-31", "2015-12-30")
     late = with_tweets(days + pd.Timedelta("21h30min"))  # after the close in any season
     assert audit(late, STRICT, cuts=4)["changed"] == 0
     assert audit(late, PUBLISHED, cuts=4)["changed"] == 4
@@ -90,7 +85,7 @@ def test_the_audit_finds_what_is_wrong_and_only_that(collection, with_tweets):
 
 def test_the_audit_finds_a_wrong_zone(with_tweets, monkeypatch):
     """16:00 taken for a time of UTC is before the close, so clean; taken for one west of New York it is a leak."""
-    days = pd.bdate_range("2015-08-03", "2015-12-30")
+    days = pd.bdate_range("2015-07-31", "2015-12-30")
     late = with_tweets(days + pd.Timedelta("21h30min"))
     assert audit(late, STRICT, cuts=4)["changed"] == 0
     real = series_tweets.text_features
@@ -132,6 +127,14 @@ def test_labels_and_adjusted_bars():
     bars = adjusted(prices)
     assert bars["close"].tolist() == [4.0, 4.0]
     assert bars["open"].tolist() == [2.0, 4.0]
+
+
+def test_the_first_tweets_of_a_day_are_read_whatever_comes_later():
+    stamps = pd.to_datetime(["2015-01-05 09:00", "2015-01-05 08:00", "2015-01-05 11:00", "2015-01-06 10:00"])
+    table = pd.DataFrame({"created_at": stamps, "date": stamps.normalize(), "ticker": "A", "text": list("badc")})
+    kept = series_tweets.first_of_each_day(table)
+    assert kept["text"].tolist() == ["a", "b", "c"]
+    pd.testing.assert_frame_equal(series_tweets.first_of_each_day(table.drop(index=[2, 3])), kept.iloc[:2])
 
 
 def test_what_the_collection_says_of_its_returns_is_checked(collection):
