@@ -114,6 +114,7 @@ def fit_ahead(
         "waves": choose_waves(spacing, days),
         "center": [float(center[0]) for center, _ in fitted],
         "scale": [float(scale[0]) for _, scale in fitted],
+        "categories": [*vocabularies],  # in this order: JSON sorts the next by name
         "vocabularies": vocabularies,
         "numbers": numbers,
     }
@@ -121,37 +122,34 @@ def fit_ahead(
 
 def told_ahead(
     name: str, tickers: CheckedBars, state: Mapping[str, Any], *, covariates: Sequence[str], clip: float | None
-) -> dict[str, np.ndarray | None]:
+) -> dict[str, Any]:
     """`known` and `static` of an `EncodedSeries`."""
     bars, static = tickers[name], tickers.static.get(name, {})
-    told: dict[str, np.ndarray | None] = {"known": None, "static": None}
+    told: dict[str, Any] = {"known": None, "static": None}
     if state["center"]:
         columns = [bars[one].to_numpy(dtype=float) for one in covariates]
         columns += [np.full(len(bars), static_number(static[one])) for one in state["numbers"]]
         scaled = (np.stack(columns, axis=1) - state["center"]) / state["scale"]
         limit = np.inf if clip is None else clip
         told["known"] = np.clip(scaled, -limit, limit).astype(np.float32)
-    if state["vocabularies"]:
-        told["static"] = np.repeat(static_codes(name, static, state["vocabularies"])[None], len(bars), axis=0)
+    if state["categories"]:
+        vocabularies = {one: state["vocabularies"][one] for one in state["categories"]}
+        told["static"] = np.repeat(static_codes(name, static, vocabularies)[None], len(bars), axis=0)
     return told
 
 
 def check_ahead(state: Any) -> None:
     """Raises ValueError for a fitted state that no fit wrote."""
 
-    def are_numbers(values: Any) -> bool:
-        return isinstance(values, list | tuple) and all(
-            isinstance(one, int | float) and np.isfinite(one) for one in values
-        )
+    def are(values: Any, *kinds: type) -> bool:
+        return isinstance(values, list | tuple) and all(isinstance(one, kinds) for one in values)
 
-    sound = isinstance(state, dict) and {*state} == {"waves", "center", "scale", "vocabularies", "numbers"}
-    if sound:
-        vocabularies, center, scale = state["vocabularies"], state["center"], state["scale"]
-        texts = [state["waves"], state["numbers"], *(vocabularies.values() if isinstance(vocabularies, dict) else [0])]
-        sound = all(isinstance(part, list | tuple) and all(isinstance(x, str) for x in part) for part in texts)
-        sound = sound and {*state["waves"]} <= {*WAVES} and are_numbers(center) and are_numbers(scale)
-        sound = sound and len(center) == len(scale) and min(scale, default=1.0) > 0
-    if not sound:
+    lists = {"waves": (str,), "categories": (str,), "numbers": (str,), "center": (int, float), "scale": (int, float)}
+    sound = isinstance(state, dict) and all(are(state.get(name), *kinds) for name, kinds in lists.items())
+    sound = sound and {*state["waves"]} <= {*WAVES} and len(state["center"]) == len(state["scale"])
+    sound = sound and np.isfinite(state["center"]).all() and np.isfinite(state["scale"]).all()
+    sound = sound and min(state["scale"], default=1) > 0 and isinstance(state.get("vocabularies"), dict)
+    if not sound or not all(are(state["vocabularies"].get(name), str) for name in state["categories"]):
         raise ValueError("fitted: ahead is no state of steps ahead; copy the processor again, or fit it anew")
 
 

@@ -332,7 +332,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """The fields of a config that the inputs of the series form decide; none of another form."""
         if self.ahead is None:
             return {}
-        sizes = [len(values) + 1 for values in self.ahead["vocabularies"].values()]
+        sizes = [len(self.ahead["vocabularies"][name]) + 1 for name in self.ahead["categories"]]
         return {
             "context_length": self.context_length,
             "num_seasons": len(self.seasons or ()),
@@ -637,8 +637,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         fitted = {ticker: center_and_scale(values, self.scaling) for ticker, values in each.items()}
         by_column = zip(*(part.T for part in parts.values()), strict=True)
         pooled = [center_and_scale(np.concatenate(column)[:, None], self.scaling) for column in by_column]
-        empty = [(np.empty(0), np.empty(0))]  # a model in series form may have no features
-        fitted["*"] = tuple(np.concatenate(part) for part in zip(*(pooled or empty), strict=True))
+        pooled = pooled or [(np.empty(0), np.empty(0))]  # a model in series form may have no features
+        fitted["*"] = np.concatenate([c for c, _ in pooled]), np.concatenate([s for _, s in pooled])
         return {t: c.tolist() for t, (c, _) in fitted.items()}, {t: s.tolist() for t, (_, s) in fitted.items()}
 
     # --- encode
@@ -834,12 +834,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
                 encoded.append(self._with_features(newest, raw))
         return encoded
 
-    def _series(self, tickers: CheckedBars) -> dict[str, EncodedSeries]:
+    def _series(self, tickers: Mapping[str, pd.DataFrame]) -> dict[str, EncodedSeries]:
         """All that is known of each ticker but its features, which are zero."""
         moves = self._moves(tickers)
         series = {ticker: self._one_series(ticker, frame, *moves[ticker]) for ticker, frame in tickers.items()}
         if self.ahead is None:
             return series
+        assert isinstance(tickers, CheckedBars)
         options: dict[str, Any] = {"covariates": self.known_covariates, "clip": self.clip}
         return {name: replace(one, **told_ahead(name, tickers, self.ahead, **options)) for name, one in series.items()}
 
