@@ -20,6 +20,7 @@ VERSION_TESTS := $(addprefix tests/, \
     data_prep/test_prepare.py::test_a_corrected_bar_is_found \
     data_prep/test_yahoo.py::test_prices_are_those_of_yfinance \
     evaluation/baselines/test_classical.py \
+    benchmarks/test_fev_model.py benchmarks/test_fev_bench.py \
     serving/test_streaming.py serving/http/test_app.py)
 
 .DEFAULT_GOAL := help
@@ -80,8 +81,8 @@ $(DEV_STAMP): setup.py constraints.txt | $(BIN)/pip
 
 # Environments named after uv's resolutions; torch stays at the tested version, installed by pip: uv, or another
 # version, would bring gigabytes of CUDA libraries. "Newest" is that of the day: `make clean` renews it. The lowest pandas
-# is one that statsforecast runs with.
-$(VENV)-lowest-direct/.installed: EXTRAS := dev,statsforecast
+# and datasets are those that statsforecast and fev run with.
+$(VENV)-lowest-direct/.installed: EXTRAS := dev,statsforecast,fev
 $(VENV)-highest/.installed: EXTRAS := dev
 $(VENV)-lowest-direct/.installed $(VENV)-highest/.installed: setup.py constraints.txt
 	@echo "Installing the $(patsubst $(VENV)-%,%,$(@D)) versions in $(@D)"

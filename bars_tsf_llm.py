@@ -52,6 +52,7 @@ TWICE = (
     "offset"
 )
 CLEAN = ", as tsf-llm clean does"  # with bars
+RESAMPLE = ", or add --resample mean (or sum, last), which makes even rows of plain series"
 LEADS = (1, 2, 3, 4, 5, 6, 7)  # rows ahead at which a known covariate is read
 LISTED = 20  # skipped series that a warning names
 
@@ -551,13 +552,13 @@ def _refuse_rows(
             more = f" (and {count - 1} more)" if count > 1 else ""
             raise ValueError(f"{ticker}, row {row}, {day}{more}: {what}; {remedy}")
 
-    clean = CLEAN if kind is OHLCV else ""
+    clean, even = (CLEAN, "") if kind is OHLCV else ("", RESAMPLE)
     refuse(np.isnat(times), "timestamp is empty", f"drop the row{clean}, or give its date")
     if (times[1:] <= times[:-1]).any():
-        again = None if repeated_hour(pd.Series(times)) is None else TWICE
+        again = None if repeated_hour(pd.Series(times)) is None else TWICE + even
         backwards, repeated = (np.append(False, one) for one in (times[1:] < times[:-1], times[1:] == times[:-1]))
-        refuse(backwards, "timestamp goes backwards", again or f"sort the bars by timestamp{clean}")
-        refuse(repeated, "timestamp is repeated", again or f"keep one bar per timestamp{clean}")
+        refuse(backwards, "timestamp goes backwards", again or f"sort the bars by timestamp{clean}{even}")
+        refuse(repeated, "timestamp is repeated", again or f"keep one bar per timestamp{clean}{even}")
     infinite = np.logical_or.reduce([np.isinf(values) for values in columns.values()])
     refuse(infinite, "infinite value", f"replace it by NaN{clean}, or the true number")
     for wrong, what, remedy in kind.refusals:
@@ -656,5 +657,6 @@ def bars_through(bars: Bars, through: Any, kind: Kind = OHLCV, covariates: Seque
         if inside[kind.value].notna().sum() >= MIN_BARS:
             frames[ticker] = inside
     if not frames:
-        raise ValueError(f"no ticker has {MIN_BARS} bars up to {through}: give more history or a later fence")
+        upto = "" if through is None else f" up to {through}"
+        raise ValueError(f"no ticker has {MIN_BARS} bars{upto}: give more history or a later fence")
     return tickers.like(frames)

@@ -58,7 +58,20 @@ RAW_ALIASES = {
     "source": ("source", "vendor", "provider"),
 }
 SERIES_ALIASES = {
-    "timestamp": (*ALIASES["timestamp"], "ds", "observationdate"),
+    "timestamp": (
+        *(
+            *ALIASES["timestamp"],
+            "ds",
+            "observationdate",
+            "period",
+            "datum",
+            "fecha",
+            "week",
+            "month",
+            "quarter",
+            "year",
+        ),
+    ),
     "series_id": ("seriesid", "uniqueid", "series", "itemid", "id", "ticker", "symbol", "tic", "T"),
     "value": ("value", "y", "target"),
 }

@@ -332,7 +332,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """The fields of a config that the inputs of the series form decide; none of another form."""
         if self.ahead is None:
             return {}
-        sizes = [len(self.ahead["vocabularies"][name]) + 1 for name in self.ahead["categories"]]
+        sizes = [len(values) + 1 for values in self.ahead["vocabularies"].values()]
         return {
             "context_length": self.context_length,
             "num_seasons": len(self.seasons or ()),
@@ -489,9 +489,10 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
     def _check_spacing(self, name: str, timestamps: np.ndarray, fitted: float | None = None) -> None:
         spacing, fitted = bar_spacing(timestamps), fitted or self.bar_seconds
         if fitted is None or not 0.5 < spacing / fitted < 2:
+            remedy = "resample the bars" if self.series_kind is OHLCV else "bring all to one step (--resample 1d:mean)"
             raise ValueError(
                 f"{name}: a bar every {pd.Timedelta(seconds=spacing)}, the processor was fitted on "
-                f"{pd.Timedelta(seconds=fitted)}: resample the bars, or train a model on such"
+                f"{pd.Timedelta(seconds=fitted)}: {remedy}, or train a model on such"
             )
 
     def _skip_short(self, tickers: CheckedBars, as_of: Any = None) -> None:

@@ -26,16 +26,18 @@ from .windows_tsf_llm import change, lag, moving_max, moving_min, moving_sum
 SHORT_CYCLE = 12  # rows
 REACH = 60  # rows of the longest window; seasons read more
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
-SEASONS = {  # seconds between rows -> rows per cycle; for days and weeks see `candidate_seasons`
-    10 * MINUTE: (144,),
-    15 * MINUTE: (96,),
-    30 * MINUTE: (48, 336),
-    HOUR: (24, 168),
+SEASONS = {  # seconds between rows -> rows per cycle; what a day and a week have is counted, see `candidate_seasons`
+    1.0: (60, 3600),
+    MINUTE: (60, 1440),
     7 * DAY: (52,),
     30.4 * DAY: (12,),
     91.3 * DAY: (4,),
 }
+WEEKLY = 30 * MINUTE  # rows as far apart, or further, have a week beside their day: a season of at most 336 rows
 MOST_LAG, LEAST_AUTOCORRELATION = 400, 0.2  # of the search for a season where the sampling tells none
+AS_GOOD = 0.9  # of the highest autocorrelation: an earlier lag with so much is the season, and not a multiple of it
+LONGER = 1.05  # what a multiple of a shorter season has to be better by: it repeats older values
+MOST_RANKED = 500  # series that rank the seasons
 
 
 # --- seasons -------------------------------------------------------------------------------------------------------
@@ -44,13 +46,28 @@ MOST_LAG, LEAST_AUTOCORRELATION = 400, 0.2  # of the search for a season where t
 def candidate_seasons(timestamps: np.ndarray, spacing: float) -> tuple[int, ...]:
     """Rows per cycle that rows `spacing` seconds apart can have; none for a sampling without a calendar.
 
-    Days are counted as given: a shop that closes on Sundays has weeks of six rows.
+    Days are counted as given: a shop that closes on Sundays has weeks of six rows, a market days of seven hours.
     """
     if 0.9 < spacing / DAY < 1.1:
         shares = pd.Series(pd.DatetimeIndex(timestamps).day_of_week).value_counts(normalize=True)
         week = int((shares > 0.05).sum())
         return (week, 4 * week, 52 * week)
+    if 1.5 * MINUTE < spacing < 0.9 * DAY and abs(DAY / spacing - round(DAY / spacing)) < 0.05:
+        whole = round(DAY / spacing)
+        seconds = np.unique(timestamps).astype("datetime64[s]").astype(np.int64)
+        day = _usual_count(seconds // int(DAY), whole)
+        week = _usual_count((seconds + 3 * int(DAY)) // int(7 * DAY), 7 * whole) if spacing >= 0.99 * WEEKLY else 0
+        return tuple(rows for rows in (day, week) if rows > 2)
     return next((rows for known, rows in SEASONS.items() if 0.95 < spacing / known < 1.05), ())
+
+
+def _usual_count(cycle: np.ndarray, whole: int) -> int:
+    """Rows of the usual one of these cycles, which a `whole` one has; 0 where they are of no one length."""
+    counts = np.unique(cycle, return_counts=True)[1][1:-1]
+    counts = counts[2 * counts >= counts.max(initial=0)]
+    if len(counts) < 2 or (usual := float(np.median(counts))) >= 0.9 * whole:
+        return whole
+    return int(usual) if np.median(np.abs(counts - usual)) <= 0.05 * usual else 0
 
 
 def choose_seasons(values: Sequence[np.ndarray], candidates: Sequence[int]) -> list[int]:
@@ -62,7 +79,12 @@ def choose_seasons(values: Sequence[np.ndarray], candidates: Sequence[int]) -> l
     usable = [m for m in candidates if 2 * m + MIN_BARS <= lengths[len(lengths) // 2]]
     if not candidates:
         usable = _autocorrelated(values)
-    return sorted(usable, key=lambda m: _repeat_error(values, m))
+    some = values[:: -(-len(values) // MOST_RANKED)]
+
+    def error(m: int) -> float:
+        return _repeat_error(some, m) * (LONGER if any(m % other == 0 and other < m for other in usable) else 1.0)
+
+    return sorted(usable, key=error)
 
 
 def _repeat_error(values: Sequence[np.ndarray], season: int) -> float:
@@ -83,8 +105,10 @@ def _autocorrelated(values: Sequence[np.ndarray]) -> list[int]:
     if not power or not lags:
         return []
     correlation = [float(changes[lag:] @ changes[:-lag]) / power for lag in lags]
-    best = int(np.argmax(correlation))
-    return [lags[best]] if correlation[best] > LEAST_AUTOCORRELATION else []
+    best = max(correlation)
+    first = next(i for i, one in enumerate(correlation) if one >= AS_GOOD * best)
+    peak = first + int(np.argmax(correlation[first : max(first + 1, int(1.5 * lags[first]) - lags[0])]))
+    return [lags[peak]] if best > LEAST_AUTOCORRELATION else []
 
 
 # --- features ------------------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ SERVE = [
     "plotly>=6.1",
     "mcp>=2.3",
 ]
+FEV = ["fev>=0.10"]  # wants datasets < 5
 RAY = ["ray[data]>=2.50"]
 DEV = [
     *DATA,
@@ -139,6 +140,7 @@ setup(
         "ray": RAY,
         "baselines": BASELINES,
         "statsforecast": STATSFORECAST,
+        "fev": FEV,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["tsf-llm=tsf_llm.serving.cli:main"]},

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import OHLCV, UNIVARIATE, named_columns
+from ..bars_tsf_llm import LISTED, OHLCV, UNIVARIATE, named_columns
 from ..cells_tsf_llm import NumberFormat, read_numbers
-from ..columns_tsf_llm import SERIES_ALIASES, Whole, check_columns, find_columns, find_key_of_all, listed
+from ..columns_tsf_llm import SERIES_ALIASES, Whole, check_columns, find_columns, find_key_of_all, key_texts, listed
 
 COLUMNS = ["timestamp", OHLCV.id, *OHLCV.columns]
 
@@ -19,7 +20,8 @@ class Columns:
 
     And how cells are written, where these do not tell: dates as `dmy`, `mdy` or `ymd`, and decimals with a `point` or
     a `comma`. Plain series may have `static` covariates, columns of texts with one value per series, in the table
-    itself or in the one at `static_file`, which has a row per series.
+    itself or in the one at `static_file`, which has a row per series. `resample` is the rule by which their rows
+    become even, as `1h:mean`: see there.
     """
 
     value: str | None = None
@@ -29,10 +31,12 @@ class Columns:
     decimal: str | None = None
     static: tuple[str, ...] = ()
     static_file: str | None = None
+    resample: str | None = None
 
     def of_bars(self) -> dict[str, str | None]:
         """Those that readers of bars take."""
-        return {name: given for name, given in asdict(self).items() if name not in ("value", "static", "static_file")}
+        of_series = ("value", "static", "static_file", "resample")
+        return {name: given for name, given in asdict(self).items() if name not in of_series}
 
 
 USUAL = Columns()
@@ -56,13 +60,73 @@ def find_series(
         column |= find_key_of_all(table, column, where, UNIVARIATE.id, whole)
     if "value" not in column:
         table = table if whole is None else whole([*table.columns])
-        used = {*column.values(), *named_columns(covariates, table.columns, column.values())}
+        used = {*column.values(), *named_columns(covariates, table.columns, column.values()), *parts_of(named.id)}
         numeric = [name for name in table.columns if name not in used and _is_numeric(table[name])]
         if len(numeric) != 1:
-            found = f"columns of numbers: {', '.join(map(str, numeric))}" if numeric else "no column of numbers"
-            raise ValueError(f"{where} has {found}; choose what to forecast with --value.")
+            if not numeric:
+                raise ValueError(f"{where} has no column of numbers; choose what to forecast with --value.")
+            more = f" and {len(numeric) - LISTED} more" if len(numeric) > LISTED else ""
+            raise ValueError(
+                f"{where} has columns of numbers: {', '.join(map(str, numeric[:LISTED]))}{more}; choose what to "
+                "forecast with --value, or '*' for each as a series of its own."
+            )
         column["value"] = numeric[0]
     return column
+
+
+def parts_of(id: str | None) -> list[str]:
+    """The columns that an `--id` of several names."""
+    return [] if id is None or "," not in id else [name.strip() for name in id.split(",")]
+
+
+def join_names(table: pd.DataFrame, id: str | None) -> pd.DataFrame:
+    """With a column for an `--id` of several columns: their texts, with a stroke between.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    parts = parts_of(id)
+    if not parts or id in table.columns:
+        return table
+    check_columns(table, "the table", parts)
+    joined = key_texts(table[parts[0]])
+    for name in parts[1:]:
+        joined = joined + "/" + key_texts(table[name])
+    return table.assign(**{str(id): joined})
+
+
+def wide_values(
+    table: pd.DataFrame, where: str | Path, named: Columns, covariates: Sequence[str] = ()
+) -> list[str] | None:
+    """The columns that are a series each, where the value is a pattern or several names; None where it is one column.
+
+    Raises:
+        ValueError: no column of numbers fits, or a column names the series as well.
+    """
+    given = named.value
+    if given is None or given in table.columns or not ({*given} & {*"*?[,"}):
+        return None
+    column = find_columns(table, SERIES_ALIASES, where)
+    used = {named.time or column.get("timestamp"), *named_columns(covariates, table.columns)}
+    wanted = [name.strip() for name in given.split(",") if name.strip()]
+    chosen = named_columns(wanted, table.columns, used)
+    check_columns(table, where, [name for name in chosen if name in wanted and not {*name} & {*"*?["}])
+    chosen = [name for name in chosen if name in table.columns and _is_numeric(table[name])]
+    key = named.id or column.get("series_id")
+    if key is not None and key not in chosen:
+        raise ValueError(f"{where} has a column of names, '{key}': choose one column to forecast with --value.")
+    if not chosen:
+        raise ValueError(f"{where} has no column of numbers that fits --value {given}; found: {listed(table)}.")
+    return chosen
+
+
+def spread(frame: pd.DataFrame, values: Sequence[str], covariates: Sequence[str]) -> pd.DataFrame:
+    """A column per series -> `timestamp, series_id, value`, all of one series first, and the covariates of all."""
+    rows, times = len(frame), len(values)
+    tall = {name: np.tile(frame[name].to_numpy(), times) for name in ("timestamp", *covariates)}
+    tall[UNIVARIATE.id] = np.repeat(np.array([str(name) for name in values], dtype=object), rows)
+    tall[UNIVARIATE.value] = frame[[*values]].to_numpy(dtype=float).ravel(order="F")
+    return pd.DataFrame(tall)
 
 
 def choose_covariates(

@@ -75,7 +75,7 @@ from .shards import (
     versions,
     without_names,
 )
-from .sources import read_market
+from .sources import check_no_value, read_market
 from .ticker_files import Collected, collect_bars, collect_series, groups_of
 from .windows import Split, fence, side_by_side
 
@@ -304,8 +304,7 @@ def _collect(
         raise ValueError(f"{sorted(taken)}: a prepared dataset has columns of these names; rename the covariates")
     if extractor.series_kind is not OHLCV:
         return collect_series(source, work, tickers, columns=columns, covariates=extractor.covariates, strict=strict)
-    if columns.value is not None:
-        raise ValueError(f"'{columns.value}' names the value of plain series, and these are bars: leave it out")
+    check_no_value(columns)
     options = {"columns": columns, "covariates": extractor.covariates, "strict": strict}
     chosen = "market" in (extractor.feature_groups or ()) and all(map(implied_index, others))
     return collect_bars(source, work, tickers, universe=chosen, crew=crew, **options)

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from transformers.utils import logging
 
 from ..bars_tsf_llm import OHLCV, PRICES, UNIVARIATE, Kind, may_hold, refuse_if_none_left, tell_skipped
 from ..cells_tsf_llm import (
@@ -51,9 +52,12 @@ from ..columns_tsf_llm import (
     look_again,
 )
 from ..processing_tsf_llm import TsfLlmProcessor
-from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series
+from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series, join_names, spread, wide_values
+from .resample import Gaps, absent_rows, uneven_series
+from .resample import resample as resampled
 from .tables import ROWS, SAMPLE, SAMPLE_FILE, SAMPLE_INDEX, iter_tables, list_files, named_files, open_table
 
+logger = logging.get_logger(__name__)
 NAMES = ("ticker", "series_id", "source")  # columns of text
 RAW_NUMBERS = [*PRICES, "volume", "adj_close", "split_coefficient"]
 STATIC = "static "  # before the name of a column of texts among ours
@@ -214,6 +218,7 @@ def read_series(
     time: str | None = None,
     dates: str | None = None,
     decimal: str | None = None,
+    resample: str | None = None,
     covariates: Sequence[str] = (),
     static: Sequence[str] = (),
     static_file: str | Path | None = None,
@@ -226,8 +231,10 @@ def read_series(
     `value`, `id` and `time` name columns of the file. By default the time is in `timestamp`, `date`, `datetime`,
     `time` or `ds`; the name is in `series_id`, `unique_id`, `item_id`, `id`, `ticker` or the like; the value is in
     `value`, `y`, `target` or the only column of numbers left. Without a column of names, a series is called as its
-    `value` column or its file. `names` selects series. Covariates may be patterns, as `text_*`. What cannot be read is
-    skipped as by `read_bars`.
+    `value` column or its file. A `value` of several names or a pattern (`a,b`, `*`) makes a series of each of these
+    columns; an `id` of several columns (`store,item`) joins their texts with a stroke. `names` selects series.
+    Covariates may be patterns, as `text_*`. What cannot be read is skipped as by `read_bars`, and so is a series whose
+    times are uneven: `resample` is the rule that makes them even, see there.
 
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
@@ -239,26 +246,53 @@ def read_series(
     own = [name for name in static if name not in (*joined, UNIVARIATE.id)]
     for path, name in files:
         with refusals.of_file(name, alone=len(files) == 1):
+            wide: list[str] = []
 
-            def find(table: pd.DataFrame, whole: Whole | None, path: Path = path) -> Found:
+            def find(table: pd.DataFrame, whole: Whole | None, path: Path = path, wide: list[str] = wide) -> Found:
                 if missing := [name for name in own if name not in table]:
                     raise ValueError(
                         f"{path} has no column '{missing[0]}', a static covariate; add it, or name a table with it "
                         "with --static."
                     )
                 named = Columns(value=value, id=id, time=time)
-                column = find_series(table, path, named, [*covariates, *own], whole)
+                wide[:] = wide_values(table, path, named, [*covariates, *own]) or []
+                named = replace(named, value=wide[0]) if wide else named
+                column = find_series(table, path, named, [*covariates, *own, *wide[1:]], whole)
                 column |= {f"{STATIC}{name}": name for name in own}
-                return column, choose_covariates(table, path, covariates, taken=column.values(), ours=ours)
+                chosen = choose_covariates(table, path, covariates, taken=[*column.values(), *wide], ours=ours)
+                return column, [*chosen, *wide[1:]]
 
-            frame, chosen = _read_file(path, find, refusals, dates, decimal, id=UNIVARIATE.id)
-            if UNIVARIATE.id not in frame:
+            opened = partial(join_names, id=id)
+            frame, chosen = _read_file(path, find, refusals, dates, decimal, id=UNIVARIATE.id, opened=opened)
+            if wide:
+                chosen = chosen[: len(chosen) - len(wide) + 1]
+                beside_all = [*chosen, *(f"{STATIC}{name}" for name in own)]
+                frame = spread(frame.rename(columns={UNIVARIATE.value: wide[0]}), wide, beside_all)
+            elif UNIVARIATE.id not in frame:
                 frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
             refusals.add(periods.add(path, spans_of(frame, UNIVARIATE.id)))
             frame = frame.rename(columns={f"{STATIC}{name}": name for name in own})
             frames.append(frame[[*ours, *chosen, *own]])
-    frame = _readable(frames, UNIVARIATE.id, names, refusals.skipped)
+    frame = _even_rows(_readable(frames, UNIVARIATE.id, names, refusals.skipped), resample, strict=strict)
     return frame if beside is None else join_static(frame, beside, joined, strict=strict)
+
+
+def _even_rows(frame: pd.DataFrame, rule: str | None, *, strict: bool) -> pd.DataFrame:
+    """The rows as the rule makes them; without one, those of series whose rows can be counted."""
+    if rule is not None:
+        return resampled(frame, rule)
+    gaps = Gaps.of(frame)
+    refusals = Refusals(strict=strict, skipped=frame.attrs["skipped"])
+    if uneven := uneven_series(frame, gaps):
+        refusals.add(uneven)
+        refuse_if_none_left([name for name in gaps.names if name not in uneven], uneven)
+        tell_skipped([*uneven.values()])
+        frame = frame[~frame[UNIVARIATE.id].isin(uneven)].reset_index(drop=True)
+        frame.attrs["skipped"] = refusals.skipped
+        gaps = Gaps.of(frame)
+    if told := absent_rows(gaps, frame["timestamp"]):
+        logger.warning(told)
+    return frame
 
 
 def _read_file(
@@ -399,6 +433,11 @@ def check_no_value(columns: Columns) -> None:
     if columns.value is not None:
         raise ValueError(
             f"this model reads market bars, which have no column '{columns.value}' to choose; leave --value out"
+        )
+    if columns.resample is not None:
+        raise ValueError(
+            f"--resample {columns.resample} is for plain series, and these are market bars: leave it out, or name a "
+            "column with --value"
         )
 
 

@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from ..common.inference import batches, evaluating
 from ..configuration_tsf_llm import CLASS_LABELS
 from ..data_prep.windows import WindowDataset
-from .significance import Figure, compare, mean_interval
+from .significance import Figure, Interval, block_length, compare, enough_dates, mean_interval, resampled, sums_by_date
 
 NAMES = list(CLASS_LABELS.values())
 CLASS_SCORES = ("precision", "recall", "f1", "support")
@@ -131,3 +131,30 @@ def class_scores(
 
 def _log_loss(probabilities: np.ndarray, actual: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(probabilities[np.arange(len(actual)), actual], SMALLEST_P))
+
+
+def matthews(counts: np.ndarray) -> np.ndarray:
+    """Matthews' correlation of two classes from `[..., 4]` counts: true and false negatives, false and true positives.
+
+    Zero where a class never occurs or is never called, as scikit-learn has it.
+
+    >>> matthews(np.array([[6, 1, 2, 3], [5, 5, 0, 0]])).round(4).tolist()
+    [0.4781, 0.0]
+    """
+    tn, fn, fp, tp = np.moveaxis(np.asarray(counts, float), -1, 0)
+    root = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return np.divide(tp * tn - fp * fn, root, out=np.zeros_like(root), where=root > 0)
+
+
+def matthews_with_interval(
+    actual: np.ndarray, called: np.ndarray, dates: np.ndarray, *, horizon: int, seed: int = 0
+) -> tuple[float, Interval]:
+    """Matthews' correlation of classes 0 and 1 `[n]`, and the 95 % quantiles of a block bootstrap over dates."""
+    kinds = np.eye(4)[2 * called + actual]
+    by_date = sums_by_date(kinds, dates)[:, :4]
+    value = float(matthews(by_date.sum(axis=0)))
+    if not enough_dates(len(by_date), horizon):
+        return value, None
+    draws = resampled(by_date, block_length(len(by_date), horizon), seed=seed)
+    again = np.concatenate([matthews(sums.round()) for sums in draws])
+    return value, np.quantile(again, (0.025, 0.975)).tolist()

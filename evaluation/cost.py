@@ -19,7 +19,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 
 from ..common.reading import weight_files
 from ..feature_extraction_tsf_llm import EncodedSeries
-from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..pipeline_tsf_llm import SERIES_INPUTS, TsfLlmPipeline
 
 Task = Callable[[], Any]
 Name = TypeVar("Name", bound=Hashable)
@@ -52,7 +52,8 @@ def last_windows(pipe: TsfLlmPipeline, series: Sequence[EncodedSeries], count: i
 
 def forward_task(pipe: TsfLlmPipeline, batch: BatchFeature) -> Task:
     """One forward pass, as forecasting begins: the next step's logits, or the head's answer."""
-    names = ("past_values", "attention_mask", *(("input_ids",) if pipe.model.can_generate() else ()))
+    wanted = ("past_values", "attention_mask", *(("input_ids",) if pipe.model.can_generate() else SERIES_INPUTS))
+    names = [name for name in wanted if name in batch]
     inputs = {name: batch[name].to(pipe.model.device) for name in names}
     options = {"use_cache": False, "logits_to_keep": 1} if pipe.model.can_generate() else {}
 

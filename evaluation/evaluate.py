@@ -109,6 +109,8 @@ def _found(walk: WalkForward, seed: int) -> dict[str, Any]:
     losses = {name: walk.crps(name) for name in walk.steps[-1]}
     told |= {"mcs": confidence_set(losses, walk.origin, horizon=walk.overlap, seed=seed), "groups": groups(walk)}
     told |= {"calibration": walk.calibration(), "failed": walk.failed}
+    if walk.demand is not None:
+        told["demand_verdicts"] = walk.demand_verdicts(seed)
     return {"n": len(walk.origin), "strongest": strongest, "verdicts": verdicts, **told}
 
 

@@ -5,7 +5,8 @@ Design choices:
   to it and nothing else; so do the baselines.
 * Everything is scored on the cumulative log return to each step. The row of a model is its score at the last step.
 * A plain series is scored on its differences, in units of its mean absolute one-step difference known at the origin:
-  so series of all sizes count alike. Its baselines include the seasonal naive one, where it has a season.
+  so series of all sizes count alike. Its baselines include the seasonal naive one, where it has a season. Beside that
+  its rows have the scores of `demand.py`, in its own units and over all steps.
 * A causal model's law of a step up to its last horizon is known from its logits and is scored exactly. Paths are
   sampled further ahead.
 * Of every law only what scores ask of it is kept (`Scored`), chunk by chunk: paths cost no memory.
@@ -31,6 +32,7 @@ from .baselines.catalogue import choose
 from .baselines.naive import VOLATILITY_WINDOW, naive_scale, naive_square_scale
 from .baselines.panel import Panel
 from .baselines.run import MANY_STEPS, run
+from .demand import Demand, DemandErrors, demand_verdicts
 from .distributions import Forecast, Law, Moved, Piecewise, Quantiles, Samples, Scored, StratifiedSamples, admitted
 from .ranking import Ranked, energy_scores
 from .scores import bands, brief, score, skill
@@ -59,6 +61,7 @@ class WalkForward:
     failed: dict[str, str] = field(default_factory=dict)  # of each baseline that failed somewhere: why
     energy: np.ndarray | None = None  # [n] energy score of the model's paths, where it has some
     uncalibrated: Scored | None = None  # the model at the last step, where a calibration has moved it
+    demand: Demand | None = None  # of a plain series
 
     def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
         """One row per model, `model` is ours: scores at the last step; CRPS, coverage, direction at every step."""
@@ -69,7 +72,22 @@ class WalkForward:
             before = [brief(one[name], self.realised[:, p]) for p, one in enumerate(self.steps[:-1])]
             row |= {f"{key}_by_step": [one[key] for one in [*before, row]] for key in STEP_KEYS}
             row["energy_score"] = float(self.energy.mean()) if name == "model" and self.energy is not None else None
+        for name, errors in self.demand_errors().items():
+            rows[name] |= errors.row()
         return rows
+
+    def demand_errors(self) -> dict[str, DemandErrors]:
+        """Of each model over all steps, if this is a plain series; else of none."""
+        if self.demand is None:
+            return {}
+        return {
+            name: DemandErrors.of([one[name] for one in self.steps], self.realised, self.demand, self.origin)
+            for name in self.steps[-1]
+        }
+
+    def demand_verdicts(self, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+        """The model's WRMSSE and weighted quantile loss against each baseline's, paired by origin."""
+        return demand_verdicts(self.demand_errors(), self.origin, horizon=self.overlap, seed=seed)
 
     def rows(self, seed: int = 0) -> list[dict[str, Any]]:
         """Those of `by_name`."""
@@ -215,6 +233,7 @@ def walk_forward(
         square_scale=joined(lambda one, rows: naive_square_scale(one.close, rows, horizon, kind)) / unit**2,
         sigma=joined(lambda one, rows: one.sigma[rows]) / unit,
         due=joined(lambda one, rows: one.timestamp[rows + horizon]),
+        demand=Demand.joined([Demand.of(one, rows) for one, rows in kept]) if kind.unit_scores else None,
         energy=np.concatenate(energies) if energies else None,
     )
     if calibrated is not None and horizon <= calibrated.steps:
@@ -249,7 +268,9 @@ def pool(results: Sequence[WalkForward]) -> WalkForward:
         {name: Scored.joined([one.steps[p][name] for one in results]) for name in results[0].steps[p]}
         for p in range(len(results[0].steps))
     ]
-    return WalkForward(**parts, stride=min(one.stride for one in results), steps=steps)
+    known = [one.demand for one in results if one.demand is not None]
+    demand = Demand.joined(known) if len(known) == len(results) else None
+    return WalkForward(**parts, stride=min(one.stride for one in results), steps=steps, demand=demand)
 
 
 def _unit(one: EncodedSeries, rows: np.ndarray, kind: Kind) -> np.ndarray:

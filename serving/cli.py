@@ -27,6 +27,7 @@ from .options import (
     Market,
     Model,
     PastCovariates,
+    Resample,
     Samples,
     Seed,
     Source,
@@ -76,6 +77,7 @@ def quickstart(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
     horizon: Annotated[int | None, typer.Option(min=1, help="Bars ahead; by default 5.")] = None,
@@ -101,7 +103,7 @@ def quickstart(
         ticker=ticker,
         out=out,
         dataset=dataset,
-        columns=Columns(value, id, time, dates, decimal),
+        columns=Columns(value, id, time, dates, decimal, resample=resample),
         past_covariates=names(past_covariates) or [],
         known_covariates=names(known_covariates) or [],
         horizon=horizon,
@@ -177,6 +179,7 @@ def forecast(
     dates: Dates = None,
     decimal: Decimal = None,
     static: Static = None,
+    resample: Resample = None,
 ) -> None:
     """Forecast prices: mean, quantiles and the probability of a rise for every ticker and step.
 
@@ -211,6 +214,7 @@ def reconcile(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
 ) -> None:
     """Score what has come true of logged forecasts, by model, horizon and month, beside naive forecasts of the same.
 
@@ -223,7 +227,7 @@ def reconcile(
     from ..evaluation.track_record_page import print_record
     from .record import reconcile_data
 
-    columns = Columns(value, id, time, dates, decimal)
+    columns = Columns(value, id, time, dates, decimal, resample=resample)
     options: dict[str, Any] = {"tickers": names(ticker), "columns": columns, "noted": head, "num_proc": num_proc}
     found, kind = reconcile_data(log, data, out, strict=strict, **options)
     print_record(found, kind)
@@ -259,6 +263,7 @@ def evaluate(
     dates: Dates = None,
     decimal: Decimal = None,
     static: Static = None,
+    resample: Resample = None,
 ) -> None:
     """Score past forecasts beside the strongest baselines (GARCH, HAR on ranges, ...), with intervals and a verdict.
 
@@ -283,7 +288,7 @@ def evaluate(
     check_calendar(calendar, needed=True)
     pipe = load_pipeline(model)
     pipe.calibration(calibration, max(steps))  # refuses before the data is read
-    columns = Columns(value, id, time, dates, decimal, static_file=static)
+    columns = Columns(value, id, time, dates, decimal, static_file=static, resample=resample)
     bars = read_for(pipe.processor, data, names(ticker), columns, strict=strict)
     report = evaluate_model(
         pipe,
@@ -402,6 +407,7 @@ def calibrate(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
 ) -> None:
     """Widen or narrow a model's law as validation dates ask; kept only if later validation dates are better for it.
 
@@ -415,7 +421,7 @@ def calibrate(
     from .calibrate import print_calibrated
 
     check_apart(model, data, names(market))
-    columns = Columns(value, id, time, dates, decimal)
+    columns = Columns(value, id, time, dates, decimal, resample=resample)
     options = {"start": start, "end": end, "horizon": horizon, "samples": samples, "seed": seed, "strict": strict}
     options |= {"names": names(ticker), "columns": columns, "market": market_bars(market, dates, decimal)}
     print_calibrated(calibrate_folder(model, data, **options))
@@ -441,6 +447,7 @@ def explain(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
 ) -> None:
     """Show what forecasts rest on: features, past bars, experts by regime, the market; JSON and one page with plots.
 
@@ -457,7 +464,9 @@ def explain(
     if start is not None and end is not None and day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
-    bars = read_for(pipe.processor, data, names(ticker), Columns(value, id, time, dates, decimal), strict=strict)
+    bars = read_for(
+        pipe.processor, data, names(ticker), Columns(value, id, time, dates, decimal, resample=resample), strict=strict
+    )
     options = {"most": most, "repeats": repeats, "seed": seed, "strict": strict}
     result = explain_model(
         pipe, bars, out=out, start=start, end=end, market=market_bars(market, dates, decimal), **options
@@ -507,6 +516,7 @@ def adapt(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
 ) -> None:
     """Fit a model to one ticker by an adapter; it is kept only if it forecasts better on the validation dates.
 

@@ -16,6 +16,7 @@ from .options import (
     KnownCovariates,
     Market,
     PastCovariates,
+    Resample,
     Seed,
     Static,
     Strict,
@@ -97,6 +98,7 @@ def prepare(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
     static: Static = None,
@@ -155,6 +157,7 @@ def prepare(
         "time_column": time,
         "dates": dates,
         "decimal": decimal,
+        "resample": resample,
         "past_covariates": names(past_covariates),
         "known_covariates": names(known_covariates),
         "static": static,
@@ -228,6 +231,7 @@ def audit(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
 ) -> None:
@@ -244,7 +248,7 @@ def audit(
     count = _cuts(cuts)
     if features is not None:
         _run_feature_file(features)
-    columns = Columns(value, id, time, dates, decimal)
+    columns = Columns(value, id, time, dates, decimal, resample=resample)
     if model is None:
         past, known = names(past_covariates) or [], names(known_covariates) or []
         bars = read_data(data, names(ticker), columns=columns, covariates=[*past, *known], strict=strict)

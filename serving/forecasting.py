@@ -60,6 +60,7 @@ class Request:
     dates: str | None
     decimal: str | None
     static: str | None
+    resample: str | None
 
     def check(self) -> None:
         """Raises ValueError for options that do not go together, and files that must not be written."""
@@ -106,7 +107,8 @@ class Request:
 
     @property
     def columns(self) -> Columns:
-        return Columns(self.value, self.id, self.time, self.dates, self.decimal, static_file=self.static)
+        how = {"static_file": self.static, "resample": self.resample}
+        return Columns(self.value, self.id, self.time, self.dates, self.decimal, **how)
 
     def asked(self) -> dict[str, Any]:
         """The arguments of the pipeline's call; the market is read."""

@@ -33,10 +33,14 @@ Calibrated = Annotated[
     ),
 ]
 Value = Annotated[
-    str | None, typer.Option(help="Plain series: column to forecast; by default value, y or the only one of numbers.")
+    str | None,
+    typer.Option(
+        help="Plain series: column to forecast, by default value, y or the only one of numbers; '*' for all."
+    ),
 ]
 Id = Annotated[
-    str | None, typer.Option("--id", help="Column that names the tickers or series, if its name is unusual.")
+    str | None,
+    typer.Option("--id", help="Column that names the tickers or series, if its name is unusual; of series several."),
 ]
 Time = Annotated[str | None, typer.Option(help="Column of times, if its name is unusual.")]
 Dates = Annotated[
@@ -44,6 +48,13 @@ Dates = Annotated[
 ]
 Decimal = Annotated[
     str | None, typer.Option(metavar="point|comma", help="Decimal mark, where the numbers do not tell themselves.")
+]
+Resample = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[STEP:]RULE",
+        help="Plain series: make even rows by sum, mean, last or nearest, of the usual step or as 1h:mean, month:sum.",
+    ),
 ]
 PastCovariates = Annotated[
     str | None,

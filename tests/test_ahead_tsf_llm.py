@@ -270,14 +270,14 @@ def test_windows_of_a_plain_dataset_are_cut_when_they_are_read(rich, bars):
 def test_vocabularies_survive_a_folder_in_their_order(rich, bars, tmp_path):
     rich.save_pretrained(tmp_path)
     again = TsfLlmProcessor.from_pretrained(tmp_path)
-    assert again.feature_extractor.ahead["categories"] == ["shop", "series_id"]
+    assert [*again.feature_extractor.ahead["vocabularies"]] == ["series_id", "shop"]
     same_bits(inputs_of(again, bars, [100, 200]), inputs_of(rich, bars, [100, 200]))
 
 
 def test_a_value_that_training_did_not_see_is_unknown(rich, bars, caplog):
     told = inputs_of(rich, sales("new", shop="west"), [100], "new")
     assert told["static_ids"].tolist() == [[0, 0]]
-    assert "shop 'west', series_id 'new' was not there in training" in caplog.text
+    assert "series_id 'new', shop 'west' was not there in training" in caplog.text
 
 
 def test_a_series_has_one_value(rich, bars):
@@ -329,7 +329,9 @@ def test_values_that_contradict_the_settings_are_refused(bars):
     assert fitted(bars.assign(value=bars["value"].where(bars.index != 299, -1.0)), nonnegative=True)  # after the fence
 
 
-@pytest.mark.parametrize("change", [{"waves": ["moon"]}, {"scale": [0.0, 1.0]}, {"vocabularies": {}}, {"center": "a"}])
+@pytest.mark.parametrize(
+    "change", [{"waves": ["moon"]}, {"scale": [0.0, 1.0]}, {"vocabularies": {"shop": [1]}}, {"center": "a"}]
+)
 def test_a_fitted_state_that_no_fit_wrote_is_refused(rich, change):
     state = json.loads(json.dumps(rich.feature_extractor.ahead))
     check_ahead(state)

@@ -43,6 +43,7 @@ class FileArguments:
     time_column: str | None = option(None, "column of times, if it has no usual name")
     dates: str | None = option(None, "order of numeric dates, where they do not tell: dmy, mdy or ymd")
     decimal: str | None = option(None, "decimal mark, where numbers do not tell: point or comma")
+    resample: str | None = option(None, "plain series: even rows by sum, mean, last or nearest, or as 1h:mean")
 
 
 def main(files: FileArguments, pairs: PairArguments) -> dict[str, Any]:
@@ -66,7 +67,8 @@ def read(files: FileArguments, processor: TsfLlmProcessor) -> pd.DataFrame:
         if unknown := sorted(set(files.tickers or ()) - set(bars["ticker"])):
             raise ValueError(f"unknown ticker {', '.join(unknown)}: {files.data} does not hold it")
         return bars if files.tickers is None else bars[bars["ticker"].isin(files.tickers)]
-    columns = Columns(files.value_column, files.id_column, files.time_column, files.dates, files.decimal)
+    cells = {"dates": files.dates, "decimal": files.decimal, "resample": files.resample}
+    columns = Columns(files.value_column, files.id_column, files.time_column, **cells)
     return read_for(processor, files.data, files.tickers, columns)
 
 

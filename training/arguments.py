@@ -37,6 +37,9 @@ class DataArguments:
     time_column: str | None = option(None, "column of times, if it has no usual name")
     dates: str | None = option(None, "order of numeric dates, where they do not tell: dmy, mdy or ymd")
     decimal: str | None = option(None, "decimal mark, where numbers do not tell: point or comma")
+    resample: str | None = option(
+        None, "plain series: even rows by sum, mean, last or nearest, of the usual step or as 1h:mean"
+    )
     past_covariates: list[str] = option([], "further columns, each known up to its row: names, or patterns as text_*")
     known_covariates: list[str] = option([], "further columns that are known in advance: names, or patterns")
     static: str | None = option(None, "table of static covariates of plain series (series form): one row per series")
@@ -101,7 +104,7 @@ class DataArguments:
     @property
     def columns(self) -> Columns:
         own = Columns(self.value_column, self.id_column, self.time_column, self.dates, self.decimal)
-        return replace(own, static=tuple(self.static_covariates), static_file=self.static)
+        return replace(own, static=tuple(self.static_covariates), static_file=self.static, resample=self.resample)
 
 
 @dataclass

@@ -327,9 +327,8 @@ def _usable(
     for name, own in seconds.items():
         if not 0.5 < own / usual < 2:
             every, others = pd.Timedelta(seconds=own), pd.Timedelta(seconds=usual)
-            panel.skip(
-                name, f"{name}: a bar every {every}, the others every {others}: resample it, or train on it alone"
-            )
+            remedy = "resample it" if kind is OHLCV else "bring all to one step (--resample 1d:mean)"
+            panel.skip(name, f"{name}: a bar every {every}, the others every {others}: {remedy}, or train on it alone")
     bars.attrs["skipped"] = dict(panel.skipped)  # told: a market of all of them tells it no second time
     return panel.settle()
 

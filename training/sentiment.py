@@ -1,5 +1,11 @@
-"""Labelled texts of financial sentiment: read, split by label, weighed, and scored. `train_scripts/sentiment.py`."""
+"""Labelled texts of financial sentiment: read, split by label, weighed, and scored. `train_scripts/sentiment.py`.
 
+Near-duplicates are texts of which the words and pairs of neighbouring words, any number being the same as any other,
+are equal to at least `NEAR` (Jaccard). A text of training that says nearly what a test text says would tell its label.
+"""
+
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import precision_recall_fscore_support
 from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
@@ -22,6 +30,7 @@ from .callbacks import show_one_bar
 LABELS = ("negative", "neutral", "positive")
 FEWEST = 10  # texts of each label, so that each part has some
 REPETITIONS = 1000  # of the bootstrap
+NEAR = 0.7  # share of common words and pairs from which on two texts are near-duplicates
 
 
 @dataclass
@@ -36,11 +45,20 @@ class SentimentArguments(SftArguments):
     weight_decay: float = option(0.01, "weight decay of AdamW")
     class_weights: str = option("balanced", "balanced: weigh classes by the inverse of their share; or none")
     early_stopping_patience: int = option(2, "validations without a better loss before training stops; 0 for none")
+    lora_r: int = option(0, "rank of low-rank adapters, trained in place of the weights and merged; 0 trains all")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lora_r < 0:
+            raise ValueError(f"lora_r={self.lora_r}: give a rank of 1 or more, or 0 to train all weights")
         if self.class_weights not in ("balanced", "none"):
             raise ValueError(f"class_weights={self.class_weights}: give balanced or none")
+
+
+def adapted(model: Any, rank: int) -> Any:
+    """The classifier with low-rank adapters in all of its Linear layers but the last, which is trained whole."""
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    return get_peft_model(model, config)
 
 
 def tokenized(frame: pd.DataFrame, tokenizer: Any, max_tokens: int) -> list[dict[str, Any]]:
@@ -112,6 +130,30 @@ def split(frame: pd.DataFrame, valid_share: float, test_share: float, seed: int)
             raise ValueError(f"no {missing[0]} text is left for {name}: choose other shares or take more texts")
     parts = {"train": train, "valid": valid, "test": test}
     return {name: part.sort_index().reset_index(drop=True) for name, part in parts.items()}
+
+
+def without_near_duplicates(parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Training without what is nearly in validation or test, validation without what is nearly in test."""
+    valid = parts["valid"][~near(parts["valid"]["text"], parts["test"]["text"])]
+    later = pd.concat([valid["text"], parts["test"]["text"]])
+    train = parts["train"][~near(parts["train"]["text"], later)]
+    return {"train": train.reset_index(drop=True), "valid": valid.reset_index(drop=True), "test": parts["test"]}
+
+
+def near(texts: Sequence[str], others: Sequence[str]) -> np.ndarray:
+    """Which of the texts `[N]` are near-duplicates of one of the others.
+
+    >>> near(["Profit rose to EUR 4.1 mn", "Sales fell"], ["profit rose to EUR 13.1 mn", "Profit fell to EUR 1 mn"])
+    array([ True, False])
+    """
+    clean = [re.sub(r"\d+", "0", text.lower()) for text in (*texts, *others)]
+    counts = CountVectorizer(binary=True, token_pattern=r"\w+", ngram_range=(1, 2), dtype=np.int32).fit_transform(
+        clean
+    )
+    size = np.asarray(counts.sum(axis=1)).ravel()
+    common = (counts[: len(texts)] @ counts[len(texts) :].T).tocoo()
+    either = size[common.row] + size[len(texts) + common.col] - common.data
+    return np.isin(np.arange(len(texts)), common.row[common.data >= NEAR * either])
 
 
 def inverse_shares(labels: pd.Series) -> torch.Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ...bars_tsf_llm import OHLCV, Kind
 from ..distributions import Forecast
-from . import boosting, classical, har, naive, networks, volatility
+from . import boosting, classical, har, intermittent, lagged_boosting, naive, networks, volatility
 from .panel import Panel
 
 NEVER, YEARLY, ONCE = "running statistics", "refitted yearly", "trained once"
@@ -60,6 +60,9 @@ CATALOGUE = [
     Baseline("auto_arima", classical.auto_arima, learned=True, package="statsforecast"),
     Baseline("dlinear", networks.dlinear, ONCE, learned=True, pooled=True, plain_only=True),
     Baseline("patchtst", networks.patchtst, ONCE, learned=True, pooled=True, plain_only=True, package="transformers"),
+    Baseline("croston", intermittent.croston, plain_only=True),
+    Baseline("tsb", intermittent.tsb, plain_only=True),
+    Baseline("lightgbm_lags", lagged_boosting.lightgbm_lags, pooled=True, plain_only=True, package="lightgbm"),
     Baseline("lstm", networks.lstm, ONCE, learned=True, pooled=True, plain_only=True),
 ]
 

@@ -44,12 +44,14 @@ def explanation(
     market: pd.DataFrame | None = None,
     strict: bool = False,
     features: bool = True,
+    step: int = 1,
 ) -> dict[str, Any]:
     """What forecasts rest on; nothing is written.
 
     Windows are those of at most `most` dates of [start, end], drawn by the seed; by default of dates that the model
     has not seen, if it says which and the bars go on. Each permutation is repeated `repeats` times. Without
-    `features`, groups of them alone are permuted, which takes a fifth of the time.
+    `features`, groups of them alone are permuted, which takes a fifth of the time. What is explained lies `step` bars
+    ahead: 1, but of a head any.
     """
     # A model of its own, for hooks and another attention: a server may forecast with the first one meanwhile.
     pipe = TsfLlmPipeline(model=copy.deepcopy(pipe.model), processor=pipe.processor, device=pipe.device)
@@ -57,7 +59,7 @@ def explanation(
     series = pipe.processor.encode(panel, market=market)
     cutoff = pipe.model.config.trained_through
     begin = _first_unseen(series, cutoff) if start is None else start
-    probe = Probe.of(pipe, series, start=begin, end=end, most=most, seed=seed)
+    probe = Probe.of(pipe, series, start=begin, end=end, most=most, seed=seed, step=step)
     first, last = pd.Timestamp(probe.dates.min()), pd.Timestamp(probe.dates.max())
     result = {
         "loss": probe.loss_name,

@@ -1,6 +1,7 @@
 """Which past bars a forecast rests on: what is lost when they are hidden, beside what attention looks at.
 
-Attention is where the last query looks, not what it makes of it; occlusion is what counts.
+Attention is where the last query looks, not what it makes of it; occlusion is what counts. A model in series form is
+read at all its positions, which are patches: there it is where all queries look, and the bars of a patch share alike.
 
 Shapes: n windows, T bars of each, H heads.
 """
@@ -39,29 +40,35 @@ def past_bars(probe: Probe, seed: int = 0) -> list[dict[str, Any]]:
         hidden, without = mask.clone(), values.clone()
         hidden[:, block] = mask[:, block] if first == 1 else 0
         without[:, block] = 0
-        row = {"first": first, "last": last, **increase(probe, usual, probe.loss(without, hidden), seed)}
+        changed = {"past_values": without, "attention_mask": hidden}
+        if "past_target" in probe.inputs:
+            changed["past_target"] = probe.batch["past_target"].clone()
+            changed["past_target"][:, block] = 0
+        row = {"first": first, "last": last, **increase(probe, usual, probe.loss(**changed), seed)}
         rows.append({**row, "attention": None if looked is None else float(looked[block].sum())})
     return rows
 
 
 @torch.inference_mode()
 def attention(probe: Probe) -> np.ndarray | None:
-    """Mean share of the last query's attention that each bar gets, `[T]`, over windows, layers and heads.
+    """Mean share of the attention that each bar gets, `[T]`, over windows, layers and heads.
 
     None for a model that reads bars in a front end, or whose rows do not sum to one: shares of it say nothing.
     """
     model = probe.pipe.model
-    before, total = model.config._attn_implementation, 0.0
+    before, total, patch = model.config._attn_implementation, 0.0, model.config.patch_length or 1
     model.set_attn_implementation("eager")
     try:
         for i in range(0, len(probe.outcome), WINDOWS_AT_ONCE):
             rows = slice(i, i + WINDOWS_AT_ONCE)
-            keys = ["past_values", "attention_mask", *(["input_ids"] if model.can_generate() else [])]
-            inputs = {key: probe.batch[key][rows].to(model.device) for key in keys}
+            inputs = {key: probe.batch[key][rows].to(model.device) for key in probe.inputs}
             layers = model(**inputs, output_attentions=True).attentions  # of each layer [b,H,T,T]
-            if any(layer.shape[-1] != inputs["attention_mask"].shape[1] for layer in layers):
+            T = inputs["attention_mask"].shape[1]
+            if any(layer.shape[-1] != -(-T // patch) for layer in layers):
                 return None
-            total = total + torch.stack([layer[:, :, -1].float().mean(1) for layer in layers]).mean(0).sum(0).cpu()
+            queries = slice(-1, None) if patch == 1 else slice(None)
+            looks = torch.stack([layer[:, :, queries].float().mean((1, 2)) for layer in layers]).mean(0).sum(0).cpu()
+            total = total + (looks.repeat_interleave(patch) / patch)[-T:]
     finally:
         model.set_attn_implementation(before)
     shares = np.asarray(total) / len(probe.outcome)

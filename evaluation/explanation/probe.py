@@ -1,7 +1,8 @@
 """The windows that are explained, and what the model says of them when a part of what it reads is changed.
 
 Design choices:
-* What is explained is the first forecast of a model: one step ahead, or the only one that the original's weights know.
+* What is explained is the first forecast of a model: one step ahead, or the only one that the original's weights know;
+  of a head any step that is asked for.
 * The loss is the CRPS of the exact law, so no sampling noise hides a small effect; of a single number it is the
   absolute error.
 * Dates are drawn, not windows: all tickers of a date are read together, as an interval over dates needs them.
@@ -19,7 +20,7 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from ...bars_tsf_llm import Kind
 from ...feature_extraction_tsf_llm import EncodedSeries
-from ...pipeline_tsf_llm import TsfLlmPipeline
+from ...pipeline_tsf_llm import SERIES_INPUTS, TsfLlmPipeline
 from ..baselines.naive import naive_scale
 from ..distributions import Piecewise, Quantiles, Samples
 from ..walk_forward import pick_origins
@@ -52,17 +53,24 @@ class Probe:
         end: Any = None,
         most: int,
         seed: int = 0,
+        step: int = 1,
     ) -> "Probe":
-        """Windows of at most `most` dates of [start, end], drawn by the seed.
+        """Windows of at most `most` dates of [start, end], drawn by the seed, and their outcomes `step` bars ahead.
 
         Raises:
-            ValueError: a model of classes, or no outcome in the period.
+            ValueError: a model of classes, no outcome in the period, or a step that the model does not answer at once.
         """
         if not pipe.model.can_generate() and pipe.model.config.prediction_type == "classification":
             raise ValueError(
                 "a classification model has no return to score: explain a causal LM, quantile or regression model"
             )
-        kind, horizon = pipe.processor.kind, pipe.processor.feature_extractor.reach or 1
+        last = 1 if pipe.model.can_generate() else pipe.model.config.prediction_length
+        kind, reach = pipe.processor.kind, pipe.processor.feature_extractor.reach
+        if not 1 <= step <= (1 if reach else last):
+            raise ValueError(
+                f"step={step}: of this model step 1 is explained" + (f", or one up to {last}" * (last > 1))
+            )
+        horizon = reach or step
         origins = pick_origins(series, start, end, horizon, 1)
         times = np.unique(np.concatenate([one.timestamp[rows] for one, rows in zip(series, origins, strict=True)]))
         drawn = np.random.default_rng(seed).permutation(times)[:most]
@@ -97,15 +105,21 @@ class Probe:
     def loss_name(self) -> str:
         return "crps" if self.pipe.samples_paths else "absolute_error"
 
-    def law(self, past_values: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None) -> Exact:
+    def law(
+        self,
+        past_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **changed: torch.Tensor,
+    ) -> Exact:
         """The forecasts, of other inputs where they are given; bars that a mask hides leave the others' places alone.
 
         Hidden bars would otherwise make earlier ones look nearer than they are.
         """
-        values = self.batch["past_values"] if past_values is None else past_values
-        mask = self.batch["attention_mask"] if attention_mask is None else attention_mask
+        given = {"past_values": past_values, "attention_mask": attention_mask, **changed}
+        inputs = {name: self.batch[name] if given.get(name) is None else given[name] for name in self.inputs}
         parts = [
-            self._forward(values, mask, slice(i, i + WINDOWS_AT_ONCE)) for i in range(0, len(mask), WINDOWS_AT_ONCE)
+            self._forward({name: value[i : i + WINDOWS_AT_ONCE] for name, value in inputs.items()}, i)
+            for i in range(0, len(inputs["attention_mask"]), WINDOWS_AT_ONCE)
         ]
         answer = np.concatenate(parts)
         if self.pipe.model.can_generate():
@@ -115,23 +129,30 @@ class Probe:
             return Quantiles(answer, np.asarray(self.pipe.model.config.quantiles))
         return Samples(np.repeat(answer[:, None], 2, axis=1))
 
-    def loss(self, past_values: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None) -> np.ndarray:
-        """Of each forecast, `[n]`."""
-        return self.law(past_values, attention_mask).crps(self.outcome)
+    def loss(self, *changed: torch.Tensor | None, **others: torch.Tensor) -> np.ndarray:
+        """Of each forecast, `[n]`; arguments as those of `law`."""
+        return self.law(*changed, **others).crps(self.outcome)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of what the model reads."""
+        own = ("input_ids",) if self.pipe.model.can_generate() else SERIES_INPUTS
+        return ["past_values", "attention_mask", *(name for name in own if name in self.batch)]
 
     def _per_row(self, answer: np.ndarray) -> np.ndarray:
         return self.unit.reshape(-1, *[1] * (answer.ndim - 2))
 
     @torch.inference_mode()
-    def _forward(self, values: torch.Tensor, mask: torch.Tensor, rows: slice) -> np.ndarray:
-        """Probabilities of bins `[b,n_bins]`, or what a head says."""
-        model, device = self.pipe.model, self.pipe.model.device
-        positions = (self.batch["attention_mask"][rows].cumsum(-1) - 1).clamp(min=0).to(device)
-        inputs = {"past_values": values[rows].to(device), "attention_mask": mask[rows].to(device)}
+    def _forward(self, inputs: dict[str, torch.Tensor], first: int) -> np.ndarray:
+        """Probabilities of bins `[b,n_bins]`, or what a head says, of the windows from the `first` on."""
+        model = self.pipe.model
+        inputs = {name: value.to(model.device) for name, value in inputs.items()}
+        if not model.config.patch_length:
+            seen = self.batch["attention_mask"][first : first + WINDOWS_AT_ONCE]
+            inputs["position_ids"] = (seen.cumsum(-1) - 1).clamp(min=0).to(model.device)
         if not model.can_generate():
-            return model(**inputs, position_ids=positions).prediction.float().cpu().numpy().astype(float)
-        tokens = self.batch["input_ids"][rows].to(device)
-        out = model(**inputs, input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=1)
+            return model(**inputs).prediction.float().cpu().numpy().astype(float)
+        out = model(**inputs, use_cache=False, logits_to_keep=1)
         return out.logits[:, 0].double()[:, : self.pipe.processor.tokenizer.n_bins].softmax(-1).cpu().numpy()
 
 

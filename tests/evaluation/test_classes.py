@@ -1,5 +1,6 @@
 """classes.py: scores agree with scikit-learn's, and the report has its baselines."""
 
+import doctest
 import json
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 from sklearn import metrics as oracle
 
-from tsf_llm.evaluation.classes import class_report, class_scores, predict_classes
+from tsf_llm.evaluation import classes
+from tsf_llm.evaluation.classes import class_report, class_scores, matthews_with_interval, predict_classes
 
 DATES = np.repeat(np.arange("2020-01-01", "2020-03-01", dtype="datetime64[D]"), 3)
 
@@ -111,3 +113,18 @@ def test_probabilities_do_not_depend_on_the_batch(tiny_model):
     model.eval()
     one = model(**Windows().__getitems__([299])).prediction[0]
     np.testing.assert_allclose(found[299], one.detach(), rtol=1e-4)
+
+
+def test_matthews_is_that_of_scikit_learn_and_its_interval_knows_that_dates_move_together():
+    assert doctest.testmod(classes).failed == 0
+    rng = np.random.default_rng(0)
+    actual = rng.integers(0, 2, len(DATES))
+    called = np.where(rng.random(len(DATES)) < 0.7, actual, 1 - actual)
+    value, (low, high) = matthews_with_interval(actual, called, DATES, horizon=1)
+    assert value == pytest.approx(oracle.matthews_corrcoef(actual, called))
+    assert low < value < high
+    thrice = np.repeat(DATES, 3), np.repeat(actual, 3), np.repeat(called, 3)
+    again = matthews_with_interval(thrice[1], thrice[2], thrice[0], horizon=1)
+    assert again[0] == pytest.approx(value)
+    np.testing.assert_allclose(again[1], (low, high), atol=1e-9)  # repeated samples tell nothing new
+    assert matthews_with_interval(actual[:9], called[:9], DATES[:9], horizon=1)[1] is None

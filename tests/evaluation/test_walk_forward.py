@@ -78,6 +78,7 @@ def test_origins_share_their_dates_and_do_not_overlap(result):
 def test_rows_and_verdicts_cover_every_model(result):
     rows = result.rows()
     assert [row["model"] for row in rows] == ["model", "random_walk", "drift", "historical_volatility_20"]
+    assert "wrmsse" not in rows[0]
     assert all(row["horizon"] == 3 and len(row["crps_by_step"]) == 3 for row in rows)
     assert all(row["crps"] == row["crps_by_step"][-1] for row in rows)
     assert set(result.verdicts()) == {row["model"] for row in rows[1:]}
@@ -161,6 +162,15 @@ def test_a_seasonal_baseline_stands_beside_the_others(load_result):
     small, large = (load_result.ticker == name for name in ("small", "large"))
     for forecast in list(load_result.steps[29].values())[1:]:
         np.testing.assert_allclose(forecast.median[small], forecast.median[large], atol=1e-9)
+
+
+def test_a_plain_series_has_the_scores_of_demand(load_result):
+    rows = {row["model"]: row for row in load_result.rows()}
+    assert rows["seasonal_naive"]["wrmsse"] < 0.5 * rows["random_walk"]["wrmsse"]
+    verdicts = load_result.demand_verdicts()
+    assert list(verdicts) == list(rows)[1:]
+    assert verdicts["drift"]["wql"]["difference"] == pytest.approx(rows["model"]["wql"] - rows["drift"]["wql"])
+    assert pool([load_result]).rows() == load_result.rows()
 
 
 def test_pooled_folds_speak_of_all_their_forecasts(pipe, bars):

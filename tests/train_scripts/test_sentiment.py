@@ -75,6 +75,15 @@ def test_it_learns_and_what_it_leaves_is_a_classifier_for_texts(train, tmp_path)
     assert good > 0.5 > -0.5 > bad
 
 
+def test_adapters_are_merged_into_a_classifier_as_any_other(train, tmp_path):
+    report = train("lora", lora_r=4, learning_rate=1e-2)
+    assert report["test"]["accuracy"] > 0.9
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "lora")
+    good, bad = score_sentiment(["the bank rises", "the bank falls"], tmp_path / "lora")
+    assert good > 0 > bad
+    assert not any("lora" in name for name, _ in model.named_parameters())
+
+
 def test_a_seed_says_it_all(train):
     short = {"max_steps": 4, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     one, two, other = (train(str(i), seed=seed, **short) for i, seed in enumerate((1, 1, 2)))
@@ -106,6 +115,7 @@ def test_data_that_are_refused_in_one_line(rows, message, encoder, tmp_path, mon
         ([], "--data is missing"),
         (["--data", "x.csv"], "--encoder is missing"),
         (["--data", "x.csv", "--encoder", "y", "--test_share", "0.95"], "leave some for training"),
+        (["--data", "x.csv", "--encoder", "y", "--lora_r", "-1"], "lora_r=-1: give a rank"),
         (["--data", "x.csv", "--encoder", "y", "--labels", "2"], "--labels"),
         (["--data", "x.csv", "--encoder", "y", "--class_weights", "1,2,1"], "balanced or none"),
     ],

@@ -1,13 +1,22 @@
 """sentiment.py: the parts, the weights of classes, and the scores."""
 
 import doctest
+import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tsf_llm.train_scripts import sentiment
-from tsf_llm.training.sentiment import LABELS, inverse_shares, read_labelled, scores, split
+from tsf_llm.training import sentiment
+from tsf_llm.training.sentiment import (
+    LABELS,
+    inverse_shares,
+    near,
+    read_labelled,
+    scores,
+    split,
+    without_near_duplicates,
+)
 
 CUES = {"negative": ["loss", "falls"], "neutral": ["holds", "flat"], "positive": ["profit", "rises"]}
 FILLERS = ["bank", "oil", "chip", "year", "the", "of", "a", "firm", "says", "new"]
@@ -40,6 +49,34 @@ def test_a_part_without_a_label_is_refused():
     frame = pd.DataFrame({"text": range(100), "label": ["negative"] * 6 + ["neutral"] * 54 + ["positive"] * 40})
     with pytest.raises(ValueError, match="no negative text is left for validation: choose other shares"):
         split(frame, 0.05, 0.2, seed=0)
+
+
+def test_near_duplicates_stay_on_one_side():
+    parts = {
+        "train": ["The profit rose to EUR 4 mn in 2007", "Oil is new", "It cut 300 jobs in its Turku factory"],
+        "valid": ["it cut 12 jobs in its turku factory .", "Nothing is known"],
+        "test": ["The profit rose to EUR 13.5 mn in 2008", "A bank opens"],
+    }
+    left = without_near_duplicates({name: pd.DataFrame({"text": texts}) for name, texts in parts.items()})
+    assert left["train"]["text"].tolist() == ["Oil is new"]
+    assert left["valid"]["text"].tolist() == parts["valid"]
+    assert left["test"]["text"].tolist() == parts["test"]
+
+
+def test_near_by_the_slow_way():
+    texts = labelled()["text"].tolist()
+
+    def parts_of(text):
+        words = text.split()
+        return {*words, *itertools.pairwise(words)}
+
+    def jaccard(a, b):
+        return len(parts_of(a) & parts_of(b)) / len(parts_of(a) | parts_of(b))
+
+    texts[:20] = [f"{text} {text.split()[-1]}" for text in texts[-20:]]
+    wanted = [max(jaccard(one, other) for other in texts[100:]) >= sentiment.NEAR for one in texts[:100]]
+    assert near(texts[:100], texts[100:]).tolist() == wanted
+    assert 5 < sum(wanted) < 100
 
 
 def test_weights_make_every_class_count_alike():

@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from scipy.signal import lfilter
 
 from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE
-from tsf_llm.evaluation.baselines import boosting, classical, networks
+from tsf_llm.evaluation.baselines import boosting, classical, lagged_boosting, networks
 from tsf_llm.evaluation.baselines.catalogue import CATALOGUE, NEVER
 from tsf_llm.evaluation.baselines.panel import Panel
 from tsf_llm.evaluation.distributions import LEVELS
@@ -60,9 +60,10 @@ def other_after(one: EncodedSeries, seed: int, time: np.datetime64, kind) -> Enc
 def asked(request, monkeypatch):
     """A small version of a baseline, and what it is asked: one series, four where it is fitted on all of them."""
     [one] = [one for one in FITTED if one.name == request.param]
-    if one.name in ("lightgbm", "auto_arima"):
+    if one.name in ("lightgbm", "lightgbm_lags", "auto_arima"):
         pytest.importorskip(one.package)
     monkeypatch.setattr(boosting, "TREES", 10)
+    monkeypatch.setattr(lagged_boosting, "TREES", 10)
     monkeypatch.setattr(classical, "HISTORY", 150)
     forecast = one.forecast
     if build := {"dlinear": networks.DLinear, "patchtst": networks.PatchTST, "lstm": networks.Lstm}.get(one.name):

@@ -71,7 +71,7 @@ def test_a_plain_series_is_told_in_units_of_its_own_changes(tiny_model, tmp_path
     result = explain_model(pipe, series, out=tmp_path, most=20, repeats=1)
     assert result["unit"] == "mean absolute change"
     assert 0 < result["mean_loss"] < 10
-    assert {"series", "covariates"} <= {row["name"] for row in result["groups"]}
+    assert {"changes", "seasons", "covariates"} <= {row["name"] for row in result["groups"]}
 
 
 def test_the_given_model_is_left_alone(pipe, bars, tmp_path, monkeypatch):
