@@ -26,7 +26,7 @@ from ..laws_tsf_llm import PiecewiseLaw
 SMALLEST_STD = 1e-12
 COVERAGE_LEVELS = (50, 80, 90)  # percent, of the central intervals that are scored
 LEVELS = np.arange(1, 100) / 100  # of the quantiles that scores ask of every forecast
-OUTER = (0.1, 0.9)
+DECILES = np.arange(1, 10) / 10
 MASSES = 200  # equal ones, into which `Quantiles` are cut
 
 
@@ -402,7 +402,7 @@ class Scored:
     median: np.ndarray  # [n]
     variance: np.ndarray  # [n]
     p_up: np.ndarray  # [n]
-    quantiles: np.ndarray  # [n, 99] at `LEVELS`, or [n, 2] at `OUTER`, see `brief`
+    quantiles: np.ndarray  # [n, 99] at `LEVELS`, or [n, 9] at `DECILES`, see `brief`
     pit_low: np.ndarray  # [n] see `Law.pit_cell`
     pit_width: np.ndarray  # [n]
     losses: np.ndarray  # [n] CRPS
@@ -441,8 +441,13 @@ class Scored:
         return Scored(**{one.name: getattr(self, one.name)[which] for one in fields(self)})
 
     def brief(self) -> "Scored":
-        """With the ends of the central 80 % alone, where many steps would take gigabytes."""
-        return replace(self, quantiles=self.quantile(OUTER))
+        """With the deciles alone: all quantiles of many steps would take gigabytes."""
+        return replace(self, quantiles=self.quantile(DECILES))
+
+    @property
+    def levels(self) -> np.ndarray:
+        """Of the quantiles that are kept."""
+        return LEVELS if self.quantiles.shape[1] == len(LEVELS) else DECILES
 
     @property
     def known(self) -> np.ndarray:
@@ -460,9 +465,8 @@ class Scored:
         return self.pit_low + np.random.default_rng(seed).uniform(size=len(self.pit_low)) * self.pit_width
 
     def quantile(self, levels: Sequence[float]) -> np.ndarray:
-        """[n, L] at some of the levels that it has."""
-        kept = LEVELS if self.quantiles.shape[1] == len(LEVELS) else np.array(OUTER)
-        return self.quantiles[:, [int(np.flatnonzero(np.isclose(kept, level))[0]) for level in levels]]
+        """[n, L] at some of its `levels`."""
+        return self.quantiles[:, [int(np.flatnonzero(np.isclose(self.levels, level))[0]) for level in levels]]
 
     def crps(self, y: np.ndarray) -> np.ndarray:
         """That of the law."""
