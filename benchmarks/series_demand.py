@@ -400,6 +400,7 @@ def run_online(context: Context) -> Iterator[Row | None]:
         else:
             frame = read_online(context.file(ONLINE_FILE), column)
         options = {"static_covariates": ["series_id", "kind"], "nonnegative": True, "integer": column == "units"}
+        options |= {"stride": 1, "num_train_epochs": 5}  # few rows: all windows, and more often
         shop = Shop(frame, *fences, 7 if context.quick else 6, frame["series_id"].unique().tolist(), options)
         for horizon in (7,) if context.quick else (7, 28):
             yield from compared(context, shop, horizon, f"{column}, {horizon} days")
