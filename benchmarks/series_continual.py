@@ -1,8 +1,8 @@
 """`series`, continual: a head on tweets that learns quarter by quarter, with and without replay. What is forgotten?
 
 Design choices:
-* The encoder stays as it is, and a small head on the inputs of the tweets' strict join (`series_tweets.py`) goes on
-  from quarter to quarter, with the replay and the EWC of `training/continual.py`.
+* The components of words stay as they are. A small head on the strict join of `series_tweets.py` goes on from quarter
+  to quarter, with the replay and the EWC of `training/continual.py`.
 * Forgetting is measured as there: the last tenth of a quarter is learned once and never replayed. Its loss at the end
   less its loss right after its quarter is what was forgotten. That is memory, no test.
 * Forward is the test: the accuracy on each quarter before the head has learned from it, the test quarter included.
@@ -106,9 +106,9 @@ class Quarter:
 
 def quarters(collection: Collection) -> list[Quarter]:
     """In order of time; inputs on the scale of the first one."""
-    samples = collection.samples(STRICT)
+    samples = collection.samples(STRICT, ["words"])
     known = ((samples.rows["label"] >= 0) & samples.rows["recent"] & (samples.rows["part"] != "later")).to_numpy()
-    table, rows = samples.inputs["text"][known], samples.rows[known]
+    table, rows = samples.table[known], samples.rows[known]
     order = np.argsort(rows["outcome_date"].to_numpy(), kind="stable")
     table, rows = table[order], rows.iloc[order]
     names = rows["outcome_date"].dt.to_period("Q").astype(str).to_numpy()
@@ -225,7 +225,7 @@ def more(rows: Sequence[Row]) -> str:
 CONTINUAL = Section(
     title="Tweets, quarter by quarter: continual learning",
     about=f"""
-The samples and the text inputs of the section on tweets. A head ({WIDTH} hidden units, the encoder stays as it is)
+The samples and the inputs of words of the section on tweets. A head ({WIDTH} hidden units, the components stay)
 learns quarter after quarter; `forward` is its accuracy on the quarter that follows, before it is learned, `test` that
 on the last quarter of 2015. `forgetting` is the log loss on the last tenth of each quarter, which is learned once and
 never replayed, at the end less right after that quarter, in nats; `fit` is the accuracy on the quarter just learned.

@@ -14,7 +14,7 @@ def context(tmp_path):
     def make(**changes):
         told = {"section": "sentiment", "out": tmp_path / "out", "data": None, "seeds": (0,), "quick": True}
         (tmp_path / "out").mkdir(exist_ok=True)
-        return Context(**{**told, "stored": False, "say": lambda line: None, **changes})
+        return Context(**{**told, "models": None, "say": lambda line: None, **changes})
 
     return make
 
@@ -28,7 +28,7 @@ def test_rows_their_page_and_that_they_are_kept(context, monkeypatch):
     assert [row.model for row in rows if row.task == LEAKY] == [COUNTED, PROBED]
     assert {len(row.found.losses["accuracy"]) for row in rows} == {60}
     monkeypatch.setattr(series_sentiment, "read", None)  # nothing is computed again
-    stored = list(SENTIMENT.run(context(stored=True)))
+    stored = list(SENTIMENT.run(context(models=())))
     assert [row.found for row in stored] == [row.found for row in rows]
     text = series_page.block(SENTIMENT, stored)
     assert f"| {FULL} |" in text
