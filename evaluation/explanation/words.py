@@ -31,6 +31,7 @@ from ...data_prep.text import NAMES, score_sentiment
 
 TEMPLATE = Path(__file__).with_name("words.html")
 UP, DOWN = "31,119,180", "255,127,14"  # blue and orange
+FULL = 0.2  # an effect that has the full color where no other of the text is larger
 FAINTEST = 0.04  # share of the largest effect below which a word is not marked
 MOST_WORDS = 100  # of a text; the classifier cuts long ones anyway
 
@@ -73,7 +74,7 @@ def word_effects(texts: Sequence[str], classifier: str | Path) -> list[Explained
 
 
 def page(explained: Sequence[Explained], classifier: str, labels: Sequence[str] | None = None) -> str:
-    """HTML of the texts with their words marked; colors are on the scale of each text's largest effect."""
+    """HTML of the texts with their words marked; the fullest color is a text's largest effect, or `FULL` if less."""
     told = labels or [""] * len(explained)
     return html(
         TEMPLATE,
@@ -86,7 +87,7 @@ def page(explained: Sequence[Explained], classifier: str, labels: Sequence[str] 
 
 
 def _marked(one: Explained) -> list[dict[str, Any]]:
-    largest = max(np.abs(one.effects).max(initial=0.0), 1e-9)
+    largest = np.abs(one.effects).max(initial=FULL)
     share = np.abs(one.effects) / largest
     return [
         {
