@@ -108,7 +108,9 @@ def fit_ahead(
     days = float(np.median([(last - first) / np.timedelta64(1, "D") for first, last in ends]))
     vocabularies, numbers = fit_static({name: frames.static.get(name, {}) for name in frames}, static)
     columns = [np.concatenate([one[name].to_numpy(dtype=float) for one in frames.values()]) for name in known]
-    columns += [np.array([static_number(frames.static[one][name]) for one in frames]) for name in numbers]
+    columns += [
+        np.array([static_number(frames.static.get(one, {}).get(name, "")) for one in frames]) for name in numbers
+    ]
     fitted = [scaler(column[:, None]) for column in columns]
     return {
         "waves": choose_waves(spacing, days),
@@ -121,13 +123,13 @@ def fit_ahead(
 
 def told_ahead(
     name: str, tickers: CheckedBars, state: Mapping[str, Any], *, covariates: Sequence[str], clip: float | None
-) -> dict[str, np.ndarray | None]:
+) -> dict[str, Any]:
     """`known` and `static` of an `EncodedSeries`."""
     bars, static = tickers[name], tickers.static.get(name, {})
-    told: dict[str, np.ndarray | None] = {"known": None, "static": None}
+    told: dict[str, Any] = {"known": None, "static": None}
     if state["center"]:
         columns = [bars[one].to_numpy(dtype=float) for one in covariates]
-        columns += [np.full(len(bars), static_number(static[one])) for one in state["numbers"]]
+        columns += [np.full(len(bars), static_number(static.get(one, ""))) for one in state["numbers"]]
         scaled = (np.stack(columns, axis=1) - state["center"]) / state["scale"]
         limit = np.inf if clip is None else clip
         told["known"] = np.clip(scaled, -limit, limit).astype(np.float32)
@@ -139,19 +141,15 @@ def told_ahead(
 def check_ahead(state: Any) -> None:
     """Raises ValueError for a fitted state that no fit wrote."""
 
-    def are_numbers(values: Any) -> bool:
-        return isinstance(values, list | tuple) and all(
-            isinstance(one, int | float) and np.isfinite(one) for one in values
-        )
+    def are(values: Any, *kinds: type) -> bool:
+        return isinstance(values, list | tuple) and all(isinstance(one, kinds) for one in values)
 
-    sound = isinstance(state, dict) and {*state} == {"waves", "center", "scale", "vocabularies", "numbers"}
-    if sound:
-        vocabularies, center, scale = state["vocabularies"], state["center"], state["scale"]
-        texts = [state["waves"], state["numbers"], *(vocabularies.values() if isinstance(vocabularies, dict) else [0])]
-        sound = all(isinstance(part, list | tuple) and all(isinstance(x, str) for x in part) for part in texts)
-        sound = sound and {*state["waves"]} <= {*WAVES} and are_numbers(center) and are_numbers(scale)
-        sound = sound and len(center) == len(scale) and min(scale, default=1.0) > 0
-    if not sound:
+    lists = {"waves": (str,), "numbers": (str,), "center": (int, float), "scale": (int, float)}
+    sound = isinstance(state, dict) and all(are(state.get(name), *kinds) for name, kinds in lists.items())
+    sound = sound and {*state["waves"]} <= {*WAVES} and len(state["center"]) == len(state["scale"])
+    sound = sound and np.isfinite(state["center"]).all() and np.isfinite(state["scale"]).all()
+    sound = sound and min(state["scale"], default=1) > 0 and isinstance(state.get("vocabularies"), dict)
+    if not sound or not all(are(values, str) for values in state["vocabularies"].values()):
         raise ValueError("fitted: ahead is no state of steps ahead; copy the processor again, or fit it anew")
 
 
@@ -165,7 +163,7 @@ def fit_static(
     """
     vocabularies, numbers = dict[str, list[str]](), []
     for name in sorted(names):  # as the keys of a saved state stand, for the columns of `static_codes` follow them
-        told = sorted({one[name] for one in values.values()} - {""})
+        told = sorted({one.get(name, "") for one in values.values()} - {""})
         if not told:
             raise ValueError(f"static covariate '{name}' is empty for every series: leave it out, or fill it")
         as_number = pd.to_numeric(pd.Series(told), errors="coerce")
@@ -180,8 +178,8 @@ def fit_static(
 
 def static_codes(ticker: str, told: Mapping[str, str], vocabularies: Mapping[str, Sequence[str]]) -> np.ndarray:
     """Codes `[K]` of a series' categories, 0 for what the fit did not see, of which a warning speaks."""
-    codes = [_codes_of(tuple(known)).get(told[name], 0) for name, known in vocabularies.items()]
-    if new := [f"{name} {told[name]!r}" for code, name in zip(codes, vocabularies, strict=True) if not code]:
+    codes = [_codes_of(tuple(known)).get(told.get(name, ""), 0) for name, known in vocabularies.items()]
+    if new := [f"{name} {told.get(name)!r}" for code, name in zip(codes, vocabularies, strict=True) if not code]:
         logger.warning_once(f"{ticker}: {', '.join(new)} was not there in training: it is read as unknown")
     return np.array(codes, np.int32)
 

@@ -595,7 +595,8 @@ def with_static_of(tickers: CheckedBars, bars: Bars, names: Sequence[str]) -> Ch
             for one, cell in pairs[pairs["cell"] != ""].itertuples(index=False):
                 if told[one][name] not in ("", cell):
                     tickers.skip(
-                        one, f"{one}: static covariate '{name}' is {told[one][name]} and {cell}; give one value"
+                        one,
+                        f"{one}: static covariate '{name}' is {told[one][name]} and {cell}; give one value per series",
                     )
                 told[one][name] = cell
         tickers.static.update(told)

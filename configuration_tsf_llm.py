@@ -79,7 +79,8 @@ class TsfLlmConfig(PreTrainedConfig):
         quantiles: increasing levels in (0, 1) of the quantile head.
         patch_length: bars per position of the decoder; given, the model has the *series form*, see
             `series_head_tsf_llm.py`. `None`: one, as ever.
-        context_length: of the series form, bars that it reads at most; windows may be shorter.
+        context_length: of the series form, bars that it reads at most, a multiple of `patch_length`; windows may be
+            shorter.
         num_seasons: seasons `M`, of each of which `season_values` tells the last value and the mean of three.
         num_ahead_features: numbers `G` that are known of each step ahead, in `ahead_values`.
         static_cardinalities: for each static covariate how many codes it has, 0 (unknown) included.
@@ -361,10 +362,11 @@ class TsfLlmConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)}: only the series form has it; set patch_length too")
         if self.patch_length is None:
             return
-        if not 1 <= self.patch_length <= (self.context_length or 0) <= LARGEST_SIZE:
+        length = self.context_length or 0
+        if not 1 <= self.patch_length <= length <= LARGEST_SIZE or length % self.patch_length:
             raise ValueError(
                 f"patch_length={self.patch_length}, context_length={self.context_length}: the series form reads "
-                "context_length bars in patches of 1 or more of them; give both, e.g. 16 and 336"
+                "context_length bars, a multiple of patch_length, which is 1 or more; give both, e.g. 24 and 504"
             )
         for name in ("num_seasons", "num_ahead_features"):
             if not 0 <= getattr(self, name) <= MOST_STEP_INPUTS:

@@ -638,8 +638,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         fitted = {ticker: center_and_scale(values, self.scaling) for ticker, values in each.items()}
         by_column = zip(*(part.T for part in parts.values()), strict=True)
         pooled = [center_and_scale(np.concatenate(column)[:, None], self.scaling) for column in by_column]
-        empty = [(np.empty(0), np.empty(0))]  # a model in series form may have no features
-        fitted["*"] = tuple(np.concatenate(part) for part in zip(*(pooled or empty), strict=True))
+        pooled = pooled or [(np.empty(0), np.empty(0))]  # a model in series form may have no features
+        fitted["*"] = np.concatenate([c for c, _ in pooled]), np.concatenate([s for _, s in pooled])
         return {t: c.tolist() for t, (c, _) in fitted.items()}, {t: s.tolist() for t, (_, s) in fitted.items()}
 
     # --- encode
@@ -835,12 +835,13 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
                 encoded.append(self._with_features(newest, raw))
         return encoded
 
-    def _series(self, tickers: CheckedBars) -> dict[str, EncodedSeries]:
+    def _series(self, tickers: Mapping[str, pd.DataFrame]) -> dict[str, EncodedSeries]:
         """All that is known of each ticker but its features, which are zero."""
         moves = self._moves(tickers)
         series = {ticker: self._one_series(ticker, frame, *moves[ticker]) for ticker, frame in tickers.items()}
         if self.ahead is None:
             return series
+        assert isinstance(tickers, CheckedBars)
         options: dict[str, Any] = {"covariates": self.known_covariates, "clip": self.clip}
         return {name: replace(one, **told_ahead(name, tickers, self.ahead, **options)) for name, one in series.items()}
 

@@ -356,11 +356,12 @@ class TsfLlmProcessor(ProcessorMixin):
         default the processor's own, dates the steps; see `next_timestamps`.
         """
         last_close = np.asarray(batch["last_close"], dtype=float)[:, None, None]
-        prices_BKP = self.feature_extractor.admissible(self.kind.level(last_close, cumulative))
-        if self.feature_extractor.is_bounded:
+        prices_BKP = self.kind.level(last_close, cumulative)
+        quantiles_QBP = np.quantile(prices_BKP, quantile_levels, axis=1, method="weibull")  # unbiased coverage
+        if self.feature_extractor.is_bounded:  # of quantiles alike: no order is lost
+            prices_BKP, quantiles_QBP = map(self.feature_extractor.admissible, (prices_BKP, quantiles_QBP))
             cumulative = prices_BKP - last_close
         frame = self._empty_forecast(batch, cumulative.shape[-1], calendar or self.feature_extractor.calendar)
-        quantiles_QBP = np.quantile(prices_BKP, quantile_levels, axis=1, method="weibull")  # unbiased coverage
         columns = {"mean": prices_BKP.mean(axis=1).ravel()}
         for level, values in zip(quantile_levels, quantiles_QBP, strict=True):
             columns[quantile_column(level)] = values.ravel()
@@ -381,11 +382,11 @@ class TsfLlmProcessor(ProcessorMixin):
         def stacked(columns: Iterable[np.ndarray]) -> np.ndarray:
             return np.stack([*columns], axis=1).ravel()
 
-        def level(change: np.ndarray) -> np.ndarray:
+        def possible(change: np.ndarray) -> np.ndarray:
             return self.feature_extractor.admissible(self.kind.level(last_close[:, None], change))
 
-        columns = {"mean": stacked(law.expectation(level) for law in laws)}
-        prices_PBQ = [level(law.quantile(quantile_levels)) for law in laws]
+        columns = {"mean": stacked(law.expectation(possible) for law in laws)}
+        prices_PBQ = [possible(law.quantile(quantile_levels)) for law in laws]
         for i, level in enumerate(quantile_levels):
             columns[quantile_column(level)] = stacked(prices[:, i] for prices in prices_PBQ)
         columns["p_up"] = stacked(law.p_up for law in laws)

@@ -3,9 +3,11 @@
 Design choices:
 * A window is normalised by its own mean and deviation (RevIN, Kim et al. 2022) and read in patches (PatchTST, Nie et
   al. 2023) by the decoder. The answer is given back in the units that came in.
-* A linear map from the window to all steps (NLinear, Zeng et al. 2023) runs beside the decoder and starts at zero.
-* Each step ahead passes one small network with all positions of the decoder, the step's own embedding, the seasons'
-  values, what is known ahead, and the codes of static covariates.
+* Two linear maps run beside the decoder: from the window to all steps (NLinear, Zeng et al. 2023), and from the same
+  place of all patches to that place ahead (SparseTSF, Lin et al. 2024): a patch should be a season long, or a share.
+* Each step ahead passes one small network with the decoder's last position and the mean of all (all positions side by
+  side learn the past by heart), the step's own embedding, the seasons' values, what is known ahead, and the codes
+  of static covariates.
 * Of intermittent demand zero has a probability of its own; the quantiles of the rest are put above it (a hurdle).
 * Patches end at the origin. What is unobserved, or left padding, is zero everywhere: it changes no answer.
 
@@ -27,6 +29,8 @@ from .configuration_tsf_llm import TsfLlmConfig
 from .products_tsf_llm import TsfLlmLinear
 
 LEAST_DEVIATION = 0.1  # of a window, in units of s at its origin: a constant one has none
+DIRECT_SHARE = 0.2  # of the map to each step by itself: it learns slowly, and leaves the rest to the shared one
+GATE_START = 0.1  # of the network beside the linear maps
 SAME = 1e-6  # of an outcome and the level of zero, in units of s
 
 
@@ -57,7 +61,7 @@ class Scale:
 
 
 def num_patches(config: TsfLlmConfig) -> int:
-    return -(-(config.context_length or 0) // (config.patch_length or 1))
+    return (config.context_length or 0) // (config.patch_length or 1)
 
 
 def input_width(config: TsfLlmConfig) -> int:
@@ -85,7 +89,7 @@ class SeriesWindow:
         attention_mask: torch.Tensor | None,
     ) -> "SeriesWindow":
         """The last `L = context_length` of `[B,T]` bars, or as many as there are with padding before them."""
-        L, p = config.context_length or 0, config.patch_length or 1
+        L = config.context_length or 0
         assert past_target is not None
         past_target = past_target.float()
         mask = torch.ones_like(past_target) if attention_mask is None else attention_mask.to(past_target)
@@ -95,9 +99,9 @@ class SeriesWindow:
         bars = [values[..., None], mask[..., None]]
         if past_values is not None and config.num_features:
             bars.append(latest(past_values.float(), L) * mask[..., None])
-        patches = latest(torch.cat(bars, dim=-1), num_patches(config) * p).unflatten(1, (-1, p)).flatten(2)
-        observed = latest(mask, num_patches(config) * p).unflatten(1, (-1, p)).amax(dim=-1)
-        return cls(scale, values, patches, observed)
+        shape = (num_patches(config), -1)
+        patches = torch.cat(bars, dim=-1).unflatten(1, shape).flatten(2)
+        return cls(scale, values, patches, mask.unflatten(1, shape).amax(dim=-1))
 
 
 def latest(x: torch.Tensor, length: int) -> torch.Tensor:
@@ -144,13 +148,17 @@ class TsfLlmSeriesHead(nn.Module):
         assert c.context_length is not None
         self.config = config
         self.step_inputs = 2 * c.num_seasons + c.num_ahead_features + int(c.zero_inflated)
-        self.linear = TsfLlmLinear(c.context_length, c.prediction_length)
+        self.direct = TsfLlmLinear(c.context_length, c.prediction_length)
+        self.across = TsfLlmLinear(
+            2 * num_patches(c) + 1, -(-c.prediction_length // (c.patch_length or 1)), bias=False
+        )
         self.season = TsfLlmLinear(2 * c.num_seasons, 1, bias=False) if c.num_seasons else None
-        self.context = TsfLlmLinear(num_patches(c) * c.hidden_size, W)
+        self.context = TsfLlmLinear(2 * c.hidden_size, W)
         self.step = nn.Embedding(c.prediction_length, W)
         self.known = TsfLlmLinear(self.step_inputs, W, bias=False) if self.step_inputs else None
         self.static = nn.ModuleList(nn.Embedding(size, W) for size in c.static_cardinalities or ())
         self.mix = TsfLlmLinear(W, W)
+        self.gate = nn.Parameter(torch.full((W,), GATE_START))
         self.out = TsfLlmLinear(W, (len(c.quantiles) if c.prediction_type == "quantile" else 1) + int(c.zero_inflated))
         self.act, self.dropout = ACT2FN[c.hidden_act], nn.Dropout(c.hidden_dropout)
 
@@ -166,28 +174,44 @@ class TsfLlmSeriesHead(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`positions` `[B,N,D]` of the decoder; the others as `TsfLlmForPrediction` takes them."""
         c, scale, dtype = self.config, window.scale, positions.dtype
-        seasons = None if season_values is None else scale.normal(season_values.float()).to(dtype)
-        positions = positions * window.observed[..., None].to(dtype)
-        hidden = self.context(positions.flatten(1))[:, None] + self.step.weight  # [B,P,W]
-        told = [seasons, None if ahead_values is None else ahead_values.to(dtype)]
-        if c.zero_inflated:
-            assert zero_level is not None
+        told, seasons = [], None  # [B,P,*]
+        if season_values is not None and c.num_seasons:
+            told.append(seasons := scale.normal(season_values.float()).to(dtype))
+        if ahead_values is not None and c.num_ahead_features:
+            told.append(ahead_values.to(dtype))
+        if zero_level is not None and c.zero_inflated:
             zero = scale.normal(zero_level.float()).asinh().to(dtype)
             told.append(zero[:, None, None].expand(-1, c.prediction_length, 1))
+        seen = window.observed[..., None].to(dtype)
+        mean = (positions * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
+        context = self.context(self.dropout(torch.cat((positions[:, -1], mean), dim=-1)))
+        hidden = context[:, None] + self.step.weight  # [B,P,W]
         if self.known is not None:
-            hidden = hidden + self.known(torch.cat([one for one in told if one is not None], dim=-1))
+            hidden = hidden + self.known(torch.cat(told, dim=-1))
         for i, table in enumerate(self.static):
             assert static_ids is not None
             hidden = hidden + table(static_ids[:, i])[:, None]
         hidden = self.dropout(self.act(hidden))
-        out = self.out(hidden + self.dropout(self.act(self.mix(hidden)))).float()
-        base = self.linear(window.values.to(dtype)).float()
+        hidden = hidden + self.dropout(self.act(self.mix(hidden)))
+        out = self.out(hidden * self.gate).float()
+        base = DIRECT_SHARE * self.direct(window.values.to(dtype)) + self.from_places(window.values.to(dtype))
         if self.season is not None:
-            base = base + self.season(seasons).squeeze(-1).float()
+            base = base + self.season(seasons).squeeze(-1)
+        base = base.float()
         out, zero_logits = (out[..., :-1], out[..., -1]) if c.zero_inflated else (out, None)
         if c.prediction_type == "regression":
             return scale.back(base + out.squeeze(-1)), zero_logits
         return scale.back(base[..., None] + self.around_zero(out)), zero_logits
+
+    def from_places(self, values_BL: torch.Tensor) -> torch.Tensor:
+        """`[B,P]`: each step from its own place in all patches, and from the means around it, and from the last value,
+        by weights that all places share."""
+        p = self.config.patch_length or 1
+        means = F.avg_pool1d(values_BL[:, None], 2 * (p // 2) + 1, stride=1, padding=p // 2)[:, 0]
+        last = values_BL[:, -1:].expand(-1, p)[:, None]
+        parts = torch.cat([*(one.unflatten(1, (-1, p)) for one in (values_BL, means)), last], dim=1)  # [B,2N+1,p]
+        ahead = self.across(parts.transpose(1, 2))  # [B,p,patches ahead]
+        return ahead.transpose(1, 2).flatten(1)[:, : self.config.prediction_length]
 
     def around_zero(self, raw_BPQ: torch.Tensor) -> torch.Tensor:
         """Free numbers -> strictly increasing ones; zeros give the quantiles of a standard normal law."""
@@ -250,10 +274,12 @@ def series_loss(
 
 
 def init_series_head(module: nn.Module) -> None:
-    """The linear part starts at zero: the window's mean."""
+    """The linear maps start at zero: the window's mean."""
     if isinstance(module, TsfLlmSeriesHead):
-        init.zeros_(module.linear.weight)
-        init.zeros_(module.linear.bias)
+        for linear in (module.direct, module.across):
+            init.zeros_(linear.weight)
+        init.zeros_(module.direct.bias)
+        init.constant_(module.gate, GATE_START)
 
 
 __all__ = ["Scale", "SeriesWindow", "TsfLlmSeriesHead", "above_zero", "series_loss"]

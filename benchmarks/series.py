@@ -20,15 +20,28 @@ from rich.console import Console
 from ..common.errors import one_line_errors
 from ..common.files import check_apart, check_folder, check_output, write_text
 from ..common.parser import Parser, option
-from . import series_guide, series_long, series_time_llm
+from . import (
+    series_continual,
+    series_demand,
+    series_guide,
+    series_long,
+    series_sentiment,
+    series_time_llm,
+    series_tweets,
+)
 from .series_frame import Context, Row, Section
 from .series_page import page, words
 
 SECTIONS: dict[str, Section] = {
     "etth1": series_long.ETTH1,
     "weather": series_long.WEATHER,
+    "retail": series_demand.RETAIL,
+    "ecommerce": series_demand.ONLINE,
     "time_llm": series_time_llm.TIME_LLM,
     "guide": series_guide.GUIDE,
+    "sentiment": series_sentiment.SENTIMENT,
+    "tweets": series_tweets.TWEETS,
+    "continual": series_continual.CONTINUAL,
 }
 QUICK_SEEDS = [0]
 

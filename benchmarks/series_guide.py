@@ -4,7 +4,7 @@ The list: pre-train on many stores, fine-tune or adapt (LoRA) to a new one, augm
 
 Design choices:
 * A new store has little history: all that the model and its training see of it begins `HISTORY` days before the
-  training fence; its forecasts read what has come since. The validation dates, 61 days, tell when to stop.
+  training fence; its forecasts read what has come since. The validation dates, a quarter, tell when to stop.
 * All trainings on the new store have the same steps, windows and rates but for LoRA's own. Items are a static
   covariate, known from the other stores.
 * Scored is every seventh day of half a year, 28 days ahead: the weighted quantile loss over all items and steps, so
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..common.files import replace_file
 from ..evaluation.cost import contest, forward_task, last_windows, weight_bytes
 from ..evaluation.demand import DemandErrors
 from ..evaluation.walk_forward import WalkForward, walk_forward
@@ -53,7 +54,7 @@ AUGMENTATIONS = {"jitter": ["jitter=0.1"], "crop": ["crop=0.5"], "mixup": ["mixu
 class Plan:
     """Dates, sizes and steps."""
 
-    train_through: str = "2017-04-30"
+    train_through: str = "2017-03-31"
     valid_through: str = "2017-06-30"
     end: str = "2017-12-31"
     horizon: int = 28
@@ -99,7 +100,7 @@ class Store:
         path = self.folder / f"{OTHERS if history is None else history}.parquet"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.drop(columns="store").to_parquet(path)
+            replace_file(path, part.drop(columns="store").to_parquet)
         plan = self.plan
         return DataArguments(
             data=str(path),
@@ -112,9 +113,9 @@ class Store:
             horizon=plan.horizon,
             context_length=plan.context_length,
             stride=plan.stride if history is None else 1 if history < 100 else 4,
-            valid_stride=plan.stride if history is None else 4,
+            valid_stride=6,
             report_samples=0,
-            n_bins=16,  # the head needs none
+            n_bins=32,  # the head needs none
         )
 
     def training(self, name: str, seed: int, *, steps: int, rate: float) -> SftArguments:

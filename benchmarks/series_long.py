@@ -209,8 +209,8 @@ def read_weather(path: Path) -> Series:
 
 WEATHER_SIZES = {
     "DLinear": Sizes(length=720, stride=2, batch=128, rate=1e-3, decay=0.7),
-    "PatchTST": Sizes(length=720, stride=12, batch=128, rate=1e-3, decay=0.9),
-    "LSTM": Sizes(length=720, stride=12, batch=128, rate=1e-3, decay=0.9, every=6, all_columns=True),
+    "PatchTST": Sizes(length=720, stride=12, batch=64, rate=1e-3, decay=0.9),
+    "LSTM": Sizes(length=720, stride=12, batch=64, rate=2e-3, decay=0.9, every=6, all_columns=True),
 }
 WEATHER_OPTIONS = {"context_length": 720, "stride": 12}
 

@@ -78,7 +78,7 @@ class Sizes:
     rate: float
     decay: float = 1.0
     epochs: int = 40
-    patience: int = 4
+    patience: int = 3
     every: int = 1  # value of the window that is read
     all_columns: bool = False
 
@@ -134,8 +134,8 @@ class Lstm(nn.Module):
 
 NETWORKS: dict[str, tuple[type[nn.Module], Sizes]] = {
     "DLinear": (OwnLinear, Sizes(length=336, stride=1, batch=224, rate=5e-3, decay=0.5)),
-    "PatchTST": (PatchTST, Sizes(length=336, stride=4, batch=128, rate=1e-3, decay=0.9)),
-    "LSTM": (Lstm, Sizes(length=96, stride=4, batch=128, rate=1e-3, decay=0.9)),
+    "PatchTST": (PatchTST, Sizes(length=336, stride=8, batch=64, rate=1e-3, decay=0.9)),
+    "LSTM": (Lstm, Sizes(length=96, stride=8, batch=64, rate=2e-3, decay=0.9)),
 }
 
 

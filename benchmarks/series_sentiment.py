@@ -9,6 +9,7 @@ Design choices:
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,10 @@ TUNING = {
     "train_sampling_strategy": "group_by_length",
 }
 LORA = {"lora_r": 16, "learning_rate": 1e-3}
-FULL = "MiniLM, all weights"
+COUNTED, PROBED = "TF-IDF, logistic regression", "MiniLM frozen, logistic regression"
+FULL, ADAPTED = "MiniLM, all weights", "MiniLM, LoRA merged"
 Parts = dict[str, pd.DataFrame]
+Fit = Callable[[Parts], np.ndarray]  # labels of the test texts
 
 
 def read(context: Context, folder: Path) -> Path:
@@ -78,39 +81,36 @@ def run(context: Context) -> Iterator[Row | None]:
     """The rows, the cheapest first."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        encoder = made_up_encoder(folder / "encoder") if context.quick else None
-        path = None if context.stored else read(context, folder)
 
-        def measured(fit: Callable[[Parts], np.ndarray], *, leaky: bool = False) -> Callable[[], Found]:
-            def measure() -> Found:
-                assert path is not None
-                whole = split(read_labelled(path), VALID, TEST, SPLIT_SEED)
-                parts = without_near_duplicates(whole)
-                return found(whole, parts, fit(whole if leaky else parts))
+        def encoder() -> str:
+            return made_up_encoder(folder / "encoder") if context.quick else minilm()
 
-            return measure
+        def cache() -> Path | None:
+            return None if context.quick else cache_of(context)
 
-        def tuned(seed: int, options: dict[str, Any]) -> Callable[[], Found]:
-            return measured(lambda parts: fine_tuned(path, encoder or minilm(), folder / "out", seed, options))
+        def measured(fit: Fit, *, leaky: bool = False) -> Found:
+            whole = split(read_labelled(read(context, folder)), VALID, TEST, SPLIT_SEED)
+            parts = without_near_duplicates(whole)
+            return found(whole, parts, fit(whole if leaky else parts))
 
-        kept = None if context.quick else cache_of(context)
-        fits = {
-            "majority class": lambda parts: np.full(len(parts["test"]), parts["train"]["label"].mode()[0]),
-            "TF-IDF, logistic regression": words_counted,
-            "MiniLM frozen, logistic regression": lambda parts: probe(
-                parts, encoder or minilm(), None if context.quick else cache_of(context)
-            ),
-        }
+        def tuned(seed: int, options: dict[str, Any]) -> Found:
+            return measured(lambda _: fine_tuned(folder / "labelled.csv", encoder(), folder / "out", seed, options))
+
         settings = {"split": [VALID, TEST, SPLIT_SEED]}
-        for model, fit in fits.items():
-            yield context.row(model, TASK, measured(fit), **settings)
-        for model in list(fits)[1:]:
-            yield context.row(model, LEAKY, measured(fits[model], leaky=True), **settings)
+        fits: dict[str, Fit] = {COUNTED: words_counted, PROBED: lambda parts: probe(parts, encoder(), cache())}
+        yield context.row("majority class", TASK, lambda: measured(commonest), **settings)
+        for leaky, task in enumerate((TASK, LEAKY)):
+            for model, fit in fits.items():
+                yield context.row(model, task, partial(measured, fit, leaky=bool(leaky)), **settings)
         options = TUNING | ({"num_train_epochs": 5, "learning_rate": 5e-3} if context.quick else {})
-        for model, more in ((FULL, {}), ("MiniLM, LoRA merged", LORA)):
+        for model, more in ((FULL, {}), (ADAPTED, LORA)):
             chosen = options | more | ({"learning_rate": 1e-2} if context.quick and more else {})
             for seed in context.seeds:
-                yield context.row(model, TASK, tuned(seed, chosen), seed=seed, **settings, **chosen)
+                yield context.row(model, TASK, partial(tuned, seed, chosen), seed=seed, **settings, **chosen)
+
+
+def commonest(parts: Parts) -> np.ndarray:
+    return np.full(len(parts["test"]), parts["train"]["label"].mode()[0])
 
 
 def words_counted(parts: Parts) -> np.ndarray:
@@ -140,7 +140,7 @@ def regression(parts: Parts, inputs: dict[str, Any]) -> np.ndarray:
     return best.predict(inputs["test"])
 
 
-def fine_tuned(path: Path | None, encoder: str, out: Path, seed: int, options: dict[str, Any]) -> np.ndarray:
+def fine_tuned(path: Path, encoder: str, out: Path, seed: int, options: dict[str, Any]) -> np.ndarray:
     """Labels of the test texts by `train_scripts/sentiment.py`."""
     told = {"data": path, "encoder": encoder, "output_dir": out / str(seed), "seed": seed, "split_seed": SPLIT_SEED}
     fixed = {"valid_share": VALID, "test_share": TEST, "bf16": True, "report_to": "none", "disable_tqdm": True}

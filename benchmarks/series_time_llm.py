@@ -49,7 +49,7 @@ T2T: dict[str, Any] = {
 }
 NONE, LAYER = "no language model", "one attention layer instead"
 FROZEN, RANDOM = "frozen language model", "language model never trained"
-LONGER, LINEAR = "no language model, same CPU time", "ridge regression"
+LONGER, LINEAR = "no language model in its CPU time", "ridge regression"
 
 
 @dataclass(frozen=True)
@@ -209,25 +209,25 @@ def run(context: Context) -> Iterator[Row | None]:
         **settings,
     )
     own = {**T2T, "t2t_prompt": not context.quick}  # the quick run's vocabulary has no words for it
-    for seed in context.seeds:
-        spent = 0.0
-        for name in (FROZEN, RANDOM, LAYER, NONE, LONGER):
+    spent: dict[int, float] = {}  # CPU seconds of the frozen language model's training, by seed
+    each = [(seed, name) for seed in context.seeds for name in (FROZEN, RANDOM, LAYER, NONE)]
+    for seed, name in [*each, *((seed, LONGER) for seed in context.seeds)]:
+        if name == LONGER and seed not in spent:
+            continue
 
-            def measure(name: str = name, seed: int = seed, spent: float = spent) -> Found:
-                front_end = {NONE: {}, LONGER: {}, LAYER: T2T}.get(name)
-                if front_end is None:
-                    front_end = {**own, "t2t_backbone": backbone(context, name)}
-                allowed = spent if name == LONGER else 0.0
-                model, cost = train(z_TC, pool, budget, seed=seed, seconds=allowed, **front_end)
-                parameters = sum(one.numel() for one in model.parameters())
-                return found(
-                    lambda past: predicted(model, past), z_TC, scored, budget, parameters=parameters, extra=cost
-                )
+        def measure(name: str = name, seed: int = seed) -> Found:
+            front_end = {NONE: {}, LONGER: {}, LAYER: T2T}.get(name)
+            if front_end is None:
+                front_end = {**own, "t2t_backbone": backbone(context, name)}
+            allowed = spent[seed] if name == LONGER else 0.0
+            model, cost = train(z_TC, pool, budget, seed=seed, seconds=allowed, **front_end)
+            parameters = sum(one.numel() for one in model.parameters())
+            return found(lambda past: predicted(model, past), z_TC, scored, budget, parameters=parameters, extra=cost)
 
-            row = context.row(name, task, measure, seed=seed, **settings)
-            if name == FROZEN:
-                spent = 0.0 if row is None else float(row.found.extra["seconds"])
-            yield row
+        row = context.row(name, task, measure, seed=seed, **settings)
+        if name == FROZEN and row is not None:
+            spent[seed] = float(row.found.extra["seconds"])
+        yield row
 
 
 def backbone(context: Context, name: str) -> str:

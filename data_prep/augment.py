@@ -3,7 +3,11 @@
 Design choices:
 * A changed row t is made of rows <= t only, and of draws that no feature enters. So what a label is predicted from
   still ends before the label.
-* Labels are never changed. Where a change makes a bar's label wrong for what is seen, the label is dropped.
+* Labels are never changed. Where a change makes a bar's label wrong for what is seen, the label is dropped. In series
+  form alone `mixup` and `scale` change labels too, together with the past and the seasons that they are in units of:
+  there mixup takes the window of another series at the same time (TSMixup, Ansari et al. 2024), so nothing mixed in is
+  later than what it is mixed into.
+* Of plain series the time of a row and what is known in advance are never changed.
 * One window and one generator at a time: what a window becomes depends on no other row of the batch.
 * Context dropout hides the market of a whole window, as it is hidden from a forecast that is given none.
 * The order is that of `AUGMENTATIONS`, and each has draws of its own: switching one on changes no other.
@@ -122,3 +126,13 @@ def mixup(
     """
     weight = np.float32(rng.beta(strength + 1, strength))
     return np.where(allowed[:, None], weight * values + (1 - weight) * other, values)
+
+
+def mixed(values: np.ndarray, others: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """`w x + (1 - w) x'` of `[B,...]`, with a weight `[B]` for each window.
+
+    >>> mixed(np.array([[1.0], [2.0]]), np.array([[3.0], [4.0]]), np.array([1.0, 0.5])).tolist()
+    [[1.0], [3.0]]
+    """
+    weight = weight.reshape(-1, *[1] * (values.ndim - 1))
+    return weight * values + (1 - weight) * others

@@ -242,6 +242,8 @@ def read_series(
     frames, files, ours = [], named_files(source), ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
     periods, refusals = Periods(), Refusals(strict=strict)
     beside = None if static_file is None else open_table(Path(static_file))
+    if beside is not None and id in beside:
+        beside = beside.rename(columns={id: UNIVARIATE.id})
     joined = () if beside is None else tuple(name for name in static if name in beside)
     own = [name for name in static if name not in (*joined, UNIVARIATE.id)]
     for path, name in files:

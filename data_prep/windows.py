@@ -20,10 +20,11 @@ import torch
 from torch.utils.data import Dataset
 
 from ..ahead_tsf_llm import Ahead, usual_deviation
-from ..bars_tsf_llm import day_end
+from ..bars_tsf_llm import UNIVARIATE, day_end
 from ..emission_tsf_llm import mean_volume, own_parts, parts_ahead
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..indicators_tsf_llm import FEATURES
+from ..series_tsf_llm import series_table
 from ..training_examples_tsf_llm import Head, bar_targets, head_labels, law_labels, token_labels
 from . import augment as changes
 from .sampling_weights import parse_weights, recency, resample, volatility
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # seconds to import, which those who encode without it are sp
     from ..processing_tsf_llm import TsfLlmProcessor
 
 Objective = Head
+LABELLED = ("past_target", "season_values", "zero_level")  # of the series form, in the unit of the labels
 SHARES = (0.8, 0.1)  # of the bar times, for training and for validation
 
 
@@ -146,10 +148,11 @@ class WindowDataset(Dataset):
             self.usual = np.repeat(usual, sizes)  # [N] deviation of the ticker's values
 
         self.augment, self.seed = dict(augment or {}), seed
-        if self.ahead is not None and (wrong := {*self.augment} & {"mixup", "warp"}):
+        if self.ahead is not None and "warp" in self.augment:
             raise ValueError(
-                f"augment {', '.join(sorted(wrong))}: not of windows of the series form; use scale or crop"
+                "augment warp: the series form cannot be bent, its seasons would not fit; use mixup or crop"
             )
+        self.steady = steady_columns(extractor.names, extractor.kind)
         self.context_dropout, self.contexts = context_dropout, context_columns(processor.feature_extractor.names)
         self.keeps_whole = False  # whether a batch has `whole_values` too, as they were before context dropout
         if context_dropout:
@@ -175,7 +178,9 @@ class WindowDataset(Dataset):
         values, intact = np.where(mask[..., None], self.features[rows], np.float32(0)), mask
         batch = {}
         if self.ahead is not None:
-            batch = self.ahead.examples(origins, mask, self.sigma[origins], self.usual[origins])
+            batch = self._examples(origins, mask)
+            if self.augment:
+                mask = intact = self._with_labels(batch, values, mask, origins, indices)
             values = np.concatenate((values, batch["past_target"][..., None]), axis=-1)  # is augmented as features are
         if self.augment:
             values, mask, intact = self._augmented(values, mask, origins, indices)
@@ -223,14 +228,56 @@ class WindowDataset(Dataset):
         rows = np.where(inside, rows, origins[:, None])
         return rows, inside & self.observed[rows]
 
+    def _examples(self, origins: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        assert self.ahead is not None
+        return self.ahead.examples(origins, mask, self.sigma[origins], self.usual[origins])
+
+    def _rng(self, name: str, index: int) -> np.random.Generator:
+        return changes.generator(name, seed=self.seed, epoch=int(self._epoch), index=int(index) % len(self))
+
+    def _with_labels(
+        self,
+        batch: dict[str, np.ndarray],
+        values: np.ndarray,
+        mask: np.ndarray,
+        origins: np.ndarray,
+        indices: Sequence[int],
+    ) -> np.ndarray:
+        """Of the series form, in place: `mixup` with the window of another series at the same time, and `scale`, both
+        of past, seasons and labels alike. The rows that are left observed, `[B,T]`."""
+        names = [name for name in (*LABELLED, "labels") if name in batch]
+        if strength := self.augment.get("mixup"):
+            draws = [self._rng("mixup", index) for index in indices]
+            others = np.array([self._beside(at, rng) for at, rng in zip(origins, draws, strict=True)])
+            weight = np.array([rng.beta(strength + 1, strength) for rng in draws], np.float32)
+            rows, seen = self._context(others)
+            mask = mask & seen
+            theirs = self._examples(others, mask)
+            for name in (*names, "loss_weight"):
+                batch[name] = changes.mixed(batch[name], theirs[name], weight)
+            values[:] = changes.mixed(values, self.features[rows], weight) * mask[..., None]
+            batch["past_target"] = batch["past_target"] * mask
+        if strength := self.augment.get("scale"):
+            factor = [np.exp(strength * self._rng("scale", index).standard_normal()) for index in indices]
+            for name in names:
+                batch[name] = changes.mixed(batch[name], np.float32(0), np.array(factor, np.float32))
+        return mask
+
+    def _beside(self, origin: int, rng: np.random.Generator) -> int:
+        """The origin of a random window at the same time, perhaps this one."""
+        first, end = (np.searchsorted(self._times, self.timestamp[origin], side) for side in ("left", "right"))
+        return int(self._by_time[rng.integers(first, end)])
+
     def _augmented(
         self, values: np.ndarray, mask: np.ndarray, origins: np.ndarray, indices: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Changes `values` and `mask` in place; and the rows from which the next bar may be predicted, `[B,T]`."""
-        moved = np.zeros_like(mask)
+        moved, whole = np.zeros_like(mask), values[..., self.steady]
         for i, index in enumerate(indices):
             for name, strength in self.augment.items():
-                rng = changes.generator(name, seed=self.seed, epoch=int(self._epoch), index=int(index) % len(self))
+                rng = self._rng(name, index)
+                if self.ahead is not None and name in ("mixup", "scale"):
+                    continue  # see `_with_labels`
                 if name == "mixup":
                     other, allowed = self._partner(origins[i], rng)
                     values[i] = changes.mixup(values[i], other, allowed & mask[i], strength, rng)
@@ -242,6 +289,7 @@ class WindowDataset(Dataset):
                     values[i] = changes.jitter(values[i], mask[i], strength, rng)
                 elif name == "crop":
                     mask[i] = changes.crop(mask[i], strength, rng)
+        values[..., self.steady] = whole
         values[~mask] = 0
         return values, mask, mask & ~moved
 
@@ -358,6 +406,15 @@ def context_columns(names: Sequence[str]) -> list[np.ndarray]:
     groups = np.array([FEATURES[name].group if name in FEATURES else "" for name in names])
     places = [np.flatnonzero(groups == context) for context in changes.CONTEXTS]
     return [columns for columns in places if len(columns)]
+
+
+def steady_columns(names: Sequence[str], kind: str) -> np.ndarray:
+    """Places of the features of plain series that no augmentation changes: the time, and what is known in advance."""
+    if kind != UNIVARIATE.name:
+        return np.array([], int)
+    table = series_table()
+    steady = [name.startswith("known:") or (name in table and table[name].group == "calendar") for name in names]
+    return np.flatnonzero(steady)
 
 
 def check_context_dropout(share: float, names: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ import scoringrules
 from ..bars_tsf_llm import UNIVARIATE
 from ..feature_extraction_tsf_llm import EncodedSeries
 from .baselines.naive import naive_scale, naive_square_scale
-from .distributions import LEVELS, Forecast
+from .distributions import LEVELS, Forecast, Scored
 from .significance import Figure, compare
 
 SOLD = 28  # rows whose sum is the weight of a series
@@ -120,8 +120,9 @@ def _quantile_loss(forecast: Forecast, outcome: np.ndarray) -> np.ndarray:
 
 
 def _p_zero(forecast: Forecast, demand: Demand, known: np.ndarray) -> np.ndarray:
-    """Probability of zero (of less than a half, of whole numbers) `[n known]`, from the law's percentiles."""
-    values = forecast.quantile(LEVELS) * demand.unit[:, None] + demand.value[:, None]
+    """Probability of zero (of less than a half, of whole numbers) `[n known]`, from its percentiles, or deciles."""
+    levels = forecast.levels if isinstance(forecast, Scored) else LEVELS
+    values = forecast.quantile(levels) * demand.unit[:, None] + demand.value[:, None]
     edge = np.where(demand.whole, 0.5, 1e-9 * demand.unit)[:, None]
     return ((values < edge).mean(axis=1) - (values <= -edge).mean(axis=1))[known]
 

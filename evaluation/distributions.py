@@ -12,8 +12,8 @@
 Shapes: n forecasts, K samples per forecast, L quantile levels, B bins.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,7 @@ from ..laws_tsf_llm import PiecewiseLaw
 SMALLEST_STD = 1e-12
 COVERAGE_LEVELS = (50, 80, 90)  # percent, of the central intervals that are scored
 LEVELS = np.arange(1, 100) / 100  # of the quantiles that scores ask of every forecast
+DECILES = np.arange(1, 10) / 10
 MASSES = 200  # equal ones, into which `Quantiles` are cut
 
 
@@ -317,6 +318,19 @@ class Quantiles(Law):
         return scoringrules.crps_ensemble(y, self._masses.values, estimator="nrg", backend="numpy")
 
 
+def admitted(law: Law, now: np.ndarray, admissible: Callable[[np.ndarray], np.ndarray]) -> Quantiles:
+    """The law of a value that is moved to the nearest `admissible` one, such as a whole number that is not negative.
+
+    The law is of its change since `now` `[n]`, which is told in equal masses.
+
+    >>> law = admitted(Gaussian(np.zeros(1), np.ones(1)), np.ones(1), lambda values: np.maximum(values, 0.0))
+    >>> law.quantile([0.01, 0.5]).round(2).tolist()
+    [[-1.0, 0.0]]
+    """
+    levels = (np.arange(MASSES) + 0.5) / MASSES
+    return Quantiles(admissible(now[:, None] + law.quantile(levels)) - now[:, None], levels)  # type: ignore[attr-defined]
+
+
 class Piecewise(PiecewiseLaw, Law):
     """n laws whose quantile functions are linear between given points, as a causal model's own."""
 
@@ -388,7 +402,7 @@ class Scored:
     median: np.ndarray  # [n]
     variance: np.ndarray  # [n]
     p_up: np.ndarray  # [n]
-    quantiles: np.ndarray  # [n, 99] at `LEVELS`
+    quantiles: np.ndarray  # [n, 99] at `LEVELS`, or [n, 9] at `DECILES`, see `brief`
     pit_low: np.ndarray  # [n] see `Law.pit_cell`
     pit_width: np.ndarray  # [n]
     losses: np.ndarray  # [n] CRPS
@@ -426,6 +440,15 @@ class Scored:
         """Those of an index or a mask."""
         return Scored(**{one.name: getattr(self, one.name)[which] for one in fields(self)})
 
+    def brief(self) -> "Scored":
+        """With the deciles alone: all quantiles of many steps would take gigabytes."""
+        return replace(self, quantiles=self.quantile(DECILES))
+
+    @property
+    def levels(self) -> np.ndarray:
+        """Of the quantiles that are kept."""
+        return LEVELS if self.quantiles.shape[1] == len(LEVELS) else DECILES
+
     @property
     def known(self) -> np.ndarray:
         """Which forecasts could be made, bool `[n]`."""
@@ -442,8 +465,8 @@ class Scored:
         return self.pit_low + np.random.default_rng(seed).uniform(size=len(self.pit_low)) * self.pit_width
 
     def quantile(self, levels: Sequence[float]) -> np.ndarray:
-        """[n, L] at some of the `LEVELS`."""
-        return self.quantiles[:, [int(np.flatnonzero(np.isclose(LEVELS, level))[0]) for level in levels]]
+        """[n, L] at some of its `levels`."""
+        return self.quantiles[:, [int(np.flatnonzero(np.isclose(self.levels, level))[0]) for level in levels]]
 
     def crps(self, y: np.ndarray) -> np.ndarray:
         """That of the law."""

@@ -10,6 +10,7 @@ Design choices:
 * A causal model's law of a step up to its last horizon is known from its logits and is scored exactly. Paths are
   sampled further ahead.
 * Of every law only what scores ask of it is kept (`Scored`), chunk by chunk: paths cost no memory.
+* Where values are bounded (`nonnegative`, `integer`), so are all forecasts, the baselines' too.
 * Outcomes that are not in the data yet, or fall on a missing bar, are left out for all models alike.
 
 Shapes: n forecasts (origins of all tickers), K samples, P steps.
@@ -30,9 +31,9 @@ from ..pipeline_tsf_llm import TsfLlmPipeline
 from .baselines.catalogue import choose
 from .baselines.naive import VOLATILITY_WINDOW, naive_scale, naive_square_scale
 from .baselines.panel import Panel
-from .baselines.run import run
+from .baselines.run import MANY_STEPS, run
 from .demand import Demand, DemandErrors, demand_verdicts
-from .distributions import Forecast, Law, Moved, Piecewise, Quantiles, Samples, Scored, StratifiedSamples
+from .distributions import Forecast, Law, Moved, Piecewise, Quantiles, Samples, Scored, StratifiedSamples, admitted
 from .ranking import Ranked, energy_scores
 from .scores import bands, brief, score, skill
 from .significance import compare, overlap
@@ -237,7 +238,8 @@ def walk_forward(
     )
     if calibrated is not None and horizon <= calibrated.steps:
         result.uncalibrated = Scored.joined([one[-1][0] for one in pairs])
-    panel = Panel([one for one, _ in kept], [rows for _, rows in kept], kind, season, seed=seed)
+    bounds = {"nonnegative": extractor.nonnegative, "integer": extractor.integer}
+    panel = Panel([one for one, _ in kept], [rows for _, rows in kept], kind, season, seed=seed, **bounds)
     steps = range(1, horizon + 1)
     options = {"num_proc": num_proc, "progress": progress, "keep": keep}
     theirs, result.failed = run(chosen, panel, steps, result.realised, unit, **options)
@@ -294,11 +296,18 @@ def _scored(
     A calibration moves each step by itself, which leaves no joint law to score."""
     unit, realised = _unit(*chunk, kind), _realised(*chunk, horizon, kind)
     laws, paths = step_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)
-    pairs = []
-    for p, law in enumerate(law.divided(unit) for law in laws):
-        before = after = Scored.of(law, realised[:, p])
+    extractor, now, pairs = pipe.processor.feature_extractor, chunk[0].close[chunk[1]], []
+
+    def scored(law: Law, p: int) -> Scored:
+        if extractor.is_bounded:
+            law = admitted(law, now, extractor.admissible).divided(unit)
+        told = Scored.of(law, realised[:, p])
+        return told.brief() if horizon > MANY_STEPS and p < horizon - 1 else told
+
+    for p, law in enumerate(laws if extractor.is_bounded else (law.divided(unit) for law in laws)):
+        before = after = scored(law, p)
         if calibrated is not None and p < calibrated.steps:
-            after = Scored.of(Moved.about_median(law, calibrated.shift[p], calibrated.spread[p]), realised[:, p])
+            after = scored(Moved.about_median(law, calibrated.shift[p], calibrated.spread[p]), p)
         pairs.append((before, after))
     if paths is None or calibrated is not None:
         return pairs, None

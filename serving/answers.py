@@ -8,7 +8,7 @@ Design choices:
 
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ MOST_LETTERS = 4_000_000  # of bars in a question
 MOST_BYTES = 64 * 2**20  # of a file
 MOST_BARS = 40_000
 MOST_SERIES = 20
-MOST_STEPS = 60  # ahead
+MOST_STEPS = 60  # ahead, but of a head that knows more
 AUDITED = 1_000  # last bars of each series
 FORECASTS_AGAIN = 240  # of a verdict, of all series together
 DATES, EXPLAINED = 120, 12  # of a verdict within a forecast, of an explanation
@@ -72,6 +72,10 @@ class Data(BaseModel):
     only: str | None = Field(
         None, pattern=NAMES, description="Of bars or a file with many series: these, commas between."
     )
+    static: str | list[dict[str, Cell]] | None = Field(
+        None,
+        description="Plain series: what never changes of each, as its store: CSV text or records, a row per series.",
+    )
     name: str | None = Field(None, pattern=NAME, description="What to call the series, where the bars do not name it.")
     dates: Literal["dmy", "mdy", "ymd"] | None = Field(None, description="Order of numeric dates, if ambiguous.")
     decimal: Literal["point", "comma"] | None = Field(None, description="Decimal mark of the numbers, if ambiguous.")
@@ -94,6 +98,7 @@ class Step(BaseModel):
     date: str
     mean: float | None
     p_up: float | None = Field(description="Probability to be above the last price.")
+    p_zero: float | None = Field(None, description="Probability of zero, of a model that gives it one of its own.")
     quantiles: dict[str, float] = Field(description="q05 to q95; q10 and q90 bound the 80 % band.")
 
 
@@ -250,7 +255,8 @@ class Answers:
             try:
                 bars, columns, notes = self._bars(data, Path(folder))
             except OF_THE_INPUT as error:
-                raise ValueError(str(error).replace(f"{folder}/bars.csv", "data.bars")) from error
+                said = str(error).replace(f"{folder}/bars.csv", "data.bars")
+                raise ValueError(said.replace(f"{folder}/static.csv", "data.static")) from error
         skipped = bars.attrs.get("skipped", {}).items()
         bars.attrs["skipped"] = {name: why.replace(f"{folder}/bars.csv", "data.bars") for name, why in skipped}
         kind = self.pipe.processor.kind
@@ -274,6 +280,9 @@ class Answers:
         if data.bars is not None:
             _write(data.bars, path)
         columns = Columns(data.value, data.id, data.time, data.dates, data.decimal)
+        if data.static is not None:
+            _write(data.static, folder / "static.csv")
+            columns = replace(columns, static_file=folder / "static.csv")
         bars = read_for(self.pipe.processor, str(path), names(data.only), columns)
         return bars, [*open_table(path).columns], []
 
@@ -314,7 +323,7 @@ def again(pipe: TsfLlmPipeline, bars: pd.DataFrame, horizon: int, *, most: int) 
         ValueError: steps beyond the laws of the model, of which paths would take too long.
     """
     count = bars[pipe.processor.kind.id].nunique()
-    if not pipe.samples_paths or horizon <= pipe.law_reach:
+    if not pipe.model.can_generate() or horizon <= pipe.law_reach:
         return max(FEWEST_DATES, min(most, FORECASTS_AGAIN // count))
     if count * horizon > MOST_STEPS:
         raise ValueError(
@@ -331,6 +340,7 @@ def _step(row: dict[str, Any]) -> Step:
         date=_date(row["timestamp"]),
         mean=_number(row["mean"]),
         p_up=_number(row["p_up"]),
+        p_zero=_number(row.get("p_zero")),
         quantiles={name: value for name, value in quantiles.items() if value is not None},
     )
 
@@ -349,7 +359,8 @@ def _series(
     move = None if end.mean is None else end.mean - last
     band = (end.quantiles["q10"], end.quantiles["q90"]) if {"q10", "q90"} <= {*end.quantiles} else None
     told = [f"80 % for {band[0]:.6g} to {band[1]:.6g}" if band else "no distribution"]
-    told += [] if end.p_up is None else [f"P(up) {100 * end.p_up:.0f} %"]
+    told += [] if end.p_up is None else [f"P({'up' if is_price else 'above it'}) {100 * end.p_up:.0f} %"]
+    told += [] if end.p_zero is None else [f"P(zero) {100 * end.p_zero:.0f} %"]
     if move is not None:
         told.append(f"the mean {end.mean:.6g}" + (f" ({100 * move / last:+.2f} %)" if is_price else ""))
     said, now = ", ".join(told), f"{printable(name)} was at {last:.6g} on {_date(origin)}"

@@ -41,7 +41,6 @@ the future. Do not invent bars: ask the user for a table, or use a symbol if thi
 * Name what was masked (`inputs.masked`): a model that reads a market forecasts worse without one.
 * This is no investment advice, and neither is your answer."""
 LONGEST_ERROR = 600  # letters
-Horizon = Annotated[int, Field(ge=1, le=MOST_STEPS, description="Bars ahead; of daily bars, 5 are a week.")]
 AsOf = Annotated[str | None, Field(description="Forecast as if nothing after this date were known.")]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="Of sampled paths, and of dates drawn.")]
 Dates = Annotated[int, Field(ge=10, le=MOST, description="Earlier dates to forecast from, at most.")]
@@ -97,7 +96,7 @@ class Line:
 def on_this_route(text: str) -> str:
     """Options of the command line as the arguments that they are here."""
     text = re.sub(r" \(in Python \w+=\)", "", text)
-    return re.sub(r"--(dates|decimal|id|time|value)\b", r"data.\1", text)
+    return re.sub(r"--(dates|decimal|id|time|value|static)\b(?: FILE; in Python \w+)?", r"data.\1", text)
 
 
 def build(
@@ -107,6 +106,8 @@ def build(
     `symbols`, a `serving.symbols.Symbols`, where these are given."""
     version = release("tsf-llm") or ""
     server = Server("tsf-llm", title="TSF-LLM", instructions=INSTRUCTIONS, version=version, log_level="WARNING")
+    most = max(MOST_STEPS, pipe.reach)
+    Horizon = Annotated[int, Field(ge=1, le=most, description="Bars ahead; of daily bars, 5 are a week.")]
     answers, line = Answers(pipe, market, folder, symbols), Line()
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=symbols is not None)
 

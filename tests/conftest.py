@@ -17,7 +17,8 @@ from tsf_llm.bars_tsf_llm import OHLCV
 from tsf_llm.configuration_tsf_llm import TsfLlmConfig
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.indicators_tsf_llm import FEATURES
-from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM
+from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
+from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.train_scripts import sft
@@ -282,3 +283,33 @@ def ray_workers():
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
         yield ray
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def weekly_sales():
+    """Daily sales of four series of two stores with a week in them, 200 rows each, with the store as a column."""
+    rng, days = np.random.default_rng(0), pd.date_range("2020-01-06", periods=200)
+    frames = []
+    for i, name in enumerate(("a", "b", "c", "d")):
+        mean = 4 * (i + 1) + 3 * np.sin(2 * np.pi * np.arange(len(days)) / 7)
+        told = {"series_id": name, "timestamp": days, "value": rng.poisson(np.maximum(mean, 0)).astype(float)}
+        frames.append(pd.DataFrame({**told, "store": "north" if i < 2 else "south"}))
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.fixture(scope="session")
+def series_form(weekly_sales):
+    """`series_form(**fields)` -> the pipeline of a random quantile model in series form, three days ahead."""
+    options = {"kind": "univariate", "context_length": 28, "feature_groups": ["level", "calendar"]}
+    options |= {"steps_ahead": 3, "static_covariates": ["store"], "seasons": [7], "nonnegative": True}
+    extractor = TsfLlmFeatureExtractor(**options)
+    processor = TsfLlmProcessor(extractor, TsfLlmTokenizer(n_bins=32), horizons=(1,))
+    processor.fit(weekly_sales, "2020-05-31")
+
+    def build(*, seed=0, **fields):
+        torch.manual_seed(seed)
+        own = {**TINY, **extractor.series_fields(), "num_features": len(extractor.names), "patch_length": 7}
+        own |= {"prediction_length": 3, "prediction_type": "quantile", "quantiles": [0.1, 0.5, 0.9], **fields}
+        return TsfLlmPipeline(model=TsfLlmForPrediction(TsfLlmConfig(**own)).eval(), processor=processor)
+
+    return build

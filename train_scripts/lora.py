@@ -7,6 +7,10 @@ Adapters of two tickers for a finished model:
     python -m tsf_llm.train_scripts.lora --config train_scripts/configs/lora.yaml --model_name_or_path outputs/27m \
         --data prices.parquet --tickers AAPL MSFT --output_dir outputs/adapters
 
+One adapter for all series of a new store, on a model that other stores have trained (see docs/series.md):
+    python -m tsf_llm.train_scripts.lora --config train_scripts/configs/lora.yaml --model_name_or_path outputs/stores \
+        --data new_store.csv --horizon 28 --together new_store --output_dir outputs/adapters
+
 Go on after a crash; finished adapters of the same settings are kept:
     python -m tsf_llm.train_scripts.lora --config ... --output_dir outputs/adapters --resume_from_checkpoint true
 
@@ -32,7 +36,7 @@ from ..training.adapters import (
     check_adapter,
     check_tickers,
     folders_of,
-    for_ticker,
+    for_tickers,
     marked,
     pooled_scores,
     resumes,
@@ -51,6 +55,10 @@ def main(
     """Trains, scores and saves; returns what `report.json` holds."""
     started = time.perf_counter()
     resumes(training_args)  # refuses now what it would refuse after the base
+    if lora_args.together is not None and data_args.per_ticker:
+        raise ValueError(
+            f"together={lora_args.together}: scalers of one ticker do not go with all; leave per_ticker out"
+        )
     check_tickers(data_args)
     folder = Path(str(training_args.output_dir))
     check_folder(folder, data_args.data, data_args.market)
@@ -59,10 +67,11 @@ def main(
     base = load_model(name)
     data = TrainingData.read(everything, name, base.config).with_fences_of(base.config)
     tickers = data_args.tickers or list(data.bars[kind_of(data.bars).id].unique())
-    folders = folders_of(tickers, folder)
+    whose = {ticker: [ticker] for ticker in tickers} if lora_args.together is None else {lora_args.together: tickers}
+    folders = folders_of(list(whose), folder)
     for adapter in folders.values():
         check_adapter(adapter)
-    parts = {ticker: for_ticker(data, ticker) for ticker in tickers}
+    parts = {name: for_tickers(data, those) for name, those in whose.items()}
     if training_args.should_save and Path(name).resolve() != folder.resolve():
         claim_folder(folder)
         base.save_pretrained(folder)
@@ -70,8 +79,8 @@ def main(
 
     link = str(folder.resolve()) if Path(name).is_dir() else name  # peft wants a path that holds from any directory
     runs = {
-        ticker: run_ticker(base, part, lora_args, training_args, ticker=ticker, folder=folders[ticker], link=link)
-        for ticker, part in parts.items()
+        name: run_ticker(base, part, lora_args, training_args, ticker=name, folder=folders[name], link=link)
+        for name, part in parts.items()
     }
     report: dict[str, Any] = {
         **provenance("lora"),

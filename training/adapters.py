@@ -67,6 +67,7 @@ class LoraArguments:
     lora_dropout: float = option(0.05, "dropout ahead of an adapter, if no expert has one")
     target_modules: list[str] | None = option(None, "only Linear layers of these names, as q_proj kv_b_proj lm_head")
     target_experts: bool = option(False, "adapt the routed experts too; such adapters cannot be mixed in one batch")
+    together: str | None = option(None, "one adapter of this name for all tickers, as for the items of a new store")
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:
@@ -101,6 +102,13 @@ def for_ticker(data: TrainingData, ticker: str) -> TrainingData:
         raise ValueError(f"no ticker {ticker!r} with bars enough in {data.args.data}; it holds {listed}")
     bars = data.bars[data.bars[id_column] == ticker].reset_index(drop=True)
     return dataclasses.replace(data, bars=bars, series=[series for series in data.series if series.ticker == ticker])
+
+
+def for_tickers(data: TrainingData, tickers: Sequence[str]) -> TrainingData:
+    """As `for_ticker`, of several together."""
+    parts = [for_ticker(data, ticker) for ticker in tickers]
+    bars = pd.concat([part.bars for part in parts], ignore_index=True)
+    return dataclasses.replace(data, bars=bars, series=[one for part in parts for one in part.series])
 
 
 @contextmanager
@@ -258,7 +266,7 @@ def facts(
         "horizon": data.args.horizon,
         "stride": data.args.stride,
         "per_ticker": data.args.per_ticker,
-        "lora": dataclasses.asdict(lora_args),
+        "lora": {name: value for name, value in dataclasses.asdict(lora_args).items() if name != "together"},
         **{name: getattr(training_args, name) for name in SETTINGS},
     }
 

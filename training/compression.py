@@ -20,7 +20,7 @@ from torch.nn.utils import prune
 from ..common.files import WRITTEN, adopt, check_apart, check_free, check_ours, has_keys, replace_folder
 from ..evaluation.cost import Task, contest, forecast_task, forward_task, last_windows, weight_bytes, weights
 from ..experts_tsf_llm import TsfLlmExperts, TsfLlmMLP
-from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..pipeline_tsf_llm import SERIES_INPUTS, TsfLlmPipeline
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..products_tsf_llm import TsfLlmLinear
 from ..quantization_tsf_llm import int8_share, to_int8
@@ -147,9 +147,27 @@ class Exportable(nn.Module):
         self.model = copy.deepcopy(model).eval()
         self.model.set_experts_implementation("eager")  # in a graph, the grouped one would call transformers
 
-    def forward(self, past_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        past_values: torch.Tensor,
+        attention_mask: torch.Tensor,
+        past_target: torch.Tensor | None = None,
+        season_values: torch.Tensor | None = None,
+        ahead_values: torch.Tensor | None = None,
+        static_ids: torch.Tensor | None = None,
+        zero_level: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         if not self.model.can_generate():
-            return self.model(past_values=past_values, attention_mask=attention_mask, use_cache=False).prediction
+            return self.model(
+                past_values=past_values,
+                attention_mask=attention_mask,
+                use_cache=False,
+                past_target=past_target,
+                season_values=season_values,
+                ahead_values=ahead_values,
+                static_ids=static_ids,
+                zero_level=zero_level,
+            ).prediction
         outputs = self.model.model(past_values=past_values, attention_mask=attention_mask, use_cache=False)
         return self.model.lm_head(outputs.last_hidden_state[:, -1])
 
@@ -216,7 +234,7 @@ def speed(
 
 
 def model_inputs(batch: Any) -> dict[str, torch.Tensor]:
-    return {name: batch[name] for name in ("past_values", "attention_mask")}
+    return {name: batch[name] for name in ("past_values", "attention_mask", *SERIES_INPUTS) if name in batch}
 
 
 def row(name: str, model: Model, folder: str | Path, original: Scores, own: Scores, seed: int) -> dict[str, Any]:

@@ -359,7 +359,7 @@ def with_static_names(args: DataArguments) -> DataArguments:
         return args
     table = open_table(Path(args.static))
     id = find_columns(table, {UNIVARIATE.id: SERIES_ALIASES[UNIVARIATE.id]}, args.static)
-    return replace(args, static_covariates=[name for name in table if name not in id.values()])
+    return replace(args, static_covariates=[name for name in table if name not in (*id.values(), args.id_column)])
 
 
 def new_processor(args: DataArguments, kind: Kind, *, series_form: bool = False) -> TsfLlmProcessor:

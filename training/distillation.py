@@ -37,6 +37,7 @@ from ..evaluation.plots import loss_curve
 from ..evaluation.walk_forward import WalkForward
 from ..laws_tsf_llm import law_loss, law_weights
 from ..pipeline_tsf_llm import TsfLlmPipeline
+from ..series_head_tsf_llm import series_loss
 from .arguments import DataArguments, ModelArguments, SftArguments, model_fields
 from .data import TrainingData
 from .models import Model, head_of, load_model
@@ -94,16 +95,21 @@ class DistillationTrainer(TsfLlmTrainer):
             with torch.no_grad(), self.accelerator.autocast():
                 seen = inputs if whole is None else {**inputs, "past_values": whole}
                 answers = self.teacher(**{key: value for key, value in seen.items() if key != "labels"})
+            # What series forms answer counts in the series' own units, as it does in their loss.
+            weight = inputs.get("loss_weight", logits.new_ones(())).reshape(-1, *[1] * (logits.ndim - 1))
             soft_n = divergence(
-                known(self.teacher, answers.logits, labels),
-                known(self.teacher, logits, labels),
+                known(self.teacher, answers.logits * weight, labels),
+                known(self.teacher, logits * weight, labels),
                 kind=head_of(self.teacher),
                 temperature=self.temperature,
             )
+            if outputs.get("zero_logits") is not None:
+                zeros = (known(self.teacher, one.zero_logits, labels) for one in (outputs, answers))
+                soft_n = soft_n + zero_divergence(*zeros)
             self._distill_losses.append(soft_n.detach().mean())
             soft = soft_n.mean() if num_items_in_batch is None else soft_n.sum() / num_items_in_batch
             # The model's own loss holds its side losses too. They stay whole: labels alone give way to the teacher.
-            change = soft - label_loss(self.teacher, logits, labels, num_items_in_batch)
+            change = soft - label_loss(self.teacher, outputs, inputs, num_items_in_batch)
             if (wanted := inputs.get("law_labels")) is not None and outputs.get("law_logits") is not None:
                 total = is_known(labels[:, 1:]).sum() if num_items_in_batch is None else num_items_in_batch
                 far = self.teacher.config.far_horizons
@@ -155,8 +161,17 @@ def law_divergence(
     return ((each_BTH * is_known(labels)).sum(dim=(0, 1)) * law_weights(horizons, each_BTH)).sum()
 
 
-def label_loss(model: Model, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
+def zero_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the student's probability of zero with the teacher's, from log odds `[n]`."""
+    return F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
+
+
+def label_loss(model: Model, outputs: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any) -> torch.Tensor:
     """The model's own loss on labels, without side losses."""
+    logits, labels = outputs["logits"], inputs["labels"]
+    if model.config.patch_length is not None:
+        told = {name: inputs.get(name) for name in ("zero_level", "loss_weight")}
+        return series_loss(model.config, logits, labels, zero_logits=outputs.get("zero_logits"), **told)
     if not model.can_generate():
         return model.task_loss(logits, labels)
     counts = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}

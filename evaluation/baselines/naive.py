@@ -76,11 +76,18 @@ def seasonal_naive(panel: Panel, steps: Sequence[int]) -> dict[int, Quantiles]:
     """
     [one], [origins] = panel.series, panel.rows
     assert panel.season is not None
-    return {h: _seasonal(filled(one, panel.kind), origins, h, panel.season) for h in steps}
+    values, errors = filled(one, panel.kind), dict[int, np.ndarray]()
+    for back in {panel.season * -(-h // panel.season) for h in steps}:
+        errors[back] = _seasonal_errors(values, origins, back, panel.season)
+    laws = {}
+    for h in steps:
+        back = panel.season * -(-h // panel.season)
+        laws[h] = Quantiles((values[origins + h - back] - values[origins])[:, None] + errors[back], LEVELS)
+    return laws
 
 
-def _seasonal(values: np.ndarray, origins: np.ndarray, horizon: int, season: int) -> Quantiles:
-    back = season * -(-horizon // season)
+def _seasonal_errors(values: np.ndarray, origins: np.ndarray, back: int, season: int) -> np.ndarray:
+    """Quantiles of the errors of repeating what was `back` rows ago, known at each origin, `[n,99]`."""
     start = int(np.isfinite(values).argmax())
     if len(origins) and min(origins) < start + back + VOLATILITY_WINDOW:
         raise ValueError(
@@ -92,7 +99,7 @@ def _seasonal(values: np.ndarray, origins: np.ndarray, horizon: int, season: int
         for t in origins
         for first in [max(start + back, t + 1 - SEASONAL_ERRORS)]
     ]
-    return Quantiles((values[origins + horizon - back] - values[origins])[:, None] + np.array(errors), LEVELS)
+    return np.array(errors).reshape(len(origins), len(LEVELS))
 
 
 def naive_scale(close: np.ndarray, origins: np.ndarray, horizon: int, kind: Kind = OHLCV) -> np.ndarray:

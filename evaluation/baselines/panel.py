@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from ...ahead_tsf_llm import nearest_possible
 from ...bars_tsf_llm import OHLCV, Kind
 from ...feature_extraction_tsf_llm import EncodedSeries
 
@@ -31,6 +32,20 @@ class Panel:
     season: int | None = None  # bars per cycle of a plain series
     start: np.datetime64 | None = None  # the first fence; by default the first origin
     seed: int = 0
+    nonnegative: bool = False  # what is known of the values, by which all forecasts are bounded
+    integer: bool = False
+
+    @property
+    def is_bounded(self) -> bool:
+        return self.nonnegative or self.integer
+
+    def admissible(self, values: np.ndarray) -> np.ndarray:
+        return nearest_possible(values, nonnegative=self.nonnegative, integer=self.integer)
+
+    @cached_property
+    def now(self) -> np.ndarray:
+        """The value at each origin, `[n]`."""
+        return np.concatenate([one.close[rows] for one, rows in zip(self.series, self.rows, strict=True)])
 
     @cached_property
     def origin(self) -> np.ndarray:
@@ -60,7 +75,12 @@ class Panel:
     def prices_alone(self) -> "Panel":
         """Without what a model's processor made of the bars: the same for every model."""
         bare = [
-            replace(one, features=np.empty((len(one.close), 0)), sigma=np.full(len(one.close), np.nan), calm=None)
+            replace(
+                one,
+                features=np.empty((len(one.close), 0)),
+                sigma=np.full(len(one.close), np.nan),
+                **dict.fromkeys(("calm", "known", "static")),
+            )
             for one in self.series
         ]
         return replace(self, series=bare)

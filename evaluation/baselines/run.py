@@ -28,13 +28,14 @@ from tqdm.auto import tqdm
 
 from ...common.files import replace_file
 from ...feature_extraction_tsf_llm import EncodedSeries
-from ..distributions import Forecast, Scored
+from ..distributions import Forecast, Scored, admitted
 from .catalogue import NEVER, Baseline, choose
 from .panel import Panel
 
 LIBRARIES = ("numpy", "scipy", "arch", "statsmodels", "torch")
 [STAND_IN] = choose("historical_volatility_20")  # which every origin has history for
 FAILURES = (ValueError, ArithmeticError, RuntimeError, ImportError, np.linalg.LinAlgError)
+MANY_STEPS = 60  # from which on all quantiles are kept of the last step alone
 TOGETHER = 16  # tasks of a baseline; a run that dies loses what of them is done
 
 
@@ -76,6 +77,10 @@ def run(
     bar = tqdm(
         total=sum(map(len, batches)), desc="baselines", unit="fit", disable=None if progress else True, leave=False
     )
+
+    def brief(step: int) -> bool:
+        return len(steps) > MANY_STEPS and step != steps[-1]
+
     found: dict[str, dict[int, Scored]] = {}
     failures: dict[str, list[str]] = {}
     for batch, answered in zip(batches, answers, strict=True):
@@ -85,8 +90,9 @@ def run(
                 failures.setdefault(name, []).append(answer)
                 continue
             if name not in found:
-                found[name] = {step: Scored.missing(outcome[:, i]) for i, step in enumerate(steps)}
+                found[name] = {step: _missing(outcome[:, i], brief(step)) for i, step in enumerate(steps)}
             for step, scored in answer.items():
+                scored = scored.brief() if brief(step) else scored
                 _fill(found[name][step], task.positions, scored)
         bar.update(len(batch))
     bar.close()
@@ -103,8 +109,13 @@ def run(
         told[name] = words.format(f"{len(missing)} of {len(known)} forecasts are those of {STAND_IN.name}")
         others, _ = run([STAND_IN], panel, steps, outcome, unit, progress=False)
         for step, scored in by_step.items():
-            _fill(scored, missing, others[STAND_IN.name][step].take(missing))
+            other = others[STAND_IN.name][step].take(missing)
+            _fill(scored, missing, other)
     return found, told
+
+
+def _missing(outcome: np.ndarray, brief: bool) -> Scored:
+    return Scored.missing(outcome).brief() if brief else Scored.missing(outcome)
 
 
 def _fill(scored: Scored, positions: np.ndarray, values: Scored) -> None:
@@ -162,7 +173,10 @@ def _scored(step: int, place: int, pairs: Sequence[tuple[Task, Forecast]]) -> li
     unit, outcome = (
         np.concatenate(one) for one in zip(*((t.unit, t.outcome[:, place]) for t, _ in pairs), strict=True)
     )
-    whole = Scored.of(type(pairs[0][1]).joined([law for _, law in pairs]).divided(unit), outcome)
+    law, panel = type(pairs[0][1]).joined([law for _, law in pairs]), pairs[0][0].panel
+    if panel.is_bounded:
+        law = admitted(law, np.concatenate([task.panel.now for task, _ in pairs]), panel.admissible)
+    whole = Scored.of(law.divided(unit), outcome)
     ends = np.cumsum([len(task.unit) for task, _ in pairs])
     return [whole.take(slice(end - len(task.unit), end)) for end, (task, _) in zip(ends, pairs, strict=True)]
 
@@ -177,6 +191,7 @@ def _key(task: Task, steps: Sequence[int]) -> str:
     """A hash of everything that the answer depends on, all code of this room among it."""
     panel, versions = task.panel, [_version(name) for name in (*LIBRARIES, task.baseline.package)]
     settings = (task.baseline.name, panel.kind.name, panel.season, str(panel.start), panel.seed, [*steps], versions)
+    settings += (panel.nonnegative, panel.integer)
     digest = hashlib.sha256(_code() + repr(settings).encode())
     for array in (task.outcome, task.unit, *panel.rows):
         digest.update(np.ascontiguousarray(array).tobytes())

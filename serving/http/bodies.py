@@ -30,7 +30,7 @@ from .errors import Refusal
 MAX_BARS = 100_000
 MAX_COLUMNS = 64
 MAX_TEXT = 64  # characters
-MAX_HORIZON = 250
+MAX_HORIZON = 720
 MAX_SAMPLES = 4096
 MAX_LEVELS = 99
 MAX_BATCH = 64
@@ -101,12 +101,13 @@ class Tables(Hints):
 
     bars: Bars = Field(description="timestamp, [ticker,] open, high, low, close, volume; or a plain series.")
     market: Bars | None = Field(None, description="Bars of an index, of a universe or of VIX, which features read.")
+    static: Bars | None = Field(None, description="Plain series: what never changes of each, one row per series.")
 
     @model_validator(mode="after")
     def _columns_are_one_table(self) -> "Tables":
-        for name, bars in (("bars", self.bars), ("market", self.market)):
+        for name, bars in (("bars", self.bars), ("market", self.market), ("static", self.static)):
             if isinstance(bars, dict) and len({len(column) for column in bars.values()}) > 1:
-                raise ValueError(f"the columns of {name} differ in length: give one value per bar in each")
+                raise ValueError(f"the columns of {name} differ in length: give one value per row in each")
             if isinstance(bars, dict) and not next(iter(bars.values())):
                 raise ValueError(f"{name} has no rows: load some bars first")
         return self
@@ -144,10 +145,11 @@ class ForecastRequest(Asked, Tables):
 
 
 class UploadRequest(Asked, Hints):
-    """A price file, and what to forecast of it, as fields of a form."""
+    """A file of prices or of plain series, and what to forecast of it, as fields of a form."""
 
     file: UploadFile = Field(description="csv, csv.gz or parquet")
     market: UploadFile | None = Field(None, description="A file of an index, of a universe or of VIX.")
+    static: UploadFile | None = Field(None, description="Plain series: a file of what never changes of each.")
 
     @field_validator("quantile_levels", mode="before")
     @classmethod

@@ -103,6 +103,11 @@ class Engine:
         self._waiting: list[Waiting] = []
         self._passing: asyncio.Task[None] | None = None
 
+    @property
+    def static(self) -> list[str]:
+        """The static covariates that the model reads."""
+        return self.pipe.processor.feature_extractor.static_covariates
+
     async def in_model_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Whatever runs the model goes through here, one at a time; a ValueError is told to the client."""
         return await self._in(self._model, function, *args, **kwargs)
@@ -148,6 +153,8 @@ class Engine:
             waiting = await self._shared(batch, horizon, pipe)
             forward["laws"], rows = waiting.laws.result(), waiting.pass_rows
             outputs = await self.in_worker(pipe._forward, {"batch": batch}, **forward)
+        elif not pipe.model.can_generate():  # a head answers in one pass
+            outputs = await self.in_model_thread(pipe._forward, {"batch": batch}, **forward)
         else:
             self.check_paths(rows, horizon, forward.get("samples", 256))
             outputs = await self.in_long_thread(pipe._forward, {"batch": batch}, **forward)

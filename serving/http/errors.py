@@ -13,6 +13,7 @@ from ...common.errors import printable
 
 LONGEST = 600  # characters of a message
 TAGS = {"body", "records", "columns"}  # of a place in a body, which say nothing to a client
+OPTION = r"--([a-z]+)(?: FILE)?(?: \(in Python \w+=\)|; in Python \w+)?"  # as the library writes it
 CODES = {404: "not_found", 405: "method_not_allowed"}
 MESSAGES = {404: "no such path: see /openapi.json", 405: "this path answers another method: see /openapi.json"}
 
@@ -27,7 +28,7 @@ class Refusal(HTTPException):
 
 def refused(error: ValueError) -> Refusal:
     """Bars or arguments that the library refuses, in its own words; its options are fields here."""
-    return Refusal(422, "refused", re.sub(r"--([a-z]+)( \(in Python \w+=\))?", r"the field \1", str(error)))
+    return Refusal(422, "refused", re.sub(OPTION, r"the field \1", str(error)))
 
 
 def told(code: str, message: str) -> dict[str, Any]:

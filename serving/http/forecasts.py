@@ -18,22 +18,27 @@ def routes(engine: Engine) -> APIRouter:
     """The router of forecasts."""
     router = APIRouter(prefix="/v1", tags=["forecast"])
 
+    def sent(asked: ForecastRequest) -> dict[str, Any]:
+        return sent_tables(asked, engine.static)
+
     async def upload(asked: Annotated[UploadRequest, Form(media_type="multipart/form-data")], request: Request) -> Any:
-        """The same of a price file."""
+        """The same of a file."""
         content, name = await asked.file.read(), asked.file.filename or ""
         market = None if asked.market is None else (await asked.market.read(), asked.market.filename or "")
+        static = None if asked.static is None else (await asked.static.read(), asked.static.filename or "")
 
         def read() -> dict[str, Any]:
-            bars = uploaded(content, name, asked, engine.pipe.processor)
+            bars = uploaded(content, name, asked, engine.pipe.processor, static)
             return {"bars": bars, "market": None if market is None else uploaded_market(*market, asked)}
 
         return respond(engine, request, asked, await engine.forecast(read, **asked.of_pipeline()))
 
     async def forecast(asked: ForecastRequest, request: Request) -> Any:
-        """Forecasts prices: mean, quantiles and the probability of a rise for every ticker and step.
+        """Forecasts prices or plain series: mean, quantiles and the probability of a rise for every one and step.
 
-        Send JSON, or a form with a price file (csv, csv.gz, parquet). `Accept: text/csv` asks for a table."""
-        answer = await engine.forecast(lambda: sent_tables(asked), **asked.of_pipeline())
+        Send JSON, or a form with a file (csv, csv.gz, parquet). Known covariates of the steps ahead come as rows
+        without a value. `Accept: text/csv` asks for a table."""
+        answer = await engine.forecast(lambda: sent(asked), **asked.of_pipeline())
         return respond(engine, request, asked, answer)
 
     async def forecast_batch(asked: BatchRequest, request: Request) -> Any:
@@ -43,7 +48,7 @@ def routes(engine: Engine) -> APIRouter:
         async def one(each: ForecastRequest) -> dict[str, Any]:
             async with places:
                 try:
-                    answer = await engine.forecast(lambda: sent_tables(each), **each.of_pipeline())
+                    answer = await engine.forecast(lambda: sent(each), **each.of_pipeline())
                 except Refusal as error:
                     return told(error.code, error.detail)
             note(request, answer)

@@ -8,13 +8,16 @@ Design choices:
 
 import re
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ...bars_tsf_llm import UNIVARIATE
 from ...cells_tsf_llm import NumberFormat, TimeFormat, read_numbers, read_times
-from ...columns_tsf_llm import ALIASES, SERIES_ALIASES, find_columns
+from ...columns_tsf_llm import ALIASES, SERIES_ALIASES, find_columns, join_static, key_texts
 from ...data_prep.columns import Columns
 from ...data_prep.sources import read_for, read_market
 from ...processing_tsf_llm import TsfLlmProcessor
@@ -24,16 +27,40 @@ from .bodies import MAX_BARS, MAX_COLUMNS, Hints, Tables
 NUMBERS = {name: aliases for name, aliases in ALIASES.items() if name not in ("timestamp", "ticker")}
 
 
-def sent_tables(asked: Tables) -> dict[str, Any]:
-    """Bars, market and names of columns, as the pipeline takes them.
+def sent_tables(asked: Tables, static: Sequence[str] = ()) -> dict[str, Any]:
+    """Bars, market and names of columns, as the pipeline takes them; `static` are the static covariates of a model.
 
     Raises:
-        ValueError: the records have too many columns, or are not written as the hints say.
+        ValueError: the records have too many columns, or are not written as the hints say; the model reads no static
+            table, or it does not fit the bars.
     """
     market = None if asked.market is None else _frame(asked.market, asked)
     names = {"id_column": asked.id, "timestamp_column": asked.time, "target_column": asked.value}
     given = {name: value for name, value in names.items() if value is not None}
-    return {"bars": _frame(asked.bars, asked), "market": market, **given}
+    bars = _frame(asked.bars, asked)
+    if asked.static is not None:
+        bars = _with_static(bars, asked, static)
+    return {"bars": bars, "market": market, **given}
+
+
+def _with_static(bars: pd.DataFrame, asked: Tables, names: Sequence[str]) -> pd.DataFrame:
+    assert asked.static is not None
+    check_reads_static(names)
+    table, usual = _frame(asked.static, asked), {UNIVARIATE.id: SERIES_ALIASES[UNIVARIATE.id]}
+    id = asked.id or find_columns(bars, usual).get(UNIVARIATE.id)
+    if id is None or id not in bars:
+        raise ValueError("static is joined by the name of a series, and the bars have none: add a column series_id")
+    named = table.rename(columns={asked.id: UNIVARIATE.id} if asked.id in table else {})
+    joined = [name for name in names if name in named]
+    keys = key_texts(bars[id])
+    known = join_static(bars.assign(**{UNIVARIATE.id: keys}), named, joined, strict=asked.strict) if joined else bars
+    return known if id == UNIVARIATE.id or not joined else known.drop(columns=UNIVARIATE.id)
+
+
+def check_reads_static(names: Sequence[str]) -> None:
+    """Raises ValueError for a static table that a model without static covariates is given."""
+    if not names:
+        raise ValueError("static: the model of this server reads no static covariates; leave it out")
 
 
 def _frame(bars: list[dict[str, Any]] | dict[str, list[Any]], asked: Hints) -> pd.DataFrame:
@@ -53,14 +80,27 @@ def _frame(bars: list[dict[str, Any]] | dict[str, list[Any]], asked: Hints) -> p
     return frame
 
 
-def uploaded(content: bytes, name: str, asked: Hints, processor: TsfLlmProcessor) -> pd.DataFrame:
-    """The bars, or the plain series, of a file of this name.
+File = tuple[bytes, str]  # content and name
+
+
+def uploaded(
+    content: bytes, name: str, asked: Hints, processor: TsfLlmProcessor, static: File | None = None
+) -> pd.DataFrame:
+    """The bars, or the plain series, of a file of this name, with what a file of static covariates says of them.
 
     Raises:
-        ValueError: the reader refuses it, or it holds too much.
+        ValueError: the reader refuses one, or it holds too much.
     """
     columns = Columns(value=asked.value, id=asked.id, time=asked.time, dates=asked.dates, decimal=asked.decimal)
-    return _read(content, name, lambda path: read_for(processor, path, columns=columns, strict=asked.strict))
+    if static is None:
+        return _read(content, name, lambda path: read_for(processor, path, columns=columns, strict=asked.strict))
+    check_reads_static(processor.feature_extractor.static_covariates)
+
+    def beside(path: str) -> pd.DataFrame:
+        whole = replace(columns, static_file=path)
+        return _read(content, name, lambda bars: read_for(processor, bars, columns=whole, strict=asked.strict))
+
+    return _read(*static, beside)
 
 
 def uploaded_market(content: bytes, name: str, asked: Hints) -> pd.DataFrame:

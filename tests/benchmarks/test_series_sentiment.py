@@ -1,11 +1,12 @@
 """`series`, sentiment: one split for all, what near-duplicates are worth, and the data as they are published."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tsf_llm.benchmarks import series_page, series_sentiment
 from tsf_llm.benchmarks.series_frame import Context
-from tsf_llm.benchmarks.series_sentiment import FULL, LEAKY, SENTIMENT, TASK, made_up
+from tsf_llm.benchmarks.series_sentiment import COUNTED, FULL, LEAKY, PROBED, SENTIMENT, TASK, made_up
 
 
 @pytest.fixture
@@ -13,21 +14,21 @@ def context(tmp_path):
     def make(**changes):
         told = {"section": "sentiment", "out": tmp_path / "out", "data": None, "seeds": (0,), "quick": True}
         (tmp_path / "out").mkdir(exist_ok=True)
-        return Context(**{**told, "stored": False, "say": lambda line: None, **changes})
+        return Context(**{**told, "models": None, "say": lambda line: None, **changes})
 
     return make
 
 
-def test_a_quick_run_has_all_rows_and_is_kept(context, monkeypatch):
+def test_rows_their_page_and_that_they_are_kept(context, monkeypatch):
+    """But for fine-tuning, which the quick run of all sections does."""
+    monkeypatch.setattr(series_sentiment, "fine_tuned", lambda *_: np.full(60, "neutral"))
     rows = list(SENTIMENT.run(context()))
-    assert [row.model for row in rows if row.task == LEAKY] == [row.model for row in rows if row.task == TASK][1:3]
     score = {row.model: row.found.scores["accuracy"] for row in rows if row.task == TASK}
-    assert (
-        score["majority class"] < 0.6 < 0.8 < min(value for name, value in score.items() if name != "majority class")
-    )
-    assert len({len(row.found.losses["accuracy"]) for row in rows}) == 1
-    monkeypatch.setattr(series_sentiment, "regression", None)  # nothing is computed again
-    stored = list(SENTIMENT.run(context(stored=True)))
+    assert score["majority class"] == score[FULL] < 0.6 < 0.8 < min(score[COUNTED], score[PROBED])
+    assert [row.model for row in rows if row.task == LEAKY] == [COUNTED, PROBED]
+    assert {len(row.found.losses["accuracy"]) for row in rows} == {60}
+    monkeypatch.setattr(series_sentiment, "read", None)  # nothing is computed again
+    stored = list(SENTIMENT.run(context(models=())))
     assert [row.found for row in stored] == [row.found for row in rows]
     text = series_page.block(SENTIMENT, stored)
     assert f"| {FULL} |" in text

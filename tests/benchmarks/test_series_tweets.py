@@ -29,19 +29,14 @@ def collection(tmp_path_factory):
 
 @pytest.fixture
 def with_tweets(collection):
-    """`with_tweets(stamps)`: the collection with these tweets of T0 alone, filed under the day of their stamp."""
+    """`with_tweets(stamps)`: the collection with these tweets of T0, and an early one of T1."""
 
-    def make(stamps, **columns):
-        stamps = pd.to_datetime(pd.Series(stamps))
-        rows = {
-            "timestamp": stamps,
-            "date": stamps.dt.normalize(),
-            "ticker": "T0",
-            "text": "oil rises",
-            "next_ret": 0.0,
-        }
-        few = Collection(collection.bars, pd.DataFrame(rows | columns), collection.encoder, None)
-        few.__dict__["vectors"] = np.ones((len(stamps), 2))
+    def make(stamps):
+        stamps = pd.to_datetime(pd.Series(["2015-01-05 15:00", *map(str, stamps)]), format="mixed")
+        rows = pd.DataFrame({"timestamp": stamps, "date": stamps.dt.normalize(), "ticker": "T0", "text": "oil rises"})
+        rows.loc[0, "ticker"] = "T1"
+        few = Collection(collection.bars, rows.assign(next_ret=0.0), collection.encoder, None)
+        few.__dict__["words"] = np.ones((len(stamps), 2))
         return few
 
     return make
@@ -49,8 +44,8 @@ def with_tweets(collection):
 
 def first_outcome(collection, join):
     """The first day whose return a tweet informs."""
-    samples = collection.samples(join)
-    informed = samples.inputs["text"][:, 0] > 0  # the number of tweets
+    samples = collection.samples(join, ["words"])
+    informed = samples.table[:, 0] > 0  # the number of tweets
     return [str(day.date()) for day in samples.rows["outcome_date"][informed & (samples.rows["ticker"] == "T0")]]
 
 
@@ -82,7 +77,7 @@ def test_the_other_joins_inform_a_return_that_has_begun(with_tweets):
 def test_the_audit_finds_what_is_wrong_and_only_that(collection, with_tweets):
     assert audit(collection, STRICT, cuts=4) == {"rows": 16, "changed": 0}
     assert audit(collection, LEAKY, cuts=4)["changed"] > 8
-    days = pd.bdate_range("2015-08-03", "2015-12-30")
+    days = pd.bdate_range("2015-07-31", "2015-12-30")
     late = with_tweets(days + pd.Timedelta("21h30min"))  # after the close in any season
     assert audit(late, STRICT, cuts=4)["changed"] == 0
     assert audit(late, PUBLISHED, cuts=4)["changed"] == 4
@@ -90,7 +85,7 @@ def test_the_audit_finds_what_is_wrong_and_only_that(collection, with_tweets):
 
 def test_the_audit_finds_a_wrong_zone(with_tweets, monkeypatch):
     """16:00 taken for a time of UTC is before the close, so clean; taken for one west of New York it is a leak."""
-    days = pd.bdate_range("2015-08-03", "2015-12-30")
+    days = pd.bdate_range("2015-07-31", "2015-12-30")
     late = with_tweets(days + pd.Timedelta("21h30min"))
     assert audit(late, STRICT, cuts=4)["changed"] == 0
     real = series_tweets.text_features
@@ -101,12 +96,13 @@ def test_the_audit_finds_a_wrong_zone(with_tweets, monkeypatch):
 
 
 def test_no_input_and_no_sample_knows_a_later_bar(collection):
-    whole = collection.samples(STRICT)
+    sources = ["prices", "words", "minilm"]
+    whole = collection.samples(STRICT, sources)
     day = np.datetime64("2015-09-01")
     early = (collection.bars["timestamp"] <= day).to_numpy()
     cut = Collection(collection.bars[early].reset_index(drop=True), collection.tweets, collection.encoder, None)
-    cut.__dict__["vectors"] = collection.vectors
-    part = cut.samples(STRICT)
+    cut.__dict__.update(words=collection.words, minilm=collection.minilm)
+    part = cut.samples(STRICT, sources)
     for name, values in part.inputs.items():
         np.testing.assert_array_equal(values, whole.inputs[name][early])
     known = part.rows["ret"].notna().to_numpy()
@@ -115,7 +111,7 @@ def test_no_input_and_no_sample_knows_a_later_bar(collection):
 
 
 def test_parts_follow_the_dates_of_outcomes(collection):
-    rows = collection.samples(STRICT).rows
+    rows = collection.rows
     ends = rows[rows["part"] != "later"].groupby("part")["outcome_date"].agg(["min", "max"])
     assert ends.loc["train", "max"] == pd.Timestamp("2015-07-31") < ends.loc["dev", "min"]
     assert ends.loc["dev", "max"] == pd.Timestamp("2015-09-30") < ends.loc["test", "min"]
@@ -134,21 +130,36 @@ def test_labels_and_adjusted_bars():
     assert bars["open"].tolist() == [2.0, 4.0]
 
 
+def test_the_first_tweets_of_a_day_are_encoded_whatever_comes_later(with_tweets):
+    few = with_tweets(["2015-07-06 09:00", "2015-07-06 10:00", "2015-07-06 11:00", "2015-07-07 09:00"])
+    assert few.first.tolist() == [True, True, True, False, True]
+    few.__dict__["minilm"] = np.ones((5, 1))
+    counts = few.text_inputs("minilm", STRICT)[:, 0]
+    assert np.expm1(counts).round().sum() == 4
+
+
+def test_components_of_words_are_those_of_training_tweets(collection):
+    later = (collection.tweets["timestamp"] > "2015-07-31 23:59").to_numpy()
+    other = Collection(collection.bars, collection.tweets.copy(), collection.encoder, None)
+    other.tweets.loc[later, "text"] = "falls falls the bank"
+    np.testing.assert_array_equal(other.words[~later], collection.words[~later])
+
+
 def test_what_the_collection_says_of_its_returns_is_checked(collection):
     told = facts(collection)
     assert told["next_ret_equal"] == 1.0
     wrong = collection.tweets.assign(next_ret=collection.tweets["next_ret"].shift(1).fillna(0.0))
     shifted = Collection(collection.bars, wrong, collection.encoder, None)
-    shifted.__dict__["vectors"] = collection.vectors
+    shifted.__dict__["words"] = collection.words
     assert facts(shifted)["next_ret_equal"] < 0.1
 
 
 def test_a_quick_run_writes_its_part_of_the_page(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
-    context = Context("tweets", tmp_path / "out", None, (0,), True, False, lambda line: None)
+    context = Context("tweets", tmp_path / "out", None, (0,), True, None, lambda line: None)
     rows = list(TWEETS.run(context))
     accuracy = {(row.task, row.model): row.found.scores["accuracy"] for row in rows}
-    assert accuracy[STRICT.name, "text, logistic"] > 0.7 > accuracy[STRICT.name, "prices, logistic"]
+    assert accuracy[STRICT.name, series_tweets.OURS] > 0.7 > accuracy[STRICT.name, series_tweets.PRICES]
     text = series_page.block(TWEETS, rows)
     for line in ("strict join: 0 of 12 rows change: clean", "rows change: LEAK", "basis points", "**Verdict:"):
         assert line in text

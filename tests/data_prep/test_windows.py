@@ -321,3 +321,64 @@ def test_a_law_label_is_the_bin_of_the_return_to_its_horizon_between_the_fences(
 
 def test_heads_need_no_law_labels(processor, bars):
     assert dataset(processor, bars, "quantile").laws is None
+
+
+# --- the series form -------------------------------------------------------------------------------------------------
+
+
+def series_windows(series_form, frame, **options):
+    processor = series_form().processor
+    return WindowDataset(processor, processor.encode(frame), objective="quantile", horizon=3, **options)
+
+
+def test_mixup_of_the_series_form_mixes_labels_with_the_past_of_another_series_at_the_same_time(
+    series_form, weekly_sales
+):
+    plain, mixed = (series_windows(series_form, weekly_sales, augment=one) for one in ({}, {"mixup": 0.5}))
+    stamps, index = plain.timestamp[plain.origins], 40
+    before, after = plain[index], mixed[index]
+    beside = [plain[int(i)] for i in np.flatnonzero(stamps == stamps[index])]
+    assert len(beside) == 4
+    names = ("past_target", "season_values", "zero_level", "labels", "past_values")
+    found = []
+    for other in beside:  # one weight explains all of them
+        moved, apart = after["labels"] - before["labels"], other["labels"] - before["labels"]
+        share = (moved @ apart / (apart @ apart).clamp(min=1e-9)).item()
+        blend = {name: before[name] + share * (other[name] - before[name]) for name in names}
+        found.append(all(torch.allclose(blend[name], after[name], atol=1e-4) for name in names))
+    assert any(found)
+    assert torch.equal(after["static_ids"], before["static_ids"])
+    assert torch.equal(after["ahead_values"], before["ahead_values"])
+    mixed.set_epoch(1)
+    assert not torch.equal(mixed[index]["labels"], after["labels"])
+
+
+def test_scale_of_the_series_form_leaves_zero_where_it_is(series_form, weekly_sales):
+    frame = weekly_sales.assign(value=weekly_sales["value"].where(weekly_sales.index % 3 > 0, 0.0))
+    plain, scaled = (series_windows(series_form, frame, augment=one) for one in ({}, {"scale": 0.5}))
+    before, after = (data.__getitems__(range(30)) for data in (plain, scaled))
+    factor = after["zero_level"] / before["zero_level"]
+    known = before["zero_level"] != 0
+    assert factor[known].unique().numel() > 5
+    torch.testing.assert_close(after["labels"][known], before["labels"][known] * factor[known, None])
+    torch.testing.assert_close(after["past_target"][known], before["past_target"][known] * factor[known, None])
+    zero = before["labels"] == before["zero_level"][:, None]
+    assert zero.any()
+    assert torch.equal(zero, after["labels"] == after["zero_level"][:, None])
+
+
+def test_warp_is_refused_in_the_series_form(series_form, weekly_sales):
+    with pytest.raises(ValueError, match="warp"):
+        series_windows(series_form, weekly_sales, augment={"warp": 0.5})
+
+
+def test_no_augmentation_changes_the_time_of_a_plain_series(series_form, weekly_sales):
+    names = series_form().processor.feature_extractor.names
+    time = [i for i, name in enumerate(names) if "week_" in name or "month_" in name]
+    other = [i for i, name in enumerate(names) if name == "level"]
+    plain = series_windows(series_form, weekly_sales)
+    changed = series_windows(series_form, weekly_sales, augment={"jitter": 1.0})
+    before, after = (data.__getitems__(range(20))["past_values"] for data in (plain, changed))
+    assert time
+    assert torch.equal(before[..., time], after[..., time])
+    assert not torch.equal(before[..., other], after[..., other])

@@ -147,6 +147,18 @@ def test_fused_experts_are_adapted_on_request(adapt, both, tmp_path):
     assert isinstance(load_pipeline(tmp_path / "AAA").model, TsfLlmForCausalLM)
 
 
+def test_one_adapter_for_all_tickers_together(adapt, tmp_path):
+    report = adapt(tmp_path, together="shop", num_train_epochs=1)
+    assert list(report["tickers"]) == ["shop"]
+    assert json.loads((tmp_path / "shop" / "adapter.json").read_text())["ticker"] == "shop"
+    assert not (tmp_path / "AAA").exists()
+    alone = adapt(tmp_path / "alone", tickers="AAA", num_train_epochs=1)["tickers"]["AAA"]
+    assert report["tickers"]["shop"]["windows"]["train"] == 2 * alone["windows"]["train"]
+    assert report["after"]["n"] == 2 * alone["after"]["n"]
+    with pytest.raises(ValueError, match="leave per_ticker out"):
+        adapt(tmp_path / "refused", together="shop", per_ticker="true")
+
+
 @pytest.mark.parametrize("head", ["quantile", pytest.param("regression", marks=pytest.mark.slow)])
 def test_heads_get_adapters(adapt, train, tmp_path, head):
     train(tmp_path / "base", head=head, num_train_epochs=1)

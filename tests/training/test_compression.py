@@ -107,3 +107,13 @@ def test_the_program_runs_alone_and_its_file_holds_no_pickle(tiny_model, tmp_pat
     program.write_bytes(b"no program")
     with pytest.raises(RuntimeError, match="does not run by itself"):
         compression.run_alone(program, given)
+
+
+def test_a_program_of_the_series_form_answers_as_the_model(series_form, weekly_sales, tmp_path, close):
+    pipe = series_form(num_hidden_layers=1, zero_inflated=True)
+    given = compression.model_inputs(pipe.processor(weekly_sales))
+    assert {"past_target", "season_values", "ahead_values", "static_ids", "zero_level"} <= given.keys()
+    program = tmp_path / "model.pt2"
+    compression.export(pipe.model, {name: tensor[:2] for name, tensor in given.items()}, program)
+    with torch.inference_mode():
+        close(torch.export.load(program).module()(**given), pipe.model(**given).prediction)

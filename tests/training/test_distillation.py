@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax, rel_entr, softmax
 from torch.utils.data import Dataset
 
-from tsf_llm.data_prep.windows import identity
+from tsf_llm.data_prep.windows import WindowDataset, identity
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.training import distillation
 from tsf_llm.training.arguments import SftArguments
@@ -157,6 +157,30 @@ def test_heads_learn_their_teachers_answers(tiny_model, tiny_batch, tmp_path, he
     else:
         expected = (theirs - outputs.logits)[known].square().mean().item()
     assert loss == pytest.approx(expected + 0.01 * outputs.aux_loss.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("zero_inflated", [False, True])
+def test_the_series_form_counts_in_the_units_of_its_loss(series_form, weekly_sales, tmp_path, zero_inflated):
+    student, teacher = (series_form(seed=seed, zero_inflated=zero_inflated) for seed in (1, 2))
+    windows = WindowDataset(
+        student.processor,
+        student.processor.encode(weekly_sales),
+        objective="quantile",
+        horizon=3,
+        through="2020-02-20",
+    )
+    batch = windows.__getitems__(range(8))
+    batch["labels"][0, 1] = torch.nan
+    trainer = make(student.model.train(), teacher.model, tmp_path, alpha=1.0)
+    loss = trainer.compute_loss(student.model, dict(batch)).item()
+    with torch.no_grad():
+        ours, theirs = (one.model(**batch) for one in (student, teacher))
+    known = ~batch["labels"].isnan()
+    expected = ((theirs.logits - ours.logits) * batch["loss_weight"][:, None, None])[known].square().mean().item()
+    if zero_inflated:
+        p, q = (one.zero_logits[known].sigmoid() for one in (theirs, ours))
+        expected -= (p * q.log() + (1 - p) * (1 - q).log()).mean().item()
+    assert loss == pytest.approx(expected + 0.01 * ours.aux_loss.item(), rel=1e-3)
 
 
 def test_accumulated_batches_are_one_batch(tiny_model, batch, tmp_path):

@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from tsf_llm.evaluation.explanation.importance import (
+    changed,
     group_of,
     groups_of,
     increase,
     last_forecasts,
+    parts_of,
     permutation_importance,
     permuted,
+    without,
 )
+from tsf_llm.evaluation.explanation.probe import Probe
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
 
 READ = 2  # the only column that the model of `one_eyed` reads
@@ -86,3 +90,24 @@ def test_last_forecasts_without_a_group_are_those_of_zeros(probe):
     assert len(plain) == len(probe.outcome) == len(rows) / 2
     assert sorted(row["median"] for row in plain) == pytest.approx(sorted(probe.law().median))
     assert all(row["q10"] <= row["median"] <= row["q90"] for row in rows)
+
+
+def test_the_inputs_of_the_series_form_are_groups(series_form, weekly_sales):
+    pipe = series_form(num_hidden_layers=1)
+    probe = Probe.of(pipe, pipe.processor.encode(weekly_sales), start="2020-06-01", most=12, step=3)
+    inputs = ["past values", "seasons ahead", "known ahead", "static covariates"]
+    assert list(parts_of(probe)) == [*inputs, "level", "calendar"]
+    found = permutation_importance(probe, repeats=1)
+    assert {row["name"] for row in found["groups"]} == {*parts_of(probe)}
+    order = np.arange(len(probe.outcome))[::-1].copy()
+    other = changed(probe, "season_values", order)["season_values"]
+    assert torch.equal(other, probe.batch["season_values"].flip(0))
+    assert not torch.equal(without(probe, "static_ids")["static_ids"], probe.batch["static_ids"])
+    nothing = probe.loss(**changed(probe, "past_target", np.arange(len(order))))
+    np.testing.assert_allclose(nothing, probe.loss())
+
+
+def test_a_step_that_is_not_answered_is_refused(series_form, weekly_sales):
+    pipe = series_form(num_hidden_layers=1)
+    with pytest.raises(ValueError, match="step=4"):
+        Probe.of(pipe, pipe.processor.encode(weekly_sales), start="2020-06-01", most=3, step=4)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tsf_llm.evaluation.explanation.past import attention, lag_blocks, past_bars
+from tsf_llm.evaluation.explanation.probe import Probe
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 16, 64, 100])
@@ -36,3 +37,16 @@ def test_attention_leaves_the_model_as_it_was(probe):
     assert (shares > 0).all()
     assert probe.pipe.model.config._attn_implementation == before
     assert (probe.loss() == loss).all()
+
+
+def test_attention_of_patches_is_shared_by_their_bars(series_form, weekly_sales):
+    pipe = series_form()
+    probe = Probe.of(pipe, pipe.processor.encode(weekly_sales), start="2020-06-01", most=6, step=3)
+    shares = attention(probe)
+    assert shares.shape == (28,)
+    assert shares.sum() == pytest.approx(1)
+    assert all(len({*shares[i : i + 7].round(9)}) == 1 for i in range(0, 28, 7))
+    rows = past_bars(probe)
+    assert rows[-1]["last"] == 28
+    assert sum(row["attention"] for row in rows) == pytest.approx(1)
+    assert any(row["increase"] != 0 for row in rows)

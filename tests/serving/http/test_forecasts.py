@@ -1,4 +1,9 @@
+import pandas as pd
 import pytest
+from fastapi.testclient import TestClient
+
+from tsf_llm.serving.http.app import create_app
+from tsf_llm.serving.http.settings import Settings
 
 BAD = [b"", b"{", b'{"bars":[]}', b'{"bars":"x"}', b'{"bars":[{"close":1}],"horizon":-1}', b"a" * 200_000]
 
@@ -119,3 +124,89 @@ def test_one_bad_ticker_stops_no_other(client, bars, body):
 def test_too_many_paths(client_of, body):
     response = client_of(max_steps=1000).post("/v1/forecast", json={**body, "horizon": 30})
     assert response.json()["error"]["code"] == "too_much"
+
+
+@pytest.fixture(scope="module")
+def shop(shop_pipe):
+    """A client of a model of plain series, and what its pipeline says by itself."""
+    return TestClient(create_app(shop_pipe(), Settings(name="shop")))
+
+
+@pytest.fixture(scope="module")
+def sold(sales):
+    """A request of plain series, with the promotions of the days to come and the town of each shop."""
+    bars = sales.assign(timestamp=sales["timestamp"].astype(str))
+    return {"bars": bars.astype(object).where(bars.notna(), None).to_dict("records")}
+
+
+def without(asked, *names):
+    return {"bars": [{key: cell for key, cell in row.items() if key not in names} for row in asked["bars"]]}
+
+
+TOWNS = [{"series_id": f"shop {i}", "town": "ab"[i % 2]} for i in range(3)]
+
+
+def test_plain_series_have_quantiles_of_their_head(shop, sold, sales, shop_pipe):
+    answer = shop.post("/v1/forecast", json=sold).json()
+    rows, expected = answer["forecast"], shop_pipe()(sales)
+    assert [row["step"] for row in rows] == [*range(1, 7)] * 3
+    assert answer["out_of_sample"] is True
+    for name in ("mean", "q05", "q50", "q95", "p_up", "p_zero"):
+        assert [row[name] for row in rows] == pytest.approx(expected[name].tolist(), abs=0.02), name
+    assert all(row["q05"] >= 0 for row in rows)
+    assert min(row["p_zero"] for row in rows) < max(row["p_zero"] for row in rows)
+    short = shop.post("/v1/forecast", json={**sold, "horizon": 2}).json()["forecast"]
+    assert short == [row for row in rows if row["step"] <= 2]
+
+
+def test_a_static_table_beside_plain_series(shop, sold, sales):
+    expected = shop.post("/v1/forecast", json=sold).json()
+    apart = without(sold, "town")
+    assert shop.post("/v1/forecast", json={**apart, "static": TOWNS}).json() == expected
+    files = {"file": ("sales.csv", sales.drop(columns="town").to_csv(index=False))}
+    files |= {"static": ("towns.csv", pd.DataFrame(TOWNS).to_csv(index=False))}
+    assert shop.post("/v1/forecast", files=files).json()["forecast"] == expected["forecast"]
+    renamed = {"bars": [{**row, "series_id": None, "shop": row["series_id"]} for row in apart["bars"]]}
+    named = [{"shop": row["series_id"], "town": row["town"]} for row in TOWNS]
+    asked = {**without(renamed, "series_id"), "static": named, "id": "shop"}
+    assert shop.post("/v1/forecast", json=asked).json()["forecast"] == expected["forecast"]
+    two = shop.post("/v1/forecast", json={**apart, "static": TOWNS[:2]}).json()
+    assert two["skipped"] == {"shop 2": "shop 2: the static table has no row for it; add one"}
+    assert two["forecast"] == expected["forecast"][:12]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda asked: {**asked, "horizon": 7}, "horizon=7, but this model was trained for 6 step(s)"),
+        (lambda asked: {"bars": [row for row in asked["bars"] if row["value"] is not None]}, "promo must be known 6"),
+        (lambda asked: without(asked, "promo"), "column(s) ['promo'] missing"),
+        (lambda asked: without(asked, "town"), "no one column 'town', a static covariate of this model: add it"),
+        (lambda asked: {**without(asked, "town"), "static": TOWNS[:1], "strict": True}, "no row for it; add one"),
+        (lambda asked: {**without(asked, "town"), "static": [{"town": "a"}]}, "static table has no column series_id"),
+        (lambda asked: {**without(asked, "town"), "static": TOWNS + TOWNS[:1]}, "two rows for shop 0; keep one"),
+        (lambda asked: {**without(asked, "series_id"), "static": TOWNS}, "add a column series_id"),
+        (
+            lambda asked: {"bars": {"value": [1, 2]}, "static": {"town": ["a"], "x": []}},
+            "the columns of static differ",
+        ),
+    ],
+)
+def test_what_plain_series_lack_is_one_line(shop, sold, change, said):
+    response = shop.post("/v1/forecast", json=change(sold))
+    message = response.json()["error"]["message"]
+    assert response.status_code == 422
+    assert said in message
+    assert "--" not in message
+    assert "\n" not in message
+
+
+def test_a_model_of_prices_reads_no_static_table(client, body):
+    message = client.post("/v1/forecast", json={**body, "static": TOWNS}).json()["error"]["message"]
+    assert message == "static: the model of this server reads no static covariates; leave it out"
+
+
+def test_what_the_model_wants_is_told(shop):
+    [told] = shop.get("/v1/models").json()["models"]
+    expected = {"kind": "univariate", "head": "quantile", "horizon": 6, "law_reach": 0}
+    assert told.items() >= {**expected, "known_covariates": ["promo"], "static_covariates": ["town"]}.items()
