@@ -357,8 +357,8 @@ def rests_on(rows: Sequence[Row]) -> str:
     )
     opening = (
         f"What zero-shot forecasts of day {told['horizon']} of the new store rest on ({told['windows']} windows of "
-        f"{told['dates']} dates): how much the CRPS rises when a part is that of another window, or when past days are "
-        "hidden, with 95 % intervals over dates. The same as pictures: `guide/full/explained-*.png` beside the rows."
+        f"{told['dates']} dates): how much the CRPS rises when a part is that of another window, or when past days "
+        "are hidden, with 95 % intervals over dates. As pictures: `guide/full/explained-*.png` beside the rows."
     )
     title = "### A guide to demand, measured: what it rests on"
     return "\n\n".join([title, opening, parts.markdown(), past.markdown()])
