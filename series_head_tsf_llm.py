@@ -138,6 +138,16 @@ def normal_quantiles(levels: Any) -> torch.Tensor:
     return math.sqrt(2) * torch.erfinv(2 * torch.tensor(list(levels)) - 1)
 
 
+def shares(levels: torch.Tensor) -> torch.Tensor:
+    """The share of a law that is nearest to each of its quantiles: their weights in its mean.
+
+    >>> shares(torch.tensor([0.25, 0.5, 0.75])).tolist()
+    [0.375, 0.25, 0.375]
+    """
+    middle = (levels[1:] + levels[:-1]) / 2
+    return torch.cat((middle.new_zeros(1), middle, middle.new_ones(1))).diff()
+
+
 class TsfLlmSeriesHead(nn.Module):
     """Window, positions of the decoder and inputs of each step -> `[B,P]`, or `[B,P,Q]` increasing quantiles, in the
     units of `past_target`; and the logit of zero `[B,P]` where zero has a probability."""
@@ -253,7 +263,8 @@ def series_loss(
 ) -> torch.Tensor:
     """Mean over known labels `[B,P]` of the squared or absolute error of `answer` `[B,P]`, or of twice the pinball
     loss of `[B,P,Q]`; errors are multiplied by `loss_weight` `[B]`. Where zero has a probability: the pinball loss of
-    outcomes that are not zero, and the cross-entropy of which are."""
+    outcomes that are not zero, and the cross-entropy of which are. `mean_loss_weight` adds the squared error of the
+    mean of the quantiles."""
     known = ~labels.isnan()
     labels = torch.where(known, labels, 0.0).float()
     weight = known.float() if loss_weight is None else known * loss_weight.float()[:, None]
@@ -270,7 +281,8 @@ def series_loss(
     levels = answer.new_tensor(config.quantiles)
     error = (labels[..., None] - answer) * weight[..., None]
     pinball = torch.maximum(levels * error, (levels - 1) * error).mean(dim=-1).sum() * 2
-    return (pinball + chance) / count
+    mean_error = (error * shares(levels)).sum(dim=-1)
+    return (pinball + chance + config.mean_loss_weight * (mean_error**2).sum()) / count
 
 
 def init_series_head(module: nn.Module) -> None:

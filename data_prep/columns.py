@@ -61,7 +61,7 @@ def find_series(
     if "value" not in column:
         table = table if whole is None else whole([*table.columns])
         used = {*column.values(), *named_columns(covariates, table.columns, column.values()), *parts_of(named.id)}
-        numeric = [name for name in table.columns if name not in used and _is_numeric(table[name])]
+        numeric = [name for name in table.columns if name not in used and is_numeric(table[name])]
         if len(numeric) != 1:
             if not numeric:
                 raise ValueError(f"{where} has no column of numbers; choose what to forecast with --value.")
@@ -111,7 +111,7 @@ def wide_values(
     wanted = [name.strip() for name in given.split(",") if name.strip()]
     chosen = named_columns(wanted, table.columns, used)
     check_columns(table, where, [name for name in chosen if name in wanted and not {*name} & {*"*?["}])
-    chosen = [name for name in chosen if name in table.columns and _is_numeric(table[name])]
+    chosen = [name for name in chosen if name in table.columns and is_numeric(table[name])]
     key = named.id or column.get("series_id")
     if key is not None and key not in chosen:
         raise ValueError(f"{where} has a column of names, '{key}': choose one column to forecast with --value.")
@@ -151,7 +151,7 @@ def choose_covariates(
     return [name for name in chosen if name in table.columns]
 
 
-def _is_numeric(cells: pd.Series) -> bool:
+def is_numeric(cells: pd.Series) -> bool:
     first = cells[cells.notna() & (cells.astype(str).str.strip() != "")].head(20)
     for decimal in ("point", "comma"):
         numbers, bad = read_numbers(first, NumberFormat(decimal, proven=True), scales=True, percent=True)

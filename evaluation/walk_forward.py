@@ -33,7 +33,7 @@ from .baselines.naive import VOLATILITY_WINDOW, naive_scale, naive_square_scale
 from .baselines.panel import Panel
 from .baselines.run import MANY_STEPS, run
 from .demand import Demand, DemandErrors, demand_verdicts
-from .distributions import Forecast, Law, Moved, Piecewise, Quantiles, Samples, Scored, StratifiedSamples, admitted
+from .distributions import Admitted, Forecast, Law, Moved, Piecewise, Quantiles, Samples, Scored, StratifiedSamples
 from .ranking import Ranked, energy_scores
 from .scores import bands, brief, score, skill
 from .significance import compare, overlap
@@ -300,7 +300,7 @@ def _scored(
 
     def scored(law: Law, p: int) -> Scored:
         if extractor.is_bounded:
-            law = admitted(law, now, extractor.admissible).divided(unit)
+            law = Admitted(law, now, extractor.admissible, unit)
         told = Scored.of(law, realised[:, p])
         return told.brief() if horizon > MANY_STEPS and p < horizon - 1 else told
 

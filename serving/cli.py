@@ -80,11 +80,17 @@ def quickstart(
     resample: Resample = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
-    horizon: Annotated[int | None, typer.Option(min=1, help="Bars ahead; by default 5.")] = None,
+    horizon: Annotated[
+        int | None,
+        typer.Option(min=1, help="Bars ahead; by default 5 of prices, and as suits the step and length of a series."),
+    ] = None,
     head: Annotated[
-        str,
-        typer.Option(metavar="causal_lm|quantile", help="Paths of any length, or all steps of the horizon at once."),
-    ] = "causal_lm",
+        str | None,
+        typer.Option(
+            metavar="causal_lm|quantile",
+            help="Paths of any length, by default of prices; or all steps of the horizon at once.",
+        ),
+    ] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Train a small model, where the shipped weights would suit as well.")
     ] = False,
@@ -92,7 +98,8 @@ def quickstart(
     """Forecast, fit to a ticker, score beside naive forecasts and plot; offline, in five minutes on two cores.
 
     Daily prices are forecast by the weights that lie beside this code; all else is learned from scratch. A file
-    without price columns is taken for plain series: timestamp, [series_id,] value.
+    without price columns is taken for plain series: timestamp, [series_id,] value. What it holds is told first (step,
+    seasons, zeros, gaps), and horizon and model follow from it.
 
     Example: tsf-llm quickstart --ticker MSFT --out quickstart
     """
@@ -440,6 +447,7 @@ def explain(
     most: Annotated[int, typer.Option(min=1, help="Dates, drawn at random by the seed.")] = 40,
     repeats: Annotated[int, typer.Option(min=1, help="Permutations of every feature and group.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of dates and permutations.")] = 0,
+    step: Annotated[int, typer.Option(min=1, help="The step ahead that is explained; only a head has others.")] = 1,
     strict: Strict = False,
     market: Market = None,
     value: Value = None,
@@ -467,7 +475,7 @@ def explain(
     bars = read_for(
         pipe.processor, data, names(ticker), Columns(value, id, time, dates, decimal, resample=resample), strict=strict
     )
-    options = {"most": most, "repeats": repeats, "seed": seed, "strict": strict}
+    options = {"most": most, "repeats": repeats, "seed": seed, "strict": strict, "step": step}
     result = explain_model(
         pipe, bars, out=out, start=start, end=end, market=market_bars(market, dates, decimal), **options
     )

@@ -15,12 +15,13 @@ import transformers
 from rich.console import Console
 
 from ..audit_tsf_llm import audit_features, bound_in_words
-from ..bars_tsf_llm import Kind, kind_of
+from ..bars_tsf_llm import UNIVARIATE, Kind, kind_of
 from ..common.files import check_apart, check_free, check_ours, claim, write_csv, write_json, write_parquet
 from ..common.parser import Parser
 from ..common.reading import read_json
 from ..data_prep.columns import USUAL, Columns
 from ..data_prep.sources import read_data
+from ..data_prep.survey import lines, other_numbers, survey
 from ..data_prep.windows import Split
 from ..evaluation.evaluate import BY as SCORED_BY
 from ..evaluation.evaluate import FILES as SCORES
@@ -32,11 +33,13 @@ from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.starting_model import CONFIGS
 from ..training.supervised import train
 from .loading import load_pipeline
+from .series_plan import first_series, part_of, plan_series
 from .shipped import copy_model, fences, shipped_model, variants, why_from_scratch
 
 FILES = ("audit.json", "forecast.csv", "forecast.png", "hindsight.png")  # beside those of training and evaluation
 
 VARIANTS_BY = 150  # seconds since the start after which no second variant is begun
+SHOWN = 24  # rows of a forecast that are printed
 MOST_BARS, MOST_SERIES = 50_000, 30  # what a quick start looks at, so that it stays one whatever the data
 
 
@@ -49,7 +52,7 @@ def run(
     past_covariates: Sequence[str] = (),
     known_covariates: Sequence[str] = (),
     horizon: int | None = None,
-    head: str = "causal_lm",
+    head: str | None = None,
     from_scratch: bool = False,
 ) -> Report:
     """Leaves `model/`, `forecast.csv`, `results.json` and plots in `out`; returns what the evaluation found.
@@ -61,7 +64,7 @@ def run(
     Raises:
         ValueError: for a ticker or data that cannot be used.
     """
-    if head not in ("causal_lm", "quantile"):
+    if head not in (None, "causal_lm", "quantile"):
         raise ValueError(f"--head {head}: choose causal_lm or quantile, which give a distribution")
     check_apart(out, dataset)
     check_free(out, SCORES, by=SCORED_BY)
@@ -72,25 +75,38 @@ def run(
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; training keeps its own
     datasets.disable_progress_bars()  # of reading pairs
 
-    console.rule("1. Prices")
     covariates = [*past_covariates, *known_covariates]
     bars = read_data(dataset, columns=columns, covariates=covariates)
-    kind = kind_of(bars)
+    kind, plan, config, options = kind_of(bars), None, "quickstart.yaml", dict[str, Any]()
+    console.rule("1. Series" if kind is UNIVARIATE else "1. Prices")
     tickers = list(bars[kind.id].unique())
-    ticker = ticker or ("AAPL" if "AAPL" in tickers else tickers[0])
+    head = head or ("quantile" if kind is UNIVARIATE else "causal_lm")
+    ticker = ticker or ("AAPL" if "AAPL" in tickers else first_series(bars) if kind is UNIVARIATE else tickers[0])
     if ticker not in tickers:
-        raise ValueError(f"no ticker {ticker!r} in {dataset}; choose one of {', '.join(tickers)}")
-    whole, bars = bars, bounded(bars, kind, ticker)
+        raise ValueError(f"no ticker {ticker!r} in {dataset}; choose one of {shortened(tickers)}")
+    whole = bars
+    if kind is UNIVARIATE:
+        found = survey(bars, other_numbers(dataset, columns, covariates))
+        for line in lines(found.facts()):
+            console.print(line, highlight=False, markup=False)
+        plan = plan_series(bars, found, ticker, horizon=horizon, head=head)
+        bars, horizon, config, options = plan.bars, plan.horizon, plan.config, plan.options
+        for line in lines(plan.told):
+            console.print(line, highlight=False, markup=False)
+    else:
+        bars = bounded(bars, kind, ticker)
     mine = bars[bars[kind.id] == ticker]
     why = "--from-scratch asks for it" if from_scratch else why_from_scratch(bars, head=head, covariates=covariates)
     pipe = None if why else load_pipeline(shipped_model())
-    split = Split.of(bars) if pipe is None else fences(bars, pipe.model.config.trained_through)
+    chosen = {name: options.get(name) for name in ("train_through", "valid_through")}
+    split = Split.of(bars, **chosen) if pipe is None else fences(bars, pipe.model.config.trained_through)
     days = [bars["timestamp"].min(), split.train_through, split.valid_through, bars["timestamp"].max()]
-    console.print(f"{len(bars)} bars of {bars[kind.id].nunique()} tickers")
+    one, many = ("rows", "series") if kind is UNIVARIATE else ("bars", "tickers")
+    console.print(f"{len(bars)} {one} of {bars[kind.id].nunique()} {many}")
     if len(bars) < len(whole):
-        console.print(f"of {len(whole)} bars of {len(tickers)}: a quick start looks at a part; sft trains on all")
+        console.print(f"of {len(whole)} {one} of {len(tickers)}: a quick start looks at a part; sft trains on all")
     for name, first, last in zip(("train", "validate", "test"), days, days[1:], strict=False):
-        console.print(f"  {name:9}{first.date()} to {last.date()}", highlight=False)
+        console.print(f"  {name:9}{_moment(first, days)} to {_moment(last, days)}", highlight=False)
     console.print(f"From scratch: {why}." if why else f"From the shipped weights, {_size(pipe)}.", highlight=False)
 
     console.rule("2. Leak audit")
@@ -110,8 +126,8 @@ def run(
         write_parquet(bars, data / "bars.parquet")
         if pipe is None:
             console.rule("3. Training")
-            options = {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
-            pipe = trained(out / "model", {"data": data, "horizon": horizon, "head": head, **options})
+            options |= {"past_covariates": list(past_covariates), "known_covariates": list(known_covariates)}
+            pipe = trained(out / "model", {"data": data, "horizon": horizon, "head": head, **options}, config)
             console.rule("4. Forecast")
         else:
             console.rule("3. Forecast by the shipped weights")
@@ -122,7 +138,8 @@ def run(
         write_csv(forecast, out / "forecast.csv")
         fan_chart(mine, forecast, out / "forecast.png")
         shown = forecast.drop(columns=["q05", "q25", "q75", "q95"])
-        console.print(shown.to_string(index=False, float_format="{:.3f}".format), highlight=False)
+        for part in [shown] if len(shown) <= SHOWN else [shown.head(SHOWN // 2), shown.tail(SHOWN // 2)]:
+            console.print(part.to_string(index=False, float_format="{:.3f}".format), highlight=False)
         hindsight(pipe, mine, out / "hindsight.png", market)
         if not why:
             console.rule(f"4. An adapter and a DPO variant for {ticker}")
@@ -131,7 +148,13 @@ def run(
 
     console.rule("5. Evaluation on the test dates")
     start, end = split.valid_through + pd.Timedelta(1, "ns"), bars["timestamp"].max()
-    evaluate_model(pipe, bars, start=start, end=end, horizon=horizon, out=out, market=market)
+    scoring: dict[str, Any] = {}
+    scored = bars if plan is None else part_of(bars, ticker, plan.scored)
+    if plan is not None:
+        season = next(iter(pipe.processor.feature_extractor.seasons or ()), None)
+        scoring = {"stride": plan.stride, "baselines": plan.baselines(kind, season)}
+        told["found"] = found.to_json()
+    evaluate_model(pipe, scored, start=start, end=end, horizon=horizon, out=out, market=market, **scoring)
     report = noted(told, out / "results.json")
     print_evaluation(report, kind)
     console.rule()
@@ -140,14 +163,24 @@ def run(
     return report
 
 
-def trained(folder: Path, options: dict[str, Any]) -> TsfLlmPipeline:
+def trained(folder: Path, options: dict[str, Any], config: str = "quickstart.yaml") -> TsfLlmPipeline:
     """A small model of the data, in a folder without checkpoints."""
     options["disable_tqdm"] = False  # transformers takes a quiet log for a wish for no bar
     parser = Parser((DataArguments, ModelArguments, SftArguments))
-    train(*parser.read(CONFIGS / "quickstart.yaml", output_dir=folder, **options))
+    train(*parser.read(CONFIGS / config, output_dir=folder, **options))
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     return load_pipeline(folder)
+
+
+def shortened(names: list[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def _moment(time: pd.Timestamp, all_times: list[pd.Timestamp]) -> str:
+    """The date, or the instant where a day has several rows."""
+    within_a_day = all_times[-1] - all_times[0] < pd.Timedelta(days=10)
+    return str(time.floor("s")) if within_a_day else str(time.date())
 
 
 def noted(told: dict[str, Any], path: Path) -> Report:
