@@ -213,7 +213,7 @@ WEATHER_SIZES = {
     "PatchTST": Sizes(length=720, stride=12, batch=64, rate=1e-3, decay=0.9),
     "LSTM": Sizes(length=720, stride=12, batch=64, rate=2e-3, decay=0.9, every=6, all_columns=True),
 }
-WEATHER_OPTIONS = {"context_length": 720, "stride": 12}
+WEATHER_OPTIONS = {"context_length": 720, "stride": 2, "num_train_epochs": 30}
 
 
 def run_weather(context: Context) -> Iterator[Row | None]:
