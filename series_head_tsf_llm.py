@@ -208,11 +208,18 @@ class TsfLlmSeriesHead(nn.Module):
         base = DIRECT_SHARE * self.direct(window.values.to(dtype)) + self.from_places(window.values.to(dtype))
         if self.season is not None:
             base = base + self.season(seasons).squeeze(-1)
-        base = base.float()
+        near = self.near(scale)
+        base = base.float() + (1 - near) * scale.normal(torch.zeros_like(scale.mean))[:, None]
         out, zero_logits = (out[..., :-1], out[..., -1]) if c.zero_inflated else (out, None)
         if c.prediction_type == "regression":
-            return scale.back(base + out.squeeze(-1)), zero_logits
-        return scale.back(base[..., None] + self.around_zero(out)), zero_logits
+            return scale.back(base + near * out.squeeze(-1)), zero_logits
+        return scale.back(base[..., None] + near[..., None] * self.around_zero(out)), zero_logits
+
+    def near(self, scale: Scale) -> torch.Tensor:
+        """How far a random walk comes by each step, in deviations of the window, 1 at most: `[B,P]`. A step is first
+        taken to stay that near to the value at the origin, which is 0."""
+        steps = torch.arange(1, self.config.prediction_length + 1, device=scale.mean.device)
+        return (steps.sqrt() / scale.deviation[:, None]).clamp(max=1.0)
 
     def from_places(self, values_BL: torch.Tensor) -> torch.Tensor:
         """`[B,P]`: each step from its own place in all patches, and from the means around it, and from the last value,

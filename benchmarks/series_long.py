@@ -215,7 +215,7 @@ WEATHER_SIZES = {
     "LSTM": Sizes(length=720, stride=12, batch=64, rate=2e-3, decay=0.9, every=6, all_columns=True),
 }
 WEATHER_TASKS = {  # steps ahead and options of our training, chosen on the validation part
-    "72 steps": (72, {"context_length": 720, "past_covariates": ["x*"]}),
+    "72 steps": (72, {"context_length": 720, "past_covariates": ["x*"], "num_train_epochs": 20}),
     "1 step": (1, {"context_length": 144, "past_covariates": ["x*"], "stride": 1, "num_train_epochs": 20}),
 }
 
