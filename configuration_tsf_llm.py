@@ -87,6 +87,8 @@ class TsfLlmConfig(PreTrainedConfig):
         zero_inflated: whether zero has a probability of its own, and no quantile lies below it.
         step_hidden_size: width of the network that all steps ahead share.
         mean_loss_weight: weight, in the loss of quantiles, of the squared error of their mean.
+        context_share: how much of what the decoder found reaches the steps ahead, 0 to 1. Where the past is short, a
+            decoder at full strength learns it by heart.
         regression_loss: `mse`, or `l1`, with which a regression learns the median.
         vocab_size: return bins and special tokens, `V`.
         pad_token_id, bar_token_id: ids of `<pad>` and of the bar placeholder `<bar>`.
@@ -180,6 +182,7 @@ class TsfLlmConfig(PreTrainedConfig):
     zero_inflated: bool = False
     step_hidden_size: int = 64
     mean_loss_weight: float | int = 0.0
+    context_share: float | int = 1.0
     regression_loss: Literal["mse", "l1"] = "mse"
     vocab_size: int = 258
     pad_token_id: int = 256
@@ -283,6 +286,8 @@ class TsfLlmConfig(PreTrainedConfig):
         }.items():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative; 0 switches {what} off")
+        if not 0 <= self.context_share <= 1:
+            raise ValueError(f"context_share={self.context_share}: a share must lie in [0, 1]")
 
     def validate_attention(self):
         """Heads divide evenly; the rotated part is even; the latent rank is sensible."""

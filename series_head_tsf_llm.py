@@ -30,7 +30,6 @@ from .products_tsf_llm import TsfLlmLinear
 
 LEAST_DEVIATION = 0.1  # of a window, in units of s at its origin: a constant one has none
 DIRECT_SHARE = 0.2  # of the map to each step by itself: it learns slowly, and leaves the rest to the shared one
-CONTEXT_SHARE = 0.1  # of what the decoder tells the steps: a decoder at full strength learns the past by heart
 GATE_START = 0.1  # of the network beside the linear maps
 SAME = 1e-6  # of an outcome and the level of zero, in units of s
 
@@ -196,7 +195,7 @@ class TsfLlmSeriesHead(nn.Module):
         seen = window.observed[..., None].to(dtype)
         mean = (positions * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
         context = self.context(self.dropout(torch.cat((positions[:, -1], mean), dim=-1)))
-        hidden = CONTEXT_SHARE * context[:, None] + self.step.weight  # [B,P,W]
+        hidden = c.context_share * context[:, None] + self.step.weight  # [B,P,W]
         if self.known is not None:
             hidden = hidden + self.known(torch.cat(told, dim=-1))
         for i, table in enumerate(self.static):
