@@ -170,8 +170,8 @@ ETTH1 = Section(
 windows may read back over a fence. Standardised by the training part. Every origin of the test part counts. Settings
 were chosen on the validation part, for `tsf-llm` also that the decoder is left out from 192 steps on (`context_share`
 0: linear maps, seasons and step network remain). Each row looked at the test part once; before that two earlier
-recipes of `tsf-llm` (96 steps) and a PatchTST that read the mean of its patches were scored there, and nothing was chosen by it. Also
-published at 96 steps: iTransformer .386, TimesNet .384.
+recipes of `tsf-llm` (96 steps) and a PatchTST that read the mean of its patches were scored there, and nothing was
+chosen by it. Also published at 96 steps: iTransformer .386, TimesNet .384.
 
 MSE and MAE are of standardised values. CRPS is the weighted quantile loss of nine levels (0.1 to 0.9), MASE has the
 seasonal naive of 24 hours in the training part below the line: both of raw values. Models of points get the law of
