@@ -86,6 +86,7 @@ class TsfLlmConfig(PreTrainedConfig):
         static_cardinalities: for each static covariate how many codes it has, 0 (unknown) included.
         zero_inflated: whether zero has a probability of its own, and no quantile lies below it.
         step_hidden_size: width of the network that all steps ahead share.
+        mean_loss_weight: weight, in the loss of quantiles, of the squared error of their mean.
         regression_loss: `mse`, or `l1`, with which a regression learns the median.
         vocab_size: return bins and special tokens, `V`.
         pad_token_id, bar_token_id: ids of `<pad>` and of the bar placeholder `<bar>`.
@@ -178,6 +179,7 @@ class TsfLlmConfig(PreTrainedConfig):
     static_cardinalities: list[int] | tuple[int, ...] | None = None
     zero_inflated: bool = False
     step_hidden_size: int = 64
+    mean_loss_weight: float | int = 0.0
     regression_loss: Literal["mse", "l1"] = "mse"
     vocab_size: int = 258
     pad_token_id: int = 256
@@ -277,6 +279,7 @@ class TsfLlmConfig(PreTrainedConfig):
             "router_aux_loss_coef": "it",
             "llmps_lambda": "the loss",
             "bar_loss_weight": "the loss",
+            "mean_loss_weight": "the loss",
         }.items():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative; 0 switches {what} off")

@@ -30,6 +30,7 @@ from .products_tsf_llm import TsfLlmLinear
 
 LEAST_DEVIATION = 0.1  # of a window, in units of s at its origin: a constant one has none
 DIRECT_SHARE = 0.2  # of the map to each step by itself: it learns slowly, and leaves the rest to the shared one
+CONTEXT_SHARE = 0.1  # of what the decoder tells the steps: a decoder at full strength learns the past by heart
 GATE_START = 0.1  # of the network beside the linear maps
 SAME = 1e-6  # of an outcome and the level of zero, in units of s
 
@@ -138,6 +139,16 @@ def normal_quantiles(levels: Any) -> torch.Tensor:
     return math.sqrt(2) * torch.erfinv(2 * torch.tensor(list(levels)) - 1)
 
 
+def shares(levels: torch.Tensor) -> torch.Tensor:
+    """The share of a law that is nearest to each of its quantiles: their weights in its mean.
+
+    >>> shares(torch.tensor([0.25, 0.5, 0.75])).tolist()
+    [0.375, 0.25, 0.375]
+    """
+    middle = (levels[1:] + levels[:-1]) / 2
+    return torch.cat((middle.new_zeros(1), middle, middle.new_ones(1))).diff()
+
+
 class TsfLlmSeriesHead(nn.Module):
     """Window, positions of the decoder and inputs of each step -> `[B,P]`, or `[B,P,Q]` increasing quantiles, in the
     units of `past_target`; and the logit of zero `[B,P]` where zero has a probability."""
@@ -185,7 +196,7 @@ class TsfLlmSeriesHead(nn.Module):
         seen = window.observed[..., None].to(dtype)
         mean = (positions * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
         context = self.context(self.dropout(torch.cat((positions[:, -1], mean), dim=-1)))
-        hidden = context[:, None] + self.step.weight  # [B,P,W]
+        hidden = CONTEXT_SHARE * context[:, None] + self.step.weight  # [B,P,W]
         if self.known is not None:
             hidden = hidden + self.known(torch.cat(told, dim=-1))
         for i, table in enumerate(self.static):
@@ -253,7 +264,8 @@ def series_loss(
 ) -> torch.Tensor:
     """Mean over known labels `[B,P]` of the squared or absolute error of `answer` `[B,P]`, or of twice the pinball
     loss of `[B,P,Q]`; errors are multiplied by `loss_weight` `[B]`. Where zero has a probability: the pinball loss of
-    outcomes that are not zero, and the cross-entropy of which are."""
+    outcomes that are not zero, and the cross-entropy of which are. `mean_loss_weight` adds the squared error of the
+    mean of the quantiles."""
     known = ~labels.isnan()
     labels = torch.where(known, labels, 0.0).float()
     weight = known.float() if loss_weight is None else known * loss_weight.float()[:, None]
@@ -270,7 +282,8 @@ def series_loss(
     levels = answer.new_tensor(config.quantiles)
     error = (labels[..., None] - answer) * weight[..., None]
     pinball = torch.maximum(levels * error, (levels - 1) * error).mean(dim=-1).sum() * 2
-    return (pinball + chance) / count
+    mean_error = (error * shares(levels)).sum(dim=-1)
+    return (pinball + chance + config.mean_loss_weight * (mean_error**2).sum()) / count
 
 
 def init_series_head(module: nn.Module) -> None:

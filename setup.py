@@ -128,6 +128,7 @@ setup(
     package_data={
         "tsf_llm.data_prep": ["sample/*.csv.gz", "sample/NOTICE"],
         "tsf_llm.evaluation": ["*.html"],
+        "tsf_llm.evaluation.explanation": ["*.html"],
         "tsf_llm.publishing": ["*.md"],
         "tsf_llm.serving": ["*.html"],
         "tsf_llm.serving.page": ["*.html", "*.css"],

@@ -145,6 +145,11 @@ def comparison(section: Section, task: str, of: Sequence[Model]) -> Iterator[str
         yield f"{task}: too few origins that share no outcome for a test against {', '.join(few)}."
 
 
+def seed_of(one: Model) -> str:
+    """Whose note is told, where there are several."""
+    return f"seed {one.rows[0].seed}: " if len(one.rows) > 1 else ""
+
+
 def words(section: Section, rows: Sequence[Row]) -> list[str]:
     """Wins and losses of a section, a line each."""
     return [line for task, of in models(rows).items() for line in comparison(section, task, of)]
@@ -156,7 +161,7 @@ def block(section: Section, rows: Sequence[Row]) -> str:
     for task, of in models(rows).items() if section.measures else ():
         parts += [f"### {section.title.split(':')[0]}: {task}", table(section, task, of).markdown()]
         parts.append("\n".join(f"* {line.partition(': ')[2]}" for line in comparison(section, task, of)))
-        notes = {one.name: note for one in of if (note := one.rows[0].found.note)}
+        notes = {one.name: f"{seed_of(one)}{note}" for one in of if (note := one.rows[0].found.note)}
         parts.append("\n".join(f"* {name}: {note}" for name, note in notes.items()))
     if not rows:
         parts.append("No row of it has been computed.")

@@ -99,6 +99,7 @@ class PatchTST(nn.Module):
     def __init__(self, length: int, horizon: int, columns: int):
         super().__init__()
         shape: dict[str, Any] = {"d_model": 16, "num_attention_heads": 4, "num_hidden_layers": 3, "ffn_dim": 128}
+        shape |= {"pooling_type": None, "pre_norm": False}  # of all patches, and not of their mean
         dropout: dict[str, Any] = {
             "attention_dropout": 0.0,
             "positional_dropout": 0.3,
@@ -134,7 +135,7 @@ class Lstm(nn.Module):
 
 NETWORKS: dict[str, tuple[type[nn.Module], Sizes]] = {
     "DLinear": (OwnLinear, Sizes(length=336, stride=1, batch=224, rate=5e-3, decay=0.5)),
-    "PatchTST": (PatchTST, Sizes(length=336, stride=8, batch=64, rate=1e-3, decay=0.9)),
+    "PatchTST": (PatchTST, Sizes(length=336, stride=4, batch=128, rate=5e-4, decay=0.9)),
     "LSTM": (Lstm, Sizes(length=96, stride=8, batch=64, rate=2e-3, decay=0.9)),
 }
 

@@ -73,6 +73,7 @@ TREES = {
     "verbosity": -1,
 }
 ROUNDS, PATIENCE = 300, 30
+MARK = 0.582  # accuracy that StockNet's authors report
 COST_BP = 10.0
 DRAWS = 200  # of random entries
 CUTS = 12  # closes at which the joins are cut
@@ -548,10 +549,19 @@ def answer(rows: Sequence[Row], strict: Mapping[str, Found]) -> str:
         f"**Verdict: {' and '.join(edge)} beat the commoner class on the test quarter.**"
         if edge
         else "**Verdict: no edge. Neither text alone nor text beside prices is better than always saying the commoner "
-        "class; published marks of 52 to 58 % lie within the reach of chance, of the class that a quarter favours, "
-        "and of a join that reads tweets from after the close.**"
+        f"class.** {published(first)}"
     )
     return "\n".join(lines)
+
+
+def published(one: Found) -> str:
+    """How the published mark lies to what the commoner class scores."""
+    low, high = one.extra["accuracy_ci95"] or (0.0, 1.0)
+    inside = low <= MARK <= high
+    told = (
+        f"The published {MARK:.1%} lies {'within' if inside else 'outside'} the interval of that class on these dates"
+    )
+    return f"{told}, {low:.1%} to {high:.1%}{': a quarter is too short to tell it from chance' if inside else ''}."
 
 
 def width(one: Found) -> float:

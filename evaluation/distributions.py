@@ -267,37 +267,16 @@ def _crps_of_law(law: np.ndarray, z: np.ndarray) -> np.ndarray:
     return distance - (2 * np.arange(1, size + 1) - size - 1) @ law / size**2
 
 
-@dataclass(frozen=True)
-class Quantiles(Law):
-    """n laws given by their quantiles: linear between the levels, nothing beyond the outer ones.
+class EqualMasses(Law):
+    """What follows from `quantile` alone: the law as equal masses in the middle of as many steps of probability."""
 
-    >>> law = Quantiles(np.array([[-1.0, 0.0, 1.0]]), np.array([0.25, 0.5, 0.75]))
-    >>> law.quantile([0.5, 0.625]).tolist(), law.p_up.tolist()
-    ([[0.0, 0.5]], [0.5])
-    """
-
-    values: np.ndarray  # [n, L], increasing
-    levels: np.ndarray  # [L], increasing
+    def quantile(self, levels: Sequence[float] | np.ndarray) -> np.ndarray:
+        """`[n,L]`."""
+        raise NotImplementedError
 
     @cached_property
     def _masses(self) -> "Samples":
-        """The law as equal masses in the middle of as many steps of probability."""
         return Samples(self.quantile((np.arange(MASSES) + 0.5) / MASSES))
-
-    @classmethod
-    def joined(cls, parts: "Sequence[Quantiles]") -> "Quantiles":
-        """The forecasts of all parts, in order; all have the same levels."""
-        return cls(np.concatenate([one.values for one in parts]), parts[0].levels)
-
-    def divided(self, unit: np.ndarray) -> "Quantiles":
-        """In units `[n]`."""
-        return Quantiles(self.values / unit[:, None], self.levels)
-
-    def quantile(self, levels: Sequence[float]) -> np.ndarray:
-        at = np.interp(levels, self.levels, np.arange(len(self.levels)))
-        left = np.clip(at.astype(int), 0, max(len(self.levels) - 2, 0))
-        right = np.minimum(left + 1, len(self.levels) - 1)
-        return self.values[:, left] * (1 - (at - left)) + self.values[:, right] * (at - left)
 
     @property
     def point(self) -> np.ndarray:
@@ -318,17 +297,56 @@ class Quantiles(Law):
         return scoringrules.crps_ensemble(y, self._masses.values, estimator="nrg", backend="numpy")
 
 
-def admitted(law: Law, now: np.ndarray, admissible: Callable[[np.ndarray], np.ndarray]) -> Quantiles:
-    """The law of a value that is moved to the nearest `admissible` one, such as a whole number that is not negative.
+@dataclass(frozen=True)
+class Quantiles(EqualMasses):
+    """n laws given by their quantiles: linear between the levels, nothing beyond the outer ones.
 
-    The law is of its change since `now` `[n]`, which is told in equal masses.
-
-    >>> law = admitted(Gaussian(np.zeros(1), np.ones(1)), np.ones(1), lambda values: np.maximum(values, 0.0))
-    >>> law.quantile([0.01, 0.5]).round(2).tolist()
-    [[-1.0, 0.0]]
+    >>> law = Quantiles(np.array([[-1.0, 0.0, 1.0]]), np.array([0.25, 0.5, 0.75]))
+    >>> law.quantile([0.5, 0.625]).tolist(), law.p_up.tolist()
+    ([[0.0, 0.5]], [0.5])
     """
-    levels = (np.arange(MASSES) + 0.5) / MASSES
-    return Quantiles(admissible(now[:, None] + law.quantile(levels)) - now[:, None], levels)  # type: ignore[attr-defined]
+
+    values: np.ndarray  # [n, L], increasing
+    levels: np.ndarray  # [L], increasing
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Quantiles]") -> "Quantiles":
+        """The forecasts of all parts, in order; all have the same levels."""
+        return cls(np.concatenate([one.values for one in parts]), parts[0].levels)
+
+    def divided(self, unit: np.ndarray) -> "Quantiles":
+        """In units `[n]`."""
+        return Quantiles(self.values / unit[:, None], self.levels)
+
+    def quantile(self, levels: Sequence[float] | np.ndarray) -> np.ndarray:
+        at = np.interp(levels, self.levels, np.arange(len(self.levels)))
+        left = np.clip(at.astype(int), 0, max(len(self.levels) - 2, 0))
+        right = np.minimum(left + 1, len(self.levels) - 1)
+        return self.values[:, left] * (1 - (at - left)) + self.values[:, right] * (at - left)
+
+
+@dataclass(frozen=True)
+class Admitted(EqualMasses):
+    """n laws of changes since `now`, whose values are moved to the nearest `admissible` ones: whole numbers, or none
+    below zero.
+
+    >>> law = Admitted(Gaussian(np.zeros(1), np.ones(1)), np.ones(1), lambda x: np.maximum(x, 0.0), np.ones(1))
+    >>> law.quantile([0.01, 0.5]).tolist(), law.p_up.tolist()
+    ([[-1.0, 0.0]], [0.5])
+    """
+
+    law: Law
+    now: np.ndarray  # [n]
+    admissible: Callable[[np.ndarray], np.ndarray]
+    unit: np.ndarray  # [n]
+
+    def divided(self, unit: np.ndarray) -> "Admitted":
+        """In units `[n]`."""
+        return replace(self, unit=self.unit * unit)
+
+    def quantile(self, levels: Sequence[float] | np.ndarray) -> np.ndarray:
+        now = self.now[:, None]
+        return (self.admissible(now + self.law.quantile(levels)) - now) / self.unit[:, None]
 
 
 class Piecewise(PiecewiseLaw, Law):
@@ -477,4 +495,4 @@ class Scored:
         assert np.array_equal(y, self.outcome, equal_nan=True), "scored on other outcomes"
 
 
-Forecast = Gaussian | Samples | Residuals | Quantiles | Piecewise | Moved | Scored
+Forecast = Gaussian | Samples | Residuals | Quantiles | Piecewise | Moved | Admitted | Scored

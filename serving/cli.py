@@ -447,6 +447,7 @@ def explain(
     most: Annotated[int, typer.Option(min=1, help="Dates, drawn at random by the seed.")] = 40,
     repeats: Annotated[int, typer.Option(min=1, help="Permutations of every feature and group.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of dates and permutations.")] = 0,
+    step: Annotated[int, typer.Option(min=1, help="The step ahead that is explained; only a head has others.")] = 1,
     strict: Strict = False,
     market: Market = None,
     value: Value = None,
@@ -474,7 +475,7 @@ def explain(
     bars = read_for(
         pipe.processor, data, names(ticker), Columns(value, id, time, dates, decimal, resample=resample), strict=strict
     )
-    options = {"most": most, "repeats": repeats, "seed": seed, "strict": strict}
+    options = {"most": most, "repeats": repeats, "seed": seed, "strict": strict, "step": step}
     result = explain_model(
         pipe, bars, out=out, start=start, end=end, market=market_bars(market, dates, decimal), **options
     )

@@ -1,22 +1,30 @@
 """What is known of each step ahead: exact, the same alone or among others, and nothing of a later value."""
 
 import json
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from transformers import set_seed
 
+import tsf_llm.configuration_tsf_llm as configuration
 from tsf_llm.ahead_tsf_llm import Ahead, Rhythm, Steps, check_ahead, num_ahead, waves_of
+from tsf_llm.bars_tsf_llm import UNIVARIATE
 from tsf_llm.calendars_tsf_llm import next_timestamps
 from tsf_llm.columns_tsf_llm import join_static
 from tsf_llm.data_prep.windows import WindowDataset, identity
+from tsf_llm.evaluation.baselines.naive import naive_scale
+from tsf_llm.evaluation.walk_forward import walk_forward
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import SERIES_INPUTS, TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.serving import cli
 from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
+from tsf_llm.train_scripts import sft
 
 P, T = 10, 32
 KNOWN, STATIC = ["promo"], ["shop", "size", "series_id"]
@@ -399,3 +407,96 @@ def test_ahead_of_no_waves_and_no_covariates_is_empty():
     told = Ahead.of([one], fitted_yearly).inputs(np.array([40]), np.ones((1, 5), bool), one.sigma[[40]])
     assert told["ahead_values"].shape == (1, 2, 0)
     assert one.features.shape == (60, 0)
+
+
+# The whole way
+
+
+def test_all_baselines_are_bounded_as_the_model_is(pipe, rich, bars):
+    series = rich.encode(bars)
+    result = walk_forward(
+        pipe, series, start="2021-09-01", end="2021-10-10", horizon=P, samples=16, baselines="fast", progress=False
+    )
+    assert {"random_walk", "seasonal_naive"} < {*result.steps[0]}
+    by_name = {one.ticker: one for one in series}
+    now, unit = np.empty(len(result.ticker)), np.empty(len(result.ticker))
+    for i, (name, at) in enumerate(zip(result.ticker, result.origin, strict=True)):
+        known = by_name[name].close[by_name[name].timestamp <= at]
+        now[i], unit[i] = known[-1], naive_scale(known, np.array([len(known) - 1]), 1, UNIVARIATE)[0]
+    for name, scored in result.steps[-1].items():
+        values = scored.quantiles[:, [9, 49, 89]] * unit[:, None] + now[:, None]
+        assert (values > -1e-9).all(), name
+        assert (np.abs(values - np.rint(values)) < 1e-6).all(), name
+
+
+@pytest.fixture(scope="module")
+def trained(bars, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    bars.drop(columns=["shop", "size"]).to_csv(folder / "sales.csv", index=False)
+    bars.groupby("series_id", as_index=False)[["shop", "size"]].first().to_csv(folder / "shops.csv", index=False)
+    with_rows_to_come(bars).drop(columns=["shop", "size"]).to_csv(folder / "come.csv", index=False)
+    options = {
+        "--config": str(Path(configuration.__file__).parent / "train_scripts" / "configs" / "series.yaml"),
+        "--data": str(folder / "sales.csv"),
+        "--static": str(folder / "shops.csv"),
+        "--known_covariates": "promo",
+        "--nonnegative": "true",
+        "--integer": "true",
+        "--horizon": str(P),
+        "--context_length": "32",
+        "--max_steps": "2",
+        "--disable_tqdm": "true",
+        "--output_dir": str(folder / "model"),
+    }
+    words = [word for option in options.items() for word in option]
+    return folder, sft.main(*sft.parse(words)), words
+
+
+@pytest.fixture
+def run_cli(monkeypatch):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["tsf-llm", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code
+
+    return run
+
+
+def test_a_model_is_trained_forecasts_and_is_scored(trained, run_cli, capsys):
+    folder, report, _ = trained
+    assert report["steps"] == 2
+    told, out = ["--model", folder / "model", "--static", folder / "shops.csv"], folder / "forecast.csv"
+    assert not run_cli("forecast", *told, "--data", folder / "come.csv", "--horizon", P, "--out", out)
+    frame = pd.read_csv(out)
+    assert len(frame) == 3 * P
+    assert (frame["q05"] >= 0).all()
+    assert (frame["q90"] % 1 == 0).all()
+    period = ["--start", "2021-09-20", "--end", "2021-10-10"]
+    asked = [*told, "--data", folder / "sales.csv", *period, "--baselines", "fast", "--out", folder / "scores"]
+    assert not run_cli("evaluate", *asked, "--horizon", P)
+    assert json.loads((folder / "scores" / "results.json").read_text())["tickers"] == ["a", "b", "c"]
+    capsys.readouterr()
+    few = pd.read_csv(folder / "shops.csv").iloc[:1]
+    few.to_csv(folder / "few.csv", index=False)
+    told[-1] = folder / "few.csv"
+    assert not run_cli("forecast", *told, "--data", folder / "come.csv", "--horizon", P, "--out", out)
+    assert "2 skipped" in capsys.readouterr().out
+    assert run_cli("forecast", *told, "--data", folder / "come.csv", "--horizon", P, "--out", out, "--strict") == 2
+    assert capsys.readouterr().err.strip().endswith("b: the static table has no row for it; add one (and 1 more).")
+
+
+def test_a_prepared_folder_holds_the_same(trained, run_cli):
+    folder, report, words = trained
+    asked = ["--known-covariates", "promo", "--nonnegative", "--integer", "--series-form", "--groups", "covariates"]
+    asked += ["--static", folder / "shops.csv", "--horizon", P, "--context-length", 32, "--out", folder / "dataset"]
+    assert not run_cli("prepare", "--data", folder / "sales.csv", *asked)
+    options = dict(zip(words[::2], words[1::2], strict=True)) | {"--data": str(folder / "dataset")}
+    for name in ("--static", "--known_covariates", "--nonnegative", "--integer"):
+        del options[name]
+    options["--output_dir"] = str(folder / "again")
+    again = sft.main(*sft.parse([word for option in options.items() for word in option]))
+    assert again["valid_loss"] == report["valid_loss"]
+    causal = {**options, "--config": options["--config"].replace("series", "debug_sft"), "--head": "causal_lm"}
+    with pytest.raises(ValueError, match="prepare it with no --series-form"):
+        sft.main(*sft.parse([word for option in causal.items() for word in option]))

@@ -1,6 +1,7 @@
 """The series form: an answer depends on what is observed of its own window alone, in any unit; its losses and hurdle
 equal independent formulas; every parameter learns; what is saved comes back."""
 
+import doctest
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from peft import LoraConfig, get_peft_model
 
+from tsf_llm import series_head_tsf_llm
 from tsf_llm.modeling_tsf_llm import TsfLlmForCausalLM, TsfLlmForPrediction
 from tsf_llm.quantization_tsf_llm import to_int8
 from tsf_llm.series_head_tsf_llm import above_zero, latest, normal_quantiles, series_loss
@@ -191,6 +193,7 @@ def test_a_language_model_has_no_series_form(tiny_config):
         ({"static_cardinalities": [3, 0]}, "must be 1 or more each"),
         ({"prediction_type": "classification"}, "regression or quantile"),
         ({"use_mscnn": True}, "no front end"),
+        ({"mean_loss_weight": -1.0}, "must not be negative"),
         ({"zero_inflated": True}, "prediction_type='quantile'"),
     ],
 )
@@ -220,6 +223,12 @@ def test_losses_equal_plain_formulas(tiny_config):
     config = tiny_config(**SERIES, prediction_type="quantile")
     found = series_loss(config, quantiles, labels, loss_weight=weight)
     torch.testing.assert_close(float(found), sum(pinball(*one) for one in told) / 4)
+    more = tiny_config(**SERIES, prediction_type="quantile", mean_loss_weight=0.7)
+    means = quantiles @ torch.tensor([0.3, 0.4, 0.3])
+    squares = sum((y - float(means[b, p])) ** 2 * float(weight[b]) ** 2 for b, p, y in told) / 4
+    torch.testing.assert_close(
+        float(series_loss(more, quantiles, labels, loss_weight=weight)), float(found) + 0.7 * squares
+    )
     logits, zero = torch.randn(2, 3), torch.tensor([-2.0, 0.0])
     config = tiny_config(**SERIES, prediction_type="quantile", zero_inflated=True)
     chances = [float(logits[b, p].sigmoid()) for b, p, _ in told]
@@ -303,3 +312,7 @@ def test_a_folder_comes_back(series_model, head, tmp_path):
     again = TsfLlmForPrediction.from_pretrained(tmp_path)
     assert torch.equal(answer(again, inputs()), answer(model, inputs()))
     assert again.config.static_cardinalities == [3, 5]
+
+
+def test_doctests():
+    assert doctest.testmod(series_head_tsf_llm).failed == 0

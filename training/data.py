@@ -318,8 +318,8 @@ def _usable(
         if (count := int(frame[kind.value].notna().sum())) < needed:
             panel.skip(
                 name,
-                f"{name}: {count} bars, and {needed - MIN_BARS} steps ahead need {needed}: give more history, or a "
-                "shorter horizon",
+                f"{name}: {count} bars, and a ticker needs {needed} of them for {needed - MIN_BARS} steps ahead: give "
+                "more history, or a shorter horizon",
             )
     panel.settle()
     seconds = {name: bar_spacing(frame["timestamp"].to_numpy()) for name, frame in panel.items()}

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from ...common.files import replace_file
 from ...feature_extraction_tsf_llm import EncodedSeries
-from ..distributions import Forecast, Scored, admitted
+from ..distributions import Admitted, Forecast, Scored
 from .catalogue import NEVER, Baseline, choose
 from .panel import Panel
 
@@ -175,7 +175,9 @@ def _scored(step: int, place: int, pairs: Sequence[tuple[Task, Forecast]]) -> li
     )
     law, panel = type(pairs[0][1]).joined([law for _, law in pairs]), pairs[0][0].panel
     if panel.is_bounded:
-        law = admitted(law, np.concatenate([task.panel.now for task, _ in pairs]), panel.admissible)
+        law = Admitted(
+            law, np.concatenate([task.panel.now for task, _ in pairs]), panel.admissible, np.ones(len(unit))
+        )
     whole = Scored.of(law.divided(unit), outcome)
     ends = np.cumsum([len(task.unit) for task, _ in pairs])
     return [whole.take(slice(end - len(task.unit), end)) for end, (task, _) in zip(ends, pairs, strict=True)]

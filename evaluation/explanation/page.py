@@ -33,7 +33,7 @@ def page(result: dict[str, Any]) -> str:
         _image(bars_figure(result["features"][:MOST_FEATURES], "Features", _losses(result)), "Loss by feature"),
         "<h2>Past bars</h2>",
         "<p>Bars are hidden, block by block; the bar of the origin keeps its place and loses its features. Attention",
-        "is where the last query looks, which need not be what counts.</p>",
+        "is where the model looks, which need not be what counts.</p>",
         _image(past_figure(result["past_bars"], _losses(result)), "Loss and attention by lag"),
         "<h2>Experts</h2>",
         *_experts(result["experts"]),
@@ -136,7 +136,7 @@ def past_figure(rows: list[dict[str, Any]], loss: str) -> Figure:
         axes[1].annotate(
             "even", (1, even), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9
         )
-        axes[1].set_title("attention of the last query per bar, mean over layers and heads", loc="left", fontsize=9)
+        axes[1].set_title("attention per bar, mean over layers and heads", loc="left", fontsize=9)
         axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     axes[-1].set_xlabel("bars back; 1 is the bar of the origin")
     return figure

@@ -36,7 +36,7 @@ def test_the_best_row_is_bold_and_the_spread_is_that_of_the_seeds():
         in text
     )
     assert f"| good | **{np.mean(BASE + NOISE) - 0.5:.3f}** | 0.40 | 1.000 | < 0.001 | 2 | 1,234 | .1 (them) |" in text
-    assert text.count("* good: a note") == 1
+    assert text.count("* good: a note") == text.count("* tsf-llm: seed 0: a note") == 1
 
 
 def test_wins_losses_and_no_edge_are_computed():

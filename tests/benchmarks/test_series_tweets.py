@@ -166,4 +166,5 @@ def test_a_quick_run_writes_its_part_of_the_page(tmp_path, monkeypatch):
     none = [row for row in rows if row.task == STRICT.name]
     for row in none:
         row.found.losses["accuracy"][:] = none[0].found.losses["accuracy"]
-    assert "**Verdict: no edge." in series_tweets.more(none)
+    assert "**Verdict: no edge." in (told := series_tweets.more(none))
+    assert "The published 58.2% lies" in told
