@@ -134,9 +134,13 @@ def run(
             copy_model(pipe, out / "model")
         horizon = horizon or pipe.model.config.prediction_length
         market = bars if pipe.processor.feature_extractor.reads_market else None
-        forecast = pipe(mine, horizon=horizon, market=market)
+        as_of = last_known(mine, horizon, known_covariates) if kind is UNIVARIATE else None
+        if as_of is not None:
+            console.print(f"no row to come has {', '.join(known_covariates)}: a forecast from {as_of}, of what came")
+        forecast = pipe(mine, horizon=horizon, market=market, as_of=as_of)
         write_csv(forecast, out / "forecast.csv")
-        fan_chart(mine, forecast, out / "forecast.png")
+        ahead = None if as_of is None else mine[mine["timestamp"] > as_of]
+        fan_chart(mine, forecast, out / "forecast.png", realised=ahead)
         shown = forecast.drop(columns=["q05", "q25", "q75", "q95"])
         for part in [shown] if len(shown) <= SHOWN else [shown.head(SHOWN // 2), shown.tail(SHOWN // 2)]:
             console.print(part.to_string(index=False, float_format="{:.3f}".format), highlight=False)
@@ -201,12 +205,22 @@ def _size(pipe: TsfLlmPipeline) -> str:
     return f"{pipe.model.num_parameters():,} parameters, trained through {pipe.model.config.trained_through}"
 
 
+def last_known(series: pd.DataFrame, horizon: int, known: Sequence[str]) -> pd.Timestamp | None:
+    """The last time of a plain series from which known covariates are there for so many rows; None: from its end."""
+    if not known:
+        return None
+    end = int(np.flatnonzero(series["value"].notna().to_numpy())[-1])
+    told = series[[*known]].notna().all(axis=1).to_numpy()
+    row = min(end, int(np.flatnonzero(told)[-1]) - horizon) if told.any() else end
+    return None if row == end or row < 0 else series["timestamp"].iloc[row]
+
+
 def hindsight(pipe: TsfLlmPipeline, bars: pd.DataFrame, path: Path, market: pd.DataFrame | None) -> None:
     """A fan chart from as many bars ago as the model names without sampling, with what happened since."""
     horizon = max(pipe.law_reach, pipe.reach)
-    origin = bars["timestamp"].iloc[-horizon - 1]
+    origin = bars.dropna(subset=kind_of(bars).value)["timestamp"].iloc[-horizon - 1]
     past, ahead = bars[bars["timestamp"] <= origin], bars[bars["timestamp"] > origin]
-    fan_chart(past, pipe(past, horizon=horizon, market=market), path, realised=ahead)
+    fan_chart(past, pipe(bars, horizon=horizon, market=market, as_of=origin), path, realised=ahead)
 
 
 def bounded(bars: pd.DataFrame, kind: Kind, ticker: str) -> pd.DataFrame:

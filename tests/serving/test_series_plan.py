@@ -71,6 +71,7 @@ def test_bounds_of_much_data(monkeypatch):
     assert names[0] == "s000"
     assert names[-1] == "s049"  # evenly over the file
     assert part_of(panel(50, 200), "s020", 3)["series_id"].nunique() == 3
+    monkeypatch.undo()
     many = plan(panel(200, 400))
     assert many.scored < 40
     assert "garch_t" not in many.baselines(UNIVARIATE, 7)
