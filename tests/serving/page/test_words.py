@@ -32,9 +32,26 @@ def test_what_the_page_says_is_there():
 def test_no_text_is_left_over():
     code = "\n".join(path.read_text(encoding="utf-8") for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.html")])
     code = code.replace((FOLDER / "words.py").read_text(encoding="utf-8"), "")
-    made = ("group_", "source_", "dates_", "verdict_")
+    made = ("group_", "source_", "dates_", "verdict_", "series_")
     unused = [key for key in words.WORDS if f'"{key}"' not in code and not key.startswith(made)]
     assert [key for key in unused if key not in ("random_walk", "garch_t", "har_range", "seasonal_naive")] == []
+
+
+def test_what_is_said_of_plain_series_stands_for_a_text_of_prices():
+    own = [key.removeprefix("series_") for key in words.WORDS if key.startswith("series_")]
+    assert own
+    for key in own:
+        assert words.say("en", key, plain=True, **Blanks()) != words.say("en", key, **Blanks())
+
+
+class Blanks(dict):
+    """A value for every blank."""
+
+    def keys(self):
+        return ["name", "missing", "least", "given", "cutoff", "bars", "tickers", "count", "wanted", "windows"]
+
+    def __getitem__(self, name):
+        return "x"
 
 
 def test_an_unknown_language_is_english():
