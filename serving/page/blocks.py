@@ -155,7 +155,7 @@ class Page:
         with gr.Tabs(elem_classes="tsf-tabs"):
             with gr.Tab("1", id="verdict") as self.tab_verdict:
                 self.verdict_html = gr.HTML(elem_id="verdict", elem_classes="tsf-plain-html")
-            with gr.Tab("2", id="joint") as self.tab_joint:
+            with gr.Tab("2", id="joint", visible=not self.plain) as self.tab_joint:
                 names = sample().tickers
                 chosen = [name for name in SAMPLE_TOGETHER if name in names]
                 self.joint_tickers = gr.Dropdown(

@@ -105,6 +105,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "{name} has no names of columns in its first line. Add the line: date,value.",
         "{name} 的第一行没有列名。请加上这一行：date,value。",
     ),
+    "series_bad_order": (
+        "{name} has a date twice, or dates out of order. Sort the rows by date, and name the series of each row in a "
+        "column series_id if there are several.",
+        "{name} 中有重复或乱序的日期。请按日期排序；若有多条序列，请用 series_id 列标明每行所属的序列。",
+    ),
     "series_bad_short": (
         "{name} is too short: at least {least} values are needed before the forecast, and some 150 are better.",
         "{name} 太短：预测起点之前至少需要 {least} 个值，最好有 150 个左右。",

@@ -255,7 +255,8 @@ def sent(tmp_path):
     """`sent(frame)` -> an upload as Gradio hands it over."""
 
     def write(frame):
-        path = tmp_path / "sales.csv"
+        (tmp_path / "upload").mkdir(exist_ok=True)  # it goes with what it holds
+        path = tmp_path / "upload" / "sales.csv"
         frame.to_csv(path, index=False)
         return {"path": str(path), "orig_name": "sales.csv"}
 
@@ -301,7 +302,8 @@ def test_a_file_of_plain_series_is_forecast_to_the_reach_of_the_head(shop, sales
         (lambda frame: frame[frame["value"].notna()], "bad_known"),
         (lambda frame: frame.drop(columns="town"), "bad_static"),
         (lambda frame: frame.drop(columns="promo"), "bad_columns"),
-        (lambda frame: frame.drop(columns="series_id"), "bad_id"),
+        (lambda frame: frame.drop(columns="series_id"), "bad_order"),
+        (lambda frame: frame.drop(columns="series_id").assign(kind=frame["series_id"]), "bad_id"),
         (lambda frame: frame.drop(columns="timestamp"), "bad_columns"),
         (lambda frame: frame.rename(columns={"value": "units"}).assign(other=frame["value"]), "bad_value"),
     ],
