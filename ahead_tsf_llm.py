@@ -27,7 +27,7 @@ from .calendars_tsf_llm import CLOSED, DAY, HOLIDAYS, PROOF, RECENT, WEEKS, YEAR
 
 logger = logging.get_logger(__name__)
 DAY_SECONDS, LEAP_YEAR = 86400.0, 365.2425
-WAVES = {"day": (1.0, 2), "week": (7.0, 3), "year": (LEAP_YEAR, 2)}  # length in days, and waves in it
+WAVES = {"day": (1.0, 2), "week": (7.0, 3), "year": (LEAP_YEAR, 4)}  # length in days, and waves in it
 YEARS_SEEN = 2.0  # in which the wave of the year shows what comes back
 CYCLES = 3  # of a season, of which the mean is told
 FEWEST_DAYS = 15  # from which on the calendar code knows the days of the week

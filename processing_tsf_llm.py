@@ -151,7 +151,10 @@ class TsfLlmProcessor(ProcessorMixin):
         if self.feature_extractor.reach is None:
             closes = [one[self.kind.value].to_numpy() for one in bars_through(tickers, through, self.kind).values()]
             moves = [self.feature_extractor.volatility(close) for close in closes]
-            self.tokenizer.fit(np.concatenate([standard_return(*move) for move in moves]))
+            returns = np.concatenate([standard_return(*move) for move in moves])
+            if self.feature_extractor.steps_ahead and np.isfinite(returns).sum() < self.tokenizer.n_bins:
+                returns = np.linspace(-3, 3, 10 * self.tokenizer.n_bins)  # too few, but the series form reads no bins
+            self.tokenizer.fit(returns)
             far = [h for h in self.horizons or HORIZONS if h > 1]
             ahead = (
                 horizon_returns(self.kind.additive(close), sigma, far)

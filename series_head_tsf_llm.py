@@ -30,6 +30,7 @@ from .products_tsf_llm import TsfLlmLinear
 
 LEAST_DEVIATION = 0.1  # of a window, in units of s at its origin: a constant one has none
 DIRECT_SHARE = 0.2  # of the map to each step by itself: it learns slowly, and leaves the rest to the shared one
+CONTEXT_SHARE = 0.1  # of what the decoder tells the steps: a decoder at full strength learns the past by heart
 GATE_START = 0.1  # of the network beside the linear maps
 SAME = 1e-6  # of an outcome and the level of zero, in units of s
 
@@ -195,7 +196,7 @@ class TsfLlmSeriesHead(nn.Module):
         seen = window.observed[..., None].to(dtype)
         mean = (positions * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
         context = self.context(self.dropout(torch.cat((positions[:, -1], mean), dim=-1)))
-        hidden = context[:, None] + self.step.weight  # [B,P,W]
+        hidden = CONTEXT_SHARE * context[:, None] + self.step.weight  # [B,P,W]
         if self.known is not None:
             hidden = hidden + self.known(torch.cat(told, dim=-1))
         for i, table in enumerate(self.static):
@@ -207,11 +208,18 @@ class TsfLlmSeriesHead(nn.Module):
         base = DIRECT_SHARE * self.direct(window.values.to(dtype)) + self.from_places(window.values.to(dtype))
         if self.season is not None:
             base = base + self.season(seasons).squeeze(-1)
-        base = base.float()
+        near = self.near(scale)
+        base = base.float() + (1 - near) * scale.normal(torch.zeros_like(scale.mean))[:, None]
         out, zero_logits = (out[..., :-1], out[..., -1]) if c.zero_inflated else (out, None)
         if c.prediction_type == "regression":
-            return scale.back(base + out.squeeze(-1)), zero_logits
-        return scale.back(base[..., None] + self.around_zero(out)), zero_logits
+            return scale.back(base + near * out.squeeze(-1)), zero_logits
+        return scale.back(base[..., None] + near[..., None] * self.around_zero(out)), zero_logits
+
+    def near(self, scale: Scale) -> torch.Tensor:
+        """How far a random walk comes by each step, in deviations of the window, 1 at most: `[B,P]`. A step is first
+        taken to stay that near to the value at the origin, which is 0."""
+        steps = torch.arange(1, self.config.prediction_length + 1, device=scale.mean.device)
+        return (steps.sqrt() / scale.deviation[:, None]).clamp(max=1.0)
 
     def from_places(self, values_BL: torch.Tensor) -> torch.Tensor:
         """`[B,P]`: each step from its own place in all patches, and from the means around it, and from the last value,

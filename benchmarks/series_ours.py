@@ -65,7 +65,7 @@ def ours(series: Series, horizon: int, seed: int, **changed: Any) -> tuple[Law, 
 def told(report: dict[str, Any], args: SftArguments) -> str:
     """How a training went, from its report."""
     epochs = report["steps"] * args.per_device_train_batch_size / report["windows"]["train"]
-    ended = "early stopping" if epochs < args.num_train_epochs - 0.5 else "the cap on epochs"
+    ended = "early stopping" if epochs < args.num_train_epochs - 0.5 else "the end of its schedule"
     return (
         f"{report['steps']} steps, {epochs:.1f} epochs, validation loss {report['valid_loss']:.4f}, ended by {ended}"
     )

@@ -197,7 +197,7 @@ def found(
 def run(context: Context) -> Iterator[Row | None]:
     """All variants of a seed before the next seed, so that a run that is stopped has a table."""
     budget = QUICK if context.quick else Budget()
-    series = made_up(context) if context.data is None else read_etth1(context.file(*ETTH1_FILES))
+    series = made_up() if context.data is None else read_etth1(context.file(*ETTH1_FILES))
     z_TC = series.known().astype(np.float32)
     pool, scored = (series.origins(part, horizon=AHEAD, length=WINDOW) for part in (0, 2))
     scored, task = scored[:: budget.stride], f"{AHEAD} hours"

@@ -558,7 +558,9 @@ def published(one: Found) -> str:
     """How the published mark lies to what the commoner class scores."""
     low, high = one.extra["accuracy_ci95"] or (0.0, 1.0)
     inside = low <= MARK <= high
-    told = f"The published {MARK:.1%} lies {'within' if inside else 'outside'} the interval of that class on these dates"
+    told = (
+        f"The published {MARK:.1%} lies {'within' if inside else 'outside'} the interval of that class on these dates"
+    )
     return f"{told}, {low:.1%} to {high:.1%}{': a quarter is too short to tell it from chance' if inside else ''}."
 
 

@@ -298,16 +298,26 @@ def _scored(
     laws, paths = step_laws(pipe, pipe.processor.batch([chunk]), horizon, samples, seed)
     extractor, now, pairs = pipe.processor.feature_extractor, chunk[0].close[chunk[1]], []
 
-    def scored(law: Law, p: int) -> Scored:
+    def scored(law: Law, outcome: np.ndarray) -> Scored:
+        steps = len(outcome) // len(now)
         if extractor.is_bounded:
-            law = Admitted(law, now, extractor.admissible, unit)
-        told = Scored.of(law, realised[:, p])
+            law = Admitted(law, np.tile(now, steps), extractor.admissible, np.tile(unit, steps))
+        return Scored.of(law, outcome)
+
+    def kept(told: Scored, p: int) -> Scored:
         return told.brief() if horizon > MANY_STEPS and p < horizon - 1 else told
 
+    if calibrated is None and all(isinstance(law, Quantiles) for law in laws):  # at once: a head has many steps
+        law = Quantiles.joined(laws)
+        law = law if extractor.is_bounded else law.divided(np.tile(unit, horizon))
+        whole, n = scored(law, realised.T.ravel()), len(now)
+        told = [kept(whole.take(np.arange(p * n, (p + 1) * n)), p) for p in range(horizon)]
+        return [(one, one) for one in told], None
     for p, law in enumerate(laws if extractor.is_bounded else (law.divided(unit) for law in laws)):
-        before = after = scored(law, p)
+        before = after = kept(scored(law, realised[:, p]), p)
         if calibrated is not None and p < calibrated.steps:
-            after = scored(Moved.about_median(law, calibrated.shift[p], calibrated.spread[p]), p)
+            moved = Moved.about_median(law, calibrated.shift[p], calibrated.spread[p])
+            after = kept(scored(moved, realised[:, p]), p)
         pairs.append((before, after))
     if paths is None or calibrated is not None:
         return pairs, None

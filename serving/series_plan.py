@@ -75,7 +75,7 @@ def plan_series(bars: pd.DataFrame, found: Survey, series: str, *, horizon: int 
     known = part.groupby(ID, sort=False)[VALUE].agg(["count", "min", "max"])
     if not (known["max"] > known["min"]).any():
         raise ValueError(
-            f"no series changes its value ({series} is always {known.loc[series, 'max']:g}): there is nothing to learn, "
+            f"no series changes its value ({series} is always {known.loc[series, 'max']:g}): nothing to learn, "
             "choose another column with --value"
         )
     times = np.unique(part["timestamp"].to_numpy())
@@ -112,8 +112,8 @@ def _parts(rows: int, times: int, horizons: Sequence[int]) -> tuple[int, int, in
             if needed <= 0:
                 return horizon, valid, test
     raise ValueError(
-        f"{rows:,} rows are too few to learn {horizons[-1]} step(s) ahead, to validate and to test: {needed:,} more are "
-        f"needed{', or a shorter --horizon' if horizons[-1] > 1 else ''}"
+        f"{rows:,} rows are too few to learn {horizons[-1]} step(s) ahead, to validate and to test: {needed:,} more "
+        f"are needed{', or a shorter --horizon' if horizons[-1] > 1 else ''}"
     )
 
 
@@ -151,16 +151,14 @@ def _series_form(found: Survey, horizon: int, train: int) -> dict[str, Any]:
 
 
 def _steps(train: int, horizon: int, series: int) -> dict[str, Any]:
-    """Batches and epochs by the number of windows, so that few are seen often; and bins that few rows can fill."""
+    """Batches and epochs by the number of windows, so that few are seen often."""
     windows = max(1, series * (train - MIN_BARS - horizon))
     batch = 64 if windows > 64 * STEPS // 10 else 16
     epochs = int(np.clip(np.ceil(STEPS * batch / windows), 10, MOST_EPOCHS))
-    bins = int(np.clip((train - MIN_BARS) // 2, 4, 64))
     return {
         "per_device_train_batch_size": batch,
         "num_train_epochs": epochs,
         "early_stopping_patience": max(2, epochs // 6),
-        "n_bins": bins,
     }
 
 

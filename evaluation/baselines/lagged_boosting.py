@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...ahead_tsf_llm import Rhythm, Steps
 from ...series_tsf_llm import DAY, candidate_seasons
 from ..distributions import LEVELS, Forecast, Quantiles
 from .knots import FEWEST_ROWS, KNOTS, spread_knots
@@ -29,6 +30,7 @@ from .panel import Panel, filled
 MOST_ROWS = 60_000
 CHECKED = np.timedelta64(120, "D")
 LEAST_TRAINED = 0.7  # of the time that is known: what is left of short histories for training
+FIRST = 28  # rows before a row of training: lags, and a rhythm that goes on
 SCALE, WINDOWS, CYCLES, YEARS, AROUND = 91, (7, 28, 91, 364), 4, 2, 3
 TREES, PATIENCE = 400, 25
 PARAMETERS: dict[str, Any] = {
@@ -55,7 +57,7 @@ class _Lags:
     value: np.ndarray  # float64 [N], filled
     known: np.ndarray  # bool [N]
     time: np.ndarray  # datetime64[ns] [N]
-    spacing: np.timedelta64
+    ahead: Steps  # their times, by the rhythm of the rows up to the origin
     season: int
     year: int | None  # rows of it, where there is one
 
@@ -88,7 +90,8 @@ class _Lags:
                     _mean(running, rows - number * self.year, 28),
                 ]
         zeros = _mean(_running(np.where(np.isfinite(self.value), self.value == 0, np.nan)), rows, 28)
-        when = pd.DatetimeIndex(self.time[rows] + steps * self.spacing)
+        times = self.ahead.times(rows, int(steps.max(initial=1)))
+        when = pd.DatetimeIndex(times[np.arange(len(rows)), steps - 1])
         calendar = [when.day_of_week, when.day, when.month, when.day_of_year, when.hour]
         scaled = [column / scale for column in columns]
         return np.stack([*scaled, zeros, np.log(scale), *calendar, steps, np.full(len(rows), self.code)], axis=1)
@@ -115,7 +118,9 @@ def _lags(panel: Panel) -> list[_Lags]:
         season = panel.season or (found[0] if found else 1)
         year = 52 * season if 0.9 < spacing / np.timedelta64(1, "D") < 1.1 and season * DAY < 8 * DAY else None
         values = filled(one, panel.kind)
-        made.append(_Lags(code, values, np.isfinite(one.close), one.timestamp, spacing, season, year))
+        start, end = np.zeros(len(values), int), np.full(len(values), len(values))
+        ahead = Steps(one.timestamp, start, end, Rhythm.of(one.timestamp, None), None, told=False)
+        made.append(_Lags(code, values, np.isfinite(one.close), one.timestamp, ahead, season, year))
     return made
 
 
@@ -187,7 +192,7 @@ def _drawn(
         at, ahead = draw.integers(0, max(end, 1), count), draw.choice(steps, count)
         inside = at + ahead < end
         at, ahead = at[inside], ahead[inside]
-        use = one.known[at] & one.known[at + ahead] & np.isfinite(one.scale[at])
+        use = (at >= FIRST) & one.known[at] & one.known[at + ahead] & np.isfinite(one.scale[at])
         at, ahead = at[use], ahead[use]
         outcome = one.value[at + ahead] / one.scale[at]
         parts.append((one.inputs(at, ahead), outcome, np.stack([one.time[at], one.time[at + ahead]])))

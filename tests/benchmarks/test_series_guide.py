@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tsf_llm.benchmarks import series_guide as guide
-from tsf_llm.benchmarks.series_frame import Context
+from tsf_llm.benchmarks.series_frame import Context, Found, Row
 from tsf_llm.evaluation.demand import Demand
 from tsf_llm.evaluation.walk_forward import WalkForward
 
@@ -55,3 +55,14 @@ def test_losses_are_means_of_a_date_and_scores_of_all():
     assert np.mean(found.losses["wql"]) == pytest.approx(found.scores["wql"])
     assert np.mean(found.losses["wrmsse"]) == pytest.approx(found.scores["wrmsse"])
     assert found.scores["bias"] < 0
+
+
+def test_what_a_model_rests_on_is_told_in_tables():
+    groups = [{"name": "past values", "percent": 12.34, "percent_ci95": [10.0, 15.0]}]
+    past = [{"first": 1, "last": 2, "percent": 3.0, "percent_ci95": None, "attention": 0.5}]
+    extra = {"groups": groups, "past_bars": past, "windows": 8, "dates": 4, "horizon": 28}
+    row = Row("guide", guide.ORIGINAL, "smaller copies", 0, 1.0, Found(extra=extra), {}, {})
+    told = guide.rests_on([row])
+    assert "| past values | +12.3 % [+10.0, +15.0] |" in told
+    assert "| 1 to 2 | +3.0 % | 25.00% |" in told
+    assert guide.rests_on([]) == ""

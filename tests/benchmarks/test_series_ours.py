@@ -29,7 +29,7 @@ def test_it_answers_for_every_origin_with_quantiles_that_increase(series, law):
     assert (np.diff(quantiles) >= 0).all()
     assert ((quantiles[..., 0] <= points) & (points <= quantiles[..., -1])).mean() > 0.99
     assert parameters > 0
-    assert "ended by the cap on epochs" in note
+    assert "ended by the end of its schedule" in note
 
 
 def test_no_value_of_the_test_part_changes_a_forecast_before_it(series, law):
