@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import OHLCV, day_end, kind_of
+from ..bars_tsf_llm import OHLCV, UNIVARIATE, day_end, kind_of
 from ..common.errors import printable
 from ..common.figures import drawn, new_figure
 from ..common.files import write_text
@@ -32,10 +32,11 @@ from ..evaluation.portfolio import PORTFOLIO
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import FORECAST_COLUMNS
 from ..training.models import digest, public_name
-from .report_words import WORDS, day_in_words
+from .report_words import WORDS, day_in_words, words_of
 from .verdict import Verdict
 
 DRAWN = 20  # tickers with a picture and a table of steps
+STEP_COLUMNS = ("step", "day", "mean", "median", "50", "80", "90", "up", "zero")
 TAILS = ("VaR 95", "ES 95")
 LIKELIEST = 10  # tickers of a portfolio
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -83,7 +84,8 @@ def report(
         raise ValueError(f"the forecast has no column(s) {missing}: leave its quantiles and column names as they are")
     if frame.empty:
         raise ValueError("the forecast has no rows: there is nothing to report")
-    words = WORDS[language]
+    plain = kind_of(bars) is UNIVARIATE
+    words = words_of(language, plain=plain)
     histories = _histories(bars, [*frame["ticker"].unique()])
     tickers = [_ticker(one, histories[str(name)], words) for name, one in frame.groupby("ticker", sort=False)]
     verdicts = verdict if isinstance(verdict, Mapping) else {}
@@ -105,6 +107,7 @@ def report(
         ),
         made=words["made"].format(moment=f"{moment:%Y-%m-%d %H:%M}"),
         overview=tickers if several else [],
+        overview_keys=["ticker", "origin", "last", "median", *([] if plain else ["move"]), "range", "up"],
         first=words["first"].format(shown=DRAWN, count=len(tickers)) if len(tickers) > DRAWN else "",
         tickers=tickers[:DRAWN],
         verdict=_verdict(verdict if isinstance(verdict, Verdict) else None, words),
@@ -139,7 +142,8 @@ def _ticker(rows: pd.DataFrame, history: pd.DataFrame, words: Mapping[str, Any])
     kind, language = kind_of(history), _language(words)
     known, rows = fan_rows(history.sort_values("timestamp"), rows)
     last, end = float(known[kind.value].iloc[-1]), rows.iloc[-1]
-    form = _form([last, *rows[["q05", "q95", "mean"]].to_numpy().ravel()])
+    values = [last, *rows[["q05", "q25", "q50", "q95"]].to_numpy().ravel()]
+    form, form_mean = (_form(values, whole=whole) for whole in (_are_whole(values), False))
     name, what = printable(str(end["ticker"])), words["close" if kind is OHLCV else "value"]
     is_price = kind is OHLCV
     move, *band = (_relative(end[key], last, is_price=is_price) for key in ("q50", "q10", "q90"))
@@ -150,7 +154,7 @@ def _ticker(rows: pd.DataFrame, history: pd.DataFrame, words: Mapping[str, Any])
         "low": form(end["q10"]),
         "high": form(end["q90"]),
         "median": form(end["q50"]),
-        "mean": form(end["mean"]),
+        "mean": form_mean(end["mean"]),
         "move": "" if move is None else f" ({move:+.1f}\u00a0%)",
         "what": what,
         "last": form(last),
@@ -168,24 +172,35 @@ def _ticker(rows: pd.DataFrame, history: pd.DataFrame, words: Mapping[str, Any])
         "last": (form(last), last),
         "median": (form(end["q50"]), _defined(end["q50"])),
         "move": (number(move, "+.2f"), move),
-        "range": (f"{low:+.1f} … {high:+.1f}" if low < high else "-", _defined(high - low)),
+        "range": (f"{low:+.1f} … {high:+.1f}" if low < high else "-", _defined(high - low))
+        if is_price
+        else (_between(end, "q10", "q90", form), _defined(end["q90"] - end["q10"])),
         "origin": _day(rows["origin"].iloc[0]),
         "caption": words["chart"].format(shown=len(known), **told),
-        "steps": [_step(row, form) for row in rows.to_dict("records")],
+        "headings": [words["columns"][key] for key in STEP_COLUMNS if key != "zero" or "p_zero" in rows],
+        "steps": [_step(row, form, form_mean) for row in rows.to_dict("records")],
     }
 
 
-def _step(row: Mapping[Any, Any], form: Any) -> list[str]:
-    bands = [
-        f"{form(row[low])} … {form(row[high])}" if np.isfinite(row[low]) else "-" for _, low, high, _ in BANDS[::-1]
-    ]
-    cells = [str(row["step"]), _day(row["timestamp"]), form(row["mean"]), form(row["q50"]), *bands]
-    return [*cells, number(_defined(row["p_up"]), ".0f", 100) + (" %" if np.isfinite(row["p_up"]) else "")]
+def _step(row: Mapping[Any, Any], form: Any, form_mean: Any) -> list[str]:
+    bands = [_between(row, low, high, form) for _, low, high, _ in BANDS[::-1]]
+    cells = [str(row["step"]), _day(row["timestamp"]), form_mean(row["mean"]), form(row["q50"]), *bands]
+    chances = [row[name] for name in ("p_up", "p_zero") if name in row]
+    return [*cells, *(number(_defined(p), ".0f", 100) + (" %" if np.isfinite(p) else "") for p in chances)]
+
+
+def _between(row: Mapping[Any, Any], low: str, high: str, form: Any) -> str:
+    return f"{form(row[low])} … {form(row[high])}" if np.isfinite(row[low]) else "-"
+
+
+def _are_whole(values: Sequence[float]) -> bool:
+    known = np.array([one for one in values if np.isfinite(one)])
+    return bool(len(known) and (known == known.round()).all())
 
 
 def _chart(rows: pd.DataFrame, history: pd.DataFrame, words: Mapping[str, Any]) -> tuple[str, bool]:
     """The picture, small enough for a phone, and whether it shows what happened. Its words stand around it."""
-    history = history.sort_values("timestamp")
+    history = history[history[kind_of(history).value].notna()].sort_values("timestamp")
     known, rows = fan_rows(history, rows)
     figure, [axes] = new_figure(width=5.4, height=3.0)
     ahead = history[history["timestamp"] > rows["origin"].iloc[0]].head(len(rows))
@@ -193,15 +208,16 @@ def _chart(rows: pd.DataFrame, history: pd.DataFrame, words: Mapping[str, Any]) 
     return drawn(figure), len(ahead) > 0
 
 
-def _form(values: Sequence[float]) -> Any:
-    """Numbers of one ticker with as many decimals as their size asks for; a dash for what is undefined.
+def _form(values: Sequence[float], *, whole: bool = False) -> Any:
+    """Numbers of one ticker with as many decimals as their size asks for, `whole` ones with none; a dash for what is
+    undefined.
 
     >>> _form([187.4])(187.44), _form([1.0832])(1.08321), _form([51234.5])(51234.5), _form([1.0])(float("nan"))
     ('187.44', '1.0832', '51,234.50', '-')
     """
     known = [abs(one) for one in values if np.isfinite(one)]
     largest = max(known, default=0.0)
-    decimals = 2 if largest >= 10 or largest == 0 else int(min(4 - np.floor(np.log10(largest)), 12))
+    decimals = 0 if whole else 2 if largest >= 10 or largest == 0 else int(min(4 - np.floor(np.log10(largest)), 12))
     return lambda value: number(_defined(value), f",.{decimals}f")
 
 

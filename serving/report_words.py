@@ -42,6 +42,7 @@ WORDS: dict[str, dict[str, Any]] = {
             "80": "80\u00a0% between",
             "90": "90\u00a0% between",
             "up": "P(up)",
+            "zero": "P(0)",
             "ticker": "ticker",
             "origin": "last bar",
             "last": "last",
@@ -138,6 +139,7 @@ WORDS: dict[str, dict[str, Any]] = {
             "80": "80% 区间",
             "90": "90% 区间",
             "up": "上涨概率",
+            "zero": "为零的概率",
             "ticker": "代码",
             "origin": "最后K线",
             "last": "最近值",
@@ -204,6 +206,63 @@ WORDS: dict[str, dict[str, Any]] = {
         "advice": "这是统计预测，不构成买卖建议。它可能出错，有时也必然出错。如何使用由您自行负责。",
     },
 }
+
+SERIES: dict[str, dict[str, Any]] = {  # what is said of plain series in place of the same of prices
+    "en": {
+        "many": "{count} series",
+        "ahead": "{bars} ahead, from the last value, {origin}",
+        "bars": ("1 step", "{horizon} steps"),
+        "ahead_each": "{bars} ahead, from the last value of each, up to {origin}",
+        "chart": "Last {shown} values of {ticker}, then the forecast up to {day}.",
+        "legend": {"walk": "last value"},
+        "columns": {
+            "up": "P(above last)",
+            "ticker": "series",
+            "origin": "last value of",
+            "range": "80\u00a0% between",
+        },
+        "overview": "All series at the last step",
+        "first": "Charts and steps of the first {shown} of {count} series follow.",
+        "verdict_of": "Judged on the series that are drawn below, together.",
+        "readings": [
+            "A forecast is a range with odds, not a number. An 80 % band that is honest misses one time in five.",
+            "The mean is what to expect on average, and adds up over steps and series; quantiles do not add up.",
+            "A forecast knows the past of the series and what was given ahead of time, and nothing else.",
+        ],
+        "in": "not out of sample: the model has seen values of these dates",
+        "mixed": "{count} of {total} series are not out of sample: the model has seen values of their dates",
+        "advice": "This is a statistical forecast. It can be wrong, and will be at times. "
+        "You alone answer for what you do with it.",
+    },
+    "zh": {
+        "many": "{count} 条序列",
+        "ahead": "向前 {bars}，自最后一个值 {origin} 起",
+        "bars": ("1 步", "{horizon} 步"),
+        "ahead_each": "向前 {bars}，自各自的最后一个值起，最晚为 {origin}",
+        "chart": "{ticker} 最近 {shown} 个值，以及到 {day} 的预测。",
+        "legend": {"walk": "最近值"},
+        "columns": {"up": "高于最近值的概率", "ticker": "序列", "origin": "最近值时间", "range": "80% 区间"},
+        "overview": "所有序列的最后一步",
+        "first": "以下是 {count} 条序列中前 {shown} 条的图和逐步预测。",
+        "verdict_of": "以下各图所示的序列一并评判。",
+        "readings": [
+            "预测是带概率的区间，不是一个数。诚实的 80% 区间每五次会落空一次。",
+            "均值是平均预期，可以按步、按序列相加；分位数不能相加。",
+            "预测只知道序列的过去和提前给出的信息，别无其他。",
+        ],
+        "in": "非样本外：模型见过这些日期的数值",
+        "mixed": "{total} 条序列中有 {count} 条非样本外：模型见过其日期的数值",
+        "advice": "这是统计预测。它可能出错，有时也必然出错。如何使用由您自行负责。",
+    },
+}
+
+
+def words_of(language: str, *, plain: bool) -> dict[str, Any]:
+    """The words of that language, of `plain` series with their own."""
+    words = WORDS[language]
+    if not plain:
+        return words
+    return words | {k: words[k] | one if isinstance(one, dict) else one for k, one in SERIES[language].items()}
 
 
 def day_in_words(moment: pd.Timestamp, language: str) -> str:

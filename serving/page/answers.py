@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...bars_tsf_llm import MIN_BARS, day_end
+from ...bars_tsf_llm import MIN_BARS, UNIVARIATE, Kind, day_end, kind_of
 from ...common.files import write_csv
 from ...data_prep.sources import read_bars, read_market
 from ...data_prep.tables import SAMPLE
@@ -40,18 +40,22 @@ SAMPLE_TOGETHER = ("AAPL", "GOOG", "IBM", "MSFT")
 
 @dataclass(frozen=True)
 class Prices:
-    """What a visitor looks at: bars of some tickers, and the market beside them where it is known."""
+    """What a visitor looks at: bars of some tickers, and the market beside them where it is known; or plain series."""
 
     bars: pd.DataFrame
     market: pd.DataFrame | None = None
     skipped: dict[str, Refusal] = field(default_factory=dict)
 
     @property
+    def kind(self) -> Kind:
+        return kind_of(self.bars)
+
+    @property
     def tickers(self) -> list[str]:
-        return [str(name) for name in self.bars["ticker"].unique()]
+        return [str(name) for name in self.bars[self.kind.id].unique()]
 
     def of(self, tickers: Sequence[str]) -> pd.DataFrame:
-        return self.bars[self.bars["ticker"].isin(tickers)].reset_index(drop=True)
+        return self.bars[self.bars[self.kind.id].isin(tickers)].reset_index(drop=True)
 
 
 @cache
@@ -73,19 +77,28 @@ class Answer:
     out_of_sample: bool | None
 
     @property
+    def kind(self) -> Kind:
+        return kind_of(self.past)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a plain series."""
+        return self.kind is UNIVARIATE
+
+    @property
     def last(self) -> dict[str, Any]:
         """The row of the last step."""
         return {str(name): value for name, value in self.rows.iloc[-1].items()}
 
     @property
     def close(self) -> float:
-        """At the origin."""
-        return float(self.past["close"].iloc[-1])
+        """At the origin; of a plain series its value there."""
+        return float(self.past[self.kind.value].iloc[-1])
 
     @property
     def outcome(self) -> float | None:
         """The close at the last step, where it is known."""
-        return float(self.later["close"].iloc[-1]) if len(self.later) == len(self.rows) else None
+        return float(self.later[self.kind.value].iloc[-1]) if len(self.later) == len(self.rows) else None
 
     @property
     def bars(self) -> pd.DataFrame:
@@ -108,10 +121,11 @@ def forecast(
         Refusal: bars that cannot be forecast from, a date that is none, levels that are no prices.
     """
     bars, moment, given = prices.of([ticker]), read_date(as_of), read_levels(levels)
+    value, plain = prices.kind.value, prices.kind is UNIVARIATE
     if moment is not None and bars["timestamp"].le(moment).sum() < MIN_BARS:
-        raise Refusal("bad_before", name=ticker, given=as_of.strip())
+        raise Refusal("bad_before", name=ticker, given=as_of.strip(), plain=plain)
     read: dict[str, Any] = {"as_of": moment, "market": prices.market, "strict": True}
-    with refusing(ticker):
+    with refusing(ticker, plain=plain):
         rows = pipe(bars, horizon=horizon, samples=SAMPLES, **read)
         risk = None
         if getattr(pipe.model, "bar_head", None) is not None:
@@ -119,7 +133,7 @@ def forecast(
             options: dict[str, Any] = {"horizon": horizon, "samples": SAMPLES, "seed": 0, "calibration": "auto"}
             _, risk = forecast_bars(pipe, bars, asked, **options, **read)
     origin, cutoff = rows["origin"].iloc[0], pipe.model.config.trained_through
-    observed = bars[bars["close"].notna()].sort_values("timestamp")
+    observed = bars[bars[value].notna()].sort_values("timestamp")
     return Answer(
         ticker=ticker,
         rows=rows,
@@ -196,7 +210,7 @@ def verdict(pipe: TsfLlmPipeline, prices: Prices, ticker: str, *, horizon: int, 
     Raises:
         Refusal: as `forecast`.
     """
-    with refusing(ticker):
+    with refusing(ticker, plain=prices.kind is UNIVARIATE):
         return own_verdict(
             pipe, prices.of([ticker]), horizon=horizon, market=prices.market, as_of=read_date(as_of), samples=SAMPLES
         )
@@ -220,7 +234,7 @@ class Why:
     """What the forecast of the next bar rests on."""
 
     windows: int
-    usual: dict[str, float]  # median, q10 and q90 of this forecast, in percent
+    usual: dict[str, float]  # median, q10 and q90 of this forecast, in percent; of a plain series in usual changes
     groups: list[dict[str, Any]]  # name, percent, percent_ci95, q10 and q90 without it; the most important first
 
 
@@ -230,7 +244,7 @@ def why(pipe: TsfLlmPipeline, prices: Prices, ticker: str, *, as_of: str = "") -
     Raises:
         Refusal: as `forecast`, and where no outcome is known yet.
     """
-    with refusing(ticker):
+    with refusing(ticker, plain=prices.kind is UNIVARIATE):
         series = pipe.processor.encode(prices.of([ticker]), read_date(as_of), market=prices.market, strict=True)
         probe = Probe.of(pipe, series, most=WINDOWS)
         now = {row["without"]: row for row in last_forecasts(probe.at_last_bars(series))}

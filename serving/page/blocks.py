@@ -1,7 +1,8 @@
 """The page itself: `build(pipe)` makes it, `mount(app, pipe)` puts it into a FastAPI application.
 
 Design choices:
-* The first picture is there at once: a forecast of the embedded sample from a date whose outcome is known.
+* The first picture is there at once: a forecast of the embedded sample from a date whose outcome is known. A model of
+  plain series knows none of it: its page asks for a file, and says which columns.
 * The language is a choice of the visitor; at first it is that of the browser, or `?lang=zh`. All texts change with it.
 * What cannot be answered is one sentence with the remedy, and the page goes on. Errors of ours go to the log alone.
 * A visitor's prices live in the memory of the session; after an hour, or with the visit, they are gone.
@@ -10,13 +11,14 @@ Design choices:
 
 import logging
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from ...bars_tsf_llm import UNIVARIATE
 from ...pipeline_tsf_llm import TsfLlmPipeline
 from . import answers, charts, look, panels
 from .answers import MOST_AHEAD, MOST_TOGETHER, SAMPLE_AS_OF, SAMPLE_TOGETHER, Prices, sample
@@ -84,12 +86,28 @@ class Page:
     def _with_model(self, work: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(work)
         def computed(*args: Any, **options: Any) -> Any:
-            with self.lock:
-                if not isinstance(self.pipe, TsfLlmPipeline):
-                    self.pipe = self.pipe()
-            return work(self.pipe, *args, **options)
+            return work(self._opened(), *args, **options)
 
         return computed
+
+    def _opened(self) -> TsfLlmPipeline:
+        with self.lock:
+            if not isinstance(self.pipe, TsfLlmPipeline):
+                self.pipe = self.pipe()
+            return self.pipe
+
+    @property
+    def plain(self) -> bool:
+        """Whether the model, once it is open, reads plain series."""
+        return isinstance(self.pipe, TsfLlmPipeline) and self.pipe.processor.kind is UNIVARIATE
+
+    @property
+    def most_ahead(self) -> int:
+        """Steps that the slider goes to."""
+        if not self.plain:
+            return MOST_AHEAD
+        pipe = self._opened()
+        return max(MOST_AHEAD, pipe.law_reach) if pipe.model.can_generate() else pipe.reach
 
     # --- parts
 
@@ -121,6 +139,7 @@ class Page:
         self.source = gr.Radio(["sample"], value="sample", elem_id="source", elem_classes="tsf-choice")
         self.upload = gr.UploadButton(visible=False, elem_id="upload")
         self.hint = gr.HTML(visible=False, elem_id="hint", elem_classes="tsf-plain-html")
+        self.column = gr.Textbox(visible=False, max_length=64, elem_id="column")
         self.symbol = gr.Textbox(visible=False, max_length=200, elem_id="symbol")
         self.fetch = gr.Button(visible=False, elem_id="fetch")
         self.message = gr.HTML(elem_id="message", elem_classes="tsf-plain-html")
@@ -136,7 +155,7 @@ class Page:
         with gr.Tabs(elem_classes="tsf-tabs"):
             with gr.Tab("1", id="verdict") as self.tab_verdict:
                 self.verdict_html = gr.HTML(elem_id="verdict", elem_classes="tsf-plain-html")
-            with gr.Tab("2", id="joint") as self.tab_joint:
+            with gr.Tab("2", id="joint", visible=not self.plain) as self.tab_joint:
                 names = sample().tickers
                 chosen = [name for name in SAMPLE_TOGETHER if name in names]
                 self.joint_tickers = gr.Dropdown(
@@ -150,23 +169,33 @@ class Page:
 
     def _words(self, language: str) -> Updates:
         """Every text that does not depend on an answer."""
-        sources = ["sample", "file", *(["symbol"] if self.symbols is not None else [])]
-        brand = panels.html(panels.HERE / "brand.html", title=say(language, "title"), about=say(language, "subtitle"))
+        word = partial(say, plain=self.plain)
+        sources = ["file"] if self.plain else ["sample", "file", *(["symbol"] if self.symbols is not None else [])]
+        brand = panels.html(
+            panels.HERE / "brand.html", title=word(language, "title"), about=word(language, "subtitle")
+        )
         words = {
             self.brand: brand,
             self.source: gr.update(
-                label=say(language, "source"), choices=[(say(language, f"source_{one}"), one) for one in sources]
+                label=word(language, "source"), choices=[(word(language, f"source_{one}"), one) for one in sources]
             ),
             self.dates: gr.update(
-                label=say(language, "dates"), choices=[(say(language, f"dates_{one}"), one) for one in ("dmy", "mdy")]
+                label=word(language, "dates"),
+                choices=[(word(language, f"dates_{one}"), one) for one in ("dmy", "mdy")],
             ),
-            self.hint: say(language, "upload_hint"),
-            self.honest: say(language, "no_advice"),
-            self.foot: say(language, "footer"),
-            self.upload: gr.update(label=say(language, "upload", limit=MEGABYTES)),
-            self.joint_tickers: gr.update(label=say(language, "joint_tickers", most=MOST_TOGETHER)),
+            self.hint: self._hint(language),
+            self.honest: word(language, "no_advice"),
+            self.foot: word(language, "footer"),
+            self.upload: gr.update(label=word(language, "upload", limit=MEGABYTES)),
+            self.joint_tickers: gr.update(label=word(language, "joint_tickers", most=MOST_TOGETHER)),
         }
-        labels = {self.symbol: "symbol", self.ticker: "ticker", self.horizon: "horizon", self.as_of: "as_of"}
+        labels = {
+            self.column: "column",
+            self.symbol: "symbol",
+            self.ticker: "ticker",
+            self.horizon: "horizon",
+            self.as_of: "as_of",
+        }
         labels |= {self.levels: "levels", self.tab_verdict: "tab_verdict", self.tab_joint: "tab_joint"}
         labels |= {self.tab_why: "tab_why"}
         texts = {
@@ -176,8 +205,21 @@ class Page:
             self.joint_go: "joint_go",
             self.why_go: "why_go",
         }
-        words |= {part: gr.update(label=say(language, key)) for part, key in labels.items()}
-        return words | {part: say(language, key) for part, key in texts.items()}
+        words |= {part: gr.update(label=word(language, key)) for part, key in labels.items()}
+        return words | {part: word(language, key) for part, key in texts.items()}
+
+    def _hint(self, language: str) -> str:
+        """How a file is to look like; of plain series with the columns that the model reads beside the value."""
+        if not self.plain:
+            return say(language, "upload_hint")
+        extractor, wanted = self._opened().processor.feature_extractor, ""
+        for key, names in (
+            ("wanted_known", extractor.known_covariates),
+            ("wanted_past", extractor.past_covariates),
+            ("wanted_static", [name for name in extractor.static_covariates if name != UNIVARIATE.id]),
+        ):
+            wanted += say(language, key, names=", ".join(names)) if names else ""
+        return panels.text(say(language, "upload_hint", plain=True, wanted=wanted))
 
     def _say_at_first(self) -> None:
         """English, until the visitor's language is known."""
@@ -202,7 +244,7 @@ class Page:
         ]
         worded = list(self._words("en"))
         chosen = [self.prices, self.pending, self.ticker, self.joint_tickers, self.as_of, self.levels, self.dates]
-        places = [self.source, self.upload, self.hint, self.symbol, self.fetch]
+        places = [self.source, self.upload, self.hint, self.column, self.symbol, self.fetch]
         every = list(dict.fromkeys([*shown, *worded, *chosen, *places, self.language]))
         one = {"trigger_mode": "always_last", "show_progress": "minimal", "show_progress_on": [self.chart], **MODEL}
         again = [self.go.click, self.ticker.input, self.horizon.release, self.as_of.submit, self.levels.submit]
@@ -212,8 +254,9 @@ class Page:
             self.language.input(self._in_language, asked, every, **one),
             gr.on(again, self._show, asked, shown, **one),
             self.source.input(self._from_source, [self.source, *asked], every, **one),
-            self.upload.upload(self._take, [self.upload, self.language], every, preprocess=False, **file),
-            self.dates.input(self._dated, [self.dates, self.language, self.pending], every, **file),
+            self.upload.upload(self._take, [self.upload, self.language, self.column], every, preprocess=False, **file),
+            self.dates.input(self._dated, [self.dates, self.language, self.pending, self.column], every, **file),
+            self.column.submit(self._named, [self.column, self.language, self.pending], every, **file),
             gr.on([self.fetch.click, self.symbol.submit], self._fetched, [self.symbol, self.language], every, **file),
         ]
         for event in events:
@@ -230,7 +273,25 @@ class Page:
         """The page as it opens."""
         language = request.query_params.get("lang") or language_of(request.headers.get("accept-language", ""))
         language = language if language in LANGUAGES else "en"
-        return {self.language: language, **self._in_language(language, *asked)}
+        self._opened()
+        if self.plain:
+            asked = (None, "", self.most_ahead, "", "")
+        shown = {self.language: language, **self._in_language(language, *asked)}
+        return {**shown, **self._without_prices(language)} if self.plain else shown
+
+    def _without_prices(self, language: str) -> Updates:
+        """What a page of plain series has not: a sample, price levels, portfolios; its head tells how far it goes."""
+        unseen = {part: gr.update(visible=False) for part in (self.levels, self.tab_joint, self.symbol, self.fetch)}
+        seen = {part: gr.update(visible=True) for part in (self.upload, self.column)}
+        return {
+            **unseen,
+            **seen,
+            self.source: gr.update(value="file", choices=[(say(language, "source_file"), "file")], visible=False),
+            self.hint: gr.update(value=self._hint(language), visible=True),
+            self.ticker: gr.update(choices=[], value=None, label=say(language, "ticker", plain=True)),
+            self.horizon: gr.update(maximum=self.most_ahead, value=self.most_ahead),
+            self.as_of: "",
+        }
 
     def _in_language(self, language: str, *asked: Any) -> Updates:
         return {**self._words(language), **self._show(language, *asked)}
@@ -242,10 +303,11 @@ class Page:
         gone: Updates = dict.fromkeys((self.verdict_html, self.joint_html, self.why_html), "")
         nothing = {**gone, self.head: "", self.chart: gr.update(value=None, visible=False)}
         nothing |= {self.below: "", self.link: ""}
-        held = prices or sample()
+        if (held := self._held(prices)) is None:
+            return {**nothing, self.message: ""}
 
         def answer() -> Updates:
-            found = self.forecast(held, ticker, horizon=ahead(horizon), as_of=as_of, levels=levels)
+            found = self.forecast(held, ticker, horizon=self._ahead(horizon), as_of=as_of, levels=levels)
             return {
                 **gone,
                 self.message: "",
@@ -256,6 +318,13 @@ class Page:
             }
 
         return kindly(answer, lambda refusal: {**nothing, self.message: panels.refused(refusal, language)})
+
+    def _held(self, prices: Prices | None) -> Prices | None:
+        """What the visitor looks at; before a file of plain series came, nothing."""
+        return prices or (None if self.plain else sample())
+
+    def _ahead(self, horizon: Any) -> int:
+        return ahead(horizon, self.most_ahead)
 
     def _from_source(self, source: str, language: str, prices: Prices | None, *asked: Any) -> Updates:
         """Other ways to give prices appear; back to the sample, its first picture."""
@@ -272,7 +341,8 @@ class Page:
         """Other prices, and the forecast of their first ticker from the last bar."""
         names = held.tickers
         some = [name for name in SAMPLE_TOGETHER if name in names] if prices is None else names[:4]
-        shown = self._show(language, prices, names[0], MOST_AHEAD if prices is None else 5, as_of, "")
+        horizon = self.most_ahead if prices is None or self.plain else 5
+        shown = self._show(language, prices, names[0], horizon, as_of, "")
         if told and not shown[self.message]:
             shown[self.message] = panels.message(told, "good")
         return {
@@ -282,12 +352,12 @@ class Page:
             self.dates: gr.update(visible=False, value=None),
             self.ticker: gr.update(choices=names, value=names[0]),
             self.joint_tickers: gr.update(choices=names, value=some),
-            self.horizon: MOST_AHEAD if prices is None else 5,
+            self.horizon: horizon,
             self.as_of: as_of,
             self.levels: "",
         }
 
-    def _take(self, file: dict[str, Any] | None, language: str) -> Updates:
+    def _take(self, file: dict[str, Any] | None, language: str, column: str = "") -> Updates:
         """An upload, which leaves the disk at once."""
         if file is None:
             return {self.message: ""}
@@ -295,28 +365,41 @@ class Page:
         def read() -> Updates:
             path = Path(file["path"])
             upload = Upload.take(path, file.get("orig_name") or path.name)
-            return self._read(upload, language)
+            return self._read(upload, language, column=column)
 
         return {self.upload: gr.update(value=None), **kindly(read, lambda refusal: self._refused(refusal, language))}
 
-    def _dated(self, dates: str | None, language: str, upload: Upload | None) -> Updates:
+    def _dated(self, dates: str | None, language: str, upload: Upload | None, column: str = "") -> Updates:
         """The same file once more, now that the order of its dates is known."""
         if dates is None or upload is None:
             return {self.message: ""}
         return kindly(
-            lambda: self._read(upload, language, dates=dates), lambda refusal: self._refused(refusal, language)
+            lambda: self._read(upload, language, dates=dates, column=column),
+            lambda refusal: self._refused(refusal, language),
         )
 
-    def _read(self, upload: Upload, language: str, dates: str | None = None) -> Updates:
+    def _named(self, column: str, language: str, upload: Upload | None) -> Updates:
+        """The same file once more, now that the column to forecast is known."""
+        if upload is None:
+            return {self.message: ""}
+        return kindly(
+            lambda: self._read(upload, language, column=column), lambda refusal: self._refused(refusal, language)
+        )
+
+    def _read(self, upload: Upload, language: str, dates: str | None = None, column: str = "") -> Updates:
         try:
-            bars = upload.bars(dates)
+            of_series = {"processor": self._opened().processor, "column": column.strip()} if self.plain else {}
+            bars = upload.bars(dates, **of_series)
         except Refusal as refusal:
+            if refusal.key == "bad_value":
+                return {**self._refused(refusal, language), self.pending: upload}
             if refusal.key != "bad_dates" or dates is not None:
                 raise
             return {**self._refused(refusal, language), self.pending: upload, self.dates: gr.update(visible=True)}
         prices = Prices(bars, skipped=bars.attrs["skipped"])
         counts = {"bars": f"{len(bars):,}", "tickers": len(prices.tickers)}
-        return self._chosen(language, prices, prices, told=say(language, "loaded", name=upload.name, **counts))
+        told = say(language, "loaded", plain=self.plain, name=upload.name, **counts)
+        return self._chosen(language, prices, prices, told=told)
 
     def _fetched(self, given: str, language: str) -> Updates:
         """Bars of symbols, from the source with network."""
@@ -343,9 +426,11 @@ class Page:
 
     def _judge(self, language: str, prices: Prices | None, ticker: str, horizon: Any, as_of: str) -> str:
         """Of bars that were refused above nothing more is said."""
+        if (held := self._held(prices)) is None:
+            return ""
         return kindly(
             lambda: panels.of_verdict(
-                self.verdict(prices or sample(), ticker, horizon=ahead(horizon), as_of=as_of), language
+                self.verdict(held, ticker, horizon=self._ahead(horizon), as_of=as_of), language, plain=self.plain
             ),
             lambda refusal: "",
         )
@@ -362,23 +447,27 @@ class Page:
         self, language: str, prices: Prices | None, ticker: str, horizon: Any, as_of: str, levels: str
     ) -> dict[str, str] | None:
         """Name and content of the file; none where the page has said already why there is no forecast."""
+        if (held := self._held(prices)) is None:
+            return None
         told: dict[str, Any] = {"as_of": as_of, "levels": levels, "language": language}
         name = panels.file_name(ticker, as_of.strip() or "latest") + ".html"
         return kindly(
-            lambda: {"name": name, "html": self.report(prices or sample(), ticker, horizon=ahead(horizon), **told)},
+            lambda: {"name": name, "html": self.report(held, ticker, horizon=self._ahead(horizon), **told)},
             lambda refusal: None,
         )
 
     def _explain(self, language: str, prices: Prices | None, ticker: str, as_of: str) -> str:
+        if (held := self._held(prices)) is None:
+            return ""
         return kindly(
-            lambda: panels.of_why(self.why(prices or sample(), ticker, as_of=as_of), language),
+            lambda: panels.of_why(self.why(held, ticker, as_of=as_of), language, plain=self.plain),
             lambda refusal: panels.refused(refusal, language),
         )
 
 
-def ahead(horizon: Any) -> int:
+def ahead(horizon: Any, most: int = MOST_AHEAD) -> int:
     """Whatever a client sends, within the bounds of the slider."""
-    return min(max(int(horizon or 1), 1), MOST_AHEAD)
+    return min(max(int(horizon or 1), 1), most)
 
 
 def kindly(work: Callable[[], Any], refused: Callable[[Refusal], Any]) -> Any:

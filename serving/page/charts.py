@@ -1,4 +1,4 @@
-"""The picture of a forecast: candles, the fan of bands ahead, and what happened where it is known.
+"""The picture of a forecast: candles, or the line of a plain series; bands ahead; what happened, if it is known.
 
 Design choices:
 * The axis counts bars and is labelled with dates: no gaps at weekends, and any frequency looks alike.
@@ -36,7 +36,7 @@ def fan(answer: Answer, language: str) -> go.Figure:
         shape = {"x": [*ahead, *ahead[::-1]], "y": [*from_close(high), *from_close(low)[::-1]], "fill": "toself"}
         look = {"line": {"width": 0}, "fillcolor": f"rgba(0,114,178,{strength})", "hoverinfo": "skip"}
         figure.add_scatter(**shape, **look, mode="lines", name=say(language, key))
-    figure.add_trace(_candles(past, language))
+    figure.add_trace(_line(past, language) if answer.is_plain else _candles(past, language))
     figure.add_scatter(
         x=ahead,
         y=from_close("q50"),
@@ -49,7 +49,7 @@ def fan(answer: Answer, language: str) -> go.Figure:
     if len(later):
         figure.add_scatter(
             x=np.arange(len(later) + 1),
-            y=[answer.close, *later["close"]],
+            y=[answer.close, *later[answer.kind.value]],
             mode="lines+markers",
             line={"color": ORANGE, "width": 2},
             marker={"size": 5},
@@ -76,6 +76,18 @@ def _candles(past: pd.DataFrame, language: str) -> go.Candlestick:
         name=say(language, "bars"),
         hovertext=texts,
         hoverinfo="text",
+    )
+
+
+def _line(past: pd.DataFrame, language: str) -> go.Scatter:
+    return go.Scatter(
+        x=np.arange(1 - len(past), 1),
+        y=past["value"],
+        mode="lines",
+        line={"color": GREY, "width": 1.6},
+        name=say(language, "bars", plain=True),
+        text=[_date(moment) for moment in past["timestamp"]],
+        hovertemplate="%{text}<br>%{y:.6g}<extra></extra>",
     )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ...common.pages import html
@@ -23,6 +24,8 @@ DASH = "–"  # noqa: RUF001
 
 def head(answer: Answer, language: str) -> str:
     """Chance, move, band and, where it is known, the outcome."""
+    if answer.is_plain:
+        return _head_of_series(answer, language)
     row, close, outcome = answer.last, answer.close, answer.outcome
     told = {
         "about": say(
@@ -52,6 +55,39 @@ def head(answer: Answer, language: str) -> str:
     return html(HERE / "answer.html", say=partial(say, language), **told)
 
 
+def _head_of_series(answer: Answer, language: str) -> str:
+    """What is expected in all, the band of the last step, chances and, where they are known, the outcomes."""
+    row, rows, count, word = answer.last, answer.rows, len(answer.rows), partial(say, language, plain=True)
+    before = answer.past["value"].tail(count)
+    names = {"origin": day(row["origin"]), "target": day(row["timestamp"])}
+    ahead = bars(count, language, plain=True)
+    tiles = [
+        {
+            "name": word("total", bars=ahead),
+            "figure": amount(rows["mean"].sum()),
+            "small": word("total_before", value=amount(before.sum())) if len(before) == count else "",
+        },
+        {
+            "name": word("band"),
+            "figure": f"{amount(row['q10'])} {DASH} {amount(row['q90'])}",
+            "small": word("band_day", day=names["target"]),
+        },
+        {"name": word("p_up"), "figure": chance(row["p_up"]), "share": share(row["p_up"])},
+    ]
+    if "p_zero" in rows:
+        tiles.append({"name": word("p_zero"), "figure": chance(row["p_zero"]), "share": share(row["p_zero"])})
+    if len(answer.later):
+        known = rows.head(len(answer.later))
+        value = answer.later["value"].to_numpy()
+        inside = int(((known["q10"] <= value) & (value <= known["q90"])).sum())
+        told = word("held_of", inside=inside, count=len(value))
+        tiles.append({"name": word("happened_tile"), "figure": amount(value.sum()), "small": told, "happened": True})
+    else:
+        tiles.append({"name": word("close"), "figure": amount(answer.close), "small": names["origin"]})
+    about = word("about", ticker=answer.ticker, bars=ahead, **names)
+    return html(HERE / "series.html", say=word, about=about, tiles=tiles, known=len(answer.later))
+
+
 def below(answer: Answer, prices: Prices, language: str) -> str:
     """Price levels, and what to know of the dates and the tickers."""
     [risk] = answer.risk["tickers"] if answer.risk else [{"p_touch": {}}]
@@ -60,7 +96,7 @@ def below(answer: Answer, prices: Prices, language: str) -> str:
     ]
     notes = []
     if answer.out_of_sample is False:
-        notes.append(say(language, "in_sample", cutoff=answer.trained_through))
+        notes.append(say(language, "in_sample", plain=answer.is_plain, cutoff=answer.trained_through))
     if prices.skipped:
         notes.append(say(language, "left_out", names=", ".join(list(prices.skipped)[:10])))
     return html(
@@ -88,6 +124,11 @@ def file_name(ticker: str, when: Any) -> str:
     return re.sub(r"[^\w.-]+", "_", f"{ticker}_{when}")
 
 
+def text(words: str) -> str:
+    """Words that hold names of columns, escaped."""
+    return html(HERE / "text.html", text=words)
+
+
 def message(text: str, tone: str = "warn") -> str:
     return html(HERE / "message.html", text=text, tone=tone) if text else ""
 
@@ -96,16 +137,18 @@ def refused(refusal: Refusal, language: str) -> str:
     return message(refusal.said(language))
 
 
-def of_verdict(found: Verdict, language: str) -> str:
+def of_verdict(found: Verdict, language: str, *, plain: bool = False) -> str:
     """In our words: those of the verdict itself are English alone."""
     names = {"model": "model", **{row["model"]: row["model"] for row in found.rows}}
     key = {"no edge": "no_edge", "too few dates": "too_few"}.get(found.finding, found.finding)
     lead = say(language, f"verdict_{key}", name=_named(language, names.get(found.strongest or "", "random_walk")))
     seen = {None: "unknown_seen", True: "unseen", False: "seen"}[found.out_of_sample]
-    told = {"dates": found.dates, "bars": bars(found.horizon, language), "start": found.start, "end": found.end}
+    told = {"dates": found.dates, "bars": bars(found.horizon, language, plain=plain)}
+    told |= {"start": found.start, "end": found.end}
     lines = [say(language, "verdict_dates", **told), say(language, seen, cutoff=found.trained_through)]
+    scale = 1 if plain else 100
     rows = [
-        [_named(language, row["model"]), number(row["crps"], 100), _beside(row), chance(row["coverage_80"])]
+        [_named(language, row["model"]), number(row["crps"], scale), _beside(row), chance(row["coverage_80"])]
         for row in found.rows
     ]
     return _table(
@@ -117,6 +160,7 @@ def of_verdict(found: Verdict, language: str) -> str:
         lines=lines if found.dates else [],
         note=say(language, "lower_better") if rows else "",
         first_stands_out=True,
+        plain=plain,
     )
 
 
@@ -130,14 +174,20 @@ def _interval(ends: Sequence[float] | None, scale: float = 100) -> str:
     return "" if ends is None else "[" + ", ".join(f"{scale * one:+.1f}" for one in ends) + "]"
 
 
-def of_why(found: Why, language: str) -> str:
-    rows = [[say(language, "as_it_is"), "", _percents(found.usual)]]
+def of_why(found: Why, language: str, *, plain: bool = False) -> str:
+    form = _changes if plain else _percents
+    rows = [[say(language, "as_it_is"), "", form(found.usual)]]
     for one in found.groups:
         ci95 = _interval(one["percent_ci95"], 1)
-        rows.append([_named(language, f"group_{one['name']}"), f"{one['percent']:+.1f} % {ci95}", _percents(one)])
-    note = say(language, "why_note", windows=found.windows)
+        rows.append([_named(language, f"group_{one['name']}"), f"{one['percent']:+.1f} % {ci95}", form(one)])
+    note = say(language, "why_note", plain=plain, windows=found.windows)
     heads = ["group", "worse_by", "band_without"]
-    return _table(language, heads, rows, lines=[say(language, "why_intro")], note=note, first_stands_out=True)
+    lines = [say(language, "why_intro", plain=plain)]
+    return _table(language, heads, rows, lines=lines, note=note, first_stands_out=True)
+
+
+def _changes(law: dict[str, Any]) -> str:
+    return f"{law['q10']:+.2f} … {law['q90']:+.2f}"
 
 
 def _percents(law: dict[str, Any]) -> str:
@@ -172,10 +222,11 @@ def _table(
     lines: Sequence[str] = (),
     note: str = "",
     first_stands_out: bool = False,
+    plain: bool = False,
 ) -> str:
     return html(
         HERE / "table.html",
-        heads=[say(language, key) for key in heads],
+        heads=[say(language, key, plain=plain) for key in heads],
         rows=rows,
         lead=lead,
         tone=tone,
@@ -189,12 +240,12 @@ def _named(language: str, key: str) -> str:
     return say(language, key) if key in WORDS else key.removeprefix("group_")
 
 
-def bars(count: int, language: str) -> str:
+def bars(count: int, language: str, *, plain: bool = False) -> str:
     """
     >>> bars(1, "en"), bars(5, "en"), bars(5, "zh")
     ('1 bar', '5 bars', '5 根 K 线')
     """
-    return say(language, "one_bar" if count == 1 else "many_bars", count=count)
+    return say(language, "one_bar" if count == 1 else "many_bars", plain=plain, count=count)
 
 
 def day(moment: Any) -> str:
@@ -225,6 +276,17 @@ def percent(value: float, *, sign: bool = False) -> str:
 
 def number(value: float | None, scale: float = 1) -> str:
     return DASH if value is None or pd.isna(value) else f"{scale * value:.2f}"
+
+
+def amount(value: float) -> str:
+    """
+    >>> amount(18.0), amount(18.804), amount(0.57031), amount(123456.7)
+    ('18', '18.8', '0.570', '123,457')
+    """
+    if pd.isna(value):
+        return DASH
+    decimals = 0 if value == round(value) else max(2 - int(np.floor(np.log10(abs(value)))), 0)
+    return f"{value:,.{decimals}f}"
 
 
 def price(value: float, *, sign: bool = False) -> str:

@@ -17,11 +17,13 @@ from typing import Any
 
 import pandas as pd
 
-from ...bars_tsf_llm import MIN_BARS
+from ...bars_tsf_llm import MIN_BARS, kind_of
 from ...cells_tsf_llm import Unclear
 from ...common.errors import printable
-from ...data_prep.sources import read_bars
+from ...data_prep.columns import Columns
+from ...data_prep.sources import read_bars, read_for
 from ...data_prep.tables import EXTENSIONS, TEXTS
+from ...processing_tsf_llm import TsfLlmProcessor
 from ..uploads import TooLarge, Unreadable, check_size
 from .words import say
 
@@ -36,6 +38,12 @@ SIGNS = (  # of the readers' messages -> our key; the first that is found
     ("is empty|has no rows|holds no price files", "bad_empty"),
     ("has no header", "bad_header"),
     (r"has no column for (?P<missing>[\w, ]+);", "bad_columns"),
+    (r"no (?:one )?column '(?P<column>[^']*)', a static covariate", "bad_static"),
+    (r"has columns of numbers: (?P<columns>.*?); choose", "bad_value"),
+    (r"times repeat, and column|two rows for", "bad_id"),
+    (r"(?P<column>[^:;]+) must be known (?P<count>\d+) steps ahead", "bad_known"),
+    (r"but this model was trained for (?P<most>\d+) step", "bad_horizon"),
+    (r"has no column '(?P<missing>[^']*)'|has no column of (?P<what>times|numbers)", "bad_columns"),
     (r"row (?P<row>\d+): column '[^']*' holds (?P<cell>'.*?'),? which is not a number", "bad_cell"),
     ("is not a .* file|cannot be read|more than one column", "bad_binary"),
     ("timestamp goes backwards|timestamp is repeated|the same timestamp", "bad_order"),
@@ -87,20 +95,28 @@ class Upload:
             if not any(path.parent.iterdir()):
                 path.parent.rmdir()
 
-    def bars(self, dates: str | None = None) -> pd.DataFrame:
+    def bars(
+        self, dates: str | None = None, *, processor: TsfLlmProcessor | None = None, column: str | None = None
+    ) -> pd.DataFrame:
         """The last bars of every ticker; `dates` is `dmy` or `mdy` where cells do not tell. `skipped` is in its attrs.
+
+        With the `processor` of a model of plain series these are read, the values from a `column` if it is named.
 
         Raises:
             Refusal: it cannot be read, for a reason that it says.
         """
         self._check()
-        with TemporaryDirectory(prefix="tsf-llm-page-") as folder, refusing(self.name):
+        plain = processor is not None
+        with TemporaryDirectory(prefix="tsf-llm-page-") as folder, refusing(self.name, plain=plain):
             path = Path(folder) / self.name
             path.write_bytes(self.content)
             self._check_size(path)
-            bars = read_bars(path, dates=dates)
-        skipped = {one: refusal_of(ValueError(why), one) for one, why in bars.attrs["skipped"].items()}
-        kept = bars.groupby("ticker", sort=False).tail(KEPT).reset_index(drop=True)
+            if processor is None:
+                bars = read_bars(path, dates=dates)
+            else:
+                bars = read_for(processor, str(path), columns=Columns(value=column or None, dates=dates))
+        skipped = {one: refusal_of(ValueError(why), one, plain=plain) for one, why in bars.attrs["skipped"].items()}
+        kept = bars.groupby(kind_of(bars).id, sort=False).tail(KEPT).reset_index(drop=True)
         kept.attrs = {"skipped": skipped}
         return kept
 
@@ -133,25 +149,29 @@ def shown(name: str) -> str:
 
 
 @contextmanager
-def refusing(name: str) -> Iterator[None]:
+def refusing(name: str, *, plain: bool = False) -> Iterator[None]:
     """Turns what the readers and the processor say of their input into a `Refusal` about `name`."""
     try:
         yield
     except Refusal:
         raise
     except (ValueError, OSError) as error:
-        raise refusal_of(error, name) from error
+        raise refusal_of(error, name, plain=plain) from error
 
 
-def refusal_of(error: Exception, name: str) -> Refusal:
-    """What a reader's message means to a visitor; one that is not known is told as it is, without folders."""
+def refusal_of(error: Exception, name: str, *, plain: bool = False) -> Refusal:
+    """What a reader's message means to a visitor, of `plain` series in words about these; one that is not known is
+    told as it is, without folders."""
     said = " ".join(str(error).split())
     if isinstance(error, Unclear) or isinstance(error.__cause__, Unclear):
         return Refusal("bad_dates" if "(dmy)" in said or "(mdy)" in said else "bad_decimal", name=name)
     for sign, key in SIGNS:
         if found := re.search(sign, said):
-            told = {part: text.replace("timestamp", "date") for part, text in found.groupdict().items()}
-            return Refusal(key, name=name, **told, **({"least": MIN_BARS} if key == "bad_short" else {}))
+            told = {part: (text or "").replace("timestamp", "date") for part, text in found.groupdict().items()}
+            if key == "bad_columns":
+                told["missing"] = told["missing"] or told.get("what", "")
+            told |= {"least": str(MIN_BARS)} if key == "bad_short" else {}
+            return Refusal(key, name=name, plain=plain, **told)
     return Refusal("bad_other", name=name, said=printable(re.sub(r"(/[^\s/:;,]+)+/", "", said))[:300])
 
 

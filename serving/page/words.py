@@ -1,6 +1,7 @@
 """Every text of the page, in English and Chinese.
 
-A key has both languages side by side, so that none is forgotten; `{name}` is filled in. Nothing here is markup.
+A key has both languages side by side, so that none is forgotten; `{name}` is filled in. Nothing here is markup. Where
+a model reads plain series, the text of `series_` and the key is said in place of one that speaks of prices.
 """
 
 from typing import Any
@@ -45,6 +46,86 @@ WORDS: dict[str, tuple[str, str]] = {
     "dates": ("How are the dates written?", "日期是怎么写的？"),
     "dates_dmy": ("day / month / year", "日 / 月 / 年"),
     "dates_mdy": ("month / day / year", "月 / 日 / 年"),
+    "column": ("Column to forecast (empty: the only one)", "要预测的列（留空：唯一的数字列）"),
+    # plain series, in place of prices
+    "series_title": ("What comes next in a series?", "序列接下来会怎样？"),
+    "series_subtitle": (
+        "Sales, load, temperature: a model of series answers every step ahead with a distribution.",
+        "销量、负荷、温度：序列模型对未来每一步给出完整的概率分布。",
+    ),
+    "series_no_advice": (
+        "A distribution of what may come, from the past of the series. Below stands what such forecasts were worth.",
+        "根据序列的过去给出的概率分布。下方说明这类预测以往的表现。",
+    ),
+    "series_source": ("Series", "序列"),
+    "series_ticker": ("Series", "序列"),
+    "series_horizon": ("Steps ahead", "向前预测的步数"),
+    "series_as_of": ("Forecast from (empty: the last value)", "预测起点（留空：最后一个值）"),
+    "series_upload_hint": (
+        "One row per time: date, value; a column of names if there are several series.{wanted}",
+        "每个时间一行：日期、数值；若有多条序列，再加一列名称。{wanted}",
+    ),
+    "wanted_known": (
+        " Known ahead, so with rows for the steps to come: {names}.",
+        " 提前已知、须含未来各步的列：{names}。",
+    ),
+    "wanted_past": (" Also: {names}.", " 另需：{names}。"),
+    "wanted_static": (" Of each series: {names}.", " 每条序列一个值：{names}。"),
+    "total": ("Expected in all, over {bars}", "{bars}合计预期"),
+    "total_before": ("as many steps before: {value}", "此前同样步数：{value}"),
+    "band_day": ("on {day}", "{day} 当日"),
+    "series_p_up": ("Chance to lie above the last value", "高于最近值的概率"),
+    "p_zero": ("Chance of zero", "为零的概率"),
+    "series_close": ("Last value", "最近值"),
+    "held_of": ("{inside} of {count} inside their 80 % band", "{count} 个中有 {inside} 个在 80% 区间内"),
+    "series_in_sample": (
+        "The model has seen values through {cutoff}: on these dates it looks better than it is.",
+        "模型见过截至 {cutoff} 的数值：在这些日期上，它看起来比实际更好。",
+    ),
+    "series_loaded": ("{name}: {bars} rows, series: {tickers}.", "{name}：{tickers} 条序列，共 {bars} 行。"),
+    "series_one_bar": ("1 step", "1 步"),
+    "series_many_bars": ("{count} steps", "{count} 步"),
+    "series_bars": ("Known", "已知"),
+    "series_error": ("Error (CRPS), in usual changes", "误差（CRPS，以通常变化为单位）"),
+    "series_why_intro": (
+        "What the forecast of the next step reads, and what is lost without it.",
+        "下一步的预测读取了什么，去掉它会损失多少。",
+    ),
+    "series_why_note": (
+        "From {windows} earlier rows of this series: each kind of input in turn is swapped between dates. In brackets "
+        "the 95 % interval: where it includes 0, the difference is noise. Bands in usual changes from the last value.",
+        "取自该序列 {windows} 个历史时点：逐类把输入与其他日期互换。括号内为 95% 区间，包含 0 即为噪声。"
+        "区间以通常变化为单位，自最近值算起。",
+    ),
+    "series_bad_columns": (
+        "{name} has no column {missing}. Call its columns date, value, and series_id if there are several series.",
+        "{name} 缺少列 {missing}。请将列命名为 date, value，多条序列再加 series_id。",
+    ),
+    "series_bad_header": (
+        "{name} has no names of columns in its first line. Add the line: date,value.",
+        "{name} 的第一行没有列名。请加上这一行：date,value。",
+    ),
+    "series_bad_order": (
+        "{name} has a date twice, or dates out of order. Sort the rows by date, and name the series of each row in a "
+        "column series_id if there are several.",
+        "{name} 中有重复或乱序的日期。请按日期排序；若有多条序列，请用 series_id 列标明每行所属的序列。",
+    ),
+    "series_bad_short": (
+        "{name} is too short: at least {least} values are needed before the forecast, and some 150 are better.",
+        "{name} 太短：预测起点之前至少需要 {least} 个值，最好有 150 个左右。",
+    ),
+    "series_bad_flat": (
+        "{name} never changes, so there is nothing to forecast. Choose another series.",
+        "{name} 从不变化，无可预测。请换一条序列。",
+    ),
+    "series_bad_frequency": (
+        "{name} has another time between its rows than the series this model knows. Give rows as far apart as those.",
+        "{name} 的行间隔与模型所知的序列不同。请提供相同间隔的数据。",
+    ),
+    "series_bad_before": (
+        "{name} has too few values up to {given}. Choose a later date, or leave it empty.",
+        "{name} 在 {given} 之前的数值太少。请选择更晚的日期，或留空。",
+    ),
     # the answer
     "about": ("{ticker}: {bars} ahead, {origin} to {target}", "{ticker}：向前 {bars}，{origin} 至 {target}"),
     "p_up": ("Chance to close higher", "收高的概率"),
@@ -260,6 +341,26 @@ WORDS: dict[str, tuple[str, str]] = {
         "{name} cannot be forecast. The reader says: {said}",
         "{name} 无法预测。读取程序的说明（英文）：{said}",
     ),
+    "bad_value": (
+        "{name} has several columns of numbers: {columns}. Write above which of them is to be forecast.",
+        "{name} 有多列数字：{columns}。请在上方填写要预测的列。",
+    ),
+    "bad_id": (
+        "{name} has every time more than once. Add a column series_id that names the series of each row.",
+        "{name} 中每个时间出现多次。请加一列 series_id，标明每行所属的序列。",
+    ),
+    "bad_static": (
+        "{name} has no column {column}, which this model reads of each series. Add it, with one value per series.",
+        "{name} 缺少列 {column}：模型需要每条序列的该属性。请加上，每条序列一个值。",
+    ),
+    "bad_known": (
+        "{column} must be known {count} steps ahead. Add rows for the steps to come, with it and without a value.",
+        "{column} 须提前 {count} 步已知。请补上未来各步的行：填入该列，数值留空。",
+    ),
+    "bad_horizon": (
+        "This model knows {most} steps ahead. Ask for fewer.",
+        "该模型最多向前预测 {most} 步。请减少步数。",
+    ),
     "bad_ours": (
         "Something went wrong on our side, and has been noted. The page goes on: try again, or choose other prices.",
         "我们这边出了问题，已记录。页面仍可使用：请重试，或换一份行情。",
@@ -267,13 +368,14 @@ WORDS: dict[str, tuple[str, str]] = {
 }
 
 
-def say(language: str, key: str, **values: Any) -> str:
-    """The text of that key; an unknown language is English.
+def say(language: str, key: str, *, plain: bool = False, **values: Any) -> str:
+    """The text of that key, of a model of `plain` series its own if there is one; an unknown language is English.
 
     >>> say("zh", "go"), say("en", "source_sample")
     ('预测', 'Sample')
     """
-    return WORDS[key][PLACES.get(language, 0)].format(**values)
+    own = f"series_{key}"
+    return WORDS[own if plain and own in WORDS else key][PLACES.get(language, 0)].format(**values)
 
 
 def language_of(header: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from tsf_llm.data_prep.sources import read_bars
 from tsf_llm.serving.loading import load_pipeline
 from tsf_llm.serving.report import DRAWN, report, write_report
-from tsf_llm.serving.report_words import WORDS
+from tsf_llm.serving.report_words import WORDS, words_of
 from tsf_llm.serving.verdict import Verdict
 
 MADE = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -199,3 +199,21 @@ def test_refusals(pipe, one):
     ):
         with pytest.raises(ValueError, match=words):
             report(frame_, bars_, pipe=pipe, **options)
+
+
+@pytest.mark.parametrize("language", WORDS)
+def test_plain_series_are_told_in_their_own_words(shop_pipe, sales, language):
+    pipe = shop_pipe()
+    frame = pipe(sales)
+    whole = frame.assign(**{name: frame[name].round() for name in frame if re.fullmatch(r"q\d\d", name)})
+    page = report(whole, sales, pipe=pipe, language=language)
+    told, words = Elements(page).text, words_of(language, plain=True)
+    assert words["many"].format(count=3) in told
+    assert words["columns"]["up"] in told
+    assert told.count(words["columns"]["zero"]) == 3
+    assert not re.search(r"ticker|bar\b|代码|K线|P\(up\)", told)
+    assert WORDS[language]["columns"]["move"] not in told
+    last = whole[whole["ticker"] == "shop 1"].iloc[-1]
+    assert f"{last['q10']:.0f} … {last['q90']:.0f}" in told
+    assert f"{last['q50']:.0f}.0" not in told
+    assert words["legend"]["realised"] not in told  # rows to come have no value

@@ -239,3 +239,88 @@ def test_a_phone(visit):
         if found.is_visible():
             assert found.bounding_box()["height"] >= 40
     assert tab.locator("[role=tab]:visible").count() == 3
+
+
+# --- plain series --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shop(shop_pipe):
+    """A page of a model of plain series."""
+    return blocks.Page(shop_pipe(), symbols=object(), gpu=lambda work: work)
+
+
+@pytest.fixture
+def sent(tmp_path):
+    """`sent(frame)` -> an upload as Gradio hands it over."""
+
+    def write(frame):
+        (tmp_path / "upload").mkdir(exist_ok=True)  # it goes with what it holds
+        path = tmp_path / "upload" / "sales.csv"
+        frame.to_csv(path, index=False)
+        return {"path": str(path), "orig_name": "sales.csv"}
+
+    return write
+
+
+def test_a_page_of_plain_series_asks_for_a_file(shop):
+    request = SimpleNamespace(query_params={"lang": "en"}, headers={})
+    first = shop._first(request, *sample_question()[1:])
+    assert say("en", "title", plain=True) in first[shop.brand]
+    assert first[shop.source]["choices"] == [("My file", "file")]
+    assert first[shop.head] == ""
+    assert first[shop.horizon]["maximum"] == first[shop.horizon]["value"] == 6
+    assert not first[shop.tab_joint]["visible"]
+    assert "promo" in first[shop.hint]["value"]
+    assert "town" in first[shop.hint]["value"]
+    assert shop._judge("en", None, "", 6, "") == ""
+    assert shop._explain("en", None, "", "") == ""
+    assert shop._report("en", None, "", 6, "", "") is None
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_file_of_plain_series_is_forecast_to_the_reach_of_the_head(shop, sales, sent, language):
+    shown = shop._take(sent(sales), language)
+    assert shown[shop.ticker]["choices"] == ["shop 0", "shop 1", "shop 2"]
+    assert shown[shop.horizon] == 6
+    for word in ("total", "p_up", "p_zero", "band"):
+        assert (
+            say(language, word, plain=True, bars=say(language, "many_bars", plain=True, count=6)) in shown[shop.head]
+        )
+    [line] = [one for one in shown[shop.chart]["value"].data if one.name == say(language, "bars", plain=True)]
+    assert line.y[-1] == sales["value"].iloc[199]
+    asked = [language, shown[shop.prices], "shop 0", 6]
+    past = shop._show(*asked, "2023-07-01", "")
+    assert say(language, "happened_tile") in past[shop.head]
+    assert say(language, "error", plain=True) in shop._judge(*asked, "")
+    assert say(language, "group") in shop._explain(language, shown[shop.prices], "shop 0", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda frame: frame[frame["value"].notna()], "bad_known"),
+        (lambda frame: frame.drop(columns="town"), "bad_static"),
+        (lambda frame: frame.drop(columns="promo"), "bad_columns"),
+        (lambda frame: frame.drop(columns="series_id"), "bad_order"),
+        (lambda frame: frame.drop(columns="series_id").assign(kind=frame["series_id"]), "bad_id"),
+        (lambda frame: frame.drop(columns="timestamp"), "bad_columns"),
+        (lambda frame: frame.rename(columns={"value": "units"}).assign(other=frame["value"]), "bad_value"),
+    ],
+)
+def test_what_a_file_of_plain_series_lacks_is_one_sentence(shop, sales, sent, change, key):
+    shown = shop._take(sent(change(sales)), "en")
+    start = say("en", key, plain=True, **dict.fromkeys(("name", "column", "columns", "count", "missing"), "{}"))
+    words = max(re.split(r"\{\}", start), key=len)
+    assert words.strip() in shown[shop.message].replace("&#39;", "'")
+    assert (shown[shop.pending] is not None) == (key == "bad_value")
+
+
+def test_the_column_to_forecast_may_be_named(shop, sales, sent):
+    frame = sales.rename(columns={"value": "units"}).assign(other=1.5 * sales["value"])
+    refused = shop._take(sent(frame), "en")
+    shown = shop._named("units", "en", refused[shop.pending])
+    expected = shop._take(sent(sales), "en")
+    assert shown[shop.head] == expected[shop.head]
+    assert shop._take(sent(frame), "en", "units")[shop.head] == expected[shop.head]
+    assert shop._named("units", "en", None) == {shop.message: ""}

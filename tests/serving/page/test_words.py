@@ -32,9 +32,18 @@ def test_what_the_page_says_is_there():
 def test_no_text_is_left_over():
     code = "\n".join(path.read_text(encoding="utf-8") for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.html")])
     code = code.replace((FOLDER / "words.py").read_text(encoding="utf-8"), "")
-    made = ("group_", "source_", "dates_", "verdict_")
+    made = ("group_", "source_", "dates_", "verdict_", "series_")
     unused = [key for key in words.WORDS if f'"{key}"' not in code and not key.startswith(made)]
     assert [key for key in unused if key not in ("random_walk", "garch_t", "har_range", "seasonal_naive")] == []
+
+
+def test_what_is_said_of_plain_series_stands_for_a_text_of_prices():
+    own = {key: text for key, text in words.WORDS.items() if key.startswith("series_")}
+    assert own
+    for key, text in own.items():
+        assert text != words.WORDS[key.removeprefix("series_")]
+    assert words.say("en", "ticker", plain=True) == own["series_ticker"][0] != words.say("en", "ticker")
+    assert words.say("en", "go", plain=True) == words.say("en", "go")
 
 
 def test_an_unknown_language_is_english():
