@@ -5,7 +5,9 @@
   sale, which falls while nothing is sold. What they say of every step ahead is the same: the mean of a row.
 * Each smoothing is chosen at each fence from `GRID`, by the squared errors of one step known there.
 * The law is what was sold so many rows later as a multiple of what was forecast, of the last `ERRORS` rows whose
-  outcome the fence knows: so zero keeps its probability, nothing lies below it, and Croston's mean loses its bias.
+  outcome the fence knows: so zero keeps its probability, nothing lies below it, and Croston's mean loses its bias. A
+  forecast below `LEAST` of the mean demand counts as that: TSB's nears zero while nothing is sold, and one sale after
+  that would be a multiple without bound.
 * A row without a value is skipped: steps are counted in rows with one. Each smoothing is one filter over all rows.
 
 Shapes: N values, k origins, G smoothings.
@@ -24,6 +26,7 @@ from .panel import Panel
 GRID = (0.05, 0.1, 0.2, 0.3)
 ERRORS = 500  # most recent outcomes that make the law
 FEWEST_ERRORS = 30
+LEAST = 0.1
 
 
 def smoothed(values: np.ndarray, alpha: float) -> np.ndarray:
@@ -96,7 +99,8 @@ def _forecasts(panel: Panel, steps: Sequence[int], method: Callable[[np.ndarray]
         squares_G = ((values[first + 1 : last + 1, None] - levels_NG[first:last]) ** 2).mean(axis=0)
         best = levels_NG[:, squares_G.argmin()]
         level[positions], which[positions] = best[origins[positions]], number
+        of = np.maximum(best, LEAST * values[first : last + 1].mean())
         for step in steps:
             past = np.arange(max(first, last + 1 - step - ERRORS), last + 1 - step)
-            laws[step].append(values[past + step] / best[past])
+            laws[step].append(values[past + step] / of[past])
     return {step: Residuals.of(level, laws[step], which, -one.close[rows]) for step in steps}

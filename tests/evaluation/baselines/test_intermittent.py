@@ -61,6 +61,14 @@ def test_tsb_forgets_what_is_no_longer_sold(make_series):
     assert ours < 0.05 < theirs + 0.05
 
 
+def test_a_sale_after_a_long_silence_is_no_multiple_without_bound(make_series):
+    value = demand()
+    value[100:250] = 0.0
+    law = tsb(panel(make_series, value), [1])[1]
+    assert (law.quantile(np.array([0.999])) + value[[380, 390], None] < 20 * value.max()).all()
+    assert (law.point + value[[380, 390]] < value.max()).all()
+
+
 @pytest.mark.parametrize("baseline", [croston, tsb])
 def test_what_is_no_demand_is_refused(make_series, baseline):
     value = demand()
