@@ -18,6 +18,7 @@ import pandas as pd
 import yaml
 
 from ..bars_tsf_llm import MIN_BARS, UNIVARIATE, Kind
+from ..data_prep.resample import Gaps
 from ..data_prep.survey import Survey, choose_horizon
 from ..data_prep.windows import fence
 from ..evaluation.baselines.catalogue import choose
@@ -71,7 +72,7 @@ def plan_series(bars: pd.DataFrame, found: Survey, series: str, *, horizon: int 
     Raises:
         ValueError: too few rows for a horizon of one, or for the one that is given.
     """
-    part = part_of(bars, series)
+    part = part_of(of_usual_step(bars, found.seconds), series)
     known = part.groupby(ID, sort=False)[VALUE].agg(["count", "min", "max"])
     if not (known["max"] > known["min"]).any():
         raise ValueError(
@@ -117,10 +118,19 @@ def _parts(rows: int, times: int, horizons: Sequence[int]) -> tuple[int, int, in
     )
 
 
+def of_usual_step(bars: pd.DataFrame, seconds: float) -> pd.DataFrame:
+    """The series of about this step, as the processor takes them; all where a file tells none."""
+    gaps = Gaps.of(bars)
+    usual = (gaps.usual > seconds / 2) & (gaps.usual < 2 * seconds)
+    return bars if usual.all() or not usual.any() else bars[bars[ID].isin(np.array(gaps.names, dtype=object)[usual])]
+
+
 def part_of(bars: pd.DataFrame, series: str, most: int = MOST_SERIES) -> pd.DataFrame:
     """Whole series, the one that is named and others evenly over the file, up to `most` and `MOST_ROWS`; of those that
     are longer than `ROWS_OF_ONE` their last rows."""
     counts = bars[ID].value_counts(sort=False).clip(upper=ROWS_OF_ONE)
+    if series not in counts:
+        raise ValueError(f"{series}: its rows come at another step than those of most: --resample brings all to one")
     others = counts.index[counts.index != series]
     room = max(0, min(most - 1, int((MOST_ROWS - counts[series]) / max(counts.mean(), 1))))
     places = np.unique(np.linspace(0, len(others) - 1, min(room, len(others))).astype(int)) if len(others) else []
@@ -129,7 +139,8 @@ def part_of(bars: pd.DataFrame, series: str, most: int = MOST_SERIES) -> pd.Data
 
 
 def first_series(bars: pd.DataFrame) -> str:
-    """The first that goes on to the end, is of usual length, and not of one value; else the first."""
+    """The first of the usual step and length that goes on to the end and is not of one value; else the first."""
+    bars = of_usual_step(bars, Gaps.of(bars).usual_of_all)
     told = bars.dropna(subset=VALUE).groupby(ID, sort=False)
     found = told.agg(rows=(VALUE, "size"), low=(VALUE, "min"), high=(VALUE, "max"), last=("timestamp", "max"))
     late = found["last"] >= found["last"].quantile(0.5)
@@ -142,9 +153,8 @@ def _series_form(found: Survey, horizon: int, train: int) -> dict[str, Any]:
     season = found.seasons[0]["rows"] if found.seasons else 1
     context = max(SHORTEST, min(LONGEST, max(2 * season, 3 * horizon, 2 * SHORTEST), train // 3))
     fields = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model_config"]
-    fields["patch_length"] = (
-        2 * fields["patch_length"] if context >= LONG else min(fields["patch_length"], context // 8)
-    )
+    length = 2 * fields["patch_length"] if context >= LONG else min(fields["patch_length"], context // 8)
+    fields["patch_length"], context = length, context // length * length
     floor = found.nonnegative and found.zeros > 0
     fields["zero_inflated"] = floor and found.zeros >= MANY_ZEROS
     return {"context_length": context, "nonnegative": floor, "integer": found.integer, "model_config": fields}

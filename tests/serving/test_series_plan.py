@@ -47,7 +47,7 @@ def test_parts_are_learned_validated_and_tested_on():
         assert (times <= train).sum() >= 21 + 2 * found.horizon
         assert ((times > train) & (times <= valid)).sum() >= 2 * found.horizon
         assert (times > valid).sum() >= found.horizon
-        assert found.options["context_length"] % found.options["model_config"]["patch_length"] < 8
+        assert found.options["context_length"] % found.options["model_config"]["patch_length"] == 0
 
 
 def test_a_file_that_is_too_short_or_never_changes():
@@ -75,6 +75,15 @@ def test_bounds_of_much_data(monkeypatch):
     many = plan(panel(200, 400))
     assert many.scored < 40
     assert "garch_t" not in many.baselines(UNIVARIATE, 7)
+
+
+def test_a_file_of_two_steps_is_planned_by_that_of_most():
+    hours = panel(1, 300, freq="h").assign(series_id="hours")
+    bars = pd.concat([hours, panel(2)], ignore_index=True)
+    assert first_series(bars) == "s000"
+    assert plan(bars).options == plan(panel(2)).options
+    with pytest.raises(ValueError, match="hours: its rows come at another step than those of most"):
+        plan_series(bars, survey(bars), "hours", horizon=None, head="quantile")
 
 
 def test_the_series_that_is_drawn_goes_on():
