@@ -59,18 +59,8 @@ RAW_ALIASES = {
 }
 SERIES_ALIASES = {
     "timestamp": (
-        *(
-            *ALIASES["timestamp"],
-            "ds",
-            "observationdate",
-            "period",
-            "datum",
-            "fecha",
-            "week",
-            "month",
-            "quarter",
-            "year",
-        ),
+        *(*ALIASES["timestamp"], "ds", "observationdate", "period", "datum", "fecha"),
+        *("week", "month", "quarter", "year"),
     ),
     "series_id": ("seriesid", "uniqueid", "series", "itemid", "id", "ticker", "symbol", "tic", "T"),
     "value": ("value", "y", "target"),

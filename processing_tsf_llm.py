@@ -277,15 +277,15 @@ class TsfLlmProcessor(ProcessorMixin):
         features = self.feature_extractor
         steps = min(horizon or features.steps_ahead or 1, features.steps_ahead or 1)
         ahead, origins = Ahead.of_requests(answered, features)
-        told = ahead.steps_known(origins) >= steps
-        for (series, _), known in zip(answered, ahead.steps_known(origins), strict=True):
-            if known < steps:
+        counts = ahead.steps_known(origins)
+        for (series, _), count in zip(answered, counts, strict=True):
+            if count < steps:
                 tickers.skip(
                     series.ticker,
                     f"{series.ticker}: {', '.join(features.known_covariates)} must be known {steps} steps ahead, and "
-                    f"step {known + 1} is not: give the rows to come, with these and without a value",
+                    f"step {count + 1} is not: give the rows to come, with these and without a value",
                 )
-        return [one for one, is_told in zip(answered, told, strict=True) if is_told]
+        return [one for one, count in zip(answered, counts, strict=True) if count >= steps]
 
     def batch(
         self,

@@ -16,17 +16,15 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from statsmodels.tools.sm_exceptions import ModelWarning
 from torch import nn
-from transformers import PatchTSTConfig, PatchTSTForPrediction
 
 from ..common.inference import evaluating
 from ..evaluation.baselines.classical import HISTORY, Ahead, ets_statsforecast, ets_statsmodels, statsforecast
-from ..evaluation.baselines.networks import DLinear
+from ..evaluation.baselines.networks import DLinear, patch_tst
 
 LONGEST_SEASON = 24  # of ETS
 AT_ONCE = 512  # windows
@@ -94,26 +92,13 @@ class OwnLinear(DLinear):
 
 
 class PatchTST(nn.Module):
-    """transformers' own with the shape of the paper on ETTh1 (Nie et al. 2023, arXiv:2211.14730)."""
+    """`patch_tst` with the shape of the paper on ETTh1."""
 
     def __init__(self, length: int, horizon: int, columns: int):
         super().__init__()
-        shape: dict[str, Any] = {"d_model": 16, "num_attention_heads": 4, "num_hidden_layers": 3, "ffn_dim": 128}
-        shape |= {"pooling_type": None, "pre_norm": False}  # of all patches, and not of their mean
-        dropout: dict[str, Any] = {
-            "attention_dropout": 0.0,
-            "positional_dropout": 0.3,
-            "ff_dropout": 0.3,
-            "path_dropout": 0.3,
-        }
-        window: dict[str, Any] = {
-            "context_length": length,
-            "prediction_length": horizon,
-            "patch_length": 16,
-            "patch_stride": 8,
-        }
-        config = PatchTSTConfig(num_input_channels=1, scaling="std", loss="mse", **shape, **dropout, **window)
-        self.network = PatchTSTForPrediction(config)
+        shape = {"d_model": 16, "num_attention_heads": 4, "num_hidden_layers": 3, "ffn_dim": 128}
+        dropout = {"attention_dropout": 0.0, "positional_dropout": 0.3, "ff_dropout": 0.3, "path_dropout": 0.3}
+        self.network = patch_tst(length, horizon, scaling="std", **shape, **dropout)
 
     def forward(self, x_BLC: torch.Tensor) -> torch.Tensor:
         return self.network(past_values=x_BLC[..., :1]).prediction_outputs[..., 0]

@@ -13,6 +13,7 @@ Shapes: n forecasts, k rows of a fit, T values of a window, P steps, Q knots.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,28 +58,23 @@ class DLinear(nn.Module):
         return self.trend(trend_BT) + self.rest(x_BT - trend_BT)
 
 
+def patch_tst(length: int, outputs: int, **shape: Any) -> nn.Module:
+    """transformers' own as its paper has it (Nie et al. 2023, arXiv:2211.14730): its head reads all patches, where
+    transformers' default is their mean, and norms follow the layers."""
+    from transformers import PatchTSTConfig, PatchTSTForPrediction
+
+    window = {"context_length": length, "prediction_length": outputs, "patch_length": 16, "patch_stride": 8}
+    paper = {"num_input_channels": 1, "pooling_type": None, "pre_norm": False, "loss": "mse"}
+    return PatchTSTForPrediction(PatchTSTConfig(**window, **paper, **shape))
+
+
 class PatchTST(nn.Module):
-    """Patches of the window through transformers' encoder (Nie et al. 2023, arXiv:2211.14730)."""
+    """A small `patch_tst`, without a scaling of its own: windows are scaled already."""
 
     def __init__(self, length: int, width: int, outputs: int):
-        from transformers import PatchTSTConfig, PatchTSTForPrediction
-
         super().__init__()
-        config = PatchTSTConfig(
-            num_input_channels=1,
-            context_length=length,
-            prediction_length=outputs,
-            patch_length=16,
-            patch_stride=8,
-            d_model=width,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            ffn_dim=2 * width,
-            head_dropout=0.1,
-            scaling=None,
-            loss="mse",
-        )
-        self.network = PatchTSTForPrediction(config)
+        shape = {"d_model": width, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 2 * width}
+        self.network = patch_tst(length, outputs, **shape, head_dropout=0.1, scaling=None)
 
     def forward(self, x_BT: torch.Tensor) -> torch.Tensor:
         return self.network(past_values=x_BT[..., None]).prediction_outputs[..., 0]
