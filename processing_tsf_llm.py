@@ -392,8 +392,17 @@ class TsfLlmProcessor(ProcessorMixin):
         prices_PBQ = [possible(law.quantile(quantile_levels)) for law in laws]
         for i, level in enumerate(quantile_levels):
             columns[quantile_column(level)] = stacked(prices[:, i] for prices in prices_PBQ)
-        columns["p_up"] = stacked(law.p_up for law in laws)
+        columns["p_up"] = stacked(self._p_up(law, last_close) for law in laws)
         return pd.concat([frame, pd.DataFrame(columns)], axis=1)
+
+    def _p_up(self, law: PiecewiseLaw, last_close: np.ndarray) -> np.ndarray:
+        """That of the nearest possible values `[B]`, of which those that stay count half, as in `decode`."""
+        features = self.feature_extractor
+        if not features.is_bounded:
+            return law.p_up
+        least = np.full(len(last_close), 0.5 if features.integer else 0.0)  # change that is seen
+        falls = np.where(features.nonnegative & (last_close <= 0), 0.0, law.cdf(-least))
+        return (2.0 - law.cdf(least) - falls) / 2
 
     def _empty_forecast(self, batch: BatchFeature, horizon: int, calendar: str | None) -> pd.DataFrame:
         B = len(batch["ticker"])

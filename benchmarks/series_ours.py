@@ -20,6 +20,7 @@ import torch
 from ..common.inference import evaluating
 from ..common.parser import Parser
 from ..data_prep.windows import WindowDataset
+from ..series_head_tsf_llm import shares
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
 from ..training.data import TrainingData
 from ..training.models import head_of, load_model
@@ -88,7 +89,7 @@ def law_of(model: Any, data: TrainingData, series: Series) -> Law:
         origins = windows.origins[asked]
         values = answers(model, windows, asked) * windows.sigma[origins, None, None] + close[origins, None, None]
         values = (values - mean[column]) / deviation[column]
-        return values @ weights(own), at_levels(values, own)
+        return values @ shares(torch.from_numpy(own)).numpy(), at_levels(values, own)
 
     return law
 
@@ -103,15 +104,6 @@ def answers(model: Any, windows: WindowDataset, asked: np.ndarray) -> np.ndarray
             read = {name: values for name, values in batch.items() if name not in UNREAD}
             parts.append(model(**read).prediction.float().numpy())
     return np.concatenate(parts).astype(float)
-
-
-def weights(levels: np.ndarray) -> np.ndarray:
-    """The share of a law that is nearest to each of its quantiles.
-
-    >>> weights(np.array([0.25, 0.5, 0.75])).tolist()
-    [0.375, 0.25, 0.375]
-    """
-    return np.diff(np.concatenate(([0.0], (levels[1:] + levels[:-1]) / 2, [1.0])))
 
 
 def at_levels(quantiles: np.ndarray, own: np.ndarray) -> np.ndarray:

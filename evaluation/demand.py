@@ -27,6 +27,7 @@ from .baselines.naive import naive_scale, naive_square_scale
 from .distributions import LEVELS, Forecast, Scored
 from .significance import Figure, compare
 
+SAME = 1e-9  # of a value and zero, in units
 SOLD = 28  # rows whose sum is the weight of a series
 WQL_LEVELS = np.arange(1, 10) / 10
 FIGURES = {"wrmsse": Figure("WRMSSE", "+.1f", relative=True), "wql": Figure("WQL", "+.1f", relative=True)}
@@ -88,7 +89,7 @@ class DemandErrors:
         with np.errstate(all="ignore"):
             rmsse = np.sqrt(np.nanmean(error**2, axis=1) / demand.square)
         rmsse = np.where(demand.square > 0, rmsse, np.nan)
-        sold = np.nansum(np.abs(outcome))
+        sold = float(np.nansum(np.abs(outcome))) or np.nan
         loss = np.stack([_quantile_loss(one, realised[:, p]) for p, one in enumerate(steps)], axis=1) * unit
         zero = [_p_zero(one, demand, known[:, p]) for p, one in enumerate(steps)]
         return cls(
@@ -96,18 +97,18 @@ class DemandErrors:
             wrmsse=np.nan_to_num(rmsse) * _weights(demand.sold, rmsse, dates),
             wql=np.nansum(loss, axis=1) / sold * len(loss),
             bias=float(np.nansum(error) / sold),
-            zeros=float((outcome[known] == 0).mean()),
+            zeros=float((np.abs(outcome) < SAME * unit)[known].mean()),  # in units and back, a zero is nearly one
             zeros_forecast=float(np.concatenate(zero).mean()),
         )
 
     def row(self) -> dict[str, float | None]:
-        """The scores, for `results.json`; None where no series has moved."""
-        scaled = np.isfinite(self.rmsse)
+        """The scores, for `results.json`; None where no series has moved, or nothing was sold."""
+        scaled, sold = np.isfinite(self.rmsse), np.isfinite(self.bias)
         return {
             "wrmsse": float(self.wrmsse.mean()) if scaled.any() else None,
             "rmsse_m5": float(self.rmsse[scaled].mean()) if scaled.any() else None,
-            "wql": float(self.wql.mean()),
-            "bias": self.bias,
+            "wql": float(self.wql.mean()) if sold else None,
+            "bias": self.bias if sold else None,
             "zeros": self.zeros,
             "zeros_forecast": self.zeros_forecast,
         }
@@ -123,7 +124,7 @@ def _p_zero(forecast: Forecast, demand: Demand, known: np.ndarray) -> np.ndarray
     """Probability of zero (of less than a half, of whole numbers) `[n known]`, from its percentiles, or deciles."""
     levels = forecast.levels if isinstance(forecast, Scored) else LEVELS
     values = forecast.quantile(levels) * demand.unit[:, None] + demand.value[:, None]
-    edge = np.where(demand.whole, 0.5, 1e-9 * demand.unit)[:, None]
+    edge = np.where(demand.whole, 0.5, SAME * demand.unit)[:, None]
     return ((values < edge).mean(axis=1) - (values <= -edge).mean(axis=1))[known]
 
 
@@ -140,7 +141,9 @@ def _weights(sold: np.ndarray, rmsse: np.ndarray, dates: np.ndarray) -> np.ndarr
 def demand_verdicts(
     errors: Mapping[str, DemandErrors], dates: np.ndarray, *, horizon: int, seed: int = 0, ours: str = "model"
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Of each other model and figure (`FIGURES`) the paired difference, in numbers and in words; see `compare`."""
+    """Of each other model and figure (`FIGURES`) the paired difference, in numbers and in words; see `compare`.
+
+    Where nothing was sold there is no loss per unit sold, and no difference."""
     return {
         name: {
             figure: compare(
@@ -152,6 +155,7 @@ def demand_verdicts(
                 figure=FIGURES[figure],
             )
             for figure in FIGURES
+            if np.isfinite(getattr(theirs, figure)).all()
         }
         for name, theirs in errors.items()
         if name != ours

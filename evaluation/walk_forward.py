@@ -241,7 +241,7 @@ def walk_forward(
     bounds = {"nonnegative": extractor.nonnegative, "integer": extractor.integer}
     panel = Panel([one for one, _ in kept], [rows for _, rows in kept], kind, season, seed=seed, **bounds)
     steps = range(1, horizon + 1)
-    options = {"num_proc": num_proc, "progress": progress, "keep": keep}
+    options = {"num_proc": num_proc, "progress": progress, "keep": keep, "brief": True}
     theirs, result.failed = run(chosen, panel, steps, result.realised, unit, **options)
     result.refits = {one.name: one.refit for one in chosen if one.name in theirs}
     for step in steps:

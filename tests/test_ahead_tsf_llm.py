@@ -19,6 +19,7 @@ from tsf_llm.data_prep.windows import WindowDataset, identity
 from tsf_llm.evaluation.baselines.naive import naive_scale
 from tsf_llm.evaluation.walk_forward import walk_forward
 from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.laws_tsf_llm import PiecewiseLaw
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import SERIES_INPUTS, TsfLlmPipeline
 from tsf_llm.processing_tsf_llm import TsfLlmProcessor
@@ -335,6 +336,18 @@ def test_values_that_contradict_the_settings_are_refused(bars):
     with pytest.raises(ValueError, match=r"integer: a is 0\.5 at 2021-01-06"):
         fitted(bars.assign(value=bars["value"].where(bars.index != 5, 0.5)), integer=True)
     assert fitted(bars.assign(value=bars["value"].where(bars.index != 299, -1.0)), nonnegative=True)  # after the fence
+
+
+def test_a_law_and_its_samples_mean_the_same_whole_numbers(rich):
+    law = PiecewiseLaw(np.array([[-2.0, -0.2, 0.3, 3.0]] * 2), np.array([[0.0, 0.3, 0.6, 1.0]] * 2))
+    stamps = pd.date_range("2021-10-01", periods=30)
+    batch = {"ticker": ["a", "b"], "origin": [stamps[-1]] * 2, "bar_times": [stamps.to_numpy()] * 2}
+    batch["last_close"] = np.array([0.0, 4.0])
+    told = rich.decode_laws([law], batch)
+    samples = rich.decode(law.quantile(np.arange(1, 4000) / 4000)[..., None], batch)
+    np.testing.assert_allclose(told["p_up"], samples["p_up"], atol=1e-3)
+    np.testing.assert_array_equal(told["q50"], samples["q50"])
+    assert told["p_up"][0] > told["p_up"][1]  # what is zero cannot fall
 
 
 @pytest.mark.parametrize(

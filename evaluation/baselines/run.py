@@ -35,7 +35,7 @@ from .panel import Panel
 LIBRARIES = ("numpy", "scipy", "arch", "statsmodels", "torch")
 [STAND_IN] = choose("historical_volatility_20")  # which every origin has history for
 FAILURES = (ValueError, ArithmeticError, RuntimeError, ImportError, np.linalg.LinAlgError)
-MANY_STEPS = 60  # from which on all quantiles are kept of the last step alone
+MANY_STEPS = 60  # above which all quantiles would take gigabytes
 TOGETHER = 16  # tasks of a baseline; a run that dies loses what of them is done
 
 
@@ -61,10 +61,12 @@ def run(
     num_proc: int = 1,
     progress: bool = True,
     keep: bool = True,
+    brief: bool = False,
 ) -> tuple[dict[str, dict[int, Scored]], dict[str, str]]:
     """Each baseline's forecasts by step, scored on outcomes `[n,P]` in units `[n]`; and what failed, by name.
 
-    Unless `keep`, nothing is taken from the disk or left on it."""
+    Unless `keep`, nothing is taken from the disk or left on it. If `brief`, all quantiles of more than `MANY_STEPS`
+    are kept of the last step alone."""
     seen = {learned: panel if learned else panel.prices_alone() for learned in {one.learned for one in baselines}}
     hashed = {one.learned for one in baselines if keep and one.refit != NEVER}
     digests = {learned: [_digest(one) for one in seen[learned].series] for learned in hashed}
@@ -77,10 +79,7 @@ def run(
     bar = tqdm(
         total=sum(map(len, batches)), desc="baselines", unit="fit", disable=None if progress else True, leave=False
     )
-
-    def brief(step: int) -> bool:
-        return len(steps) > MANY_STEPS and step != steps[-1]
-
+    cut = set(steps[:-1] if brief and len(steps) > MANY_STEPS else ())
     found: dict[str, dict[int, Scored]] = {}
     failures: dict[str, list[str]] = {}
     for batch, answered in zip(batches, answers, strict=True):
@@ -90,9 +89,9 @@ def run(
                 failures.setdefault(name, []).append(answer)
                 continue
             if name not in found:
-                found[name] = {step: _missing(outcome[:, i], brief(step)) for i, step in enumerate(steps)}
+                found[name] = {step: _missing(outcome[:, i], step in cut) for i, step in enumerate(steps)}
             for step, scored in answer.items():
-                scored = scored.brief() if brief(step) else scored
+                scored = scored.brief() if step in cut else scored
                 _fill(found[name][step], task.positions, scored)
         bar.update(len(batch))
     bar.close()
@@ -107,10 +106,9 @@ def run(
             del found[name]
             continue
         told[name] = words.format(f"{len(missing)} of {len(known)} forecasts are those of {STAND_IN.name}")
-        others, _ = run([STAND_IN], panel, steps, outcome, unit, progress=False)
+        others, _ = run([STAND_IN], panel, steps, outcome, unit, progress=False, brief=brief)
         for step, scored in by_step.items():
-            other = others[STAND_IN.name][step].take(missing)
-            _fill(scored, missing, other)
+            _fill(scored, missing, others[STAND_IN.name][step].take(missing))
     return found, told
 
 

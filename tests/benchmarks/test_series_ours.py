@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tsf_llm.benchmarks.series_long import made_up
-from tsf_llm.benchmarks.series_ours import LEVELS, QUICK, at_levels, ours, weights
+from tsf_llm.benchmarks.series_ours import LEVELS, QUICK, at_levels, ours
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,6 @@ def test_no_value_of_the_test_part_changes_a_forecast_before_it(series, law):
         assert (mine[11:] != theirs[11:]).any()
 
 
-def test_levels_and_weights_are_those_of_the_law():
+def test_levels_are_those_of_the_law():
     own = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
     assert_allclose(at_levels(own[None, None], own)[0, 0], LEVELS)
-    assert_allclose(weights(own), [0.075, 0.1, 0.2, 0.25, 0.2, 0.1, 0.075])

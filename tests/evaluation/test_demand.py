@@ -9,6 +9,7 @@ from tsf_llm.feature_extraction_tsf_llm import EncodedSeries
 
 STEPS, T = 4, 80
 ROWS = np.array([40, 50, 60])
+OFF = {"model": 1.0, "other": 2.0}
 
 
 def series(seed: int, size: float) -> EncodedSeries:
@@ -83,6 +84,24 @@ def test_a_series_that_never_moved_has_no_scale(shop):
     row = DemandErrors.of([Samples(np.zeros((3, 2)))], np.ones((3, 1)), unit, one.timestamp[ROWS]).row()
     assert row["wrmsse"] is row["rmsse_m5"] is None
     assert row["wql"] == pytest.approx(1)
+
+
+def test_a_zero_is_one_in_every_unit():
+    rng, dates = np.random.default_rng(0), np.arange(500)
+    value, unit = rng.poisson(5, 500).astype(float), rng.uniform(0.3, 3, 500)
+    demand = Demand(value, unit, np.ones(500), np.ones(500), np.ones(500, bool))
+    outcome = (np.arange(500) % 2 * 3.0 - value) / unit
+    assert DemandErrors.of([Samples(np.zeros((500, 2)))], outcome[:, None], demand, dates).zeros == 0.5
+
+
+def test_where_nothing_was_sold_there_is_no_loss_per_unit():
+    demand = Demand(np.zeros(40), np.ones(40), np.ones(40), np.ones(40), np.ones(40, bool))
+    made = (np.zeros(40)[:, None], demand, np.arange(40))
+    errors = {name: DemandErrors.of([Samples(np.full((40, 2), more))], *made) for name, more in OFF.items()}
+    row = errors["model"].row()
+    assert row["wql"] is row["bias"] is None
+    assert row["wrmsse"] == 1
+    assert [*demand_verdicts(errors, np.arange(40), horizon=1)["other"]] == ["wrmsse"]
 
 
 def test_an_edge_is_found_where_there_is_one():

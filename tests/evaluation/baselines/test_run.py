@@ -61,6 +61,14 @@ def test_a_failure_leaves_its_reason_and_the_others_their_scores(panel):
     assert found["drift"][1].known.all()
 
 
+def test_all_quantiles_of_every_step_are_kept_unless_one_asks_for_few(panel, monkeypatch):
+    monkeypatch.setattr(running, "MANY_STEPS", 1)
+    whole, few = (ask(panel, [FITTED], brief=brief)[0]["fitted"] for brief in (False, True))
+    assert [one.quantiles.shape[1] for one in (whole[1], few[1], few[2])] == [99, 9, 99]
+    for step in (1, 2):
+        np.testing.assert_array_equal(few[step].quantile([0.1, 0.9]), whole[step].quantile([0.1, 0.9]))
+
+
 def test_a_row_of_mostly_stand_ins_is_left_out(panel):
     few = Panel(panel.series, [np.arange(50, 54), np.arange(50, 60)])
     found, failed = ask(few, [FITTED])
