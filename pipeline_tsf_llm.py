@@ -216,7 +216,7 @@ class TsfLlmPipeline(Pipeline):
         answer: dict[str, Any] = {"batch": batch} | ({} if p_zero is None else {"p_zero": p_zero})
         if not self.samples_paths:
             return answer | {"prediction": prediction}
-        paths = self._spread_quantiles(prediction, p_zero, batch, samples)
+        paths = self._spread_quantiles(prediction, batch, samples, p_zero)
         return answer | {"paths": paths if calibrated is None else calibrated(paths), "laws": []}
 
     def calibration(self, choice: str, horizon: int) -> Calibration | None:
@@ -347,7 +347,8 @@ class TsfLlmPipeline(Pipeline):
     def _sample(self, batch: Any, *, horizon: int, **options: int) -> tuple[np.ndarray, list[PiecewiseLaw]]:
         """What `sample` and `laws` give, from one reading of the context."""
         if not self.model.can_generate():
-            return self._spread_quantiles(*self._head(batch, horizon), batch, options["samples"]), []
+            quantiles, p_zero = self._head(batch, horizon)
+            return self._spread_quantiles(quantiles, batch, options["samples"], p_zero), []
         size, reach = max(1, ROWS_AT_ONCE // options["samples"]), min(horizon, self.law_reach)
         tokens, uniforms, laws = [], [], []
         for rows in self._chunks(batch, size, "paths"):
@@ -523,7 +524,7 @@ class TsfLlmPipeline(Pipeline):
         return self.model(**{name: batch[name].to(self.model.device) for name in names}, **_adapters_of(batch))
 
     def _spread_quantiles(
-        self, quantiles_BPQ: np.ndarray, p_zero_BP: np.ndarray | None, batch: Any, samples: int
+        self, quantiles_BPQ: np.ndarray, batch: Any, samples: int, p_zero_BP: np.ndarray | None = None
     ) -> np.ndarray:
         """Quantiles `[B,P,Q]` -> `K` evenly spaced ones `[B,K,P]`, linear in the normal score and beyond its ends.
 
