@@ -129,7 +129,12 @@ def told_ahead(
     told: dict[str, Any] = {"known": None, "static": None}
     if state["center"]:
         columns = [bars[one].to_numpy(dtype=float) for one in covariates]
-        columns += [np.full(len(bars), static_number(static.get(one, ""))) for one in state["numbers"]]
+        numbers = {one: static_number(static.get(one, "")) for one in state["numbers"]}
+        if unclear := [
+            f"{one} {static[one]!r}" for one, number in numbers.items() if np.isnan(number) and static.get(one)
+        ]:
+            logger.warning_once(f"{name}: {', '.join(unclear)} is no number: it is read as unknown")
+        columns += [np.full(len(bars), number) for number in numbers.values()]
         scaled = (np.stack(columns, axis=1) - state["center"]) / state["scale"]
         limit = np.inf if clip is None else clip
         told["known"] = np.clip(scaled, -limit, limit).astype(np.float32)
@@ -190,7 +195,12 @@ def _codes_of(vocabulary: tuple[str, ...]) -> dict[str, int]:
 
 
 def static_number(text: str) -> float:
-    return float(text) if text else float("nan")
+    """NaN where it is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return float("nan")
+    return number if np.isfinite(number) else float("nan")
 
 
 # --- the times of the steps ------------------------------------------------------------------------------------------

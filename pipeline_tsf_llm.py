@@ -216,7 +216,7 @@ class TsfLlmPipeline(Pipeline):
         answer: dict[str, Any] = {"batch": batch} | ({} if p_zero is None else {"p_zero": p_zero})
         if not self.samples_paths:
             return answer | {"prediction": prediction}
-        paths = self._spread_quantiles(prediction, batch, samples)
+        paths = self._spread_quantiles(prediction, batch, samples, p_zero)
         return answer | {"paths": paths if calibrated is None else calibrated(paths), "laws": []}
 
     def calibration(self, choice: str, horizon: int) -> Calibration | None:
@@ -347,7 +347,8 @@ class TsfLlmPipeline(Pipeline):
     def _sample(self, batch: Any, *, horizon: int, **options: int) -> tuple[np.ndarray, list[PiecewiseLaw]]:
         """What `sample` and `laws` give, from one reading of the context."""
         if not self.model.can_generate():
-            return self._spread_quantiles(self.predict_head(batch, horizon), batch, options["samples"]), []
+            quantiles, p_zero = self._head(batch, horizon)
+            return self._spread_quantiles(quantiles, batch, options["samples"], p_zero), []
         size, reach = max(1, ROWS_AT_ONCE // options["samples"]), min(horizon, self.law_reach)
         tokens, uniforms, laws = [], [], []
         for rows in self._chunks(batch, size, "paths"):
@@ -522,9 +523,12 @@ class TsfLlmPipeline(Pipeline):
         names = [name for name in ("past_values", "attention_mask", *SERIES_INPUTS) if name in batch]
         return self.model(**{name: batch[name].to(self.model.device) for name in names}, **_adapters_of(batch))
 
-    def _spread_quantiles(self, quantiles_BPQ: np.ndarray, batch: Any, samples: int) -> np.ndarray:
+    def _spread_quantiles(
+        self, quantiles_BPQ: np.ndarray, batch: Any, samples: int, p_zero_BP: np.ndarray | None = None
+    ) -> np.ndarray:
         """Quantiles `[B,P,Q]` -> `K` evenly spaced ones `[B,K,P]`, linear in the normal score and beyond its ends.
 
+        Those of levels up to the probability of zero, where the model has one, are zero itself.
         At levels k / (K + 1), where the Weibull quantiles of `processor.decode` find the model's own again."""
         if quantiles_BPQ.shape[-1] == 1:
             return quantiles_BPQ.transpose(0, 2, 1).repeat(samples, axis=1)
@@ -536,6 +540,10 @@ class TsfLlmPipeline(Pipeline):
         right = left + 1
         weight = (wanted - levels[left]) / (levels[right] - levels[left])
         spread_BPK = quantiles_BPQ[..., left] * (1 - weight) + quantiles_BPQ[..., right] * weight
+        if p_zero_BP is not None:
+            is_zero = np.arange(1, samples + 1) / (samples + 1) <= p_zero_BP[..., None]
+            last_close = np.asarray(batch["last_close"], dtype=float)
+            spread_BPK = np.where(is_zero, -last_close[:, None, None], spread_BPK)
         return spread_BPK.transpose(0, 2, 1)
 
 

@@ -243,7 +243,8 @@ class TsfLlmProcessor(ProcessorMixin):
             `past_values [B,T,F]`, `attention_mask [B,T]`, `input_ids [B,T]` (bar placeholders) for the model, and
             `scale [B]` (sigma at the origin), `last_close [B]`, `mean_volume [B]` (NaN where none is known), `ticker`,
             `origin`, `bar_times` (lists) for `decode`;
-            in series form also what `Ahead.inputs` tells of the steps ahead;
+            in series form also what `Ahead.inputs` tells of the steps ahead, and with known covariates `step_times`,
+            the times of the rows to come, which date the steps;
             `skipped`: ticker -> why it has no window, which a warning says too. If `joint`, `loading [B]` too: sampled
             paths of tickers that share an origin then move together, see `dependence_tsf_llm`.
 
@@ -312,15 +313,19 @@ class TsfLlmProcessor(ProcessorMixin):
         arrays["mean_volume"] = np.concatenate(
             [mean_volume(volume)[origins] for volume, (_, origins) in zip(traded, requests, strict=True)]
         )
+        told: dict[str, Any] = {}
         if self.feature_extractor.ahead is not None:
             ahead, origins = Ahead.of_requests(requests, self.feature_extractor)
             arrays |= ahead.inputs(origins, arrays["attention_mask"] > 0, arrays["scale"])
+            if ahead.covariates:
+                told["step_times"] = list(ahead.steps.times(origins, ahead.horizon))
         if loading is not None:
             arrays["loading"] = loading
         batch = BatchFeature(arrays, tensor_type=return_tensors)
         batch["ticker"] = [series.ticker for series, origins in requests for _ in origins]
         batch["origin"] = [pd.Timestamp(stamp) for series, origins in requests for stamp in series.timestamp[origins]]
         batch["bar_times"] = [series.timestamp[: row + 1] for series, origins in requests for row in origins]
+        batch.update(told)
         return batch
 
     # --- prices out
@@ -413,6 +418,8 @@ class TsfLlmProcessor(ProcessorMixin):
             if key not in known:
                 known[key] = next_timestamps(times, horizon, calendar)
         stamps = [known[key] for key in keys]
+        if "step_times" in batch:
+            stamps = [pd.DatetimeIndex(times[:horizon]).as_unit(stamps[0].unit) for times in batch["step_times"]]
         frame = pd.DataFrame({"ticker": np.repeat(batch["ticker"], horizon)})
         frame["origin"] = pd.DatetimeIndex(batch["origin"]).repeat(horizon)
         frame["step"] = np.tile(np.arange(1, horizon + 1), B)

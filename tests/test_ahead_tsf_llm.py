@@ -391,6 +391,38 @@ def test_a_forecast_is_possible_and_tells_the_probability_of_zero(pipe, bars):
     pd.testing.assert_frame_equal(alone, frame[frame["ticker"] == "b"].reset_index(drop=True), rtol=1e-5)
 
 
+def test_rows_to_come_date_the_steps(pipe, bars):
+    come = with_rows_to_come(bars, P + 3)
+    come = come[come["value"].notna() | (come["timestamp"].dt.day_name() != "Sunday")]
+    frame = pipe(come, horizon=P)
+    for name, one in come.groupby("series_id"):
+        stamps = frame.loc[frame["ticker"] == name, "timestamp"]
+        later = one.loc[one["timestamp"] > frame.loc[frame["ticker"] == name, "origin"].iloc[0], "timestamp"]
+        assert stamps.tolist() == later.tolist()[:P]
+
+
+def test_quantiles_up_to_the_probability_of_zero_are_zero(bars, tiny_model):
+    processor = fitted(bars, nonnegative=True)
+    extractor, levels = processor.feature_extractor, [0.02, 0.3, 0.45, 0.9]
+    size = {"num_features": len(extractor.names), "prediction_length": P, "patch_length": 8, "zero_inflated": True}
+    model = tiny_model(
+        TsfLlmForPrediction, **size, **extractor.series_fields(), prediction_type="quantile", initializer_range=0.02
+    )
+    frame = TsfLlmPipeline(model=model, processor=processor)(bars, horizon=P, quantile_levels=levels)
+    quantiles = frame.filter(regex="^q").to_numpy()
+    below = np.array(levels) < frame["p_zero"].to_numpy()[:, None] - 1 / 257
+    assert below[:, 1].all()
+    assert (quantiles[below] == 0).all()
+    assert (quantiles[:, -1] > 0).all()
+
+
+def test_a_static_number_that_is_none_is_unknown(rich, bars, caplog):
+    told = inputs_of(rich, bars.assign(size=bars["size"].astype(str).replace("1.5", "big")), [200])
+    unknown = inputs_of(rich, bars.assign(size=bars["size"].where(bars["series_id"] != "a")), [200])
+    same_bits(told, unknown)
+    assert "a: size 'big' is no number: it is read as unknown" in caplog.text
+
+
 def test_covariates_that_are_unknown_for_a_step_are_refused(pipe, bars):
     come = with_rows_to_come(bars)
     hole = (come["series_id"] == "b") & (come["timestamp"] == "2021-10-12")
