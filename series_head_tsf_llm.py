@@ -208,7 +208,7 @@ class TsfLlmSeriesHead(nn.Module):
         if self.season is not None:
             base = base + self.season(seasons).squeeze(-1)
         near = self.near(scale)
-        base = base.float() + (1 - near) * scale.normal(torch.zeros_like(scale.mean))[:, None]
+        base = base.float() + (1 - near) * window.values[:, -1:]
         out, zero_logits = (out[..., :-1], out[..., -1]) if c.zero_inflated else (out, None)
         if c.prediction_type == "regression":
             return scale.back(base + near * out.squeeze(-1)), zero_logits
@@ -216,7 +216,7 @@ class TsfLlmSeriesHead(nn.Module):
 
     def near(self, scale: Scale) -> torch.Tensor:
         """How far a random walk comes by each step, in deviations of the window, 1 at most: `[B,P]`. A step is first
-        taken to stay that near to the value at the origin, which is 0."""
+        taken to stay that near to the last value."""
         steps = torch.arange(1, self.config.prediction_length + 1, device=scale.mean.device)
         return (steps.sqrt() / scale.deviation[:, None]).clamp(max=1.0)
 

@@ -103,7 +103,7 @@ class Parser(TrlParser):
             return str(value)
         if action.nargs == BOOLEAN and isinstance(value, list | dict | float):
             self.error(f"{action.dest}: give true or false, not {value!r}")
-        if action.type is str and isinstance(value, list):
+        if action.type is str and isinstance(value, list if action.choices is None else list | dict):
             self.error(f"{action.dest}: give one text, not {value!r}")
         if action.type in (int, float) and value is not None and not isinstance(value, str):
             allowed = (int,) if action.type is int else (int, float)

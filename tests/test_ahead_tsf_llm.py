@@ -488,7 +488,7 @@ def trained(bars, tmp_path_factory):
         "--nonnegative": "true",
         "--integer": "true",
         "--horizon": str(P),
-        "--context_length": "32",
+        "--context_length": "48",
         "--max_steps": "2",
         "--disable_tqdm": "true",
         "--output_dir": str(folder / "model"),
@@ -534,7 +534,7 @@ def test_a_model_is_trained_forecasts_and_is_scored(trained, run_cli, capsys):
 def test_a_prepared_folder_holds_the_same(trained, run_cli):
     folder, report, words = trained
     asked = ["--known-covariates", "promo", "--nonnegative", "--integer", "--series-form", "--groups", "covariates"]
-    asked += ["--static", folder / "shops.csv", "--horizon", P, "--context-length", 32, "--out", folder / "dataset"]
+    asked += ["--static", folder / "shops.csv", "--horizon", P, "--context-length", 48, "--out", folder / "dataset"]
     assert not run_cli("prepare", "--data", folder / "sales.csv", *asked)
     options = dict(zip(words[::2], words[1::2], strict=True)) | {"--data": str(folder / "dataset")}
     for name in ("--static", "--known_covariates", "--nonnegative", "--integer"):

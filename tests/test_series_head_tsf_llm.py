@@ -122,18 +122,30 @@ def test_nothing_observed_and_constants_are_answered(series_model, head):
     assert answer(model, given).isfinite().all()
 
 
-def test_answers_move_and_grow_with_the_window(series_model, head, close):
-    """Twice the values, or values moved by a constant, give answers twice as large, or moved."""
+def test_answers_move_with_the_window(series_model, head, close):
+    """Values moved by a constant give answers moved by it. (Multiplied, they have as large a unit, and are the same.)"""
     model, given = series_model(**head), inputs()
-    given["past_target"] *= 100  # beside which the least deviation is nothing
-    given["season_values"] *= 100
-    given["zero_level"] *= 100
+    for name in (changed := ("past_target", "season_values", "zero_level")):
+        given[name] *= 100
     first = answer(model, given)
-    changed = ("past_target", "season_values", "zero_level")
-    doubled = answer(model, {**given, **{name: 2 * given[name] for name in changed}})
-    torch.testing.assert_close(doubled, 2 * first, atol=0.05, rtol=1e-3)
     moved = answer(model, {**given, **{name: given[name] + 30 for name in changed}})
     torch.testing.assert_close(moved, first + 30, atol=0.05, rtol=1e-3)
+
+
+def test_a_step_starts_as_near_as_a_random_walk(series_model):
+    """Without what it learns: from the last value to the window's mean, as far as the unit times the root of the steps
+    is of the window's deviation."""
+    model, given = series_model(prediction_type="regression"), inputs()
+    for weights in (model.head.direct, model.head.across, model.head.season, model.head.out):
+        for parameter in weights.parameters():
+            torch.nn.init.zeros_(parameter)
+    given["past_target"] *= 4
+    window, steps = given["past_target"], torch.arange(1, model.config.prediction_length + 1)
+    mask = given.get("attention_mask", torch.ones_like(window))
+    mean = ((window * mask).sum(1) / mask.sum(1))[:, None]
+    deviation = (((window - mean) ** 2 * mask).sum(1) / mask.sum(1) + 0.01).sqrt()[:, None]
+    near = (steps.sqrt() / deviation).clamp(max=1.0)
+    torch.testing.assert_close(answer(model, given), mean + (1 - near) * (window[:, -1:] - mean))
 
 
 @pytest.mark.parametrize("name", ["season_values", "ahead_values", "static_ids", "past_values"])

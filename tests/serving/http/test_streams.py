@@ -185,7 +185,7 @@ def test_messages_of_many_sockets_are_read_one_at_a_time(client, monkeypatch):
     """What waits is a text, not the many times larger update that is made of it."""
     events, parsed = [], streams.parsed
 
-    def slow(asked):
+    def slow(*asked):
         time.sleep(0.2)
         events.append("worked")
         raise ValueError("no bars")
