@@ -507,7 +507,7 @@ RETAIL = Section(
 2017, stopped on the three months after it; origins are every seventh day from July 2017 on, 28 days ahead. WRMSSE and
 RMSSE as in M5, of the mean; WQL over 10 to 90 % (`docs/evaluation.md`). Baselines are fitted on all days before July.
 Settings were chosen on the first five months of 2017, with a training up to the end of 2016; each row looked at the
-test dates once. Our recipe: `train_scripts/configs/{RECIPE.name}`.""",
+test dates once, after an earlier recipe of ours. The recipe: `train_scripts/configs/{RECIPE.name}`.""",
     files={
         RETAIL_FILE: "Kaggle's Store Item Demand, stores 1 to 5: series_id, date, store, item, sales; not to be shared"
     },

@@ -177,7 +177,7 @@ def page(sections: Mapping[str, Section], rows: Mapping[str, Sequence[Row]], *, 
     versions = {f"{name} {version}" for one in about for name, version in one["versions"].items()}
     return TEXT.format(
         date=today,
-        commits=", ".join(sorted({str(one["commit"]) for one in about})) or "none",
+        commits=", ".join(sorted({str(one["commit"] or "(not recorded)") for one in about})) or "none",
         versions=", ".join(sorted(versions)) or "nothing",
         cores=", ".join(sorted({str(one["machine"]["cpu_count"]) for one in about})) or "no",
         quick=" **A quick run on made-up data, to see that it works: its figures mean nothing.**" if quick else "",
