@@ -123,7 +123,7 @@ def test_nothing_observed_and_constants_are_answered(series_model, head):
 
 
 def test_answers_move_with_the_window(series_model, head, close):
-    """Values moved by a constant give answers moved by it. (Multiplied, they have as large a unit, and are the same.)"""
+    """Values moved by a constant give answers moved by it. Multiplied, they have as large a unit: nothing changes."""
     model, given = series_model(**head), inputs()
     for name in (changed := ("past_target", "season_values", "zero_level")):
         given[name] *= 100
