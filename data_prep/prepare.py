@@ -304,6 +304,8 @@ def _collect(
         raise ValueError(f"{sorted(taken)}: a prepared dataset has columns of these names; rename the covariates")
     if extractor.series_kind is not OHLCV:
         return collect_series(source, work, tickers, columns=columns, covariates=extractor.covariates, strict=strict)
+    if columns.value is not None:
+        raise ValueError(f"'{columns.value}' names the value of plain series, and these are bars: leave it out")
     check_no_value(columns)
     options = {"columns": columns, "covariates": extractor.covariates, "strict": strict}
     chosen = "market" in (extractor.feature_groups or ()) and all(map(implied_index, others))
