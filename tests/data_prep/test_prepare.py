@@ -576,7 +576,7 @@ def test_refusals_of_columns_and_covariates(loads, prices, tmp_path):
     frame.iloc[[1, 0, *range(2, len(frame))]].to_csv(tmp_path / "backwards.csv", index=False)
     with pytest.raises(ValueError, match="timestamp goes backwards"):
         prepare(tmp_path / "backwards.csv", tmp_path / "out", **series_settings(), strict=True)
-    with pytest.raises(ValueError, match="no column 'close' to choose"):
+    with pytest.raises(ValueError, match="and these are bars"):
         prepare(prices, tmp_path / "out", **settings(), columns=Columns(value="close"))
 
 
