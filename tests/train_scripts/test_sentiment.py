@@ -135,3 +135,8 @@ def refusal(words, monkeypatch, capsys):
     assert error.startswith("sentiment: error:")
     assert "\n" not in error
     return error
+
+
+def test_texts_grouped_by_length_keep_their_guesses(train):
+    report = train("grouped", train_sampling_strategy="group_by_length")
+    assert report["test"]["accuracy"] > 0.9
