@@ -111,10 +111,12 @@ def _mean(running: np.ndarray, rows: np.ndarray, length: int) -> np.ndarray:
 
 
 def _lags(panel: Panel) -> list[_Lags]:
-    made = []
+    """Of each series; a season that the panel does not name is told by the times up to the first fence."""
+    made, first = [], panel.fences()[0][0]
     for code, one in enumerate(panel.series):
-        spacing = np.median(np.diff(one.timestamp))
-        found = candidate_seasons(one.timestamp, float(spacing / np.timedelta64(1, "s")))
+        times = one.timestamp[: max(2, int(np.searchsorted(one.timestamp, first, side="right")))]
+        spacing = np.median(np.diff(times))
+        found = candidate_seasons(times, float(spacing / np.timedelta64(1, "s")))
         season = panel.season or (found[0] if found else 1)
         year = 52 * season if 0.9 < spacing / np.timedelta64(1, "D") < 1.1 and season * DAY < 8 * DAY else None
         values = filled(one, panel.kind)

@@ -63,6 +63,15 @@ def test_inputs_read_nothing_after_the_origin():
         assert_array_equal(ours[step].values, theirs[step].values)
 
 
+def test_a_season_is_told_by_the_times_up_to_the_first_fence():
+    asked = replace(panel(), season=None, rows=[np.array([300])] * 3)
+    weeks = np.timedelta64(6, "D") * np.maximum(np.arange(N) - 300, 0)  # from there on, most rows of all, weekly
+    later = [replace(one, timestamp=one.timestamp + weeks) for one in asked.series]
+    ours, theirs = (lagged_boosting._lags(replace(asked, series=one)) for one in (asked.series, later))
+    assert [(one.season, one.year) for one in ours] == [(7, 364)] * 3
+    assert [(one.season, one.year) for one in theirs] == [(7, 364)] * 3
+
+
 def test_a_seed_repeats_itself():
     first, again, other = (lightgbm_lags(panel(seed), [5])[5].values for seed in (0, 0, 1))
     assert_array_equal(first, again)
