@@ -25,7 +25,7 @@ from .windows_tsf_llm import change, lag, moving_max, moving_min, moving_sum
 
 SHORT_CYCLE = 12  # rows
 REACH = 60  # rows of the longest window; seasons read more
-MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+MINUTE, DAY = 60.0, 86400.0
 SEASONS = {  # seconds between rows -> rows per cycle; what a day and a week have is counted, see `candidate_seasons`
     1.0: (60, 3600),
     MINUTE: (60, 1440),

@@ -1,7 +1,8 @@
 """How a quick start goes about plain series: what it looks at, how far ahead, and with which settings.
 
 Design choices:
-* All of it follows from the `Survey`; what a user has given stays as it was given.
+* All of it follows from the `Survey`; what a user has given stays as it was given. What is estimated (seasons, the
+  share of zeros) is that of the training rows; bounds are a fact of the whole file, as if the user had declared them.
 * The series form answers all steps at once (`--head quantile`); `--head causal_lm` samples paths, as for prices.
 * Zero is a floor where it is the least value, and has a probability of its own where a tenth of the values are zero.
   That no value was ever below zero says little else: a temperature of summer is no floor.
@@ -19,7 +20,7 @@ import yaml
 
 from ..bars_tsf_llm import MIN_BARS, UNIVARIATE, Kind
 from ..data_prep.resample import Gaps
-from ..data_prep.survey import Survey, choose_horizon
+from ..data_prep.survey import Survey, choose_horizon, survey
 from ..data_prep.windows import fence
 from ..evaluation.baselines.catalogue import choose
 from ..training.starting_model import CONFIGS
@@ -86,17 +87,18 @@ def plan_series(bars: pd.DataFrame, found: Survey, series: str, *, horizon: int 
     train = rows - test - valid
     fences = {"train_through": times[-test - valid - 1], "valid_through": times[-test - 1]}
     options: dict[str, Any] = {name: fence(pd.Timestamp(time)) for name, time in fences.items()}
+    learned = survey(part[part["timestamp"] <= fences["train_through"]])
     told = {"horizon": f"{horizon} rows" + ("" if given else ", as is usual for such a step and length")}
     config = "quickstart.yaml"
     if head == "quantile":
         config = CONFIG.name
-        options |= _series_form(found, horizon, train)
+        options |= _series_form(found, learned, horizon, train)
         options |= _steps(train, horizon, int((known["count"] > MIN_BARS).sum()))
         told |= _in_words(options)
     stride = max(1, min(horizon, (test - horizon) // SCORED_DATES))
     scored = max(1, min(len(known), SCORED * stride // max(1, test - horizon)))
     options["head"] = head
-    return Plan(part, horizon, config, options, scored, stride, found.zeros >= MANY_ZEROS, told)
+    return Plan(part, horizon, config, options, scored, stride, learned.zeros >= MANY_ZEROS, told)
 
 
 def _parts(rows: int, times: int, horizons: Sequence[int]) -> tuple[int, int, int]:
@@ -148,15 +150,16 @@ def first_series(bars: pd.DataFrame) -> str:
     return str((good if len(good) else found).index[0])
 
 
-def _series_form(found: Survey, horizon: int, train: int) -> dict[str, Any]:
-    """Context, floor, whole numbers and zeros of a model in series form."""
-    season = found.seasons[0]["rows"] if found.seasons else 1
+def _series_form(found: Survey, learned: Survey, horizon: int, train: int) -> dict[str, Any]:
+    """Context, floor, whole numbers and zeros of a model in series form, by what was `found` in the file and what of it
+    is `learned` from."""
+    season = learned.seasons[0]["rows"] if learned.seasons else 1
     context = max(SHORTEST, min(LONGEST, max(2 * season, 3 * horizon, 2 * SHORTEST), train // 3))
     fields = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model_config"]
     length = 2 * fields["patch_length"] if context >= LONG else min(fields["patch_length"], context // 8)
     fields["patch_length"], context = length, context // length * length
     floor = found.nonnegative and found.zeros > 0
-    fields["zero_inflated"] = floor and found.zeros >= MANY_ZEROS
+    fields["zero_inflated"] = floor and learned.zeros >= MANY_ZEROS
     return {"context_length": context, "nonnegative": floor, "integer": found.integer, "model_config": fields}
 
 

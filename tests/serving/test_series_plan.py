@@ -38,6 +38,17 @@ def test_settings_follow_from_the_values():
     assert plan(panel(), horizon=5).horizon == 5
 
 
+def test_what_comes_after_training_chooses_no_setting():
+    """Seasons and zeros of later rows; that values are whole and never below zero is a fact of the file."""
+    sales = np.arange(600) % 7 + np.random.default_rng(0).poisson(0.5, 600) * 1.0
+    later = sales.copy()
+    later[-120:] = np.where(np.arange(120) % 28, 0.0, 30.0)
+    sales[0] = later[0] = 0.0
+    one, other = plan(panel(values=sales)), plan(panel(values=later))
+    assert one.options == other.options
+    assert one.zeros is other.zeros
+
+
 def test_parts_are_learned_validated_and_tested_on():
     for rows, freq in ((40, "MS"), (60, "YE"), (144, "MS"), (300, "W"), (900, "D"), (5000, "h")):
         bars = panel(rows=rows, freq=freq)
