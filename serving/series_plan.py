@@ -151,8 +151,8 @@ def first_series(bars: pd.DataFrame) -> str:
 
 
 def _series_form(found: Survey, learned: Survey, horizon: int, train: int) -> dict[str, Any]:
-    """Context, floor, whole numbers and zeros of a model in series form, by what was `found` in the file and what of it
-    is `learned` from."""
+    """Context, floor, whole numbers and zeros of a model in series form, by what was `found` in the file and in the
+    part that is `learned` from."""
     season = learned.seasons[0]["rows"] if learned.seasons else 1
     context = max(SHORTEST, min(LONGEST, max(2 * season, 3 * horizon, 2 * SHORTEST), train // 3))
     fields = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model_config"]

@@ -4,7 +4,7 @@ Whatever a visitor wrote or uploaded goes through templates that escape it. Numb
 
 import base64
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,54 +23,46 @@ DASH = "–"  # noqa: RUF001
 
 
 def head(answer: Answer, language: str) -> str:
-    """Chance, move, band and, where it is known, the outcome."""
-    if answer.is_plain:
-        return _head_of_series(answer, language)
+    """Figures of the last step, and, where it is known, the outcome."""
+    row, word = answer.last, partial(say, language, plain=answer.is_plain)
+    ahead = bars(len(answer.rows), language, plain=answer.is_plain)
+    about = word("about", ticker=answer.ticker, bars=ahead, origin=day(row["origin"]), target=day(row["timestamp"]))
+    tiles = (_of_series if answer.is_plain else _of_prices)(answer, word)
+    return html(HERE / "answer.html", say=word, about=about, tiles=tiles, known=len(answer.later))
+
+
+def _of_prices(answer: Answer, word: Callable[..., str]) -> list[dict[str, Any]]:
+    """Chance, move, band, and the outcome or the last close."""
     row, close, outcome = answer.last, answer.close, answer.outcome
-    told = {
-        "about": say(
-            language,
-            "about",
-            ticker=answer.ticker,
-            bars=bars(len(answer.rows), language),
-            origin=day(row["origin"]),
-            target=day(row["timestamp"]),
-        ),
-        "p_up": chance(row["p_up"]),
-        "p_up_share": share(row["p_up"]),
-        "move": percent(row["mean"] / close - 1, sign=True),
-        "move_price": price(row["mean"] - close, sign=True),
-        "band": f"{price(row['q10'])} {DASH} {price(row['q90'])}",
-        "band_percent": f"{percent(row['q10'] / close - 1, sign=True)} … {percent(row['q90'] / close - 1, sign=True)}",
-        "close": price(close),
-        "origin": day(row["origin"]),
-        "known": len(answer.later),
-        "happened": "",
-        "happened_where": "",
-    }
-    if outcome is not None:
-        told["happened"] = percent(outcome / close - 1, sign=True)
+    percents = f"{percent(row['q10'] / close - 1, sign=True)} … {percent(row['q90'] / close - 1, sign=True)}"
+    move = {"figure": percent(row["mean"] / close - 1, sign=True), "small": price(row["mean"] - close, sign=True)}
+    band = {"figure": f"{price(row['q10'])} {DASH} {price(row['q90'])}", "small": percents}
+    if outcome is None:
+        last = {"name": word("close"), "figure": price(close), "small": day(row["origin"])}
+    else:
         where = "inside" if row["q10"] <= outcome <= row["q90"] else "outside"
-        told["happened_where"] = f"{price(outcome)}, {say(language, where)}"
-    return html(HERE / "answer.html", say=partial(say, language), **told)
+        last = {"name": word("happened_tile"), "figure": percent(outcome / close - 1, sign=True)}
+        last |= {"small": f"{price(outcome)}, {word(where)}", "look": "tsf-happened"}
+    return [
+        {"name": word("p_up"), "figure": chance(row["p_up"]), "share": share(row["p_up"]), "coin": True},
+        {"name": word("move"), **move},
+        {"name": word("band"), **band, "look": "tsf-wide"},
+        last,
+    ]
 
 
-def _head_of_series(answer: Answer, language: str) -> str:
-    """What is expected in all, the band of the last step, chances and, where they are known, the outcomes."""
-    row, rows, count, word = answer.last, answer.rows, len(answer.rows), partial(say, language, plain=True)
+def _of_series(answer: Answer, word: Callable[..., str]) -> list[dict[str, Any]]:
+    """What is expected in all, the band of the last step, chances, and the outcomes or the last value."""
+    row, rows, count = answer.last, answer.rows, len(answer.rows)
     before = answer.past["value"].tail(count)
-    names = {"origin": day(row["origin"]), "target": day(row["timestamp"])}
-    ahead = bars(count, language, plain=True)
+    ahead = word("one_bar" if count == 1 else "many_bars", count=count)
+    total = {"name": word("total", bars=ahead), "figure": amount(rows["mean"].sum())}
     tiles = [
-        {
-            "name": word("total", bars=ahead),
-            "figure": amount(rows["mean"].sum()),
-            "small": word("total_before", value=amount(before.sum())) if len(before) == count else "",
-        },
+        {**total, "small": word("total_before", value=amount(before.sum())) if len(before) == count else ""},
         {
             "name": word("band"),
             "figure": f"{amount(row['q10'])} {DASH} {amount(row['q90'])}",
-            "small": word("band_day", day=names["target"]),
+            "small": word("band_day", day=day(row["timestamp"])),
         },
         {"name": word("p_up"), "figure": chance(row["p_up"]), "share": share(row["p_up"])},
     ]
@@ -81,11 +73,12 @@ def _head_of_series(answer: Answer, language: str) -> str:
         value = answer.later["value"].to_numpy()
         inside = int(((known["q10"] <= value) & (value <= known["q90"])).sum())
         told = word("held_of", inside=inside, count=len(value))
-        tiles.append({"name": word("happened_tile"), "figure": amount(value.sum()), "small": told, "happened": True})
+        tiles.append(
+            {"name": word("happened_tile"), "figure": amount(value.sum()), "small": told, "look": "tsf-happened"}
+        )
     else:
-        tiles.append({"name": word("close"), "figure": amount(answer.close), "small": names["origin"]})
-    about = word("about", ticker=answer.ticker, bars=ahead, **names)
-    return html(HERE / "series.html", say=word, about=about, tiles=tiles, known=len(answer.later))
+        tiles.append({"name": word("close"), "figure": amount(answer.close), "small": day(row["origin"])})
+    return tiles
 
 
 def below(answer: Answer, prices: Prices, language: str) -> str:
