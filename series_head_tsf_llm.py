@@ -99,9 +99,13 @@ class SeriesWindow:
         bars = [values[..., None], mask[..., None]]
         if past_values is not None and config.num_features:
             bars.append(latest(past_values.float(), L) * mask[..., None])
-        shape = (num_patches(config), -1)
-        patches = torch.cat(bars, dim=-1).unflatten(1, shape).flatten(2)
-        return cls(scale, values, patches, mask.unflatten(1, shape).amax(dim=-1))
+        patches = torch.cat(bars, dim=-1).unflatten(1, (num_patches(config), -1)).flatten(2)
+        return cls(scale, values, patches, observed_patches(config, mask))
+
+
+def observed_patches(config: TsfLlmConfig, mask: torch.Tensor) -> torch.Tensor:
+    """In which patches `[B,N]` anything is observed, of bars `[B,T]`."""
+    return latest(mask, config.context_length or 0).unflatten(1, (num_patches(config), -1)).amax(dim=-1)
 
 
 def latest(x: torch.Tensor, length: int) -> torch.Tensor:

@@ -21,12 +21,11 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ..common.inference import is_known
-from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.windows import WindowDataset, identity
 from ..evaluation.classes import UNKNOWN, class_labels
 from ..processing_tsf_llm import TsfLlmProcessor
 from ..publishing.upload import HubCallback
-from ..series_head_tsf_llm import latest, num_patches
+from ..series_head_tsf_llm import observed_patches
 from ..tokenization_tsf_llm import TsfLlmTokenizer
 from .arguments import SftArguments
 from .averaging import WeightAverage, check_average
@@ -134,7 +133,9 @@ class TsfLlmTrainer(Trainer):
                 self._side_losses[prefix + name].append(outputs[name].detach())
         if outputs.get("router_logits"):
             config = self.model.config
-            counts = expert_counts(outputs["router_logits"], config.num_experts_per_tok, of_positions(config, mask))
+            if mask is not None and config.patch_length is not None:  # the decoder's positions are patches
+                mask = observed_patches(config, mask)
+            counts = expert_counts(outputs["router_logits"], config.num_experts_per_tok, mask)
             self._expert_counts[prefix] = self._expert_counts.get(prefix, 0) + counts
         if self.class_weights is not None:
             loss = loss + reweighted(outputs["logits"], labels, self.class_weights.to(loss.device))
@@ -185,14 +186,6 @@ class TsfLlmTrainer(Trainer):
                 table = enumerate(self.expert_load if self.args.report_to else [])
                 logs |= {f"eval_expert_load_{i}_{e}": share for i, layer in table for e, share in enumerate(layer)}
         super().log(logs, start_time)
-
-
-def of_positions(config: TsfLlmConfig, mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Which positions of the decoder are observed, out of which bars are: those of the series form are patches."""
-    if mask is None or config.patch_length is None:
-        return mask
-    bars = latest(mask, num_patches(config) * config.patch_length)
-    return bars.unflatten(1, (-1, config.patch_length)).amax(dim=-1)
 
 
 @torch.no_grad()
