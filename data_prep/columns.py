@@ -95,6 +95,15 @@ def join_names(table: pd.DataFrame, id: str | None) -> pd.DataFrame:
     return table.assign(**{str(id): joined})
 
 
+def with_names(table: pd.DataFrame, id: str | None) -> pd.DataFrame:
+    """A table with a row per series, its names in `series_id` where they are in the column, or columns, of `id`."""
+    if {*parts_of(id)} <= {*table.columns}:
+        table = join_names(table, id)
+    if id is None or id == UNIVARIATE.id or id not in table.columns:
+        return table
+    return table.drop(columns=UNIVARIATE.id, errors="ignore").rename(columns={id: UNIVARIATE.id})
+
+
 def wide_values(
     table: pd.DataFrame, where: str | Path, named: Columns, covariates: Sequence[str] = ()
 ) -> list[str] | None:

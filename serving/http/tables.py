@@ -18,7 +18,7 @@ import pandas as pd
 from ...bars_tsf_llm import UNIVARIATE
 from ...cells_tsf_llm import NumberFormat, TimeFormat, read_numbers, read_times
 from ...columns_tsf_llm import ALIASES, SERIES_ALIASES, find_columns, join_static, key_texts
-from ...data_prep.columns import Columns
+from ...data_prep.columns import Columns, join_names, with_names
 from ...data_prep.sources import read_for, read_market
 from ...processing_tsf_llm import TsfLlmProcessor
 from ..uploads import check_size
@@ -37,7 +37,7 @@ def sent_tables(asked: Tables, static: Sequence[str] = ()) -> dict[str, Any]:
     market = None if asked.market is None else _frame(asked.market, asked)
     names = {"id_column": asked.id, "timestamp_column": asked.time, "target_column": asked.value}
     given = {name: value for name, value in names.items() if value is not None}
-    bars = _frame(asked.bars, asked)
+    bars = join_names(_frame(asked.bars, asked), asked.id)
     if asked.static is not None:
         bars = _with_static(bars, asked, static)
     return {"bars": bars, "market": market, **given}
@@ -50,7 +50,7 @@ def _with_static(bars: pd.DataFrame, asked: Tables, names: Sequence[str]) -> pd.
     id = asked.id or find_columns(bars, usual).get(UNIVARIATE.id)
     if id is None or id not in bars:
         raise ValueError("static is joined by the name of a series, and the bars have none: add a column series_id")
-    named = table.rename(columns={asked.id: UNIVARIATE.id} if asked.id in table else {})
+    named = with_names(table, asked.id)
     joined = [name for name in names if name in named]
     keys = key_texts(bars[id])
     known = join_static(bars.assign(**{UNIVARIATE.id: keys}), named, joined, strict=asked.strict) if joined else bars

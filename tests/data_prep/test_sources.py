@@ -437,6 +437,37 @@ def test_unusable_files_are_refused_with_a_remedy(write_frame, frame, options, s
         read_series(write_frame(frame, "file.csv"), **options)
 
 
+TWO = pd.DataFrame({"date": [*TIMES] * 2, "store": [1] * 8, "item": list("aaaabbbb"), "units": range(8)})
+GOODS = pd.DataFrame({"item": ["a", "b"], "store": [1, 1], "kind": ["dry", "fresh"]})
+
+
+def test_a_static_table_is_joined_by_keys_of_several_columns(write_frame):
+    static, options = write_frame(GOODS, "goods.csv"), {"value": "units", "id": "store,item"}
+    frame = read_series(write_frame(TWO, "s.csv"), static_file=static, **options)
+    told = frame.groupby("series_id")[["store", "item", "kind"]].first()
+    assert told.astype(str).to_numpy().tolist() == [["1", "a", "dry"], ["1", "b", "fresh"]]
+    assert told.index.tolist() == ["1/a", "1/b"]
+    joined = GOODS.assign(unique_id=["1/a", "1/b"])[["unique_id", "kind"]]
+    again = read_series(write_frame(TWO, "s.csv"), static_file=write_frame(joined, "other.csv"), **options)
+    assert again["kind"].tolist() == frame["kind"].tolist()
+
+
+def test_a_static_table_and_a_file_with_the_same_column(write_frame):
+    path, options = write_frame(TWO.assign(kind=["dry"] * 4 + ["fresh"] * 4), "s.csv"), {"value": "units"}
+    options |= {"id": "store,item", "static": ["kind"]}
+    same = read_series(path, static_file=write_frame(GOODS, "goods.csv"), **options)
+    pd.testing.assert_frame_equal(same, read_series(path, **options))
+    wrong = write_frame(GOODS.assign(kind=["dry", "frozen"]), "wrong.csv")
+    told = "1/b: kind is fresh in its rows and frozen in the static table; correct one"
+    assert read_series(path, static_file=wrong, **options).attrs["skipped"] == {"1/b": told}
+    priced = write_frame(GOODS.assign(price=2.5), "priced.csv")
+    path = write_frame(TWO.assign(price=1.5), "s.csv")
+    frame = read_series(path, static_file=priced, **options | {"covariates": ["price"]})
+    assert frame["price"].tolist() == [1.5] * 8
+    with pytest.raises(ValueError, match=r"'price' is a covariate of the rows of .*, and a static one; rename one"):
+        read_series(path, static_file=priced, **options | {"covariates": ["price"], "static": ["kind", "price"]})
+
+
 def test_prices_are_told_from_series(write_frame, make_bars):
     prices, load = write_frame(make_bars(5), "prices.csv"), write_frame(WIDE, "load.parquet")
     assert list(read_data(prices)) == ["timestamp", "ticker", "open", "high", "low", "close", "volume"]

@@ -170,6 +170,15 @@ def test_a_static_table_beside_plain_series(shop, sold, sales):
     named = [{"shop": row["series_id"], "town": row["town"]} for row in TOWNS]
     asked = {**without(renamed, "series_id"), "static": named, "id": "shop"}
     assert shop.post("/v1/forecast", json=asked).json()["forecast"] == expected["forecast"]
+
+    def split(rows):
+        return [{**row, "series_id": None, "chain": "shop", "branch": row["series_id"][-1]} for row in rows]
+
+    asked = without({**apart, "bars": split(apart["bars"])}, "series_id")
+    branches = [{name: row[name] for name in ("chain", "branch", "town")} for row in split(TOWNS)]
+    told = shop.post("/v1/forecast", json={**asked, "static": branches, "id": "chain,branch"}).json()["forecast"]
+    assert [row["ticker"] for row in told] == [row["ticker"].replace(" ", "/") for row in expected["forecast"]]
+    assert [row["mean"] for row in told] == [row["mean"] for row in expected["forecast"]]
     two = shop.post("/v1/forecast", json={**apart, "static": TOWNS[:2]}).json()
     assert two["skipped"] == {"shop 2": "shop 2: the static table has no row for it; add one"}
     assert two["forecast"] == expected["forecast"][:12]
