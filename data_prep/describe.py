@@ -279,7 +279,7 @@ def coverage_map(coverage: dict[str, Any], path: Path, *, rows: str = "bars", on
             colour = "white" if share[row, column] > 0.6 else BLACK
             axes.text(column + 0.5, row + 0.5, f"{count}", ha="center", va="center", fontsize=6.5, color=colour)
     axes.set_yticks(np.arange(len(names)) + 0.5, [name[:24] for name in names], fontsize=7 if len(names) > 12 else 9)
-    step = max(1, len(periods) // 13)
+    step = -(-len(periods) // 13)
     axes.set_xticks(np.arange(0, len(periods), step) + 0.5, periods[::step], fontsize=8)
     axes.invert_yaxis()
     axes.grid(visible=False)
