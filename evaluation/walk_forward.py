@@ -190,12 +190,13 @@ def walk_forward(
     num_proc: int = 1,
     progress: bool = True,
     keep: bool = True,
+    bounded: bool = True,
 ) -> WalkForward:
     """Forecasts of the model and of the baselines (`catalogue.choose`) from every `stride`-th bar of [start, end].
 
     `series` is what the model's own processor makes of the bars. `stride` defaults to the horizon, so that outcomes do
     not overlap. `num_proc` processes run the baselines, whose fits stay on disk if `keep`. `calibration` is that of
-    the pipeline's calls.
+    the pipeline's calls. If not `bounded`, the model's laws are left as they are before its answers are bounded.
 
     Raises:
         ValueError: for a model without numbers (classes), an unknown baseline, or an empty period.
@@ -215,7 +216,8 @@ def walk_forward(
         pipe.check_size(together, extractor.context_length, horizon=horizon, samples=samples)
     bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=None if progress else True, leave=False)
     calibrated = pipe.calibration(calibration, horizon)
-    scored = [_scored(pipe, chunk, horizon, samples, seed, kind, calibrated) for chunk in bar]
+    bound = bounded and extractor.is_bounded
+    scored = [_scored(pipe, chunk, horizon, samples, seed, kind, calibrated, bound) for chunk in bar]
     pairs, energies = [one for one, _ in scored], [one for _, one in scored if one is not None]
     ours = [[after for _, after in one] for one in pairs]
 
@@ -290,6 +292,7 @@ def _scored(
     seed: int,
     kind: Kind,
     calibrated: Calibration | None,
+    bounded: bool,
 ) -> tuple[list[tuple[Scored, Scored]], np.ndarray | None]:
     """The forecasts of a chunk at each step, before and after the calibration; and its energy scores, if it has paths.
 
@@ -300,7 +303,7 @@ def _scored(
 
     def scored(law: Law, outcome: np.ndarray) -> Scored:
         steps = len(outcome) // len(now)
-        if extractor.is_bounded:
+        if bounded:
             law = Admitted(law, np.tile(now, steps), extractor.admissible, np.tile(unit, steps))
         return Scored.of(law, outcome)
 
@@ -309,11 +312,11 @@ def _scored(
 
     if calibrated is None and all(isinstance(law, Quantiles) for law in laws):  # at once: a head has many steps
         law = Quantiles.joined(laws)
-        law = law if extractor.is_bounded else law.divided(np.tile(unit, horizon))
+        law = law if bounded else law.divided(np.tile(unit, horizon))
         whole, n = scored(law, realised.T.ravel()), len(now)
         told = [kept(whole.take(np.arange(p * n, (p + 1) * n)), p) for p in range(horizon)]
         return [(one, one) for one in told], None
-    for p, law in enumerate(laws if extractor.is_bounded else (law.divided(unit) for law in laws)):
+    for p, law in enumerate(laws if bounded else (law.divided(unit) for law in laws)):
         before = after = kept(scored(law, realised[:, p]), p)
         if calibrated is not None and p < calibrated.steps:
             moved = Moved.about_median(law, calibrated.shift[p], calibrated.spread[p])
