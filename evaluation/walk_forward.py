@@ -41,7 +41,8 @@ from .significance import compare, overlap
 ORIGINS_AT_ONCE = 32
 KEYS = ("ticker", "origin")  # of a forecast
 OPTIONAL = ("square_scale", "sigma", "due", "energy")
-STEP_KEYS = ("crps", "coverage_80", "direction_accuracy")
+STEP_KEYS = ("crps", "mase", "coverage_80", "direction_accuracy")
+MEANS = ("crps", "mase")  # of which the mean over the steps is told
 
 
 @dataclass
@@ -64,13 +65,15 @@ class WalkForward:
     demand: Demand | None = None  # of a plain series
 
     def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
-        """One row per model, `model` is ours: scores at the last step; CRPS, coverage, direction at every step."""
+        """One row per model, `model` is ours: scores at the last step; CRPS, MASE, coverage, direction at every step,
+        and of the first two the mean over all."""
         ranked = Ranked.of(self.realised[:, -1], self.origin, seed)
         last = self.steps[-1].items()
         rows = {name: {"model": name, **self._score(forecast, seed, ranked)} for name, forecast in last}
         for name, row in rows.items():
-            before = [brief(one[name], self.realised[:, p]) for p, one in enumerate(self.steps[:-1])]
+            before = [brief(one[name], self.realised[:, p], self.scale[:, p]) for p, one in enumerate(self.steps[:-1])]
             row |= {f"{key}_by_step": [one[key] for one in [*before, row]] for key in STEP_KEYS}
+            row |= {f"{key}_mean": _mean(row[f"{key}_by_step"]) for key in MEANS}
             row["energy_score"] = float(self.energy.mean()) if name == "model" and self.energy is not None else None
         for name, errors in self.demand_errors().items():
             rows[name] |= errors.row()
@@ -139,6 +142,12 @@ class WalkForward:
         parts = (self.realised[:, -1], self.origin, self.scale[:, -1])
         options = {"square_scale": self.square_scale, "stride": self.stride, "ranked": ranked}
         return score(forecast, *parts, horizon=len(self.steps), seed=seed, **options)
+
+
+def _mean(by_step: Sequence[float | None]) -> float | None:
+    """None where a step has no score."""
+    known = [one for one in by_step if one is not None]
+    return float(np.mean(known)) if len(known) == len(by_step) else None
 
 
 def pick_origins(
