@@ -226,10 +226,12 @@ class TsfLlmPipeline(Pipeline):
             ValueError: an unknown choice, or `on` where none was kept or it has fewer steps.
         """
         check_choice(choice)
-        kept = stored(self.processor.calibration) if self.samples_paths and choice != "off" else None
+        usable = self.samples_paths and not self.has_own_zero and choice != "off"
+        kept = stored(self.processor.calibration) if usable else None
         if choice == "on" and (kept is None or kept.steps < horizon):
             state = self.processor.calibration or {}
             why = f"it has {kept.steps} step(s), not {horizon}" if kept else state.get("reason", "this model has none")
+            why = "this model gives zero a probability of its own" if self.has_own_zero else why
             raise ValueError(f"calibration=on, but {why}: choose auto or off, or run tsf-llm calibrate")
         return kept
 
@@ -335,6 +337,11 @@ class TsfLlmPipeline(Pipeline):
     def samples_paths(self) -> bool:
         """Whether the model gives a distribution (token paths or quantiles), not a single number or classes."""
         return self.model.can_generate() or self.model.config.prediction_type == "quantile"
+
+    @property
+    def has_own_zero(self) -> bool:
+        """Whether zero has a probability of its own (`p_zero`), which no calibration would keep."""
+        return not self.model.can_generate() and self.model.config.zero_inflated
 
     def sample(self, batch: Any, *, horizon: int, samples: int = 256, seed: int = 0) -> np.ndarray:
         """Cumulative log returns of sampled paths, float64 `[B,K,P]`; see `processor.batch` for many origins at once.

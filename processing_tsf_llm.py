@@ -24,7 +24,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
-from .ahead_tsf_llm import Ahead
+from .ahead_tsf_llm import IN_DIGEST, Ahead
 from .audit_tsf_llm import audit_features
 from .bars_tsf_llm import MIN_BARS, Bars, CheckedBars, Kind, bars_through, day_end, refuse_if_none_left
 from .calendars_tsf_llm import next_timestamps, recent_times
@@ -104,10 +104,13 @@ class TsfLlmProcessor(ProcessorMixin):
 
     @property
     def digest(self) -> str:
-        """Of what a model's numbers mean: its features, in order, and the bins of its laws.
+        """Of what a model's numbers mean: its features, in order, the bins of its laws, what is told of each step.
 
-        Not of the scalers: an adapter may have those of its ticker."""
-        meaning = self.feature_extractor.names, self.tokenizer.bin_edges, self.tokenizer.law_edges
+        Not of the features' scalers: an adapter may have those of its ticker."""
+        features = self.feature_extractor
+        meaning = [features.names, self.tokenizer.bin_edges, self.tokenizer.law_edges]
+        if (features.ahead or {}).get(IN_DIGEST):
+            meaning.append([features.ahead, features.seasons, features.known_covariates])
         return hashlib.blake2b(json.dumps(meaning, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     @property

@@ -31,7 +31,6 @@ from ..common.parser import Parser, check_yaml, option
 from ..common.provenance import provenance, release
 from ..common.reading import read_json
 from ..common.tables import Table, number
-from ..training.starting_model import CONFIGS
 
 BY = "fev_bench"
 NAIVE = "seasonal_naive"
@@ -46,7 +45,7 @@ class Arguments:
     tasks: Path | None = option(None, "YAML of tasks (needed)")
     out: Path | None = option(None, "folder of the results (needed)")
     model: str | None = option(None, "folder or Hub model that answers as it is; by default one is trained per task")
-    recipe: str = option(str(CONFIGS / "quickstart.yaml"), "YAML of sft for models trained per task")
+    recipe: str | None = option(None, "YAML of sft for models trained per task; by default they follow from the data")
     seconds: float | None = option(None, "seconds of each training; by default those of the recipe")
     trained_on: list[str] = option([], "with model: data sets (dataset_config of tasks) that it was trained on")
     seed: int = option(0, "of weights, windows and sampled paths")

@@ -27,15 +27,15 @@ import pandas as pd
 
 from ..common.files import write_parquet
 from ..common.parser import Parser
+from ..data_prep.survey import survey
 from ..data_prep.windows import fence
 from ..pipeline_tsf_llm import TsfLlmPipeline
 from ..processing_tsf_llm import quantile_column
 from ..serving.loading import load_pipeline
+from ..serving.series_plan import CONFIG, series_options
 from ..training.arguments import DataArguments, ModelArguments, SftArguments
-from ..training.starting_model import CONFIGS
 from ..training.supervised import train
 
-RECIPE = CONFIGS / "quickstart.yaml"
 OF_SQUARES = ("MSE", "RMSE", "RMSSE")  # metrics whose best point is the mean
 MEDIAN = 0.5
 MOST_VALUES, MOST_ROWS = 1_000_000, 20_000  # that a model is trained on, and of one series
@@ -49,7 +49,8 @@ class TsfLlmModel(fev.ForecastingModel):
 
     Args:
         model: folder or Hub name; by default a new model is trained per task.
-        recipe: YAML of `train_scripts/sft.py` for that.
+        recipe: YAML of `train_scripts/sft.py` for that; by default a model in series form, whose context, patches,
+            epochs and bounds follow from the past of the first window as in a quick start.
         seconds: of training; by default those of the recipe.
         seed: of weights, windows and sampled paths.
 
@@ -64,12 +65,12 @@ class TsfLlmModel(fev.ForecastingModel):
         self,
         model: str | Path | None = None,
         *,
-        recipe: str | Path = RECIPE,
+        recipe: str | Path | None = None,
         seconds: float | None = None,
         seed: int = 0,
     ):
         super().__init__()
-        self.model, self.recipe, self.seconds, self.seed = model, Path(recipe), seconds, seed
+        self.model, self.recipe, self.seconds, self.seed = model, recipe, seconds, seed
         self.left_out: dict[str, str] = {}  # series of the last task -> why the model did not answer
 
     def _fit_predict(self, task: fev.Task) -> list[datasets.DatasetDict]:
@@ -160,7 +161,9 @@ class Known:
             yield rows.reset_index(drop=True)
 
 
-def trained(known: Known, folder: Path, recipe: Path, *, seconds: float | None, seed: int) -> TsfLlmPipeline:
+def trained(
+    known: Known, folder: Path, recipe: str | Path | None, *, seconds: float | None, seed: int
+) -> TsfLlmPipeline:
     """A model of the past of a window, with one head for all of its steps; the last tenth of the times validates.
 
     Raises:
@@ -171,8 +174,12 @@ def trained(known: Known, folder: Path, recipe: Path, *, seconds: float | None, 
     held_back = max(int(VALID_SHARE * len(times)), min(3 * horizon, len(times) // 3))
     write_parquet(some, folder / "series" / "past.parquet")
     options: dict[str, Any] = {"max_seconds": seconds, "seed": seed, "report_samples": 0, "disable_tqdm": True}
+    if recipe is None:
+        learned = some[some["timestamp"] <= times[-held_back - 1]]
+        sizes = {"train": int(learned.groupby("series_id").size().max()), "series": learned["series_id"].nunique()}
+        options |= series_options(survey(some), survey(learned), horizon=int(horizon), **sizes)
     given = Parser((DataArguments, ModelArguments, SftArguments)).read(
-        recipe,
+        recipe or CONFIG,
         data=str(folder / "series"),
         value_column="value",
         output_dir=str(folder / "model"),

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..ahead_tsf_llm import Ahead, usual_deviation
-from ..bars_tsf_llm import UNIVARIATE, day_end
+from ..bars_tsf_llm import UNIVARIATE, Kind, day_end
 from ..emission_tsf_llm import mean_volume, own_parts, parts_ahead
 from ..feature_extraction_tsf_llm import EncodedSeries
 from ..indicators_tsf_llm import FEATURES
@@ -109,12 +109,45 @@ class WindowDataset(Dataset):
         sample_weights: str = "none",
         seed: int = 0,
     ):
-        if processor.feature_extractor.reach is not None:
-            raise ValueError("the original has a target of its own: train its weights on its .npz sequences")
         extractor = processor.feature_extractor
+        if extractor.reach is not None:
+            raise ValueError("the original has a target of its own: train its weights on its .npz sequences")
         extractor.check_head(None if objective == "causal_lm" else objective, horizon)
         self.objective, self.horizon, self.tokenizer = objective, horizon, processor.tokenizer
-        self.context_length = processor.feature_extractor.context_length
+        self.context_length = extractor.context_length
+        self._join(series)
+        fences = [None if at is None else day_end(at, self.timestamp) for at in (after, through)]
+        places = [labels_between(one.timestamp, *fences, embargo=embargo) for one in series]
+        self._mark_labels(series, places, processor.kind)
+        starts = np.cumsum([0, *(len(one.close) for one in series)])
+        origins = [origins_of(one, place, horizon) for one, place in zip(series, places, strict=True)]
+        origins = [rows[rows % stride == 0] + first for rows, first in zip(origins, starts, strict=False)]
+        self.origins = np.concatenate(origins)
+        self.ahead = None if extractor.ahead is None else Ahead.of(series, extractor)
+        if self.ahead is not None:
+            usual = [usual_deviation(one.close, slice(0, to.stop)) for one, to in zip(series, places, strict=True)]
+            self.usual = np.repeat(usual, np.diff(starts))  # [N] deviation of the ticker's values
+
+        self.augment, self.seed = dict(augment or {}), seed
+        if self.ahead is not None and "warp" in self.augment:
+            raise ValueError(
+                "augment warp: the series form cannot be bent, its seasons would not fit; use mixup or crop"
+            )
+        self.steady = steady_columns(extractor.names, extractor.kind)
+        self.context_dropout, self.contexts = context_dropout, context_columns(extractor.names)
+        self.keeps_whole = False  # whether a batch has `whole_values` too, as they were before context dropout
+        if context_dropout:
+            check_context_dropout(context_dropout, extractor.names)
+        self.weights = self._weights(sample_weights)
+        self._draws = bool(self.augment or context_dropout or self.weights is not None)
+        if self._draws:
+            self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that outlive an epoch see it too
+            self._drawn: tuple[int, np.ndarray] | None = None  # epoch and its windows
+            self._by_time = self.origins[np.argsort(self.timestamp[self.origins], kind="stable")]
+            self._times = self.timestamp[self._by_time]
+
+    def _join(self, series: Sequence[EncodedSeries]) -> None:
+        """The bars of all tickers, one after the other: N in all."""
         sizes = [len(one.close) for one in series]
         first = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
         self.start_of = first.astype(np.int64)  # [N] row of the ticker's first bar
@@ -123,47 +156,19 @@ class WindowDataset(Dataset):
         self.log_return = joined([one.log_return for one in series])
         self.sigma = joined([one.sigma for one in series])
         self.tokens = self.tokenizer.encode_returns(np.concatenate([one.standard_return() for one in series]))
-        self.bars = all_bars(series) if objective == "causal_lm" else None
-        self.timestamp = stamps = joined([one.timestamp for one in series])
-        fences = [None if at is None else day_end(at, stamps) for at in (after, through)]
-        places = [labels_between(one.timestamp, *fences, embargo=embargo) for one in series]
-        allowed = [np.zeros(size, bool) for size in sizes]
+        self.bars = all_bars(series) if self.objective == "causal_lm" else None
+        self.timestamp = joined([one.timestamp for one in series])
+
+    def _mark_labels(self, series: Sequence[EncodedSeries], places: Sequence[slice], kind: Kind) -> None:
+        """Which bars may be labels, `is_label [N]`, and those of far horizons, `laws [N,H]`."""
+        allowed = [np.zeros(len(one.close), bool) for one in series]
         for part, place in zip(allowed, places, strict=True):
             part[place] = True
         self.is_label = np.concatenate(allowed)
-        self.laws = None
-        if objective == "causal_lm" and self.tokenizer.law_edges:
+        self.laws: np.ndarray | None = None
+        if self.objective == "causal_lm" and self.tokenizer.law_edges:
             parts = zip(series, allowed, strict=True)
-            self.laws = np.concatenate([law_labels(one, self.tokenizer, processor.kind, part) for one, part in parts])
-        origins = [origins_of(one, place, horizon) for one, place in zip(series, places, strict=True)]
-        origins = [
-            rows[rows % stride == 0] + first for rows, first in zip(origins, np.cumsum([0, *sizes]), strict=False)
-        ]
-        self.origins = np.concatenate(origins)
-
-        self.ahead = None if extractor.ahead is None else Ahead.of(series, extractor)
-        if self.ahead is not None:
-            ends = [slice(0, place.stop) for place in places]
-            usual = [usual_deviation(one.close, rows) for one, rows in zip(series, ends, strict=True)]
-            self.usual = np.repeat(usual, sizes)  # [N] deviation of the ticker's values
-
-        self.augment, self.seed = dict(augment or {}), seed
-        if self.ahead is not None and "warp" in self.augment:
-            raise ValueError(
-                "augment warp: the series form cannot be bent, its seasons would not fit; use mixup or crop"
-            )
-        self.steady = steady_columns(extractor.names, extractor.kind)
-        self.context_dropout, self.contexts = context_dropout, context_columns(processor.feature_extractor.names)
-        self.keeps_whole = False  # whether a batch has `whole_values` too, as they were before context dropout
-        if context_dropout:
-            check_context_dropout(context_dropout, processor.feature_extractor.names)
-        self.weights = self._weights(sample_weights)
-        self._draws = bool(self.augment or context_dropout or self.weights is not None)
-        if self._draws:
-            self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that outlive an epoch see it too
-            self._drawn: tuple[int, np.ndarray] | None = None  # epoch and its windows
-            self._by_time = self.origins[np.argsort(stamps[self.origins], kind="stable")]
-            self._times = stamps[self._by_time]
+            self.laws = np.concatenate([law_labels(one, self.tokenizer, kind, part) for one, part in parts])
 
     def __len__(self) -> int:
         return len(self.origins)

@@ -4,13 +4,16 @@ Design choices:
 * No outcome of the earlier half comes after the first date of the later half. No bar after the last date is read.
 * It helps if the mean over steps of CRPS, each step in units of its own mean, is less, and coverage of the central
   50, 80 and 90 % is nearer to that on average. What helps is fitted again, on all dates.
-* Laws stand here by their 99 quantiles, before and after alike.
+* Laws stand here by their 99 quantiles, before and after alike. Of bounded values (`nonnegative`, `integer`) they are
+  fitted as the network gives them, and judged as they are answered: moved first, then bounded.
+* A zero with a probability of its own (`zero_inflated`) has no place in this: shift and spread would move it off zero,
+  or others onto it. Such a model is refused.
 * What does not help is not kept; the state says so, and why. Either way it has the figures of the later half by step.
 
 Shapes: n forecasts, P steps, L quantiles of a law.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,17 +45,26 @@ def calibrate(
     `series` must end with `end`, for outcomes are read as far as there are bars. Origins lie a horizon apart.
 
     Raises:
-        ValueError: the model gives no law, or no forecast can be scored.
+        ValueError: the model gives no law, or zero a probability of its own, or no forecast can be scored.
     """
     if not pipe.samples_paths:
         raise ValueError("this model gives one number or classes and no law: there is nothing to calibrate")
+    if pipe.has_own_zero:
+        raise ValueError(
+            "this model gives zero a probability of its own, which shift and spread would break: its laws stay as "
+            "they are; to calibrate, train one with zero_inflated=false"
+        )
     options = {"samples": samples, "seed": seed, "calibration": "off", "baselines": (), "progress": progress}
-    walk = walk_forward(pipe, series, start=start, end=end, horizon=horizon, **options)
-    return {**decide(walk, seed), "horizon": horizon, "samples": samples, "seed": seed}
+    walk = walk_forward(pipe, series, start=start, end=end, horizon=horizon, bounded=False, **options)
+    extractor = pipe.processor.feature_extractor
+    possible = extractor.admissible if extractor.is_bounded else None
+    return {**decide(walk, seed, possible), "horizon": horizon, "samples": samples, "seed": seed}
 
 
-def decide(walk: WalkForward, seed: int = 0) -> dict[str, Any]:
-    """The state: what both halves of the dates say."""
+def decide(
+    walk: WalkForward, seed: int = 0, possible: Callable[[np.ndarray], np.ndarray] | None = None
+) -> dict[str, Any]:
+    """The state: what both halves of the dates say. Of bounded values `possible` gives the nearest ones."""
     laws_nLP = np.stack([step["model"].quantiles for step in walk.steps], axis=-1)
     dates = np.unique(walk.origin)
     middle = dates[len(dates) // 2]
@@ -64,7 +76,8 @@ def decide(walk: WalkForward, seed: int = 0) -> dict[str, Any]:
         return {"kept": False, "reason": f"the earlier half of the dates is too short ({error})", **told}
     if tried.changes_nothing:
         return {"kept": False, "reason": "the laws are right as they are, as far as these dates tell", **told}
-    before, after = (_figures(laws, walk.realised[late]) for laws in (laws_nLP[late], tried(laws_nLP[late])))
+    bounded = (_bounded(laws, walk, late, possible) for laws in (laws_nLP[late], tried(laws_nLP[late])))
+    before, after = (_figures(laws, walk.realised[late]) for laws in bounded)
     unit = before["losses"].mean(axis=0)
     losses = [(one["losses"] / unit).mean(axis=1) for one in (before, after)]
     difference = compare(losses[1], losses[0], walk.origin[late], "no calibration", horizon=1, seed=seed)
@@ -75,6 +88,16 @@ def decide(walk: WalkForward, seed: int = 0) -> dict[str, Any]:
         return {"kept": False, "reason": f"on the later half of the dates {why}", **told}
     kept = fit(laws_nLP, walk.realised, walk.origin)
     return {"kept": True, "shift": kept.shift, "spread": kept.spread, **told}
+
+
+def _bounded(
+    laws_nLP: np.ndarray, walk: WalkForward, which: np.ndarray, possible: Callable[[np.ndarray], np.ndarray] | None
+) -> np.ndarray:
+    """The laws of these origins as they are answered."""
+    if possible is None or walk.demand is None:
+        return laws_nLP
+    now, unit = (one[which, None, None] for one in (walk.demand.value, walk.demand.unit))
+    return (possible(now + laws_nLP * unit) - now) / unit
 
 
 def _figures(laws_nLP: np.ndarray, outcomes_nP: np.ndarray) -> dict[str, Any]:

@@ -6,8 +6,9 @@ Design choices:
   nothing; a last close that is no longer the logged one is told.
 * A forecast that came too late to count is scored apart. One that repeats another is not scored at all.
 * Everything that is scored is beside the same baselines (`BASELINES`, which nobody chooses), each from what its origin
-  knew: they are fitted at the first origin of the record, and yearly. Origins that wait for their outcome are among
-  theirs, so that later bars change no score of an earlier outcome.
+  knew: they are fitted at the first origin of the record, and yearly. Bounds that all rows tell of bind them too.
+* Origins that wait for their outcome are among those of the baselines, so that later bars change no score of earlier
+  ones.
 * Where the chain is broken, rows from there on are not scored, and the page says so before all else.
 
 Shapes: n outcomes, N bars of a ticker.
@@ -31,14 +32,27 @@ from .distributions import Scored
 from .report import OURS
 from .scores import bands, score, skill
 from .significance import compare, headline, overlap
-from .track_record import law_of
+from .track_record import bounds_in, kind_in, law_of
 
 BASELINES = {OHLCV.name: ("random_walk", "har_range"), UNIVARIATE.name: ("random_walk", "garch_t")}
 SCORED, OPEN, REPEATED = "scored", "open", "repeated"
 ROUNDING = 1e-4  # of a close
 MODEL = ["model_digest", "processor_digest"]
 TOLD = ["state", "at", "due", "realised", "unit", "close"]
-KEPT = ["id", "made_at", "version", "model", *MODEL, "ticker", "origin", "last_close", "step", "horizon", "late"]
+KEPT = [
+    "id",
+    "made_at",
+    "version",
+    "kind",
+    "model",
+    *MODEL,
+    "ticker",
+    "origin",
+    "last_close",
+    "step",
+    "horizon",
+    "late",
+]
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ def match(
 def _told(rows: pd.DataFrame, series: Mapping[str, EncodedSeries], kind: Kind) -> pd.DataFrame:
     """`TOLD` of each row; the state is in words where it is none of ours."""
     parts = [_nothing(rows.iloc[:0], "")]
-    for (name, kind_name), part in rows.groupby(["ticker", "kind"], sort=False):
+    for (name, kind_name), part in rows.groupby(["ticker", rows["kind"].map(kind_in)], sort=False):
         if kind_name != kind.name:
             parts.append(_nothing(part, f"is about {kind_name} series, the data are {kind.name}"))
         elif name not in series:
@@ -252,7 +266,8 @@ def _panel(rows: pd.DataFrame, series: Mapping[str, EncodedSeries], kind: Kind) 
     origins = {name: np.sort(part["at"].to_numpy()) for name, part in keys.groupby("ticker", sort=False)}
     kept = {name: origins[name] for name in series if name in origins}
     index = pd.MultiIndex.from_tuples([(name, int(at)) for name, part in kept.items() for at in part])
-    return Panel([series[name] for name in kept], [*kept.values()], kind), index
+    bounds = bounds_in(rows["kind"].unique())
+    return Panel([series[name] for name in kept], [*kept.values()], kind, **bounds), index
 
 
 def _places(index: pd.MultiIndex, rows: pd.DataFrame) -> np.ndarray:

@@ -71,6 +71,16 @@ MEANINGS: dict[str, tuple[tuple[str, ...], str]] = {  # name: (keys of rows, wor
         ("rmse", "mase"),
         "Error of the mean; error of the median over the error that the last price had in sample.",
     ),
+    "mean of steps": (
+        ("crps_mean",),
+        "Of all steps up to the last one, each counted once; the other scores are of the last step alone.",
+    ),
+    "WRMSSE, WQL, bias": (
+        ("wrmsse",),
+        "Over all steps, in the series' own units: error of the mean beside that of the last value, and quantile "
+        "loss, series weighed by what they sold; what the mean forecasts have too much, as a share of that. zeros: "
+        "the share of zeros that came, beside the mean probability that they were given.",
+    ),
     "interval score": (
         ("interval_score_80",),
         "Width of the 80 % band plus a fine for each outcome outside of it. Lower is better.",
@@ -195,6 +205,10 @@ def _section(report: Report, walk: WalkForward | None, kind: Kind) -> dict[str, 
 def _further(report: Report, kind: Kind) -> list[Table]:
     """Scores that only some readers ask for, in tables that fit on paper; what no row has is left out."""
     unit, factor = unit_of(kind), kind.score_factor
+    means = {
+        f"CRPS, mean of steps, {unit}": ("crps_mean", ".3f", factor),
+        "MASE, mean of steps": ("mase_mean", ".3f", 1),
+    }
     tables: list[dict[str, tuple[str, str, float]]] = [
         {
             f"MAE, {unit}": ("mae", ".3f", factor),
@@ -219,6 +233,14 @@ def _further(report: Report, kind: Kind) -> list[Table]:
             "rank IC t": ("rank_ic_t", ".1f", 1),
             "RPS": ("rps", ".4f", 1),
             "energy score": ("energy_score", ".4f", 1),
+        },
+        {
+            **({} if report.facts["horizon"] == 1 else means),
+            "WRMSSE": ("wrmsse", ".3f", 1),
+            "WQL": ("wql", ".3f", 1),
+            "bias, %": ("bias", "+.1f", 100),
+            "zeros": ("zeros", ".3f", 1),
+            "zeros forecast": ("zeros_forecast", ".3f", 1),
         },
     ]
     rows = report.rows

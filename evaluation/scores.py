@@ -167,11 +167,12 @@ def bands(forecast: Forecast, realised: np.ndarray) -> dict[str, float | None]:
     return {"crps": float(forecast.crps(realised).mean()), **(coverage if known else dict.fromkeys(coverage))}
 
 
-def brief(forecast: Forecast, realised: np.ndarray) -> dict[str, float | None]:
-    """CRPS, coverage of the 80 % interval and direction alone: what `score` says of them, without a bootstrap."""
+def brief(forecast: Forecast, realised: np.ndarray, naive_scale: np.ndarray) -> dict[str, float | None]:
+    """CRPS, MASE, coverage of the 80 % interval and direction: what `score` says of them, without a bootstrap."""
     _, right = _called(forecast.p_up, realised)
     return {
         "crps": float(forecast.crps(realised).mean()),
+        "mase": _scaled(np.abs(realised - forecast.median), naive_scale),
         "coverage_80": None if (forecast.variance == 0).all() else _coverage(forecast, realised, [80])["coverage_80"],
         "direction_accuracy": float(right.mean()) if len(right) else None,
     }

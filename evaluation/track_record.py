@@ -18,7 +18,7 @@ Shapes: n rows, L levels.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +42,7 @@ TAIL = (END, 0.0005, 0.001, 0.0025)
 GRID = (*TAIL, *(i / 200 for i in range(1, 200)), *(1 - level for level in TAIL[::-1]))
 GRID_COLUMNS = [quantile_column(level) for level in GRID]
 LEVELS = np.array([0.0, *GRID[1:-1], 1.0])  # of the law
+BOUNDS = ("nonnegative", "integer")  # of the values of a plain series
 NUMBER, QUANTILES = "number", "quantiles"  # laws: a single number, and a distribution
 FACTS = {  # of all rows of a batch
     "version": "TEXT",
@@ -49,7 +50,7 @@ FACTS = {  # of all rows of a batch
     "model": "TEXT NOT NULL",
     "model_digest": "TEXT NOT NULL",
     "processor_digest": "TEXT NOT NULL",
-    "kind": "TEXT NOT NULL",
+    "kind": "TEXT NOT NULL",  # and the bounds of the values, see `told_kind`
     "calibration": "TEXT NOT NULL",
     "seed": "INTEGER NOT NULL",
     "samples": "INTEGER NOT NULL",
@@ -182,7 +183,7 @@ class TrackRecord:
         Raises:
             ValueError: a law without numbers, or a file that cannot be written.
         """
-        kind = KINDS[facts["kind"]]
+        kind = KINDS[kind_in(facts["kind"])]
         known = {name: _Known.of(bars[name], kind) for name in frame["ticker"].unique()}
         laws = _blobs(frame, kind, {name: one.closes for name, one in known.items()})
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +221,7 @@ class TrackRecord:
         with self._opened("rw") as connection:
             self._check(connection)
             found = connection.execute("SELECT DISTINCT kind FROM forecasts ORDER BY kind").fetchall()
-        return [kind for (kind,) in found if kind in KINDS]
+        return sorted({kind_in(told) for (told,) in found} & {*KINDS})
 
     def _check_there(self) -> None:
         if not self.path.exists() or not self.path.stat().st_size:
@@ -291,6 +292,27 @@ class _Known:
 def utc_now() -> pd.Timestamp:
     """Without a zone."""
     return pd.Timestamp(datetime.now(UTC)).tz_localize(None)
+
+
+def told_kind(kind: Kind, *, nonnegative: bool, integer: bool) -> str:
+    """What a row says of its series.
+
+    >>> told_kind(KINDS["univariate"], nonnegative=True, integer=False)
+    'univariate nonnegative'
+    """
+    bounds = {"nonnegative": nonnegative, "integer": integer}
+    return " ".join([kind.name, *(name for name in BOUNDS if bounds[name])])
+
+
+def kind_in(told: str) -> str:
+    """The name of the kind."""
+    return told.split()[0]
+
+
+def bounds_in(told: Iterable[str]) -> dict[str, bool]:
+    """The bounds that all of these rows tell of."""
+    words = [one.split()[1:] for one in told]
+    return {name: bool(words) and all(name in one for one in words) for name in BOUNDS}
 
 
 def asked_levels(shown: Sequence[float] = FORECAST_QUANTILES) -> list[float]:

@@ -41,7 +41,8 @@ from .significance import compare, overlap
 ORIGINS_AT_ONCE = 32
 KEYS = ("ticker", "origin")  # of a forecast
 OPTIONAL = ("square_scale", "sigma", "due", "energy")
-STEP_KEYS = ("crps", "coverage_80", "direction_accuracy")
+STEP_KEYS = ("crps", "mase", "coverage_80", "direction_accuracy")
+MEANS = ("crps", "mase")  # of which the mean over the steps is told
 
 
 @dataclass
@@ -64,13 +65,15 @@ class WalkForward:
     demand: Demand | None = None  # of a plain series
 
     def by_name(self, seed: int = 0) -> dict[str, dict[str, Any]]:
-        """One row per model, `model` is ours: scores at the last step; CRPS, coverage, direction at every step."""
+        """One row per model, `model` is ours: scores at the last step; CRPS, MASE, coverage, direction at every step,
+        and of the first two the mean over all."""
         ranked = Ranked.of(self.realised[:, -1], self.origin, seed)
         last = self.steps[-1].items()
         rows = {name: {"model": name, **self._score(forecast, seed, ranked)} for name, forecast in last}
         for name, row in rows.items():
-            before = [brief(one[name], self.realised[:, p]) for p, one in enumerate(self.steps[:-1])]
+            before = [brief(one[name], self.realised[:, p], self.scale[:, p]) for p, one in enumerate(self.steps[:-1])]
             row |= {f"{key}_by_step": [one[key] for one in [*before, row]] for key in STEP_KEYS}
+            row |= {f"{key}_mean": _mean(row[f"{key}_by_step"]) for key in MEANS}
             row["energy_score"] = float(self.energy.mean()) if name == "model" and self.energy is not None else None
         for name, errors in self.demand_errors().items():
             rows[name] |= errors.row()
@@ -141,6 +144,12 @@ class WalkForward:
         return score(forecast, *parts, horizon=len(self.steps), seed=seed, **options)
 
 
+def _mean(by_step: Sequence[float | None]) -> float | None:
+    """None where a step has no score."""
+    known = [one for one in by_step if one is not None]
+    return float(np.mean(known)) if len(known) == len(by_step) else None
+
+
 def pick_origins(
     series: Sequence[EncodedSeries], start: Any, end: Any, horizon: int, stride: int, history: int = VOLATILITY_WINDOW
 ) -> list[np.ndarray]:
@@ -190,12 +199,13 @@ def walk_forward(
     num_proc: int = 1,
     progress: bool = True,
     keep: bool = True,
+    bounded: bool = True,
 ) -> WalkForward:
     """Forecasts of the model and of the baselines (`catalogue.choose`) from every `stride`-th bar of [start, end].
 
     `series` is what the model's own processor makes of the bars. `stride` defaults to the horizon, so that outcomes do
     not overlap. `num_proc` processes run the baselines, whose fits stay on disk if `keep`. `calibration` is that of
-    the pipeline's calls.
+    the pipeline's calls. If not `bounded`, the model's laws are left as they are before its answers are bounded.
 
     Raises:
         ValueError: for a model without numbers (classes), an unknown baseline, or an empty period.
@@ -215,7 +225,8 @@ def walk_forward(
         pipe.check_size(together, extractor.context_length, horizon=horizon, samples=samples)
     bar = tqdm(chunks, desc="walk-forward", unit="chunk", disable=None if progress else True, leave=False)
     calibrated = pipe.calibration(calibration, horizon)
-    scored = [_scored(pipe, chunk, horizon, samples, seed, kind, calibrated) for chunk in bar]
+    bound = bounded and extractor.is_bounded
+    scored = [_scored(pipe, chunk, horizon, samples, seed, kind, calibrated, bound) for chunk in bar]
     pairs, energies = [one for one, _ in scored], [one for _, one in scored if one is not None]
     ours = [[after for _, after in one] for one in pairs]
 
@@ -290,6 +301,7 @@ def _scored(
     seed: int,
     kind: Kind,
     calibrated: Calibration | None,
+    bounded: bool,
 ) -> tuple[list[tuple[Scored, Scored]], np.ndarray | None]:
     """The forecasts of a chunk at each step, before and after the calibration; and its energy scores, if it has paths.
 
@@ -300,7 +312,7 @@ def _scored(
 
     def scored(law: Law, outcome: np.ndarray) -> Scored:
         steps = len(outcome) // len(now)
-        if extractor.is_bounded:
+        if bounded:
             law = Admitted(law, np.tile(now, steps), extractor.admissible, np.tile(unit, steps))
         return Scored.of(law, outcome)
 
@@ -309,11 +321,11 @@ def _scored(
 
     if calibrated is None and all(isinstance(law, Quantiles) for law in laws):  # at once: a head has many steps
         law = Quantiles.joined(laws)
-        law = law if extractor.is_bounded else law.divided(np.tile(unit, horizon))
+        law = law if bounded else law.divided(np.tile(unit, horizon))
         whole, n = scored(law, realised.T.ravel()), len(now)
         told = [kept(whole.take(np.arange(p * n, (p + 1) * n)), p) for p in range(horizon)]
         return [(one, one) for one in told], None
-    for p, law in enumerate(laws if extractor.is_bounded else (law.divided(unit) for law in laws)):
+    for p, law in enumerate(laws if bounded else (law.divided(unit) for law in laws)):
         before = after = kept(scored(law, realised[:, p]), p)
         if calibrated is not None and p < calibrated.steps:
             moved = Moved.about_median(law, calibrated.shift[p], calibrated.spread[p])

@@ -14,7 +14,7 @@ from ..common.provenance import provenance
 from ..data_prep.columns import Columns
 from ..data_prep.sources import read_data
 from ..evaluation.reconcile import reconcile
-from ..evaluation.track_record import Appended, TrackRecord, asked_levels, shown
+from ..evaluation.track_record import Appended, TrackRecord, asked_levels, shown, told_kind
 from ..pipeline_tsf_llm import COLUMN_NAMES, TsfLlmPipeline
 from ..processing_tsf_llm import FORECAST_QUANTILES
 from ..training.models import digest, public_name
@@ -36,14 +36,14 @@ class Recorder:
         if not pipe.model.can_generate() and pipe.model.config.prediction_type == "classification":
             raise ValueError("a model of classes names no law of a return that could be scored: leave out --log")
         self.pipe, self.record = pipe, TrackRecord(path)
-        made = provenance("forecast")
+        made, extractor = provenance("forecast"), pipe.processor.feature_extractor
         self.facts = {
             "version": made["version"],
             "code": made["commit"],
             "model": public_name(str(model)),
             "model_digest": digest(pipe.model),
             "processor_digest": pipe.processor.digest,
-            "kind": pipe.processor.kind.name,
+            "kind": told_kind(pipe.processor.kind, nonnegative=extractor.nonnegative, integer=extractor.integer),
         }
 
     @staticmethod

@@ -92,8 +92,8 @@ def plan_series(bars: pd.DataFrame, found: Survey, series: str, *, horizon: int 
     config = "quickstart.yaml"
     if head == "quantile":
         config = CONFIG.name
-        options |= _series_form(found, learned, horizon, train)
-        options |= _steps(train, horizon, int((known["count"] > MIN_BARS).sum()))
+        series = int((known["count"] > MIN_BARS).sum())
+        options |= series_options(found, learned, horizon=horizon, train=train, series=series)
         told |= _in_words(options)
     stride = max(1, min(horizon, (test - horizon) // SCORED_DATES))
     scored = max(1, min(len(known), SCORED * stride // max(1, test - horizon)))
@@ -148,6 +148,12 @@ def first_series(bars: pd.DataFrame) -> str:
     late = found["last"] >= found["last"].quantile(0.5)
     good = found[late & (found["high"] > found["low"]) & (found["rows"] >= found["rows"].median())]
     return str((good if len(good) else found).index[0])
+
+
+def series_options(found: Survey, learned: Survey, *, horizon: int, train: int, series: int) -> dict[str, Any]:
+    """What goes over `CONFIG` for a model in series form: `found` are all rows that may be looked at, `learned` those
+    that are learned from, `train` of each of so many series."""
+    return {**_series_form(found, learned, horizon, train), **_steps(train, horizon, series)}
 
 
 def _series_form(found: Survey, learned: Survey, horizon: int, train: int) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Bars in, tensors out, prices back: no row knows a later one, and no bad bar passes in silence."""
 
+import copy
+import hashlib
 import json
 
 import numpy as np
@@ -267,6 +269,33 @@ def test_the_digest_is_that_of_features_and_bins(small, processor, make_bars, tm
     assert again.digest == small.digest  # an adapter may have scalers of its own
     again.tokenizer.law_edges["5"][0] -= 1e-9
     assert again.digest != small.digest
+
+
+def test_the_digest_covers_what_is_told_of_steps_ahead(series_form, tmp_path):
+    processor = copy.deepcopy(series_form().processor)
+    processor.save_pretrained(tmp_path)
+    assert TsfLlmProcessor.from_pretrained(tmp_path).digest == processor.digest
+    state = processor.feature_extractor.fitted
+    changes = {
+        "ahead": [{**state["ahead"], "waves": []}, {**state["ahead"], "vocabularies": {"store": ["south", "north"]}}],
+        "seasons": [[14]],
+    }
+    others = []
+    for name, values in changes.items():
+        for value in values:
+            other = copy.deepcopy(processor)
+            other.feature_extractor.fitted[name] = value
+            others.append(other.digest)
+    assert len({processor.digest, *others}) == 4
+
+
+def test_a_digest_of_before_stays(series_form):
+    """Of a folder saved before what is told of steps ahead was in it: the hash of features and bins."""
+    processor = copy.deepcopy(series_form().processor)
+    del processor.feature_extractor.fitted["ahead"]["in_digest"]
+    meaning = processor.feature_extractor.names, processor.tokenizer.bin_edges, processor.tokenizer.law_edges
+    told = hashlib.blake2b(json.dumps(meaning, sort_keys=True).encode(), digest_size=8).hexdigest()
+    assert processor.digest == told
 
 
 def test_a_calibration_travels_with_the_processor(processor, tmp_path):

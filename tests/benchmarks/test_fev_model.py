@@ -159,3 +159,26 @@ def test_much_data_is_bounded(tmp_path, monkeypatch):
     some = fev_model.bounded(past)
     assert some.groupby("series_id").size().to_dict() == {"0": 100, "2": 100}
     assert some["timestamp"].max() == past["timestamp"].max()
+
+
+def test_without_a_recipe_the_series_form_is_chosen_by_the_past(tmp_path, monkeypatch):
+    """Settings alone: rows of the outcome change none of them."""
+    given = []
+
+    def kept(self, recipe, **options):
+        told = {name: value for name, value in options.items() if name not in ("data", "output_dir")}
+        given.append((recipe, told))
+        raise InterruptedError
+
+    monkeypatch.setattr(fev_model.Parser, "read", kept)
+    cut = pd.Timestamp("2023-01-01") + pd.Timedelta(N - HORIZON - 1, "D")
+    for name, frame in (("a", long()), ("b", long(after=cut))):
+        (folder := tmp_path / name).mkdir()
+        with pytest.raises(InterruptedError):
+            TsfLlmModel().fit_predict(task_of(frame.assign(load=frame["load"].abs().round()), folder))
+    (recipe, options), other = given
+    assert (recipe, options) == other
+    assert recipe.name == "quickstart_series.yaml"
+    assert options["context_length"] % options["model_config"]["patch_length"] == 0
+    assert 16 <= options["context_length"] <= 48
+    assert (options["integer"], options["nonnegative"]) == (True, True)

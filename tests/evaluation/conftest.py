@@ -72,7 +72,7 @@ def log_forecasts(tmp_path, monkeypatch):
         bars, origins, *, horizon=2, width=0.02, path=tmp_path / "record.sqlite", after="20h", whole=False, **facts
     ):
         facts = FACTS | {"horizon": horizon} | facts
-        kind = KINDS[facts["kind"]]
+        kind = KINDS[track_record.kind_in(facts["kind"])]
         for origin in map(pd.Timestamp, origins):
             known = split_tickers(bars if whole else bars[bars["timestamp"] <= origin], kind)
             now = origin + pd.Timedelta(after)

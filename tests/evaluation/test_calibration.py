@@ -10,10 +10,12 @@ import pytest
 from tsf_llm.calibration_tsf_llm import check_state
 from tsf_llm.evaluation import calibration
 from tsf_llm.evaluation.calibration import calibrate, decide
+from tsf_llm.evaluation.demand import Demand
 from tsf_llm.evaluation.distributions import Gaussian, Scored
-from tsf_llm.evaluation.walk_forward import WalkForward
+from tsf_llm.evaluation.walk_forward import WalkForward, walk_forward
 from tsf_llm.modeling_tsf_llm import TsfLlmForPrediction
 from tsf_llm.pipeline_tsf_llm import TsfLlmPipeline
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 
 NS = "datetime64[ns]"
 
@@ -100,3 +102,63 @@ def test_one_number_has_nothing_to_calibrate(processor, tiny_model, bars):
     head = TsfLlmPipeline(model=tiny_model(TsfLlmForPrediction), processor=processor)
     with pytest.raises(ValueError, match="nothing to calibrate"):
         calibrate(head, [], start="2016-01-04", end="2016-05-31", horizon=1)
+
+
+def test_bounded_values_are_judged_as_they_are_answered(monkeypatch):
+    """Half of what a wider law says lies below zero, where no value can be."""
+    judged = []
+
+    def watched(laws, outcomes):
+        judged.append(laws)
+        return original(laws, outcomes)
+
+    original = calibration._figures
+    monkeypatch.setattr(calibration, "_figures", watched)
+    free = walk(spread=0.6)
+    n, now, unit = len(free.origin), 0.02, 2.0
+    whole = np.ones(n)
+    demand = Demand(value=now * whole, unit=unit * whole, square=whole, sold=whole, whole=whole == 0)
+    bounded = replace(free, realised=np.maximum(free.realised, -now / unit), demand=demand)
+    decide(bounded, possible=lambda values: np.maximum(values, 0.0))
+    (before, after), reaches = judged, [one.min() for one in judged]
+    np.testing.assert_allclose(reaches, -now / unit)
+    assert (after.max(axis=1) > 1.3 * before.max(axis=1)).all()
+    decide(bounded)
+    assert judged[-1].min() < -1.5 * now / unit
+
+
+def test_what_is_judged_of_bounded_values_is_what_the_pipeline_answers(series_form, weekly_sales, monkeypatch):
+    pipe, seen = series_form(initializer_range=0.3), {}
+    dates = {"start": "2020-06-01", "end": "2020-07-15", "horizon": 3, "samples": 99, "progress": False}
+    series = pipe.processor.encode(weekly_sales)
+
+    def watched(walk, seed, possible):
+        seen["laws"] = np.stack([one["model"].quantiles for one in walk.steps], axis=-1)
+        seen["possible"] = calibration._bounded(seen["laws"], walk, np.full(len(walk.origin), True), possible)
+        return {}
+
+    monkeypatch.setattr(calibration, "decide", watched)
+    calibrate(pipe, series, **dates)
+    answered = walk_forward(pipe, series, **dates, baselines=())
+    laws = np.stack([one["model"].quantiles for one in answered.steps], axis=-1)
+    np.testing.assert_allclose(seen["possible"], laws, atol=1e-12)
+    assert (seen["laws"] < laws - 0.01).any()
+
+
+def test_a_zero_with_a_probability_of_its_own_is_not_calibrated(series_form, weekly_sales):
+    """Not even by what an earlier version kept: quantiles up to `p_zero` stay zero, and those beyond it stay there."""
+    pipe = series_form(zero_inflated=True, initializer_range=0.3)
+    with pytest.raises(ValueError, match="zero a probability of its own, which shift and spread would break"):
+        calibrate(pipe, [], start="2020-06-01", end="2020-07-01", horizon=1)
+    before = pipe(weekly_sales)
+    kept = {"kept": True, "shift": [0.5] * 3, "spread": [0.5] * 3, "through": "2020-06-30"}
+    told = replace_calibration(pipe, kept)
+    pd.testing.assert_frame_equal(told(weekly_sales), before)
+    with pytest.raises(ValueError, match="calibration=on, but this model gives zero a probability"):
+        told(weekly_sales, calibration="on")
+
+
+def replace_calibration(pipe, state):
+    """The pipeline with a processor that keeps this one."""
+    processor = TsfLlmProcessor(pipe.processor.feature_extractor, pipe.processor.tokenizer, calibration=state)
+    return TsfLlmPipeline(model=pipe.model, processor=processor)

@@ -7,6 +7,7 @@ import pytest
 from tsf_llm.bars_tsf_llm import OHLCV, UNIVARIATE
 from tsf_llm.evaluation.outcomes import BASELINES
 from tsf_llm.evaluation.reconcile import reconcile
+from tsf_llm.evaluation.track_record import TrackRecord
 
 
 def crps_of_uniform(y, width):
@@ -152,3 +153,24 @@ def test_plain_series_are_scored_on_differences_in_their_own_units(bars, times, 
     assert run(path, bars, tmp_path / "other")["unmatched"].keys() == {
         "is about univariate series, the data are ohlcv"
     }
+
+
+def test_baselines_are_bound_by_what_all_rows_tell(times, log_forecasts, tmp_path):
+    """Whole numbers near zero: a normal law that may not pass zero, nor lie between, is the nearer one."""
+    rng, name = np.random.default_rng(0), "shop"
+    values = pd.DataFrame({"timestamp": times, "series_id": name, "value": rng.poisson(0.4, len(times)).astype(float)})
+
+    def crps(out, *kinds):
+        for n, kind in enumerate(kinds):
+            options = {"path": tmp_path / f"{out}.sqlite", "horizon": 1, "model_digest": f"{n:032d}"}
+            path = log_forecasts(values, times[-60:-1], kind=kind, **options)
+        found = run(path, values, tmp_path / out, kind=UNIVARIATE)
+        rows = found["models"][0]["steps"]["1"]["rows"]
+        assert found["counts"]["scored"] == 59 * len(kinds)
+        assert TrackRecord(path).kinds() == ["univariate"]
+        return next(one["crps"] for one in rows if one["model"] == "random_walk")
+
+    free, bounded = crps("free", "univariate"), crps("bounded", "univariate nonnegative integer")
+    assert bounded < 0.9 * free
+    assert crps("mixed", "univariate", "univariate nonnegative integer") == free
+    assert free > crps("half", "univariate nonnegative integer", "univariate nonnegative") > bounded

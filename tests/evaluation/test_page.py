@@ -70,6 +70,16 @@ def test_every_horizon_has_its_verdict_table_and_plots(three, synthetic):
     assert "nan" not in text.split()
 
 
+def test_means_over_steps_stand_where_there_are_several(synthetic):
+    content = synthetic.results()
+    for row in content["rows"]:
+        row |= {"crps_mean": 0.0123, "mase_mean": 0.987}
+    text = Read(page(Report.of(content))).text
+    assert text.count("CRPS, mean of steps, % MASE, mean of steps") == 2  # not one bar ahead
+    assert text.count("1.230 0.987") == 2 * len({row["model"] for row in content["rows"]})
+    assert "each counted once" in text
+
+
 def test_only_what_stands_on_the_page_is_explained(three):
     text = Read(three).text
     assert "Hansen, Lunde, Nason" in text

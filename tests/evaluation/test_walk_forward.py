@@ -81,6 +81,12 @@ def test_rows_and_verdicts_cover_every_model(result):
     assert "wrmsse" not in rows[0]
     assert all(row["horizon"] == 3 and len(row["crps_by_step"]) == 3 for row in rows)
     assert all(row["crps"] == row["crps_by_step"][-1] for row in rows)
+    assert all(row["mase"] == row["mase_by_step"][-1] for row in rows)
+    for name, row in result.by_name().items():
+        medians = np.stack([one[name].median for one in result.steps], axis=1)
+        scaled = np.abs(result.realised - medians) / result.scale
+        losses = np.stack([one[name].losses for one in result.steps], axis=1)
+        np.testing.assert_allclose((row["mase_mean"], row["crps_mean"]), (scaled.mean(), losses.mean()))
     assert set(result.verdicts()) == {row["model"] for row in rows[1:]}
     assert rows[1]["direction_accuracy"] is None
 

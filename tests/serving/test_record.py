@@ -183,3 +183,8 @@ def test_heads_are_logged_as_what_they_say(headed, make_bars, tmp_path, kind):
 def test_a_model_of_classes_has_nothing_to_log(headed, tmp_path):
     with pytest.raises(ValueError, match="names no law"):
         Recorder(headed("classification"), "headed", tmp_path / "record.sqlite")
+
+
+def test_a_plain_series_tells_its_bounds(shop_pipe, law_pipe, tmp_path):
+    for pipe, told in ((shop_pipe(), "univariate nonnegative integer"), (law_pipe(), "ohlcv")):
+        assert Recorder(pipe, "tiny", tmp_path / "record.sqlite").facts["kind"] == told
