@@ -35,13 +35,9 @@ Law = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # origins, col
 
 
 def write_series(series: Series, path: Path) -> None:
-    """The target columns as plain series below one another, all others as covariates beside them."""
-    beside = [column for column in range(len(series.names)) if column not in series.targets]
-    covariates = {f"x{column}": series.values[:, column] for column in beside}
+    """The target columns as plain series below one another."""
     parts = [
-        pd.DataFrame(
-            {"timestamp": series.times, "series_id": f"y{column}", "value": series.values[:, column]} | covariates
-        )
+        pd.DataFrame({"timestamp": series.times, "series_id": f"y{column}", "value": series.values[:, column]})
         for column in series.targets
     ]
     pd.concat(parts).to_parquet(path, index=False)
