@@ -623,7 +623,8 @@ def join_static(
     own = {name: key_texts(bars[name]) for name in names if name in bars}
     for name, cells in own.items():
         pairs = pd.DataFrame({"id": bars[UNIVARIATE.id], "own": cells, "table": texts[name]})
-        differ = pairs[(cells != "") & (texts[name] != "") & (cells != texts[name])].drop_duplicates("id")
+        same = (cells == texts[name]) | (_as_numbers(cells) == _as_numbers(texts[name]))  # 1 and 1.0 are one
+        differ = pairs[(cells != "") & (texts[name] != "") & ~same].drop_duplicates("id")
         for one, here, there in differ.itertuples(index=False):
             told.setdefault(one, f"{one}: {name} is {here} in its rows and {there} in the static table; correct one")
     known &= ~bars[UNIVARIATE.id].isin(told)
@@ -637,6 +638,10 @@ def join_static(
     bars = bars.assign(**joined, **filled)[known].reset_index(drop=True)
     bars.attrs["skipped"] = skipped
     return bars
+
+
+def _as_numbers(texts: pd.Series) -> pd.Series:
+    return pd.to_numeric(texts, errors="coerce")
 
 
 def _adjusted(frame: pd.DataFrame) -> pd.DataFrame:

@@ -128,11 +128,17 @@ def join_names(table: pd.DataFrame, id: str | None) -> pd.DataFrame:
 
 
 def with_names(table: pd.DataFrame, id: str | None) -> pd.DataFrame:
-    """A table with a row per series, its names in `series_id` where they are in the column, or columns, of `id`."""
-    if {*parts_of(id)} <= {*table.columns}:
-        table = join_names(table, id)
-    if id is None or id == UNIVARIATE.id or id not in table.columns:
+    """A table with a row per series, its names in `series_id` where they are in the column, or columns, of `id`.
+
+    Raises:
+        ValueError: they are not, and nothing else names the series.
+    """
+    wanted = [] if id is None else [id] if id in table.columns else parts_of(id) or [id]
+    if not {*wanted} <= {*table.columns} and not find_columns(table, {"id": SERIES_ALIASES[UNIVARIATE.id]}):
+        check_columns(table, "the static table", wanted)
+    if id in (None, UNIVARIATE.id) or not {*wanted} <= {*table.columns}:
         return table
+    table = join_names(table, id)
     return table.drop(columns=UNIVARIATE.id, errors="ignore").rename(columns={id: UNIVARIATE.id})
 
 

@@ -463,6 +463,10 @@ def test_a_static_table_is_joined_by_keys_of_several_columns(write_frame):
     told = frame.groupby("series_id")[["store", "item", "kind"]].first()
     assert told.astype(str).to_numpy().tolist() == [["1", "a", "dry"], ["1", "b", "fresh"]]
     assert told.index.tolist() == ["1/a", "1/b"]
+    with pytest.raises(ValueError, match="the static table has no column 'store'; found: item, kind"):
+        read_series(
+            write_frame(TWO, "s.csv"), static_file=write_frame(GOODS.drop(columns="store"), "g.csv"), **options
+        )
     joined = GOODS.assign(unique_id=["1/a", "1/b"])[["unique_id", "kind"]]
     again = read_series(write_frame(TWO, "s.csv"), static_file=write_frame(joined, "other.csv"), **options)
     assert again["kind"].tolist() == frame["kind"].tolist()
@@ -473,6 +477,8 @@ def test_a_static_table_and_a_file_with_the_same_column(write_frame):
     options |= {"id": "store,item", "static": ["kind"]}
     same = read_series(path, static_file=write_frame(GOODS, "goods.csv"), **options)
     pd.testing.assert_frame_equal(same, read_series(path, **options))
+    floats = write_frame(GOODS.assign(store=[1.0, 1.0]), "floats.csv")
+    assert read_series(path, static_file=floats, value="units", id="item")["store"].unique().tolist() == ["1"]
     wrong = write_frame(GOODS.assign(kind=["dry", "frozen"]), "wrong.csv")
     told = "1/b: kind is fresh in its rows and frozen in the static table; correct one"
     assert read_series(path, static_file=wrong, **options).attrs["skipped"] == {"1/b": told}
