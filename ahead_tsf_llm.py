@@ -13,7 +13,7 @@ Shapes: N rows of all series together, B windows, T bars, P steps ahead, M seaso
 categories that are static, G numbers known of a step.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -66,16 +66,30 @@ def nearest_possible(values: np.ndarray, *, nonnegative: bool, integer: bool) ->
 
 def refuse_inadmissible(frames: Mapping[str, pd.DataFrame], *, nonnegative: bool, integer: bool) -> None:
     """Raises ValueError for the first value that contradicts the settings."""
+    for name, setting, said in _inadmissible(frames, nonnegative=nonnegative, integer=integer):
+        raise ValueError(f"{setting}: {name} is {said}; leave {setting} out, or correct the data")
+
+
+def skip_inadmissible(tickers: CheckedBars, *, nonnegative: bool, integer: bool) -> None:
+    """Leaves out the series with a value that contradicts the settings of their model."""
+    words = {"nonnegative": "none below zero", "integer": "whole numbers alone"}
+    for name, setting, said in list(_inadmissible(tickers, nonnegative=nonnegative, integer=integer)):
+        why = f"{name} is {said}, and this model was trained for {words[setting]} ({setting})"
+        tickers.skip(name, f"{why}: correct the data, or train a model without {setting}")
+    tickers.settle()
+
+
+def _inadmissible(
+    frames: Mapping[str, pd.DataFrame], *, nonnegative: bool, integer: bool
+) -> Iterator[tuple[str, str, str]]:
+    """Series, setting, and the first value that contradicts it with its time."""
     tests = {"nonnegative": (nonnegative, lambda y: y < 0), "integer": (integer, lambda y: y % 1 != 0)}
     for setting, is_wrong in ((name, test) for name, (asked, test) in tests.items() if asked):
         for name, frame in frames.items():
             y = frame[UNIVARIATE.value].to_numpy()
             if len(wrong := np.flatnonzero(~np.isnan(y) & is_wrong(y))):
                 more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-                raise ValueError(
-                    f"{setting}: {name} is {y[wrong[0]]:g} at {frame['timestamp'].iloc[wrong[0]]}{more}; leave "
-                    f"{setting} out, or correct the data"
-                )
+                yield name, setting, f"{y[wrong[0]]:g} at {frame['timestamp'].iloc[wrong[0]]}{more}"
 
 
 def choose_waves(spacing: float, days: float) -> list[str]:

@@ -598,17 +598,20 @@ def join_static(
 ) -> pd.DataFrame:
     """Plain series with static covariates out of a table with one row per series: those named, by default all.
 
-    Series without a row in it are left out: a warning names them, and so does `attrs["skipped"]`.
+    What the series have themselves stays. Series of which that is another value than the table's, and those without a
+    row in it, are left out: a warning names them, and so does `attrs["skipped"]`.
 
     Raises:
-        ValueError: the table has no column of names, a series twice, or not these columns; or no series of the bars,
-            or, if `strict`, not all.
+        ValueError: the table has no column of names, a series twice, not these columns, or one of times or values; or
+            no series of the bars, or, if `strict`, not all.
     """
     id = find_columns(table, {UNIVARIATE.id: SERIES_ALIASES[UNIVARIATE.id]}, "the static table").get(UNIVARIATE.id)
     if id is None:
         raise ValueError(f"the static table has no column {UNIVARIATE.id}; found: {listed(table)}.")
     names = [name for name in (names or table.columns) if name not in (id, UNIVARIATE.id)]
     check_columns(table, "the static table", names)
+    if taken := [name for name in names if name in ("timestamp", UNIVARIATE.value)]:
+        raise ValueError(f"the static table has a column '{taken[0]}', as series have; rename it, or leave it out.")
     ids = key_texts(table[id])
     if (again := ids[ids.duplicated()]).size:
         raise ValueError(f"the static table has two rows for {again.iloc[0]}; keep one.")
@@ -616,13 +619,22 @@ def join_static(
     known = bars[UNIVARIATE.id].isin(rows.index)
     missing = bars.loc[~known, UNIVARIATE.id].unique()
     told = {name: f"{name}: the static table has no row for it; add one" for name in missing}
+    texts = {name: bars[UNIVARIATE.id].map(key_texts(rows[name])).fillna("") for name in names}
+    own = {name: key_texts(bars[name]) for name in names if name in bars}
+    for name, cells in own.items():
+        pairs = pd.DataFrame({"id": bars[UNIVARIATE.id], "own": cells, "table": texts[name]})
+        differ = pairs[(cells != "") & (texts[name] != "") & (cells != texts[name])].drop_duplicates("id")
+        for one, here, there in differ.itertuples(index=False):
+            told.setdefault(one, f"{one}: {name} is {here} in its rows and {there} in the static table; correct one")
+    known &= ~bars[UNIVARIATE.id].isin(told)
     if told and (strict or not known.any()):
         more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
         raise ValueError(f"{next(iter(told.values()))}{more}.")
     tell_skipped([*told.values()])
     skipped = {**bars.attrs.get("skipped", {}), **told}
-    bars = bars[known].reset_index(drop=True)
-    bars = bars.assign(**{name: bars[UNIVARIATE.id].map(rows[name]) for name in names})
+    joined = {name: bars[UNIVARIATE.id].map(rows[name]) for name in names if name not in own}
+    filled = {name: cells.where(cells != "", texts[name]) for name, cells in own.items() if (cells == "").any()}
+    bars = bars.assign(**joined, **filled)[known].reset_index(drop=True)
     bars.attrs["skipped"] = skipped
     return bars
 

@@ -35,6 +35,7 @@ from .ahead_tsf_llm import (
     nearest_possible,
     num_ahead,
     refuse_inadmissible,
+    skip_inadmissible,
     told_ahead,
 )
 from .bars_tsf_llm import (
@@ -557,6 +558,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         raw = self._learn(tickers, through, market, whole=True)
         answered = tickers.like(tickers)  # of the fit are those too whose frequency changes after the fence
         self._skip_other_spacings(answered)
+        skip_inadmissible(answered, nonnegative=self.nonnegative, integer=self.integer)
         return [self._with_features(one, raw.pop(ticker)) for ticker, one in self._series(answered).items()]
 
     def unfitted(self, **changes: Any) -> Self:
@@ -768,8 +770,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         With `last_window`, features are those of the window that ends at the last origin, and zero before it: to
         forecast from there needs no others, however long the history is.
 
-        A ticker that `check_bars` refuses, that has too few bars or another frequency is skipped: a warning says so,
-        and its answer is missing. `check_known` makes bars that keep the record.
+        A ticker that `check_bars` refuses, that has too few bars, another frequency or values that cannot be
+        (`nonnegative`, `integer`) is skipped: a warning says so. `check_known` makes bars that keep the record.
 
         Raises:
             ValueError: if not fitted, for such bars of all tickers or, if `strict`, of one.
@@ -785,6 +787,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         if self.center is None:
             raise ValueError(NOT_FITTED)
         self._skip_other_spacings(tickers)
+        skip_inadmissible(tickers, nonnegative=self.nonnegative, integer=self.integer)
         states = self._known_market(market, tickers)
         self._warn_of_jumps(tickers, last_window)
         if last_window:

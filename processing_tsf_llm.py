@@ -108,7 +108,7 @@ class TsfLlmProcessor(ProcessorMixin):
 
         Not of the features' scalers: an adapter may have those of its ticker."""
         features = self.feature_extractor
-        meaning = [features.names, self.tokenizer.bin_edges, self.tokenizer.law_edges]
+        meaning: list[Any] = [features.names, self.tokenizer.bin_edges, self.tokenizer.law_edges]
         if (features.ahead or {}).get(IN_DIGEST):
             meaning.append([features.ahead, features.seasons, features.known_covariates])
         return hashlib.blake2b(json.dumps(meaning, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -8,8 +8,17 @@ import numpy as np
 import pandas as pd
 
 from ..bars_tsf_llm import LISTED, OHLCV, UNIVARIATE, named_columns
-from ..cells_tsf_llm import NumberFormat, read_numbers
-from ..columns_tsf_llm import SERIES_ALIASES, Whole, check_columns, find_columns, find_key_of_all, key_texts, listed
+from ..cells_tsf_llm import NumberFormat, read_numbers, stripped
+from ..columns_tsf_llm import (
+    SERIES_ALIASES,
+    Whole,
+    check_columns,
+    find_columns,
+    find_key_of_all,
+    key_texts,
+    listed,
+    plain_name,
+)
 
 COLUMNS = ["timestamp", OHLCV.id, *OHLCV.columns]
 
@@ -40,6 +49,13 @@ class Columns:
 
 
 USUAL = Columns()
+PARTS = {  # of dates, the finest last, and how a date is written then
+    "year": "2024",
+    "quarter": "2024Q1",
+    "month": "2024-01",
+    "week": "2024-01-29, its Monday",
+    "day": "2024-01-31",
+}
 
 
 def find_series(
@@ -56,6 +72,7 @@ def find_series(
     check_columns(table, where, column.values())
     if "timestamp" not in column:
         raise ValueError(f"{where} has no column of times; found: {listed(table)}. Name it with --time.")
+    _refuse_parts(table, where, column["timestamp"])
     if named.id is None:
         column |= find_key_of_all(table, column, where, UNIVARIATE.id, whole)
     if "value" not in column:
@@ -72,6 +89,21 @@ def find_series(
             )
         column["value"] = numeric[0]
     return column
+
+
+def _refuse_parts(table: pd.DataFrame, where: str | Path, time: str) -> None:
+    """Raises ValueError where the times are a part of dates, and another part is beside them."""
+    cells = table[time]
+    if plain_name(time) not in PARTS or not isinstance(cells, pd.Series):
+        return
+    beside = {plain_name(name): str(name) for name in table.columns}
+    parts = [beside[part] for part in PARTS if part in beside]
+    if len(parts) > 1 and not stripped(cells.head(20)).str.contains(r"\d{4}").any():
+        written = next(PARTS[part] for part in reversed(PARTS) if part in beside)
+        raise ValueError(
+            f"{where} has the parts of its dates in columns {', '.join(parts)}; write each date in one column, such "
+            f"as {written}, and name it with --time."
+        )
 
 
 def parts_of(id: str | None) -> list[str]:
@@ -93,6 +125,15 @@ def join_names(table: pd.DataFrame, id: str | None) -> pd.DataFrame:
     for name in parts[1:]:
         joined = joined + "/" + key_texts(table[name])
     return table.assign(**{str(id): joined})
+
+
+def with_names(table: pd.DataFrame, id: str | None) -> pd.DataFrame:
+    """A table with a row per series, its names in `series_id` where they are in the column, or columns, of `id`."""
+    if {*parts_of(id)} <= {*table.columns}:
+        table = join_names(table, id)
+    if id is None or id == UNIVARIATE.id or id not in table.columns:
+        return table
+    return table.drop(columns=UNIVARIATE.id, errors="ignore").rename(columns={id: UNIVARIATE.id})
 
 
 def wide_values(

@@ -1,13 +1,16 @@
-"""What is in price files: coverage, gaps, defects and returns, as numbers, pictures and one page.
+"""What is in files: of prices coverage, gaps, defects and returns, of plain series what a survey tells, and each of
+them; as numbers, pictures and one page.
 
 Design choices:
 - The figures are those of the cleaned bars, for these are what a model will see; what cleaning found
   stands beside them.
 - A bar is absent if another ticker has a bar at a time between the ticker's first and last: no calendar is assumed.
+- Of plain series the page lists the odd ones first: new, dead, of one value, with long runs without any.
 - The page holds its pictures and asks no server for anything.
 """
 
 import base64
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,17 +23,21 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 from scipy import stats
 
+from ..bars_tsf_llm import OHLCV, UNIVARIATE
 from ..common.figures import BLACK, BLUE, GREY, ORANGE, new_figure, save_figure
 from ..common.files import check_apart, check_free, claim, remove, write_json, write_text
 from ..feature_extraction_tsf_llm import TsfLlmFeatureExtractor, standard_return
 from .clean import COUNTS, POLICY, RULES, clean_bars
 from .columns import USUAL, Columns
-from .sources import read_raw
+from .resample import Gaps
+from .sources import read_raw, read_series
+from .survey import ODD, longest_runs, odd_series, other_numbers, survey
 
 MOVES = 20  # largest, listed
 FILES = ("describe.json", "describe.html", "coverage.png", "returns.png", "defects.png")
 GAPS = 20  # longest, listed
 MOST_ROWS = 80  # tickers in the heat map
+MOST_SERIES = 500  # plain series in the page's table; the JSON has all
 MOST_NUMBERS = 300  # cells of the heat map that are small enough to be written out
 EDGE = 8  # standard deviations; returns beyond are counted at the edge of the histogram
 FEW_YEARS = 3  # data that spans fewer years is shown by month
@@ -87,6 +94,41 @@ def describe(
     else:
         remove(out, ["defects.png"], by="describe")
     write_text(_page(summary, out), out / "describe.html")
+    return summary
+
+
+def describe_series(
+    source: str | Path | list,
+    out: str | Path,
+    names: list[str] | None = None,
+    *,
+    columns: Columns = USUAL,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """`describe.json`, `coverage.png` and `describe.html` of plain series; the JSON's content.
+
+    Raises:
+        ValueError: for what `read_series` refuses, or where no value is known.
+    """
+    out = Path(out)
+    check_apart(out, source)
+    check_free(out, FILES, by="describe", told_by=("describe.json", "seasons", "facts", "each"))
+    frame = read_series(source, names, strict=strict, **asdict(columns))
+    found = survey(frame, other_numbers(source, columns))
+    observed = frame.dropna(subset=UNIVARIATE.value).rename(columns={UNIVARIATE.id: OHLCV.id})
+    coverage = _coverage(observed)
+    summary = {
+        **found.to_json(),
+        "facts": found.facts(),
+        "coverage": coverage,
+        "each": _each(frame),
+        "skipped": frame.attrs["skipped"],
+    }
+    claim(out, FILES, by="describe")
+    write_json(summary, out / "describe.json")
+    coverage_map(coverage, out / "coverage.png", rows="values", one="series")
+    remove(out, ["defects.png", "returns.png"], by="describe")  # of prices that were described before
+    write_text(_page_of_series(summary, out), out / "describe.html")
     return summary
 
 
@@ -186,22 +228,49 @@ def _tickers(bars: pd.DataFrame, observed: pd.DataFrame, returns: pd.DataFrame) 
     return found
 
 
+def _each(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Of each plain series what is known of it."""
+    gaps, code = Gaps.of(frame), pd.factorize(frame[UNIVARIATE.id])[0]
+    odd, y = odd_series(frame, gaps), frame[UNIVARIATE.value]
+    known = y.groupby(code).agg(["count", "min", "mean", "max"])
+    zeros, unknown = np.bincount(code, y == 0), np.bincount(code, y.isna())
+    runs = longest_runs(y.isna().to_numpy(), code)
+    each = {}
+    for place, name in enumerate(gaps.names):
+        least, mean, most = (None if np.isnan(one) else float(one) for one in known.loc[place, ["min", "mean", "max"]])
+        each[str(name)] = {
+            "first": str(pd.Timestamp(gaps.first[place])),
+            "last": str(pd.Timestamp(gaps.last[place])),
+            "rows": int(gaps.rows[place]),
+            "without_value": int(unknown[place]),
+            "in_a_row": int(runs[place]),
+            "zeros": round(float(zeros[place] / max(known.loc[place, "count"], 1)), 4),
+            "least": least,
+            "mean": mean,
+            "most": most,
+            "odd": ", ".join(words for what, words in ODD.items() if odd[what][place]),
+        }
+    return each
+
+
 # --- pictures ------------------------------------------------------------------------------------------------------
 
 
-def coverage_map(coverage: dict[str, Any], path: Path) -> None:
-    """Bars by ticker and period, shaded by their share of the most that any ticker has in that period."""
+def coverage_map(coverage: dict[str, Any], path: Path, *, rows: str = "bars", one: str = "ticker") -> None:
+    """Bars by ticker and period, shaded by their share of the most that any ticker has in that period.
+
+    Of plain series these are values by series."""
     names, periods = list(coverage["bars"]), coverage["periods"]
     counts = np.array([coverage["bars"][name] for name in names])
     share = counts / np.maximum(counts.max(axis=0), 1)
     note = ""
     if len(names) > MOST_ROWS:
         shown = np.sort(np.argsort(share.mean(axis=1), kind="stable")[:MOST_ROWS])
-        note = f"; the {MOST_ROWS} of {len(names)} tickers with the least"
+        note = f"; the {MOST_ROWS} of {len(names)} with the least"
         names, counts, share = [names[i] for i in shown], counts[shown], share[shown]
     figure, [axes] = new_figure(
-        f"Bars by ticker and {coverage['unit']}",
-        f"share of the most bars that any ticker has in that {coverage['unit']}{note}",
+        f"{rows.capitalize()} by {one} and {coverage['unit']}",
+        f"share of the most {rows} that any {one} has in that {coverage['unit']}{note}",
         height=1.5 + 0.17 * max(len(names), 4),
     )
     image = axes.pcolormesh(share, cmap=SHADES, vmin=0, vmax=1, edgecolors="white", linewidth=0.6)
@@ -210,7 +279,7 @@ def coverage_map(coverage: dict[str, Any], path: Path) -> None:
             colour = "white" if share[row, column] > 0.6 else BLACK
             axes.text(column + 0.5, row + 0.5, f"{count}", ha="center", va="center", fontsize=6.5, color=colour)
     axes.set_yticks(np.arange(len(names)) + 0.5, [name[:24] for name in names], fontsize=7 if len(names) > 12 else 9)
-    step = max(1, len(periods) // 13)
+    step = -(-len(periods) // 13)
     axes.set_xticks(np.arange(0, len(periods), step) + 0.5, periods[::step], fontsize=8)
     axes.invert_yaxis()
     axes.grid(visible=False)
@@ -307,34 +376,56 @@ def _page(summary: dict[str, Any], out: Path) -> str:
         {"returns": label, **summary["returns"][name]}
         for name, label in (("log_return", "log return"), ("over_volatility", "over volatility"))
     ]
-
-    def image(name: str, alternative: str) -> str:
-        content = base64.b64encode((out / f"{name}.png").read_bytes()).decode()
-        return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{content}">'
-
-    return "\n".join(
+    return _whole_page(
+        "Price data",
         [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Price data</title>',
-            f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>',
-            "<h1>Price data</h1>",
             f"<p>{len(tickers)} tickers, {escape(summary['first'])} to {escape(summary['last'])}. "
             f"{summary['rows_in']:,} rows = {summary['bars']:,} bars + {summary['missing_bars']:,} missing bars + "
             f"{summary['rows_dropped']:,} dropped rows.</p>",
             "<h2>Coverage</h2>",
-            image("coverage", "Bars by ticker and period"),
+            _image(out / "coverage.png", "Bars by ticker and period"),
             "<h2>Defects</h2>",
-            image("defects", "Defects by rule") + _table(defects) if defects else "<p>None found.</p>",
+            _image(out / "defects.png", "Defects by rule") + _table(defects) if defects else "<p>None found.</p>",
             "<h2>Returns</h2>",
-            image("returns", "Histograms of returns") + _table(returns),
+            _image(out / "returns.png", "Histograms of returns") + _table(returns),
             "<h3>Largest moves</h3>",
             _table(summary["returns"]["largest_moves"]),
             "<h2>Longest gaps</h2>",
             _table(summary["gaps"]),
             "<h2>Tickers</h2>",
             _table(tickers),
-            "</body></html>\n",
-        ]
+        ],
     )
+
+
+def _page_of_series(summary: dict[str, Any], out: Path) -> str:
+    facts = [{"what": what, "found": words} for what, words in summary["facts"].items()]
+    each = [{"series": name, **one} for name, one in summary["each"].items()]
+    each = sorted(each, key=lambda one: (not one["odd"], -one["in_a_row"]))
+    more = f"<p>And {len(each) - MOST_SERIES:,} more, in describe.json.</p>" if len(each) > MOST_SERIES else ""
+    skipped = [{"series": name, "why": why} for name, why in summary["skipped"].items()]
+    return _whole_page(
+        "Series",
+        [
+            _table(facts),
+            "<h2>Coverage</h2>",
+            _image(out / "coverage.png", "Values by series and period"),
+            *(["<h2>Skipped</h2>", _table(skipped)] if skipped else []),
+            "<h2>Series</h2>",
+            _table(each[:MOST_SERIES]) + more,
+        ],
+    )
+
+
+def _whole_page(title: str, parts: list[str]) -> str:
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+    style = f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
+    return "\n".join([head, style, f"<h1>{title}</h1>", *parts, "</body></html>\n"])
+
+
+def _image(path: Path, alternative: str) -> str:
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{content}">'
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -52,7 +52,17 @@ from ..columns_tsf_llm import (
     look_again,
 )
 from ..processing_tsf_llm import TsfLlmProcessor
-from .columns import COLUMNS, USUAL, Columns, choose_covariates, find_series, join_names, spread, wide_values
+from .columns import (
+    COLUMNS,
+    USUAL,
+    Columns,
+    choose_covariates,
+    find_series,
+    join_names,
+    spread,
+    wide_values,
+    with_names,
+)
 from .resample import Gaps, absent_rows, uneven_series
 from .resample import resample as resampled
 from .tables import ROWS, SAMPLE, SAMPLE_FILE, SAMPLE_INDEX, iter_tables, list_files, named_files, open_table
@@ -241,27 +251,37 @@ def read_series(
     """
     frames, files, ours = [], named_files(source), ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
     periods, refusals = Periods(), Refusals(strict=strict)
-    beside = None if static_file is None else open_table(Path(static_file))
-    if beside is not None and id in beside:
-        beside = beside.rename(columns={id: UNIVARIATE.id})
-    joined = () if beside is None else tuple(name for name in static if name in beside)
-    own = [name for name in static if name not in (*joined, UNIVARIATE.id)]
+    beside = pd.DataFrame() if static_file is None else with_names(open_table(Path(static_file)), id)
+    joined = [name for name in static or beside.columns if name in beside and name != UNIVARIATE.id]
+    wanted = [name for name in static if name not in (*joined, UNIVARIATE.id)]
     for path, name in files:
         with refusals.of_file(name, alone=len(files) == 1):
             wide: list[str] = []
+            own: list[str] = []  # static covariates in the file, of which some are beside it too
 
-            def find(table: pd.DataFrame, whole: Whole | None, path: Path = path, wide: list[str] = wide) -> Found:
-                if missing := [name for name in own if name not in table]:
+            def find(
+                table: pd.DataFrame,
+                whole: Whole | None,
+                path: Path = path,
+                wide: list[str] = wide,
+                own: list[str] = own,
+            ) -> Found:
+                if missing := [name for name in wanted if name not in table]:
                     raise ValueError(
                         f"{path} has no column '{missing[0]}', a static covariate; add it, or name a table with it "
                         "with --static."
                     )
+                own[:] = [*wanted, *(name for name in joined if name in table)]
                 named = Columns(value=value, id=id, time=time)
                 wide[:] = wide_values(table, path, named, [*covariates, *own]) or []
                 named = replace(named, value=wide[0]) if wide else named
                 column = find_series(table, path, named, [*covariates, *own, *wide[1:]], whole)
                 column |= {f"{STATIC}{name}": name for name in own}
                 chosen = choose_covariates(table, path, covariates, taken=[*column.values(), *wide], ours=ours)
+                if twice := [name for name in chosen if name in (*own, *joined)]:
+                    raise ValueError(
+                        f"'{twice[0]}' is a covariate of the rows of {path}, and a static one; rename one of them."
+                    )
                 return column, [*chosen, *wide[1:]]
 
             opened = partial(join_names, id=id)
@@ -276,7 +296,7 @@ def read_series(
             frame = frame.rename(columns={f"{STATIC}{name}": name for name in own})
             frames.append(frame[[*ours, *chosen, *own]])
     frame = _even_rows(_readable(frames, UNIVARIATE.id, names, refusals.skipped), resample, strict=strict)
-    return frame if beside is None else join_static(frame, beside, joined, strict=strict)
+    return join_static(frame, beside, joined, strict=strict) if joined else frame
 
 
 def _even_rows(frame: pd.DataFrame, rule: str | None, *, strict: bool) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from .tables import iter_tables, list_files
 ID, VALUE = UNIVARIATE.id, UNIVARIATE.value
 SOME, LATEST = 100, 20_000  # series that tell seasons, and rows of each
 WORTH = 0.03  # least share of the error that a season saves
-ENDED = 0.1  # of the time that the file spans: a series that ends so long before it has ended
+ENDED = 0.1  # of the time that the file spans: a series that ends so long before it has ended, and so of its begin
 LISTED = 8  # names in a line
 HORIZONS = {  # seconds between rows, at most -> rows ahead
     2.0: 60,
@@ -43,12 +43,19 @@ HORIZONS = {  # seconds between rows, at most -> rows ahead
     100 * 86400.0: 8,
     float("inf"): 4,
 }
+ODD = {  # what a series may be -> in words
+    "constant": "of one value",
+    "begun": "begun long after the others",
+    "ended": "ended long before the others",
+    "short": f"with fewer than {MIN_BARS} values",
+    "other_steps": "of another step",
+}
 TESTED = 12  # of so many rows one is ahead at most
 
 
 @dataclass(frozen=True)
 class Survey:
-    """All of it goes into JSON as it is; shares are of known values, or of series."""
+    """Shares are of known values, or of series."""
 
     rows: int
     series: int
@@ -64,10 +71,11 @@ class Survey:
     unknown: float  # share of rows without a value
     longest_unknown: int  # rows in a row
     absent: float  # share of rows that are not there
-    constant: int  # series of one value
-    ended: int  # series that end long before the file
-    short: int  # series of too few values for a forecast
-    other_steps: int  # series of another step than most
+    constant: int  # series that are odd, by the names of `ODD`
+    begun: int
+    ended: int
+    short: int
+    other_steps: int
     covariates: list[str]  # further columns of numbers
 
     @property
@@ -85,14 +93,9 @@ class Survey:
             "values": ", ".join(self._values()),
             "gaps": self._gaps(),
         }
-        odd = {
-            "of one value": self.constant,
-            "ended long before the others": self.ended,
-            f"with fewer than {MIN_BARS} values": self.short,
-            "of another step": self.other_steps,
-        }
-        if any(odd.values()):
-            told["series"] = ", ".join(f"{count:,} {what}" for what, count in odd.items() if count)
+        odd = [f"{getattr(self, name):,} {words}" for name, words in ODD.items() if getattr(self, name)]
+        if odd:
+            told["series"] = ", ".join(odd)
         if self.covariates:
             more = f" and {len(self.covariates) - LISTED:,} more" if len(self.covariates) > LISTED else ""
             told["other columns"] = ", ".join(self.covariates[:LISTED]) + more
@@ -115,7 +118,8 @@ class Survey:
         return "; ".join(parts) or "none"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        seconds = self.seconds if self.seconds > 0 else None  # NaN of a file of single rows
+        return {**asdict(self), "lengths": [*self.lengths], "seconds": seconds}
 
 
 def _percent(share: float) -> str:
@@ -135,15 +139,10 @@ def survey(frame: pd.DataFrame, covariates: Sequence[str] = ()) -> Survey:
     gaps = Gaps.of(frame)
     seconds = gaps.usual_of_all
     code = pd.factorize(frame[ID])[0]
-    S = len(gaps.names)
-    counts = np.bincount(code, ~np.isnan(values), minlength=S)
     absent = gaps.absent(frame["timestamp"])
-    far = gaps.last.max() - np.timedelta64(
-        int(ENDED * (gaps.last.max() - gaps.first.min()) / np.timedelta64(1, "s")), "s"
-    )
     return Survey(
         rows=len(frame),
-        series=S,
+        series=len(gaps.names),
         lengths=(int(gaps.rows.min()), int(np.median(gaps.rows)), int(gaps.rows.max())),
         first=_moment(gaps.first.min()),
         last=_moment(gaps.last.max()),
@@ -154,14 +153,26 @@ def survey(frame: pd.DataFrame, covariates: Sequence[str] = ()) -> Survey:
         negatives=float((known < 0).mean()),
         integer=bool((known == np.round(known)).all()),
         unknown=float(np.isnan(values).mean()),
-        longest_unknown=_longest_run(np.isnan(values), code),
+        longest_unknown=int(longest_runs(np.isnan(values), code).max(initial=0)),
         absent=float(np.average(absent, weights=np.maximum(gaps.rows, 1))),
-        constant=int((_span(values, code, S) == 0).sum()),
-        ended=int((gaps.last < far).sum()),
-        short=int((counts < MIN_BARS).sum()),
-        other_steps=int(((gaps.usual < seconds / 2) | (gaps.usual > 2 * seconds)).sum()),
+        **{name: int(is_so.sum()) for name, is_so in odd_series(frame, gaps).items()},
         covariates=[*covariates],
     )
+
+
+def odd_series(frame: pd.DataFrame, gaps: Gaps) -> dict[str, np.ndarray]:
+    """Whether each series is what the names of `ODD` say, bool `[S]`."""
+    values, code = frame[VALUE].to_numpy(dtype=float), pd.factorize(frame[ID])[0]
+    S, seconds = len(gaps.names), gaps.usual_of_all
+    first, last = gaps.first.min(), gaps.last.max()
+    far = np.timedelta64(int(ENDED * (last - first) / np.timedelta64(1, "s")), "s")
+    return {
+        "constant": _span(values, code, S) == 0,
+        "begun": gaps.first > first + far,
+        "ended": gaps.last < last - far,
+        "short": np.bincount(code, ~np.isnan(values), minlength=S) < MIN_BARS,
+        "other_steps": (gaps.usual < seconds / 2) | (gaps.usual > 2 * seconds),
+    }
 
 
 def _moment(time: np.datetime64) -> str:
@@ -174,10 +185,12 @@ def _span(values: np.ndarray, code: np.ndarray, count: int) -> np.ndarray:
     return (ends["max"] - ends["min"]).to_numpy()
 
 
-def _longest_run(is_unknown: np.ndarray, code: np.ndarray) -> int:
+def longest_runs(is_unknown: np.ndarray, code: np.ndarray) -> np.ndarray:
+    """The most rows in a row that are unknown, of each series `[S]`; `code [N]` is that of each row."""
     begins = np.flatnonzero(np.append(True, (np.diff(is_unknown) != 0) | (np.diff(code) != 0)))
-    lengths = np.diff(begins, append=len(is_unknown))
-    return int(lengths[is_unknown[begins]].max(initial=0))
+    lengths, longest = np.diff(begins, append=len(is_unknown)), np.zeros(code.max(initial=-1) + 1, dtype=np.int64)
+    np.maximum.at(longest, code[begins], lengths * is_unknown[begins])
+    return longest
 
 
 def _seasons(frame: pd.DataFrame, code: np.ndarray, gaps: Gaps) -> list[dict[str, Any]]:

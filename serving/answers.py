@@ -82,12 +82,19 @@ class Data(BaseModel):
     id: str | None = Field(None, description="Column that names the series, if its name is unusual.")
     time: str | None = Field(None, description="Column of times, if its name is unusual.")
     value: str | None = Field(None, description="Plain series: the column to forecast, if there are several.")
+    resample: str | None = Field(
+        None,
+        pattern=NAME,
+        description="Plain series in uneven steps: the rule that makes the rows even, as 1h:mean, 1d:sum, last.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "Data":
         given = [name for name in ("bars", "file", "symbol", "sample") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of bars, file, symbol, sample; here are {given or 'none'}")
+        if self.resample is not None and given[0] in ("symbol", "sample"):
+            raise ValueError(f"resample is for plain series, and a {given[0]} has prices: leave it out")
         return self
 
 
@@ -279,7 +286,7 @@ class Answers:
         path = folder / "bars.csv" if data.bars is not None else self._file(str(data.file))
         if data.bars is not None:
             _write(data.bars, path)
-        columns = Columns(data.value, data.id, data.time, data.dates, data.decimal)
+        columns = Columns(data.value, data.id, data.time, data.dates, data.decimal, resample=data.resample)
         if data.static is not None:
             _write(data.static, folder / "static.csv")
             columns = replace(columns, static_file=folder / "static.csv")

@@ -96,7 +96,7 @@ class Line:
 def on_this_route(text: str) -> str:
     """Options of the command line as the arguments that they are here."""
     text = re.sub(r" \(in Python \w+=\)", "", text)
-    return re.sub(r"--(dates|decimal|id|time|value|static)\b(?: FILE; in Python \w+)?", r"data.\1", text)
+    return re.sub(r"--(dates|decimal|id|time|value|static|resample)\b(?: FILE; in Python \w+)?", r"data.\1", text)
 
 
 def build(

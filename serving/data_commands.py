@@ -184,19 +184,30 @@ def describe(
     out: Annotated[Path, typer.Option(help="Folder for describe.json, describe.html and plots.")],
     ticker: Ticker = None,
     strict: Strict = False,
+    value: Value = None,
     id: Id = None,
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    resample: Resample = None,
 ) -> None:
-    """Show what is in price files: coverage, gaps, defects by rule and the distribution of returns.
+    """Show what is in price files: coverage, gaps, defects by rule and the distribution of returns. Of plain series:
+    step, seasons, zeros, gaps, and which are new, dead or of one value.
 
     Example: tsf-llm describe --data prices.csv --out description
     """
     from ..data_prep.columns import Columns
     from ..data_prep.describe import describe as describe_data
+    from ..data_prep.describe import describe_series
+    from ..data_prep.sources import check_no_value, has_prices
+    from ..data_prep.survey import lines
 
-    columns = Columns(id=id, time=time, dates=dates, decimal=decimal)
+    columns = Columns(value, id, time, dates, decimal, resample=resample)
+    if value is not None or not has_prices(data):
+        summary = describe_series(data, out, names(ticker), columns=columns, strict=strict)
+        typer.echo("\n".join([*lines(summary["facts"]), f"describe.json, describe.html and a plot written to {out}"]))
+        return
+    check_no_value(columns)
     summary = describe_data(data, out, names(ticker), columns=columns, strict=strict)
     typer.echo(
         f"{summary['bars']:,} bars of {len(summary['tickers'])} tickers, {summary['first']} to {summary['last']}; "

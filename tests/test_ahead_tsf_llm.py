@@ -311,6 +311,23 @@ def test_a_table_of_static_covariates_is_joined_by_name(rich, bars, caplog):
         join_static(bare, pd.concat([table, table]))
     with pytest.raises(ValueError, match="the static table has no column 'colour'"):
         join_static(bare, table, ["colour"])
+    with pytest.raises(ValueError, match="the static table has a column 'value', as series have; rename it"):
+        join_static(bare, table.rename(columns={"size": "value"}))
+
+
+def test_a_static_table_does_not_overwrite_what_the_series_have(bars):
+    table = bars.groupby("series_id", as_index=False)[["shop", "size"]].first()
+    kept = bars.assign(shop=bars["shop"].where(bars["series_id"] != "a", ""))
+    again = join_static(kept, table)
+    pd.testing.assert_series_equal(again["shop"], bars["shop"], check_dtype=False)
+    pd.testing.assert_series_equal(again["size"], bars["size"])
+    moved = table.assign(shop=table["shop"].where(table["series_id"] != "a", "moon"))
+    left = join_static(bars, moved)
+    said = "a: shop is north in its rows and moon in the static table; correct one"
+    assert left.attrs["skipped"] == {"a": said}
+    assert left["series_id"].unique().tolist() == ["b", "c"]
+    with pytest.raises(ValueError, match=f"^{said}\\.$"):
+        join_static(bars, moved, strict=True)
 
 
 # Settings and refusals
@@ -336,6 +353,28 @@ def test_values_that_contradict_the_settings_are_refused(bars):
     with pytest.raises(ValueError, match=r"integer: a is 0\.5 at 2021-01-06"):
         fitted(bars.assign(value=bars["value"].where(bars.index != 5, 0.5)), integer=True)
     assert fitted(bars.assign(value=bars["value"].where(bars.index != 299, -1.0)), nonnegative=True)  # after the fence
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (-1.0, "a is -1 at 2021-10-27 00:00:00, and this model was trained for none below zero (nonnegative)"),
+        (0.5, "a is 0.5 at 2021-10-27 00:00:00, and this model was trained for whole numbers alone (integer)"),
+    ],
+)
+def test_a_history_that_contradicts_the_model_is_skipped(pipe, bars, value, said):
+    wrong = with_rows_to_come(bars.assign(value=bars["value"].where(bars.index != 299, value)))
+    frame = pipe(wrong, horizon=P)
+    assert frame["ticker"].unique().tolist() == ["b", "c"]
+    assert frame.attrs["skipped"].keys() == {"a"}
+    assert frame.attrs["skipped"]["a"].startswith(said)
+    before = pipe(wrong, horizon=P, as_of="2021-10-26")  # it is not known then
+    assert before["ticker"].unique().tolist() == ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"^a is .* \((nonnegative|integer)\): correct the data, or train a model"):
+        pipe(wrong[wrong["series_id"] == "a"], horizon=P)
+    anew = TsfLlmProcessor(pipe.processor.feature_extractor.unfitted(), TsfLlmTokenizer(n_bins=32), horizons=[1])
+    told = anew.fit_encode(wrong, "2021-08-31")  # the fit did not see it
+    assert [one.ticker for one in told] == ["b", "c"]
 
 
 def test_a_law_and_its_samples_mean_the_same_whole_numbers(rich):

@@ -22,6 +22,7 @@ from ..columns_tsf_llm import SERIES_ALIASES, find_columns, with_static_of
 from ..common.inference import evaluating
 from ..configuration_tsf_llm import TsfLlmConfig
 from ..data_prep.augment import parse_augmentations
+from ..data_prep.columns import with_names
 from ..data_prep.prepare import Prepared, is_prepared, load_prepared
 from ..data_prep.sources import read_data, read_market
 from ..data_prep.tables import open_table
@@ -357,9 +358,9 @@ def with_static_names(args: DataArguments) -> DataArguments:
     """With the static covariates by name, where they are all of a table."""
     if args.static is None or args.static_covariates:
         return args
-    table = open_table(Path(args.static))
+    table = with_names(open_table(Path(args.static)), args.id_column)
     id = find_columns(table, {UNIVARIATE.id: SERIES_ALIASES[UNIVARIATE.id]}, args.static)
-    return replace(args, static_covariates=[name for name in table if name not in (*id.values(), args.id_column)])
+    return replace(args, static_covariates=[name for name in table if name not in id.values()])
 
 
 def new_processor(args: DataArguments, kind: Kind, *, series_form: bool = False) -> TsfLlmProcessor:

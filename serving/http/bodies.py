@@ -91,6 +91,7 @@ class Hints(BaseModel):
     value: Name | None = Field(None, description="Plain series: column to forecast.")
     dates: Literal["dmy", "mdy", "ymd"] | None = Field(None, description="Order of numeric dates, if ambiguous.")
     decimal: Literal["point", "comma"] | None = Field(None, description="Decimal mark of numbers sent as text.")
+    resample: Name | None = Field(None, description="Plain series: even rows by this rule, as 1h:mean or 1d:sum.")
     strict: bool = Field(False, description="Refuse bars of which one ticker cannot be used.")
 
 

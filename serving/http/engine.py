@@ -103,11 +103,6 @@ class Engine:
         self._waiting: list[Waiting] = []
         self._passing: asyncio.Task[None] | None = None
 
-    @property
-    def static(self) -> list[str]:
-        """The static covariates that the model reads."""
-        return self.pipe.processor.feature_extractor.static_covariates
-
     async def in_model_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Whatever runs the model goes through here, one at a time; a ValueError is told to the client."""
         return await self._in(self._model, function, *args, **kwargs)

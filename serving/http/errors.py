@@ -28,7 +28,16 @@ class Refusal(HTTPException):
 
 def refused(error: ValueError) -> Refusal:
     """Bars or arguments that the library refuses, in its own words; its options are fields here."""
-    return Refusal(422, "refused", re.sub(OPTION, r"the field \1", str(error)))
+    return Refusal(422, "refused", as_fields(str(error)))
+
+
+def as_fields(text: str) -> str:
+    """What the library says, with its options as the fields that they are here.
+
+    >>> as_fields("add --resample 1d:sum (in Python resample=)")
+    'add the field resample 1d:sum'
+    """
+    return re.sub(r" \(in Python \w+=\)", "", re.sub(OPTION, r"the field \1", text))
 
 
 def told(code: str, message: str) -> dict[str, Any]:

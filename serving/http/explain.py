@@ -60,7 +60,7 @@ def found(engine: Engine, asked: ExplainRequest) -> dict[str, Any]:
     Raises:
         ValueError: too many bars or tickers, or what `explanation` refuses.
     """
-    pipe, tables, notes = engine.pipe, sent_tables(asked, engine.static), list[str]()
+    pipe, tables, notes = engine.pipe, sent_tables(asked, engine.pipe.processor), list[str]()
     bars, market = tables.pop("bars"), tables.pop("market")
     if len(bars) > MOST_BARS:
         raise ValueError(f"{len(bars):,} bars: an explanation takes {MOST_BARS:,} at most; send the last ones")

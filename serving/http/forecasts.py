@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request, Response
 from .answers import as_csv, as_records
 from .bodies import Asked, BatchRequest, ForecastRequest, StrictRoute, UploadRequest, UploadRoute
 from .engine import Answer, Engine
-from .errors import Refusal, told
+from .errors import Refusal, as_fields, told
 from .tables import sent_tables, uploaded, uploaded_market
 
 TOGETHER = 8  # requests of one batch that are worked on at one time
@@ -19,7 +19,7 @@ def routes(engine: Engine) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["forecast"])
 
     def sent(asked: ForecastRequest) -> dict[str, Any]:
-        return sent_tables(asked, engine.static)
+        return sent_tables(asked, engine.pipe.processor)
 
     async def upload(asked: Annotated[UploadRequest, Form(media_type="multipart/form-data")], request: Request) -> Any:
         """The same of a file."""
@@ -80,8 +80,8 @@ def said(engine: Engine, asked: Asked, answer: Answer) -> dict[str, Any]:
         "adapter": asked.adapter,
         "out_of_sample": answer.out_of_sample,
         "forecast": as_records(answer.frame),
-        "skipped": answer.frame.attrs["skipped"],
-        "notes": answer.notes,
+        "skipped": {name: as_fields(why) for name, why in answer.frame.attrs["skipped"].items()},
+        "notes": [as_fields(note) for note in answer.notes],
     }
 
 

@@ -64,7 +64,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
 
     async def updated(name: str, asked: Update) -> tuple[dict[str, Any], int]:
         def update() -> tuple[dict[str, Any], int]:
-            notes, tables = list[str](), sent_tables(asked, engine.static)
+            notes, tables = list[str](), sent_tables(asked, engine.pipe.processor)
             with NOTES.listening(notes):
                 stream, frame = streams.update(name, tables, strict=asked.strict)
             return said(name, stream, frame, notes), len(frame)
@@ -76,7 +76,7 @@ def routes(engine: Engine, streams: Streams) -> APIRouter:
         """Starts a stream from its history: one or many symbols. Answers their forecasts."""
 
         def made() -> tuple[dict[str, Any], int]:
-            notes, tables = list[str](), sent_tables(asked, engine.static)
+            notes, tables = list[str](), sent_tables(asked, engine.pipe.processor)
             with NOTES.listening(notes):
                 stream, frame = streams.create(id, tables, **asked.options())
             return said(id, stream, frame, notes), len(frame)

@@ -3,6 +3,7 @@
 Design choices:
 * A file is read from a folder of its own that is gone afterwards. Its name, of which a ticker may come, is made plain;
   no message names the folder.
+* JSON whose rows a rule is to make even goes the way of a file: what is read is checked before it is resampled.
 * What a file would become is bounded before it is read: a few bytes of gzip or parquet can hold billions.
 """
 
@@ -18,7 +19,7 @@ import pandas as pd
 from ...bars_tsf_llm import UNIVARIATE
 from ...cells_tsf_llm import NumberFormat, TimeFormat, read_numbers, read_times
 from ...columns_tsf_llm import ALIASES, SERIES_ALIASES, find_columns, join_static, key_texts
-from ...data_prep.columns import Columns
+from ...data_prep.columns import Columns, join_names, with_names
 from ...data_prep.sources import read_for, read_market
 from ...processing_tsf_llm import TsfLlmProcessor
 from ..uploads import check_size
@@ -27,20 +28,27 @@ from .bodies import MAX_BARS, MAX_COLUMNS, Hints, Tables
 NUMBERS = {name: aliases for name, aliases in ALIASES.items() if name not in ("timestamp", "ticker")}
 
 
-def sent_tables(asked: Tables, static: Sequence[str] = ()) -> dict[str, Any]:
-    """Bars, market and names of columns, as the pipeline takes them; `static` are the static covariates of a model.
+def sent_tables(asked: Tables, processor: TsfLlmProcessor) -> dict[str, Any]:
+    """Bars, market and names of columns, as the pipeline of this processor takes them.
 
     Raises:
         ValueError: the records have too many columns, or are not written as the hints say; the model reads no static
             table, or it does not fit the bars.
     """
     market = None if asked.market is None else _frame(asked.market, asked)
+    if asked.resample is not None:
+        static = None if asked.static is None else _as_file(asked.static, "static")
+        return {"bars": uploaded(*_as_file(asked.bars, "bars"), asked, processor, static), "market": market}
     names = {"id_column": asked.id, "timestamp_column": asked.time, "target_column": asked.value}
     given = {name: value for name, value in names.items() if value is not None}
-    bars = _frame(asked.bars, asked)
+    bars = join_names(_frame(asked.bars, asked), asked.id)
     if asked.static is not None:
-        bars = _with_static(bars, asked, static)
+        bars = _with_static(bars, asked, processor.feature_extractor.static_covariates)
     return {"bars": bars, "market": market, **given}
+
+
+def _as_file(bars: list[dict[str, Any]] | dict[str, list[Any]], name: str) -> "File":
+    return pd.DataFrame(bars).to_csv(index=False).encode(), f"{name}.csv"
 
 
 def _with_static(bars: pd.DataFrame, asked: Tables, names: Sequence[str]) -> pd.DataFrame:
@@ -50,7 +58,7 @@ def _with_static(bars: pd.DataFrame, asked: Tables, names: Sequence[str]) -> pd.
     id = asked.id or find_columns(bars, usual).get(UNIVARIATE.id)
     if id is None or id not in bars:
         raise ValueError("static is joined by the name of a series, and the bars have none: add a column series_id")
-    named = table.rename(columns={asked.id: UNIVARIATE.id} if asked.id in table else {})
+    named = with_names(table, asked.id)
     joined = [name for name in names if name in named]
     keys = key_texts(bars[id])
     known = join_static(bars.assign(**{UNIVARIATE.id: keys}), named, joined, strict=asked.strict) if joined else bars
@@ -91,7 +99,7 @@ def uploaded(
     Raises:
         ValueError: the reader refuses one, or it holds too much.
     """
-    columns = Columns(value=asked.value, id=asked.id, time=asked.time, dates=asked.dates, decimal=asked.decimal)
+    columns = Columns(asked.value, asked.id, asked.time, asked.dates, asked.decimal, resample=asked.resample)
     if static is None:
         return _read(content, name, lambda path: read_for(processor, path, columns=columns, strict=asked.strict))
     check_reads_static(processor.feature_extractor.static_covariates)

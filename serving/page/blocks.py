@@ -47,6 +47,7 @@ TO_THE_ANSWER = """() => {
     if (innerWidth <= 720 && document.querySelector("#head .tsf-about") && !document.querySelector(".tsf-warn"))
         document.querySelector("#head").scrollIntoView({behavior: "smooth"});
 }"""  # on a phone it stands above the questions
+AGAIN = ("bad_value", "bad_static", "bad_table", "bad_uneven", "bad_rule")  # what a word or a table can mend
 Opened = TsfLlmPipeline | Callable[[], TsfLlmPipeline]
 Updates = dict[Any, Any]
 
@@ -113,7 +114,7 @@ class Page:
 
     def _draw(self) -> None:
         """Without words, which `_words` has."""
-        self.prices, self.pending = (gr.State(None, time_to_live=FORGET) for _ in range(2))
+        self.prices, self.pending, self.beside = (gr.State(None, time_to_live=FORGET) for _ in range(3))
         with gr.Row(elem_classes="tsf-top"):
             self.brand = gr.HTML(elem_classes="tsf-plain-html")
             names = [(name, code) for code, name in LANGUAGES.items()]
@@ -140,6 +141,8 @@ class Page:
         self.upload = gr.UploadButton(visible=False, elem_id="upload")
         self.hint = gr.HTML(visible=False, elem_id="hint", elem_classes="tsf-plain-html")
         self.column = gr.Textbox(visible=False, max_length=64, elem_id="column")
+        self.rule = gr.Textbox(visible=False, max_length=64, elem_id="rule")
+        self.table = gr.UploadButton(visible=False, elem_id="table")
         self.symbol = gr.Textbox(visible=False, max_length=200, elem_id="symbol")
         self.fetch = gr.Button(visible=False, elem_id="fetch")
         self.message = gr.HTML(elem_id="message", elem_classes="tsf-plain-html")
@@ -187,10 +190,12 @@ class Page:
             self.honest: word(language, "no_advice"),
             self.foot: word(language, "footer"),
             self.upload: gr.update(label=word(language, "upload", limit=MEGABYTES)),
+            self.table: gr.update(label=word(language, "table")),
             self.joint_tickers: gr.update(label=word(language, "joint_tickers", most=MOST_TOGETHER)),
         }
         labels = {
             self.column: "column",
+            self.rule: "rule",
             self.symbol: "symbol",
             self.ticker: "ticker",
             self.horizon: "horizon",
@@ -216,10 +221,15 @@ class Page:
         for key, names in (
             ("wanted_known", extractor.known_covariates),
             ("wanted_past", extractor.past_covariates),
-            ("wanted_static", [name for name in extractor.static_covariates if name != UNIVARIATE.id]),
+            ("wanted_static", self._static),
         ):
             wanted += say(language, key, names=", ".join(names)) if names else ""
         return panels.text(say(language, "upload_hint", plain=True, wanted=wanted))
+
+    @property
+    def _static(self) -> list[str]:
+        """What a table of the series can tell the model."""
+        return [name for name in self._opened().processor.feature_extractor.static_covariates if name != UNIVARIATE.id]
 
     def _say_at_first(self) -> None:
         """English, until the visitor's language is known."""
@@ -243,8 +253,18 @@ class Page:
             self.why_html,
         ]
         worded = list(self._words("en"))
-        chosen = [self.prices, self.pending, self.ticker, self.joint_tickers, self.as_of, self.levels, self.dates]
-        places = [self.source, self.upload, self.hint, self.column, self.symbol, self.fetch]
+        chosen = [
+            self.prices,
+            self.pending,
+            self.beside,
+            self.ticker,
+            self.joint_tickers,
+            self.as_of,
+            self.levels,
+            self.dates,
+        ]
+        places = [self.source, self.upload, self.hint, self.column, self.rule, self.table, self.symbol, self.fetch]
+        also = [self.rule, self.beside]  # of how a file is read
         every = list(dict.fromkeys([*shown, *worded, *chosen, *places, self.language]))
         one = {"trigger_mode": "always_last", "show_progress": "minimal", "show_progress_on": [self.chart], **MODEL}
         again = [self.go.click, self.ticker.input, self.horizon.release, self.as_of.submit, self.levels.submit]
@@ -254,9 +274,26 @@ class Page:
             self.language.input(self._in_language, asked, every, **one),
             gr.on(again, self._show, asked, shown, **one),
             self.source.input(self._from_source, [self.source, *asked], every, **one),
-            self.upload.upload(self._take, [self.upload, self.language, self.column], every, preprocess=False, **file),
-            self.dates.input(self._dated, [self.dates, self.language, self.pending, self.column], every, **file),
-            self.column.submit(self._named, [self.column, self.language, self.pending], every, **file),
+            self.upload.upload(
+                self._take, [self.upload, self.language, self.column, *also], every, preprocess=False, **file
+            ),
+            self.table.upload(
+                self._tabled,
+                [self.table, self.language, self.pending, self.column, self.rule],
+                every,
+                preprocess=False,
+                **file,
+            ),
+            self.dates.input(
+                self._dated, [self.dates, self.language, self.pending, self.column, *also], every, **file
+            ),
+            gr.on(
+                [self.column.submit, self.rule.submit],
+                self._named,
+                [self.column, self.language, self.pending, *also],
+                every,
+                **file,
+            ),
             gr.on([self.fetch.click, self.symbol.submit], self._fetched, [self.symbol, self.language], every, **file),
         ]
         for event in events:
@@ -282,7 +319,8 @@ class Page:
     def _without_prices(self, language: str) -> Updates:
         """What a page of plain series has not: a sample, price levels, portfolios; its head tells how far it goes."""
         unseen = {part: gr.update(visible=False) for part in (self.levels, self.tab_joint, self.symbol, self.fetch)}
-        seen = {part: gr.update(visible=True) for part in (self.upload, self.column)}
+        seen = {part: gr.update(visible=True) for part in (self.upload, self.column, self.rule)}
+        seen[self.table] = gr.update(visible=bool(self._static))
         return {
             **unseen,
             **seen,
@@ -349,6 +387,7 @@ class Page:
             **shown,
             self.prices: prices,
             self.pending: None,
+            self.beside: None,
             self.dates: gr.update(visible=False, value=None),
             self.ticker: gr.update(choices=names, value=names[0]),
             self.joint_tickers: gr.update(choices=names, value=some),
@@ -357,41 +396,68 @@ class Page:
             self.levels: "",
         }
 
-    def _take(self, file: dict[str, Any] | None, language: str, column: str = "") -> Updates:
-        """An upload, which leaves the disk at once."""
+    def _take(self, file: dict[str, Any] | None, language: str, *told: Any) -> Updates:
+        """An upload, which leaves the disk at once; `told` is how to read it, see `_read`."""
         if file is None:
             return {self.message: ""}
 
         def read() -> Updates:
-            path = Path(file["path"])
-            upload = Upload.take(path, file.get("orig_name") or path.name)
-            return self._read(upload, language, column=column)
+            return self._read(_taken(file), language, None, *told)
 
         return {self.upload: gr.update(value=None), **kindly(read, lambda refusal: self._refused(refusal, language))}
 
-    def _dated(self, dates: str | None, language: str, upload: Upload | None, column: str = "") -> Updates:
+    def _tabled(
+        self, file: dict[str, Any] | None, language: str, upload: Upload | None, column: str = "", rule: str = ""
+    ) -> Updates:
+        """A table of what never changes of each series, and the file that waits for it once more."""
+        if file is None:
+            return {self.message: ""}
+
+        def read() -> Updates:
+            table = _taken(file)
+            table.check()
+            told = panels.message(say(language, "table_taken", name=table.name), "good")
+            kept = {self.beside: table, self.message: told}
+            return kept if upload is None else {**kept, **self._named(column, language, upload, rule, table)}
+
+        def refused(refusal: Refusal) -> Updates:
+            return {**self._refused(refusal, language), self.pending: upload}
+
+        return {self.table: gr.update(value=None), **kindly(read, refused)}
+
+    def _dated(self, dates: str | None, language: str, upload: Upload | None, *told: Any) -> Updates:
         """The same file once more, now that the order of its dates is known."""
         if dates is None or upload is None:
             return {self.message: ""}
         return kindly(
-            lambda: self._read(upload, language, dates=dates, column=column),
-            lambda refusal: self._refused(refusal, language),
+            lambda: self._read(upload, language, dates, *told), lambda refusal: self._refused(refusal, language)
         )
 
-    def _named(self, column: str, language: str, upload: Upload | None) -> Updates:
-        """The same file once more, now that the column to forecast is known."""
+    def _named(self, column: str, language: str, upload: Upload | None, *told: Any) -> Updates:
+        """The same file once more, now that the column to forecast, or the rule for its rows, is known."""
         if upload is None:
             return {self.message: ""}
         return kindly(
-            lambda: self._read(upload, language, column=column), lambda refusal: self._refused(refusal, language)
+            lambda: self._read(upload, language, None, column, *told), lambda refusal: self._refused(refusal, language)
         )
 
-    def _read(self, upload: Upload, language: str, dates: str | None = None, column: str = "") -> Updates:
+    def _read(
+        self,
+        upload: Upload,
+        language: str,
+        dates: str | None = None,
+        column: str = "",
+        rule: str = "",
+        table: Upload | None = None,
+    ) -> Updates:
         try:
-            of_series = {"processor": self._opened().processor, "column": column.strip()} if self.plain else {}
+            of_series: dict[str, Any] = {}
+            if self.plain:
+                of_series = {"column": column.strip(), "rule": rule.strip(), "table": table}
+                of_series["processor"] = self._opened().processor
             bars = upload.bars(dates, **of_series)
         except Refusal as refusal:
-            if refusal.key == "bad_value":
+            if refusal.key in AGAIN:
                 return {**self._refused(refusal, language), self.pending: upload}
             if refusal.key != "bad_dates" or dates is not None:
                 raise
@@ -463,6 +529,12 @@ class Page:
             lambda: panels.of_why(self.why(held, ticker, as_of=as_of), language, plain=self.plain),
             lambda refusal: panels.refused(refusal, language),
         )
+
+
+def _taken(file: dict[str, Any]) -> Upload:
+    """A file as Gradio hands it over, which leaves the disk."""
+    path = Path(file["path"])
+    return Upload.take(path, file.get("orig_name") or path.name)
 
 
 def ahead(horizon: Any, most: int = MOST_AHEAD) -> int:

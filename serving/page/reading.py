@@ -38,9 +38,12 @@ SIGNS = (  # of the readers' messages -> our key; the first that is found
     ("is empty|has no rows|holds no price files", "bad_empty"),
     ("has no header", "bad_header"),
     (r"has no column for (?P<missing>[\w, ]+);", "bad_columns"),
+    (r"(?P<said>.*the static table.*)", "bad_table"),
+    (r"nothing of seasons and steps: add --resample (?P<rule>[\w:]+)", "bad_uneven"),
+    (r"^--resample", "bad_rule"),
     (r"no (?:one )?column '(?P<column>[^']*)', a static covariate", "bad_static"),
     (r"has columns of numbers: (?P<columns>.*?); choose", "bad_value"),
-    (r"times repeat, and column|two rows for", "bad_id"),
+    ("times repeat, and column", "bad_id"),
     (r"(?P<column>[^:;]+) must be known (?P<count>\d+) steps ahead", "bad_known"),
     (r"but this model was trained for (?P<most>\d+) step", "bad_horizon"),
     (r"has no column '(?P<missing>[^']*)'|has no column of (?P<what>times|numbers)", "bad_columns"),
@@ -96,31 +99,38 @@ class Upload:
                 path.parent.rmdir()
 
     def bars(
-        self, dates: str | None = None, *, processor: TsfLlmProcessor | None = None, column: str | None = None
+        self,
+        dates: str | None = None,
+        *,
+        processor: TsfLlmProcessor | None = None,
+        column: str = "",
+        rule: str = "",
+        table: "Upload | None" = None,
     ) -> pd.DataFrame:
         """The last bars of every ticker; `dates` is `dmy` or `mdy` where cells do not tell. `skipped` is in its attrs.
 
-        With the `processor` of a model of plain series these are read, the values from a `column` if it is named.
+        With the `processor` of a model of plain series these are read, the values from a `column` if it is named, the
+        rows made even by a `rule`, and what never changes of each from a `table`.
 
         Raises:
             Refusal: it cannot be read, for a reason that it says.
         """
-        self._check()
         plain = processor is not None
         with TemporaryDirectory(prefix="tsf-llm-page-") as folder, refusing(self.name, plain=plain):
-            path = Path(folder) / self.name
-            path.write_bytes(self.content)
-            self._check_size(path)
+            path = self._written(Path(folder) / "file")
             if processor is None:
                 bars = read_bars(path, dates=dates)
             else:
-                bars = read_for(processor, str(path), columns=Columns(value=column or None, dates=dates))
+                beside = None if table is None else str(table._written(Path(folder) / "table"))
+                columns = Columns(column or None, dates=dates, static_file=beside, resample=rule or None)
+                bars = read_for(processor, str(path), columns=columns)
         skipped = {one: refusal_of(ValueError(why), one, plain=plain) for one, why in bars.attrs["skipped"].items()}
         kept = bars.groupby(kind_of(bars).id, sort=False).tail(KEPT).reset_index(drop=True)
         kept.attrs = {"skipped": skipped}
         return kept
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises Refusal for what is no table, by its name and first bytes."""
         name = self.name.lower()
         if not self.content:
             raise Refusal("bad_empty", name=self.name)
@@ -129,13 +139,18 @@ class Upload:
         if not name.endswith((".gz", ".parquet")) and b"\0" in self.content and not self.content.startswith(UTF16):
             raise Refusal("bad_binary", name=self.name)
 
-    def _check_size(self, path: Path) -> None:
+    def _written(self, folder: Path) -> Path:
+        self.check()
+        folder.mkdir()
+        path = folder / self.name
+        path.write_bytes(self.content)
         try:
             check_size(path, rows=MOST_ROWS, columns=MOST_COLUMNS, unpacked=UNFOLDED * MOST_BYTES)
         except TooLarge as error:
             raise _too_large(self.name) from error
         except Unreadable as error:
             raise Refusal("bad_binary", name=self.name) from error
+        return path
 
 
 def shown(name: str) -> str:

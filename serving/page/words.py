@@ -47,6 +47,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "dates_dmy": ("day / month / year", "日 / 月 / 年"),
     "dates_mdy": ("month / day / year", "月 / 日 / 年"),
     "column": ("Column to forecast (empty: the only one)", "要预测的列（留空：唯一的数字列）"),
+    "rule": ("Rule for uneven rows, as 1d:sum (empty: none)", "不均匀行的规则，如 1d:sum（留空：无）"),
+    "table": ("Table of each series", "每条序列的属性表"),
+    "table_taken": ("{name} goes with the next file.", "{name} 将与下一个文件合并。"),
     # plain series, in place of prices
     "series_title": ("What comes next in a series?", "序列接下来会怎样？"),
     "series_subtitle": (
@@ -70,7 +73,10 @@ WORDS: dict[str, tuple[str, str]] = {
         " 提前已知、须含未来各步的列：{names}。",
     ),
     "wanted_past": (" Also: {names}.", " 另需：{names}。"),
-    "wanted_static": (" Of each series: {names}.", " 每条序列一个值：{names}。"),
+    "wanted_static": (
+        " Of each series, in its rows or in a table beside: {names}.",
+        " 每条序列一个值（在各行中，或另附一张表）：{names}。",
+    ),
     "total": ("Expected in all, over {bars}", "{bars}合计预期"),
     "total_before": ("as many steps before: {value}", "此前同样步数：{value}"),
     "band_day": ("on {day}", "{day} 当日"),
@@ -350,8 +356,21 @@ WORDS: dict[str, tuple[str, str]] = {
         "{name} 中每个时间出现多次。请加一列 series_id，标明每行所属的序列。",
     ),
     "bad_static": (
-        "{name} has no column {column}, which this model reads of each series. Add it, with one value per series.",
-        "{name} 缺少列 {column}：模型需要每条序列的该属性。请加上，每条序列一个值。",
+        "{name} has no column {column}, which this model reads of each series. Add it, with one value per series, or "
+        "upload a table with a row per series.",
+        "{name} 缺少列 {column}：模型需要每条序列的该属性。请加上，每条序列一个值；或上传一张表，每条序列一行。",
+    ),
+    "bad_table": (
+        "The table of each series does not fit. The reader says: {said}",
+        "每条序列的属性表不匹配。读取程序的说明（英文）：{said}",
+    ),
+    "bad_uneven": (
+        "{name} has rows at uneven times. Write above a rule that makes them even, such as {rule}.",
+        "{name} 各行的时间不均匀。请在上方填写使其等间隔的规则，例如 {rule}。",
+    ),
+    "bad_rule": (
+        "That is no rule for these rows. Write sum, mean, last or nearest, with a step before it: 1d:sum, 1h:mean.",
+        "该规则不适用于这些行。请填写 sum、mean、last 或 nearest，前面加上间隔：1d:sum、1h:mean。",
     ),
     "bad_known": (
         "{column} must be known {count} steps ahead. Add rows for the steps to come, with it and without a value.",

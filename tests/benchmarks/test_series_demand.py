@@ -6,6 +6,7 @@ import pytest
 
 from tsf_llm.benchmarks import series_demand
 from tsf_llm.benchmarks.series_demand import Asked, Shop, found, made_up, read_online, read_retail, with_totals
+from tsf_llm.benchmarks.series_frame import Context
 from tsf_llm.evaluation.distributions import Samples, Scored
 
 HORIZON = 7
@@ -49,6 +50,20 @@ def test_totals_are_series_of_their_own(tmp_path):
     frame.drop(columns="store").to_parquet(tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="is not the sales of stores and items: it has no column date"):
         read_retail(tmp_path / "other.parquet")
+
+
+def test_a_test_of_earlier_years_reads_no_later_day(tmp_path, monkeypatch):
+    frame = made_up(whole=1.0).rename(columns={"timestamp": "date", "value": "sales"})
+    frame["date"] += pd.Timestamp("2016-06-01") - frame["date"].min()
+    frame.to_parquet(tmp_path / series_demand.RETAIL_FILE)
+    shops = {}
+    monkeypatch.setattr(series_demand, "compared", lambda _, shop, horizon, task: shops.update({task: shop}) or [])
+    context = Context("retail", tmp_path, tmp_path, (0,), False, None, print)
+    assert list(series_demand.run_retail(context)) == []
+    last = {task: shop.frame["timestamp"].max() for task, shop in shops.items()}
+    assert list(last.values()) == [frame["date"].max(), pd.Timestamp("2016-12-31")]
+    for task, (*fences, _) in series_demand.RETAIL_TESTS.items():
+        assert [shops[task].train_through, shops[task].valid_through] == fences
 
 
 def test_all_models_are_asked_the_same_and_no_later_value_is_known(shop, asked):

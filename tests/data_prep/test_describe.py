@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from tsf_llm.data_prep.describe import describe
+from tsf_llm.data_prep.columns import Columns
+from tsf_llm.data_prep.describe import describe, describe_series
+from tsf_llm.data_prep.survey import survey
 from tsf_llm.serving import cli
 
 
@@ -107,3 +109,91 @@ def test_describe_command(bars, tmp_path, monkeypatch, capsys):
         cli.main()
     assert not end.value.code
     assert "860 bars of 1 tickers" in capsys.readouterr().out
+
+
+# Plain series
+
+
+def days(name, values, start="2022-01-01"):
+    times = pd.date_range(start, periods=len(values))
+    return pd.DataFrame({"date": times, "item": name, "units": np.asarray(values, dtype=float), "price": 1.5})
+
+
+@pytest.fixture(scope="module")
+def goods():
+    week = np.arange(400) % 7.0
+    gap = np.where((np.arange(400) >= 50) & (np.arange(400) < 90), np.nan, week)
+    parts = [days("<a>", week), days("gap", gap), days("dead", week[:200]), days("new", week[:100], "2022-10-28")]
+    return pd.concat([*parts, days("one", np.full(400, 3.0))], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def seen(goods, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seen")
+    goods.to_csv(folder / "sales.csv", index=False)
+    return describe_series(folder / "sales.csv", folder / "out", columns=Columns("units", "item")), folder
+
+
+def test_plain_series_are_described_as_they_are_surveyed(goods, seen):
+    found, folder = seen
+    told = survey(goods.rename(columns={"date": "timestamp", "item": "series_id", "units": "value"}), ["price"])
+    assert {name: found[name] for name in told.to_json()} == told.to_json()
+    assert found["facts"] == told.facts()
+    assert (found["begun"], found["ended"], found["constant"], found["longest_unknown"]) == (1, 1, 1, 40)
+    odd = {name: one["odd"] for name, one in found["each"].items()}
+    assert odd == {
+        **{"<a>": "", "gap": "", "one": "of one value"},
+        **{"dead": "ended long before the others", "new": "begun long after the others"},
+    }
+    gap = goods.loc[goods["item"] == "gap", "units"]
+    assert found["each"]["gap"]["without_value"] == found["each"]["gap"]["in_a_row"] == 40
+    assert found["each"]["gap"]["zeros"] == round((gap == 0).sum() / gap.notna().sum(), 4)
+    assert found["each"]["gap"]["mean"] == pytest.approx(gap.mean())
+    assert json.loads((folder / "out" / "describe.json").read_text()) == found
+    page = (folder / "out" / "describe.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert page.index(">one<") < page.index(">gap<") < page.index("&lt;a&gt;")
+    assert "<a>" not in page
+
+
+def test_series_without_values_of_one_row_or_of_odd_steps(tmp_path):
+    path = tmp_path / "s.csv"
+    days("a", [np.nan] * 30).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="no value of these series is known"):
+        describe_series(path, tmp_path / "out", columns=Columns("units", "item"))
+    days("a", [2.0]).to_csv(path, index=False)
+    told = describe_series(path, tmp_path / "one", columns=Columns("units", "item"))
+    assert (told["rows"], told["seconds"], told["step"]) == (1, None, "unknown")
+    odd = days("odd", range(60)).assign(date=pd.to_datetime("2022-01-01") + pd.to_timedelta(np.arange(60) ** 2, "h"))
+    pd.concat([days("a", range(60)), odd]).to_csv(path, index=False)
+    told = describe_series(path, tmp_path / "two", columns=Columns("units", "item"))
+    assert list(told["each"]) == ["a"]
+    assert list(told["skipped"]) == ["odd"]
+    assert "Skipped" in (tmp_path / "two" / "describe.html").read_text()
+    again = describe_series(path, tmp_path / "two", columns=Columns("units", "item", resample="1d:mean"))
+    assert list(again["each"]) == ["a", "odd"]
+
+
+def test_the_command_tells_series_from_prices(goods, bars, tmp_path, monkeypatch, capsys):
+    goods.to_csv(tmp_path / "sales.csv", index=False)
+    bars.to_csv(tmp_path / "prices.csv", index=False)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["tsf-llm", "describe", "--out", str(tmp_path / "out"), *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, capsys.readouterr()
+
+    code, told = run("--data", tmp_path / "prices.csv")
+    assert code == 0
+    code, told = run("--data", tmp_path / "sales.csv", "--value", "units", "--id", "item")
+    assert code == 0
+    assert "1,500 of 5 series" in told.out
+    assert "1 begun long after the others" in told.out
+    assert {path.name for path in (tmp_path / "out").glob("*.*")} == {
+        *("describe.json", "describe.html", "coverage.png", ".tsf_llm.json")
+    }
+    code, told = run("--data", tmp_path / "sales.csv")
+    assert (code, "choose what to forecast with --value" in told.err) == (2, True)
+    code, told = run("--data", tmp_path / "prices.csv", "--resample", "sum")
+    assert (code, "--resample sum is for plain series" in told.err) == (2, True)

@@ -361,6 +361,9 @@ WIDE = pd.DataFrame({"date": TIMES, "OT": [1.5, 0.0, -2.0, np.nan], "HUFL": [4, 
 LONG = pd.DataFrame({"ds": [*TIMES[:2], *TIMES[:2]], "unique_id": ["b", "b", "a", "a"], "y": [1, 2, 3, 4]})
 
 
+PARTED = pd.DataFrame({"year": [1749, 1749], "month": [1, 2], "y": [58.0, 62.6]})
+
+
 @pytest.fixture
 def write_frame(tmp_path):
     """`write_frame(frame, name)` -> path of a CSV or parquet file."""
@@ -429,12 +432,56 @@ def test_a_folder_of_files_names_series_by_file(write_frame, tmp_path):
         (WIDE[["date"]].assign(note="x"), {}, "no column of numbers"),
         (WIDE.assign(OT="much"), {"value": "OT"}, "row 1: column 'OT' holds 'much', which is not a number"),
         (WIDE.assign(date="someday"), {"value": "OT"}, "row 1: .* is not a date"),
+        (PARTED, {}, "parts of its dates in columns year, month; write each date in one column, such as 2024-01, and"),
+        (PARTED.assign(day=1), {"value": "y"}, "in columns year, month, day; .* such as 2024-01-31, .* with --time"),
+        (PARTED.assign(month=["Jan", "Feb"]), {"time": "month"}, "in columns year, month; .* such as 2024-01,"),
+        (PARTED.rename(columns={"month": "Week"}), {}, "in columns year, Week; .* such as 2024-01-29, its Monday,"),
         (WIDE[:0], {"value": "OT"}, "no rows"),
     ],
 )
 def test_unusable_files_are_refused_with_a_remedy(write_frame, frame, options, says):
     with pytest.raises(ValueError, match=says):
         read_series(write_frame(frame, "file.csv"), **options)
+
+
+def test_a_month_with_its_year_is_a_date_whatever_is_beside_it(write_frame):
+    whole = PARTED.assign(month=["1749-01", "1749-02"])
+    times = [pd.Timestamp("1749-01-01"), pd.Timestamp("1749-02-01")]
+    assert read_series(write_frame(whole, "suns.csv"), value="y")["timestamp"].tolist() == times
+    typed = whole.assign(month=pd.to_datetime(whole["month"]))
+    assert read_series(write_frame(typed, "suns.parquet"), value="y")["timestamp"].tolist() == times
+    assert read_series(write_frame(PARTED[["year", "y"]][:1], "suns.csv"))["timestamp"].tolist() == times[:1]
+
+
+TWO = pd.DataFrame({"date": [*TIMES] * 2, "store": [1] * 8, "item": list("aaaabbbb"), "units": range(8)})
+GOODS = pd.DataFrame({"item": ["a", "b"], "store": [1, 1], "kind": ["dry", "fresh"]})
+
+
+def test_a_static_table_is_joined_by_keys_of_several_columns(write_frame):
+    static, options = write_frame(GOODS, "goods.csv"), {"value": "units", "id": "store,item"}
+    frame = read_series(write_frame(TWO, "s.csv"), static_file=static, **options)
+    told = frame.groupby("series_id")[["store", "item", "kind"]].first()
+    assert told.astype(str).to_numpy().tolist() == [["1", "a", "dry"], ["1", "b", "fresh"]]
+    assert told.index.tolist() == ["1/a", "1/b"]
+    joined = GOODS.assign(unique_id=["1/a", "1/b"])[["unique_id", "kind"]]
+    again = read_series(write_frame(TWO, "s.csv"), static_file=write_frame(joined, "other.csv"), **options)
+    assert again["kind"].tolist() == frame["kind"].tolist()
+
+
+def test_a_static_table_and_a_file_with_the_same_column(write_frame):
+    path, options = write_frame(TWO.assign(kind=["dry"] * 4 + ["fresh"] * 4), "s.csv"), {"value": "units"}
+    options |= {"id": "store,item", "static": ["kind"]}
+    same = read_series(path, static_file=write_frame(GOODS, "goods.csv"), **options)
+    pd.testing.assert_frame_equal(same, read_series(path, **options))
+    wrong = write_frame(GOODS.assign(kind=["dry", "frozen"]), "wrong.csv")
+    told = "1/b: kind is fresh in its rows and frozen in the static table; correct one"
+    assert read_series(path, static_file=wrong, **options).attrs["skipped"] == {"1/b": told}
+    priced = write_frame(GOODS.assign(price=2.5), "priced.csv")
+    path = write_frame(TWO.assign(price=1.5), "s.csv")
+    frame = read_series(path, static_file=priced, **options | {"covariates": ["price"]})
+    assert frame["price"].tolist() == [1.5] * 8
+    with pytest.raises(ValueError, match=r"'price' is a covariate of the rows of .*, and a static one; rename one"):
+        read_series(path, static_file=priced, **options | {"covariates": ["price"], "static": ["kind", "price"]})
 
 
 def test_prices_are_told_from_series(write_frame, make_bars):

@@ -29,7 +29,7 @@ def test_what_was_planted_is_told():
     found = survey(pd.concat(parts, ignore_index=True), ["price"])
     assert (found.rows, found.series, found.lengths) == (1063, 5, (3, 200, 400))
     assert (found.step, found.seconds) == ("1 day", 86400.0)
-    assert (found.constant, found.ended, found.short, found.other_steps) == (1, 1, 1, 1)
+    assert (found.constant, found.begun, found.ended, found.short, found.other_steps) == (1, 1, 1, 1, 1)
     assert (found.integer, found.nonnegative, found.longest_unknown) == (True, True, 40)
     assert found.unknown == pytest.approx(40 / 1063)
     values = pd.concat(parts)["value"].dropna()
@@ -37,7 +37,8 @@ def test_what_was_planted_is_told():
     assert found.covariates == ["price"]
     facts = found.facts()
     assert facts["series"] == (
-        "1 of one value, 1 ended long before the others, 1 with fewer than 21 values, 1 of another step"
+        "1 of one value, 1 begun long after the others, 1 ended long before the others, 1 with fewer than 21 values, "
+        "1 of another step"
     )
     assert "40 in a row at most" in facts["gaps"]
     assert len(lines(facts)) == len(facts)

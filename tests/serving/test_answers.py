@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsf_llm.data_prep.sources import read_bars
+from tsf_llm.data_prep.columns import Columns
+from tsf_llm.data_prep.sources import read_bars, read_for
 from tsf_llm.serving import answers as module
 from tsf_llm.serving.answers import Answers, Data, worth
 from tsf_llm.serving.loading import load_pipeline
@@ -175,3 +176,16 @@ def test_the_market_is_read_beside_the_bars(pipe, text, bars):
     beside = bars.assign(ticker="X", close=bars["close"] * np.linspace(1, 1.01, len(bars)))
     with pytest.raises(ValueError, match="market="):
         Answers(pipe, market=beside).forecast(Data(bars=text), horizon=1)
+
+
+def test_rows_of_series_are_made_even(shop_pipe, sales, tmp_path):
+    halves = [
+        sales.assign(value=sales["value"] / 2, timestamp=sales["timestamp"] + pd.Timedelta(h, "h")) for h in (1, 9)
+    ]
+    pd.concat(halves).to_csv(tmp_path / "sales.csv", index=False)
+    pipe, text = shop_pipe(), (tmp_path / "sales.csv").read_text()
+    expected = read_for(pipe.processor, str(tmp_path / "sales.csv"), columns=Columns(resample="1d:sum"))
+    told, _, _ = Answers(pipe).read(Data(bars=text, resample="1d:sum"))
+    pd.testing.assert_frame_equal(told, expected)
+    with pytest.raises(ValueError, match="resample is for plain series, and a sample has prices: leave it out"):
+        Data(sample="AAPL", resample="sum")

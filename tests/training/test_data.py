@@ -11,7 +11,7 @@ from tsf_llm import bars_tsf_llm, feature_extraction_tsf_llm
 from tsf_llm.bars_tsf_llm import day_end
 from tsf_llm.data_prep.windows import Split
 from tsf_llm.training.arguments import DataArguments
-from tsf_llm.training.data import TrainingData
+from tsf_llm.training.data import TrainingData, with_static_names
 
 
 def test_a_training_checks_each_bar_and_computes_each_feature_once(train, prices, tmp_path, monkeypatch):
@@ -90,3 +90,12 @@ def test_validation_windows_may_lie_further_apart(prices):
     assert (train.origins == same.origins).all()
     assert set(fewer.origins) < set(valid.origins)
     assert len(valid) / len(fewer) == pytest.approx(3, rel=0.1)
+
+
+def test_static_covariates_are_all_of_a_table_but_its_names(tmp_path):
+    goods = pd.DataFrame({"item": ["a", "b"], "store": [1, 1], "kind": ["dry", "fresh"]})
+    goods.to_csv(tmp_path / "goods.csv", index=False)
+    of_two = DataArguments(data="sales.csv", static=str(tmp_path / "goods.csv"), id_column="store,item")
+    assert with_static_names(of_two).static_covariates == ["item", "store", "kind"]
+    assert with_static_names(replace(of_two, id_column="item")).static_covariates == ["store", "kind"]
+    assert with_static_names(replace(of_two, static_covariates=["kind"])).static_covariates == ["kind"]

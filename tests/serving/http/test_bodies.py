@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving.http.bodies import MAX_COLUMNS, MAX_TEXT, ForecastRequest
 from tsf_llm.serving.http.tables import sent_tables
 
@@ -9,7 +10,7 @@ RECORD = {"timestamp": "2024-01-02", "close": 1.5, "volume": None}
 
 @pytest.mark.parametrize("bars", [[RECORD, RECORD], {name: [cell, cell] for name, cell in RECORD.items()}])
 def test_records_and_columns_are_one_table(bars):
-    frame = sent_tables(ForecastRequest(bars=bars))["bars"]
+    frame = sent_tables(ForecastRequest(bars=bars), TsfLlmProcessor())["bars"]
     assert frame["close"].tolist() == [1.5, 1.5]
     assert frame["timestamp"].tolist() == ["2024-01-02"] * 2
 

@@ -1,7 +1,10 @@
+import numpy as np
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
+from tsf_llm.data_prep.columns import Columns
+from tsf_llm.data_prep.sources import read_for
 from tsf_llm.serving.http.app import create_app
 from tsf_llm.serving.http.settings import Settings
 
@@ -170,9 +173,55 @@ def test_a_static_table_beside_plain_series(shop, sold, sales):
     named = [{"shop": row["series_id"], "town": row["town"]} for row in TOWNS]
     asked = {**without(renamed, "series_id"), "static": named, "id": "shop"}
     assert shop.post("/v1/forecast", json=asked).json()["forecast"] == expected["forecast"]
+
+    def split(rows):
+        return [{**row, "series_id": None, "chain": "shop", "branch": row["series_id"][-1]} for row in rows]
+
+    asked = without({**apart, "bars": split(apart["bars"])}, "series_id")
+    branches = [{name: row[name] for name in ("chain", "branch", "town")} for row in split(TOWNS)]
+    told = shop.post("/v1/forecast", json={**asked, "static": branches, "id": "chain,branch"}).json()["forecast"]
+    assert [row["ticker"] for row in told] == [row["ticker"].replace(" ", "/") for row in expected["forecast"]]
+    assert [row["mean"] for row in told] == [row["mean"] for row in expected["forecast"]]
     two = shop.post("/v1/forecast", json={**apart, "static": TOWNS[:2]}).json()
     assert two["skipped"] == {"shop 2": "shop 2: the static table has no row for it; add one"}
     assert two["forecast"] == expected["forecast"][:12]
+
+
+@pytest.fixture(scope="module")
+def uneven(sales):
+    """The same sales by purchase: out of order, at odd times, several in a day."""
+    parts = [
+        sales.assign(value=sales["value"] / 2, timestamp=sales["timestamp"] + pd.Timedelta(one, "h"))
+        for one in (1, 20)
+    ]
+    return pd.concat(parts).sort_values("value", kind="stable").reset_index(drop=True)
+
+
+def test_rows_are_made_even_by_a_rule(shop, uneven, shop_pipe, tmp_path):
+    uneven.to_csv(tmp_path / "sales.csv", index=False)
+    read = read_for(shop_pipe().processor, str(tmp_path / "sales.csv"), columns=Columns(resample="1d:sum"))
+    expected = shop_pipe()(read)
+    bars = uneven.assign(timestamp=uneven["timestamp"].astype(str)).astype(object)
+    asked = {"bars": bars.where(bars.notna(), None).to_dict("list"), "resample": "1d:sum"}
+    told = shop.post("/v1/forecast", json=asked).json()
+    np.testing.assert_allclose([row["mean"] for row in told["forecast"]], expected["mean"], rtol=1e-5)
+    assert [row["timestamp"][:10] for row in told["forecast"]] == [str(day.date()) for day in expected["timestamp"]]
+    files = {"file": ("sales.csv", (tmp_path / "sales.csv").read_bytes())}
+    sent = shop.post("/v1/forecast", files=files, data={"resample": "1d:sum"}).json()
+    assert sent["forecast"] == told["forecast"]
+    plain = {name: cells for name, cells in asked["bars"].items() if name != "town"}
+    beside = shop.post("/v1/forecast", json={"bars": plain, "static": TOWNS, "resample": "1d:sum"}).json()
+    assert beside["forecast"] == told["forecast"]
+    message = shop.post("/v1/forecast", json={**asked, "resample": "often"}).json()["error"]["message"]
+    assert message.startswith("the field resample 'often': write sum, mean, last or nearest")
+    message = shop.post("/v1/forecast", files=files).json()["error"]["message"]
+    assert "add the field resample 1d:" in message
+    assert "--" not in message
+
+
+def test_a_model_of_prices_takes_no_rule(client, body):
+    message = client.post("/v1/forecast", json={**body, "resample": "sum"}).json()["error"]["message"]
+    assert message.startswith("the field resample sum is for plain series, and these are market bars: leave it out")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
 from tsf_llm.serving.http import tables
 from tsf_llm.serving.http.bodies import MAX_BARS, MAX_COLUMNS, ForecastRequest, Hints
 from tsf_llm.serving.http.tables import plain_file_name, sent_tables, uploaded
@@ -14,8 +15,6 @@ LONG = pa.DictionaryArray.from_arrays(pa.array(np.zeros(90_000, np.int32)), pa.a
 
 
 def read(content, name="AAPL.csv", **asked):
-    from tsf_llm.processing_tsf_llm import TsfLlmProcessor
-
     return uploaded(content, name, Hints(**asked), TsfLlmProcessor())
 
 
@@ -27,12 +26,12 @@ def parquet(tmp_path, table, **options):
 def test_columns_of_records_are_bounded_together():
     asked = ForecastRequest(bars=[{f"c{i}": 1} for i in range(50)] + [{f"d{i}": 1} for i in range(50)])
     with pytest.raises(ValueError, match=f"have 100 columns: give at most {MAX_COLUMNS}"):
-        sent_tables(asked)
+        sent_tables(asked, TsfLlmProcessor())
 
 
 def test_hints_of_how_cells_are_written():
     bars = {"Date": ["01/02/2024", "02/02/2024"], "close": ["1.234,5", "1,5"], "symbol": ["1,5", "1,5"]}
-    frame = sent_tables(ForecastRequest(bars=bars, dates="dmy", decimal="comma"))["bars"]
+    frame = sent_tables(ForecastRequest(bars=bars, dates="dmy", decimal="comma"), TsfLlmProcessor())["bars"]
     assert frame["Date"].dt.month.tolist() == [2, 2]
     assert frame["close"].tolist() == [1234.5, 1.5]
     assert frame["symbol"].tolist() == ["1,5", "1,5"]

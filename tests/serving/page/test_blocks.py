@@ -5,6 +5,8 @@ import re
 import time
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 
 gr = pytest.importorskip("gradio", reason="gradio is not installed")
@@ -313,7 +315,39 @@ def test_what_a_file_of_plain_series_lacks_is_one_sentence(shop, sales, sent, ch
     start = say("en", key, plain=True, **dict.fromkeys(("name", "column", "columns", "count", "missing"), "{}"))
     words = max(re.split(r"\{\}", start), key=len)
     assert words.strip() in shown[shop.message].replace("&#39;", "'")
-    assert (shown[shop.pending] is not None) == (key == "bad_value")
+    assert (shown[shop.pending] is not None) == (key in ("bad_value", "bad_static"))  # what a word or a table mends
+
+
+def test_a_table_of_the_series_may_lie_beside(shop, sales, sent):
+    expected, bare = shop._take(sent(sales), "en"), sales.drop(columns="town")
+    towns = sales.groupby("series_id", as_index=False)["town"].first()
+    waits = shop._take(sent(bare), "en")[shop.pending]
+    shown = shop._tabled(sent(towns), "en", waits)
+    assert shown[shop.head] == expected[shop.head]
+    assert shown[shop.beside] is None
+    first = shop._tabled(sent(towns), "en", None)
+    assert "sales.csv goes with the next file." in first[shop.message]
+    assert shop._take(sent(bare), "en", "", "", first[shop.beside])[shop.head] == expected[shop.head]
+    twice = shop._tabled(sent(pd.concat([towns, towns])), "en", waits)
+    assert "the static table has two rows for shop 0; keep one" in twice[shop.message]
+    assert twice[shop.pending] is waits
+    broken = shop._tabled({**sent(towns), "orig_name": "towns.xlsx"}, "en", waits)
+    assert say("en", "bad_type", name="towns.xlsx") in broken[shop.message]
+    assert broken[shop.pending] is waits
+    assert shop._tabled(None, "en", waits) == {shop.message: ""}
+
+
+def test_uneven_rows_are_made_even_by_a_rule(shop, sales, sent, tmp_path):
+    odd = np.random.default_rng(0).integers(0, 20 * 3600, len(sales))
+    uneven = sales.assign(timestamp=sales["timestamp"] + pd.to_timedelta(odd, "s"))
+    refused = shop._take(sent(uneven), "en")
+    assert "uneven times. Write above a rule that makes them even, such as 1d:" in refused[shop.message]
+    shown = shop._named("", "en", refused[shop.pending], "1d:sum")
+    assert shown[shop.ticker]["choices"] == ["shop 0", "shop 1", "shop 2"]
+    assert shown[shop.head] == shop._take(sent(uneven), "en", "", "1d:sum")[shop.head] != ""
+    wrong = shop._named("", "en", refused[shop.pending], "often")
+    assert say("en", "bad_rule") in wrong[shop.message]
+    assert wrong[shop.pending] is refused[shop.pending]
 
 
 def test_the_column_to_forecast_may_be_named(shop, sales, sent):
