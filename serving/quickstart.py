@@ -100,25 +100,11 @@ def run(
     pipe = None if why else load_pipeline(shipped_model())
     chosen = {name: options.get(name) for name in ("train_through", "valid_through")}
     split = Split.of(bars, **chosen) if pipe is None else fences(bars, pipe.model.config.trained_through)
-    days = [bars["timestamp"].min(), split.train_through, split.valid_through, bars["timestamp"].max()]
-    one, many = ("rows", "series") if kind is UNIVARIATE else ("bars", "tickers")
-    console.print(f"{len(bars)} {one} of {bars[kind.id].nunique()} {many}")
-    if len(bars) < len(whole):
-        console.print(f"of {len(whole)} {one} of {len(tickers)}: a quick start looks at a part; sft trains on all")
-    for name, first, last in zip(("train", "validate", "test"), days, days[1:], strict=False):
-        console.print(f"  {name:9}{_moment(first, days)} to {_moment(last, days)}", highlight=False)
+    _tell_parts(bars, split, kind, console, whole=whole)
     console.print(f"From scratch: {why}." if why else f"From the shipped weights, {_size(pipe)}.", highlight=False)
 
     console.rule("2. Leak audit")
-    audit = audit_features(bars, past_covariates=past_covariates, known_covariates=known_covariates)
-    claim(out, FILES, by="quickstart")
-    write_json(audit, out / "audit.json")
-    if not audit["passed"]:
-        raise ValueError(f"the leak audit failed, see {out / 'audit.json'}: remove the features it names")
-    console.print(
-        f"passed: {audit['features']} features, unchanged to the bit when their future is cut off or replaced;\n"
-        f"{bound_in_words(audit)}"
-    )
+    console.print(_audited(bars, out, past_covariates=past_covariates, known_covariates=known_covariates))
 
     told: dict[str, Any] = {"weights": "from scratch" if why else "shipped"}
     with TemporaryDirectory() as folder:
@@ -137,13 +123,7 @@ def run(
         as_of = last_known(mine, horizon, known_covariates) if kind is UNIVARIATE else None
         if as_of is not None:
             console.print(f"no row to come has {', '.join(known_covariates)}: a forecast from {as_of}, of what came")
-        forecast = pipe(mine, horizon=horizon, market=market, as_of=as_of)
-        write_csv(forecast, out / "forecast.csv")
-        ahead = None if as_of is None else mine[mine["timestamp"] > as_of]
-        fan_chart(mine, forecast, out / "forecast.png", realised=ahead)
-        shown = forecast.drop(columns=["q05", "q25", "q75", "q95"])
-        for part in [shown] if len(shown) <= SHOWN else [shown.head(SHOWN // 2), shown.tail(SHOWN // 2)]:
-            console.print(part.to_string(index=False, float_format="{:.3f}".format), highlight=False)
+        _forecast(pipe, mine, out, console, horizon=horizon, market=market, as_of=as_of)
         hindsight(pipe, mine, out / "hindsight.png", market)
         if not why:
             console.rule(f"4. An adapter and a DPO variant for {ticker}")
@@ -165,6 +145,55 @@ def run(
     written = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
     console.print(f"Everything is in {out}: {', '.join(written)}", highlight=False)
     return report
+
+
+def _tell_parts(bars: pd.DataFrame, split: Split, kind: Kind, console: Console, *, whole: pd.DataFrame) -> None:
+    """How many bars are looked at, of how many, and when is trained, validated and tested."""
+    one, many = ("rows", "series") if kind is UNIVARIATE else ("bars", "tickers")
+    console.print(f"{len(bars)} {one} of {bars[kind.id].nunique()} {many}")
+    if len(bars) < len(whole):
+        of_all = f"of {len(whole)} {one} of {whole[kind.id].nunique()}"
+        console.print(f"{of_all}: a quick start looks at a part; sft trains on all")
+    days = [bars["timestamp"].min(), split.train_through, split.valid_through, bars["timestamp"].max()]
+    for name, first, last in zip(("train", "validate", "test"), days, days[1:], strict=False):
+        console.print(f"  {name:9}{_moment(first, days)} to {_moment(last, days)}", highlight=False)
+
+
+def _audited(bars: pd.DataFrame, out: Path, **covariates: Sequence[str]) -> str:
+    """Leaves `audit.json`, and tells what passed.
+
+    Raises:
+        ValueError: something did not.
+    """
+    audit = audit_features(bars, **covariates)
+    claim(out, FILES, by="quickstart")
+    write_json(audit, out / "audit.json")
+    if not audit["passed"]:
+        raise ValueError(f"the leak audit failed, see {out / 'audit.json'}: remove the features it names")
+    return (
+        f"passed: {audit['features']} features, unchanged to the bit when their future is cut off or replaced;\n"
+        f"{bound_in_words(audit)}"
+    )
+
+
+def _forecast(
+    pipe: TsfLlmPipeline,
+    mine: pd.DataFrame,
+    out: Path,
+    console: Console,
+    *,
+    horizon: int,
+    market: pd.DataFrame | None,
+    as_of: pd.Timestamp | None,
+) -> None:
+    """Leaves a forecast and its picture, and shows its first and last steps."""
+    forecast = pipe(mine, horizon=horizon, market=market, as_of=as_of)
+    write_csv(forecast, out / "forecast.csv")
+    ahead = None if as_of is None else mine[mine["timestamp"] > as_of]
+    fan_chart(mine, forecast, out / "forecast.png", realised=ahead)
+    shown = forecast.drop(columns=["q05", "q25", "q75", "q95"])
+    for part in [shown] if len(shown) <= SHOWN else [shown.head(SHOWN // 2), shown.tail(SHOWN // 2)]:
+        console.print(part.to_string(index=False, float_format="{:.3f}".format), highlight=False)
 
 
 def trained(folder: Path, options: dict[str, Any], config: str = "quickstart.yaml") -> TsfLlmPipeline:

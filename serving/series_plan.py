@@ -33,7 +33,8 @@ OF_ZEROS = ("croston", "tsb")
 SCORED_DATES, SCORED = 20, 600  # dates that forecasts are scored on, if there are as many; forecasts, about at most
 MANY_ZEROS = 0.1
 LONGEST, LONG, SHORTEST = 336, 192, 16  # rows that the model reads; LONG: in patches that are twice as long
-STEPS, MOST_EPOCHS = 1500, 60  # of the training of a small file
+STEPS, MOST_EPOCHS = 1500, 300  # of the training of a small file
+CHECKED, PATIENCE = 40, 10  # steps between validations where epochs are not half as long; how many may be in vain
 CONFIG = CONFIGS / "quickstart_series.yaml"
 
 
@@ -174,11 +175,12 @@ def _steps(train: int, horizon: int, series: int) -> dict[str, Any]:
     windows = max(1, series * (train - MIN_BARS - horizon))
     batch = 64 if windows > 64 * STEPS // 10 else 16
     epochs = int(np.clip(np.ceil(STEPS * batch / windows), 10, MOST_EPOCHS))
-    return {
-        "per_device_train_batch_size": batch,
-        "num_train_epochs": epochs,
-        "early_stopping_patience": max(2, epochs // 6),
-    }
+    options: dict[str, Any] = {"per_device_train_batch_size": batch, "num_train_epochs": epochs}
+    if 2 * windows >= CHECKED * batch:
+        return options | {"early_stopping_patience": max(2, epochs // 6)}
+    for what in ("eval", "save"):
+        options |= {f"{what}_strategy": "steps", f"{what}_steps": CHECKED}
+    return options | {"early_stopping_patience": PATIENCE}
 
 
 def _in_words(options: dict[str, Any]) -> dict[str, str]:

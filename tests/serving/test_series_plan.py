@@ -103,3 +103,14 @@ def test_the_series_that_is_drawn_goes_on():
     assert first_series(dead) == "s001"
     still = dead.assign(value=dead["value"].where(dead["series_id"] != "s001", 1.0))
     assert first_series(still) == "s002"
+
+
+def test_few_windows_are_seen_often_and_validated_now_and_then():
+    """144 months have 52 windows: an epoch of four steps says nothing, and 60 of them too little."""
+    few, many = (plan(panel(rows=rows, freq=freq)).options for rows, freq in ((144, "MS"), (5000, "h")))
+    assert few["num_train_epochs"] == 300
+    assert [few[f"{what}_strategy"] for what in ("eval", "save")] == ["steps", "steps"]
+    assert few["eval_steps"] == few["save_steps"] == 40
+    assert few["early_stopping_patience"] == 10
+    assert many["num_train_epochs"] < 60
+    assert "eval_strategy" not in many
