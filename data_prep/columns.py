@@ -1,8 +1,9 @@
 """Which column of a file is what a caller names, beside the usual names (`columns_tsf_llm`)."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from ..columns_tsf_llm import (
 )
 
 COLUMNS = ["timestamp", OHLCV.id, *OHLCV.columns]
+OF_SERIES = ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
+STATIC = "static "  # before the name of a column of texts among ours
+Found = tuple[Mapping[str, Any], Sequence[str]]  # our name of a column -> the file's, and covariates
 
 
 @dataclass(frozen=True)
@@ -205,3 +209,47 @@ def is_numeric(cells: pd.Series) -> bool:
         if not bad.size and numbers.notna().any():
             return True
     return False
+
+
+@dataclass
+class SeriesColumns:
+    """Which columns of one file are read: `named` ones, `covariates`, static ones `wanted` of it, and which of those
+    `joined` from a table it has too. `find` tells the values of a `wide` file, and its `own` static ones."""
+
+    path: Path
+    named: Columns
+    covariates: Sequence[str]
+    wanted: Sequence[str]
+    joined: Sequence[str]
+    wide: list[str] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
+
+    def find(self, table: pd.DataFrame, whole: Whole | None) -> Found:
+        """Raises ValueError for a column that is missing, or told twice."""
+        if missing := [name for name in self.wanted if name not in table]:
+            raise ValueError(
+                f"{self.path} has no column '{missing[0]}', a static covariate; add it, or name a table with it with "
+                "--static."
+            )
+        self.own = [*self.wanted, *(name for name in self.joined if name in table)]
+        self.wide = wide_values(table, self.path, self.named, [*self.covariates, *self.own]) or []
+        named = replace(self.named, value=self.wide[0]) if self.wide else self.named
+        column = find_series(table, self.path, named, [*self.covariates, *self.own, *self.wide[1:]], whole)
+        column |= {f"{STATIC}{name}": name for name in self.own}
+        taken = [*column.values(), *self.wide]
+        chosen = choose_covariates(table, self.path, self.covariates, taken=taken, ours=OF_SERIES)
+        if twice := [name for name in chosen if name in (*self.own, *self.joined)]:
+            raise ValueError(
+                f"'{twice[0]}' is a covariate of the rows of {self.path}, and a static one; rename one of them."
+            )
+        return column, [*chosen, *self.wide[1:]]
+
+    def below_one_another(self, frame: pd.DataFrame, chosen: Sequence[str], name: str) -> pd.DataFrame:
+        """What was read of the file, a row per series and time; one without a column of names is called `name`."""
+        chosen = [one for one in chosen if one not in self.wide]
+        static = {f"{STATIC}{one}": one for one in self.own}
+        if self.wide:
+            frame = spread(frame.rename(columns={UNIVARIATE.value: self.wide[0]}), self.wide, [*chosen, *static])
+        elif UNIVARIATE.id not in frame:
+            frame[UNIVARIATE.id] = name
+        return frame.rename(columns=static)[[*OF_SERIES, *chosen, *self.own]]

@@ -52,17 +52,7 @@ from ..columns_tsf_llm import (
     look_again,
 )
 from ..processing_tsf_llm import TsfLlmProcessor
-from .columns import (
-    COLUMNS,
-    USUAL,
-    Columns,
-    choose_covariates,
-    find_series,
-    join_names,
-    spread,
-    wide_values,
-    with_names,
-)
+from .columns import COLUMNS, STATIC, USUAL, Columns, Found, SeriesColumns, choose_covariates, join_names, with_names
 from .resample import Gaps, absent_rows, uneven_series
 from .resample import resample as resampled
 from .tables import ROWS, SAMPLE, SAMPLE_FILE, SAMPLE_INDEX, iter_tables, list_files, named_files, open_table
@@ -70,7 +60,6 @@ from .tables import ROWS, SAMPLE, SAMPLE_FILE, SAMPLE_INDEX, iter_tables, list_f
 logger = logging.get_logger(__name__)
 NAMES = ("ticker", "series_id", "source")  # columns of text
 RAW_NUMBERS = [*PRICES, "volume", "adj_close", "split_coefficient"]
-STATIC = "static "  # before the name of a column of texts among ours
 RAW_COLUMNS = ["timestamp", "ticker", *RAW_NUMBERS, "source", "file", "row", "note"]  # all else are covariates
 OURS = ["row", "note", "file"]  # of a file's own columns of these names nothing is known
 FILE = "(file)"  # column of `iter_bars`
@@ -80,7 +69,6 @@ ISOLATED = 5  # cells that cannot be read, of however few
 LARGE = 0.05  # share of cells that cannot be read, from which on cleaning would hide that a file is misread
 NO_NUMBER = "is not a number; write plain numbers, and leave missing cells empty"
 Formats = tuple[TimeFormat, NumberFormat]
-Found = tuple[Mapping[str, Any], Sequence[str]]  # our name of a column -> the file's, and covariates
 Spans = Mapping[str, tuple[Any, Any]]  # ticker -> its first and last time
 Told = Callable[[str, pd.Series, np.ndarray], None]  # our name of a column, its cells, and where they cannot be read
 
@@ -249,52 +237,19 @@ def read_series(
     Raises FileNotFoundError for a path that does not exist and ValueError for everything else, with file, row and
     remedy.
     """
-    frames, files, ours = [], named_files(source), ["timestamp", UNIVARIATE.id, UNIVARIATE.value]
+    frames, files = [], named_files(source)
     periods, refusals = Periods(), Refusals(strict=strict)
     beside = pd.DataFrame() if static_file is None else with_names(open_table(Path(static_file)), id)
     joined = [name for name in static or beside.columns if name in beside and name != UNIVARIATE.id]
     wanted = [name for name in static if name not in (*joined, UNIVARIATE.id)]
     for path, name in files:
         with refusals.of_file(name, alone=len(files) == 1):
-            wide: list[str] = []
-            own: list[str] = []  # static covariates in the file, of which some are beside it too
-
-            def find(
-                table: pd.DataFrame,
-                whole: Whole | None,
-                path: Path = path,
-                wide: list[str] = wide,
-                own: list[str] = own,
-            ) -> Found:
-                if missing := [name for name in wanted if name not in table]:
-                    raise ValueError(
-                        f"{path} has no column '{missing[0]}', a static covariate; add it, or name a table with it "
-                        "with --static."
-                    )
-                own[:] = [*wanted, *(name for name in joined if name in table)]
-                named = Columns(value=value, id=id, time=time)
-                wide[:] = wide_values(table, path, named, [*covariates, *own]) or []
-                named = replace(named, value=wide[0]) if wide else named
-                column = find_series(table, path, named, [*covariates, *own, *wide[1:]], whole)
-                column |= {f"{STATIC}{name}": name for name in own}
-                chosen = choose_covariates(table, path, covariates, taken=[*column.values(), *wide], ours=ours)
-                if twice := [name for name in chosen if name in (*own, *joined)]:
-                    raise ValueError(
-                        f"'{twice[0]}' is a covariate of the rows of {path}, and a static one; rename one of them."
-                    )
-                return column, [*chosen, *wide[1:]]
-
+            found = SeriesColumns(path, Columns(value, id, time), covariates, wanted, joined)
             opened = partial(join_names, id=id)
-            frame, chosen = _read_file(path, find, refusals, dates, decimal, id=UNIVARIATE.id, opened=opened)
-            if wide:
-                chosen = chosen[: len(chosen) - len(wide) + 1]
-                beside_all = [*chosen, *(f"{STATIC}{name}" for name in own)]
-                frame = spread(frame.rename(columns={UNIVARIATE.value: wide[0]}), wide, beside_all)
-            elif UNIVARIATE.id not in frame:
-                frame[UNIVARIATE.id] = str(value) if value is not None and len(files) == 1 else name
+            frame, chosen = _read_file(path, found.find, refusals, dates, decimal, id=UNIVARIATE.id, opened=opened)
+            frame = found.below_one_another(frame, chosen, name if value is None or len(files) > 1 else str(value))
             refusals.add(periods.add(path, spans_of(frame, UNIVARIATE.id)))
-            frame = frame.rename(columns={f"{STATIC}{name}": name for name in own})
-            frames.append(frame[[*ours, *chosen, *own]])
+            frames.append(frame)
     frame = _even_rows(_readable(frames, UNIVARIATE.id, names, refusals.skipped), resample, strict=strict)
     return join_static(frame, beside, joined, strict=strict) if joined else frame
 
