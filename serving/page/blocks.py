@@ -314,7 +314,11 @@ class Page:
         if self.plain:
             asked = (None, "", self.most_ahead, "", "")
         shown = {self.language: language, **self._in_language(language, *asked)}
-        return {**shown, **self._without_prices(language)} if self.plain else shown
+        for part, change in self._without_prices(language).items() if self.plain else ():
+            before = shown.get(part)
+            both = isinstance(before, dict) and isinstance(change, dict)
+            shown[part] = {**before, **change} if both else change  # a label and whether it is seen go together
+        return shown
 
     def _without_prices(self, language: str) -> Updates:
         """What a page of plain series has not: a sample, price levels, portfolios; its head tells how far it goes."""
@@ -328,7 +332,7 @@ class Page:
             self.hint: gr.update(value=self._hint(language), visible=True),
             self.ticker: gr.update(choices=[], value=None, label=say(language, "ticker", plain=True)),
             self.horizon: gr.update(maximum=self.most_ahead, value=self.most_ahead),
-            self.as_of: "",
+            self.as_of: gr.update(value=""),
         }
 
     def _in_language(self, language: str, *asked: Any) -> Updates:

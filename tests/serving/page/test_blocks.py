@@ -280,6 +280,14 @@ def test_a_page_of_plain_series_asks_for_a_file(shop):
     assert shop._report("en", None, "", 6, "", "") is None
 
 
+def test_a_page_of_plain_series_opens_in_the_language_of_the_browser(shop):
+    request = SimpleNamespace(query_params={}, headers={"accept-language": "zh-CN"})
+    first = shop._first(request, *sample_question()[1:])
+    for part, key in ((shop.horizon, "horizon"), (shop.as_of, "as_of"), (shop.column, "column"), (shop.rule, "rule")):
+        assert first[part]["label"] == say("zh", key, plain=True)
+    assert first[shop.upload] == gr.update(label=say("zh", "upload", limit=blocks.MEGABYTES), visible=True)
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_file_of_plain_series_is_forecast_to_the_reach_of_the_head(shop, sales, sent, language):
     shown = shop._take(sent(sales), language)
