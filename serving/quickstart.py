@@ -77,6 +77,7 @@ def run(
 
     covariates = [*past_covariates, *known_covariates]
     bars = read_data(dataset, columns=columns, covariates=covariates)
+    bars.attrs.pop("lasting", None)  # below, a moment is the stamp of its row
     kind, plan, config, options = kind_of(bars), None, "quickstart.yaml", dict[str, Any]()
     console.rule("1. Series" if kind is UNIVARIATE else "1. Prices")
     tickers = list(bars[kind.id].unique())
