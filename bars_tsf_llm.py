@@ -46,6 +46,7 @@ PRICES = ["open", "high", "low", "close"]
 SIGMA_CAP = 6.0  # usual deviations: the crashes of an index count whole, an unadjusted split does not
 COLUMNS = ["timestamp", *PRICES, "volume"]
 MIN_BARS = 21  # observed bars before the first volatility is known
+LARGEST = 1e150  # of a plain series: changes are squared
 FIRST_DATE = 16780101  # of numbers that are dates, as 20240131
 TWICE = (
     "the clock goes back there as daylight saving ends, so that an hour comes twice: give times in UTC or with their "
@@ -186,7 +187,13 @@ UNIVARIATE = Kind(
     volatility=difference_scale,
     sigma_decay=0.98,
     sigma_floor=0.1,
-    refusals=(),
+    refusals=(
+        (
+            lambda series: np.abs(series["value"]) > LARGEST,
+            f"value beyond {LARGEST:g}, whose square no number holds",
+            "give the values in larger units, or correct it",
+        ),
+    ),
     noise=_other_values,
     score_name="change of the value",
     score_unit="mean one-step changes",
