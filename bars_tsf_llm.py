@@ -46,6 +46,7 @@ PRICES = ["open", "high", "low", "close"]
 SIGMA_CAP = 6.0  # usual deviations: the crashes of an index count whole, an unadjusted split does not
 COLUMNS = ["timestamp", *PRICES, "volume"]
 MIN_BARS = 21  # observed bars before the first volatility is known
+LARGEST = 1e150  # of a plain series: changes are squared
 FIRST_DATE = 16780101  # of numbers that are dates, as 20240131
 TWICE = (
     "the clock goes back there as daylight saving ends, so that an hour comes twice: give times in UTC or with their "
@@ -186,7 +187,13 @@ UNIVARIATE = Kind(
     volatility=difference_scale,
     sigma_decay=0.98,
     sigma_floor=0.1,
-    refusals=(),
+    refusals=(
+        (
+            lambda series: np.abs(series["value"]) > LARGEST,
+            f"value beyond {LARGEST:g}, whose square no number holds",
+            "give the values in larger units, or correct it",
+        ),
+    ),
     noise=_other_values,
     score_name="change of the value",
     score_unit="mean one-step changes",
@@ -244,6 +251,28 @@ def covariate_features(
     return pd.DataFrame(features, index=frame.index, dtype=float)
 
 
+def refuse_covariates(
+    frames: Mapping[str, pd.DataFrame], past: Sequence[str], known: Sequence[str], through: Any, kind: Kind
+) -> None:
+    """Raises ValueError for columns that are empty in the rows up to `through`, which these are, and for a known one
+    that is the value of its own row, which nobody knows in advance."""
+    if unknown := [name for name in (*past, *known) if all(frame[name].isna().all() for frame in frames.values())]:
+        raise ValueError(f"column(s) {unknown} are empty up to {through}: leave them out or move the fence")
+    for name in known:
+        moves = False
+        for frame in frames.values():
+            both = frame[[name, kind.value]].dropna().to_numpy()
+            if not np.array_equal(both[:, 0], both[:, 1]):
+                break
+            moves |= len(both) > 1 and bool(np.ptp(both[:, 0]) > 0)
+        else:
+            if moves:
+                raise ValueError(
+                    f"known covariate '{name}' is the value to forecast itself, row by row, which nobody knows in "
+                    "advance: leave it out"
+                )
+
+
 def hide_after(frame: pd.DataFrame, cut: int, known: Sequence[str]) -> pd.DataFrame:
     """The frame as it was known at row `cut - 1`: later rows keep nothing but their times and known covariates."""
     if not known:
@@ -282,12 +311,14 @@ class CheckedBars(dict[str, pd.DataFrame]):
         super().__init__(frames or {})
         self.skipped: dict[str, str] = {}
         self.static: dict[str, dict[str, str]] = {}  # by series its static covariates as texts, empty where unknown
+        self.lasting: dict[str, int] | None = None  # see `known_rows`
         self.strict, self._told = strict, set[str]()
 
     def like(self, frames: Mapping[str, pd.DataFrame]) -> "CheckedBars":
         """Other frames with this record, which both go on to write."""
         other = CheckedBars(frames, strict=self.strict)
         other.skipped, other._told, other.static = self.skipped, self._told, self.static
+        other.lasting = self.lasting
         return other
 
     def take_over(self, skipped: Mapping[str, str]) -> None:
@@ -410,6 +441,7 @@ def split_tickers(
             columns = ["timestamp", *kind.columns]
             raise ValueError(f"bars must be DataFrames, got {type(frame).__name__}: build one with columns {columns}")
         tickers.take_over(frame.attrs.get("skipped", {}))
+        tickers.lasting = frame.attrs.get("lasting", tickers.lasting)
         sound = _sound_tickers(frame, kind, covariates)
         parts: Iterable = [("series" if len(frames) == 1 else f"series_{number}", frame)]
         if kind.id in frame:
@@ -639,6 +671,20 @@ def _whole(moment: Any) -> pd.Period | None:
         unit = np.datetime_data(moment)[0]
         return pd.Period(str(moment.astype("datetime64[D]")), freq=unit) if unit in "YMWD" else None
     return None if isinstance(moment, datetime) else pd.Period(moment, freq="D")
+
+
+def known_rows(times: pd.Series, as_of: Any, lasting: Mapping[str, int] | None = None) -> int:
+    """How many of the ascending rows are known at `as_of`: those stamped up to it.
+
+    Rows that were made of others in a step of time are stamped with its start and known at its end: `lasting`, of a
+    frame its `attrs["lasting"]`, is how long that is, as of a `pandas.DateOffset`.
+
+    >>> known_rows(pd.Series(pd.date_range("2024-01-01", periods=3, freq="MS")), "2024-03-15", {"months": 1})
+    2
+    """
+    end = day_end(as_of, times)
+    known = times if lasting is None else times + pd.DateOffset(**lasting) - pd.Timedelta(1, "ns")
+    return int((known <= end).sum())
 
 
 def bars_through(bars: Bars, through: Any, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> CheckedBars:

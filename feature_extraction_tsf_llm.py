@@ -59,7 +59,9 @@ from .bars_tsf_llm import (
     day_end,
     day_start,
     hide_after,
+    known_rows,
     named_covariates,
+    refuse_covariates,
     split_tickers,
     volatility_bars,
 )
@@ -583,9 +585,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """Sets `fitted`; returns the raw features, `[N,F]` by ticker, of bars up to the fence or of the `whole`."""
         past, known = self._covariates_of(tickers)
         frames = bars_through(tickers, through, self.series_kind)
-        unknown = [name for name in (*past, *known) if all(frame[name].isna().all() for frame in frames.values())]
-        if unknown:
-            raise ValueError(f"column(s) {unknown} are empty up to {through}: leave them out or move the fence")
+        refuse_covariates(frames, past, known, through, self.series_kind)
         spacing = usual_spacing([bar_spacing(frame["timestamp"].to_numpy()) for frame in frames.values()])
         self._skip_other_spacings(frames, spacing)
         for other in frames.skipped:
@@ -778,10 +778,8 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """
         tickers = self.check_known(bars, strict=strict)
         if as_of is not None:
-            ends = {t: frame["timestamp"] <= day_end(as_of, frame["timestamp"]) for t, frame in tickers.items()}
-            known_then = {
-                t: hide_after(frame, int(ends[t].sum()), self.known_covariates) for t, frame in tickers.items()
-            }
+            ends = {t: known_rows(frame["timestamp"], as_of, tickers.lasting) for t, frame in tickers.items()}
+            known_then = {t: hide_after(frame, ends[t], self.known_covariates) for t, frame in tickers.items()}
             tickers = tickers.like(known_then)
         self._skip_short(tickers, as_of)
         if self.center is None:

@@ -31,7 +31,7 @@ from .clean import COUNTS, POLICY, RULES, clean_bars
 from .columns import USUAL, Columns
 from .resample import Gaps
 from .sources import read_raw, read_series
-from .survey import ODD, longest_runs, odd_series, other_numbers, survey
+from .survey import ODD, longest_runs, odd_series, other_numbers, survey, usable
 
 MOVES = 20  # largest, listed
 FILES = ("describe.json", "describe.html", "coverage.png", "returns.png", "defects.png")
@@ -113,7 +113,7 @@ def describe_series(
     out = Path(out)
     check_apart(out, source)
     check_free(out, FILES, by="describe", told_by=("describe.json", "seasons", "facts", "each"))
-    frame = read_series(source, names, strict=strict, **asdict(columns))
+    frame = usable(read_series(source, names, strict=strict, **asdict(columns)), strict=strict)
     found = survey(frame, other_numbers(source, columns))
     observed = frame.dropna(subset=UNIVARIATE.value).rename(columns={UNIVARIATE.id: OHLCV.id})
     coverage = _coverage(observed)

@@ -82,6 +82,12 @@ class Step:
     def _origin(self) -> np.int64:
         return MONDAY * 10**9 if self.unit == "w" else np.int64(0)
 
+    def lasting(self, rule: str) -> dict[str, int]:
+        """From the stamp of a row until it is known, for `known_rows`."""
+        if self.unit in MONTHS:
+            return {"months": self.count * MONTHS[self.unit]}
+        return {"microseconds": int(self.seconds * 10**6) // (2 if rule == "nearest" else 1)}
+
     def places(self, times: np.ndarray, *, nearest: bool = False) -> np.ndarray:
         """The number of the step of each time (datetime64[ns]), int64: days from midnight on, weeks from Monday."""
         if self.unit in MONTHS:
@@ -393,6 +399,7 @@ def resample(frame: pd.DataFrame, rule: str | Rule) -> pd.DataFrame:
         )
     even.attrs = {
         **frame.attrs,
+        "lasting": step.lasting(rule.how),
         "resampled": f"{len(frame):,} rows to {len(even):,}, one every {step.words}, by {rule.how}",
     }
     return even

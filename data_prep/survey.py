@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bars_tsf_llm import MIN_BARS, UNIVARIATE
+from ..bars_tsf_llm import MIN_BARS, UNIVARIATE, split_tickers
 from ..series_tsf_llm import candidate_seasons, choose_seasons
 from .columns import Columns, find_series, is_numeric, join_names, parts_of, wide_values
 from .resample import Gaps, Step
@@ -50,6 +50,7 @@ ODD = {  # what a series may be -> in words
     "short": f"with fewer than {MIN_BARS} values",
     "other_steps": "of another step",
 }
+NO_VALUE = "no value of these series is known: name the column to forecast with --value"
 TESTED = 12  # of so many rows one is ahead at most
 
 
@@ -126,6 +127,20 @@ def _percent(share: float) -> str:
     return "under 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
+def usable(frame: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
+    """Without the series that no command can use, for what stands in one of their rows; `skipped` in `attrs` says why.
+
+    Raises:
+        ValueError: none is left or, if `strict`, one is skipped.
+    """
+    checked = split_tickers(frame, UNIVARIATE, strict=strict, made=lambda rows: rows)
+    if len(checked) == frame[ID].nunique():
+        return frame
+    left = frame[frame[ID].isin([*checked])].reset_index(drop=True)
+    left.attrs["skipped"] = dict(checked.skipped)
+    return left
+
+
 def survey(frame: pd.DataFrame, covariates: Sequence[str] = ()) -> Survey:
     """Of `timestamp, series_id, value`, as `read_series` has them; `covariates` are further columns of the file.
 
@@ -135,7 +150,7 @@ def survey(frame: pd.DataFrame, covariates: Sequence[str] = ()) -> Survey:
     values = frame[VALUE].to_numpy(dtype=float)
     known = values[~np.isnan(values)]
     if not len(known):
-        raise ValueError("no value of these series is known: name the column to forecast with --value")
+        raise ValueError(NO_VALUE)
     gaps = Gaps.of(frame)
     seconds = gaps.usual_of_all
     code = pd.factorize(frame[ID])[0]

@@ -414,6 +414,7 @@ def calibrate(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    static: Static = None,
     resample: Resample = None,
 ) -> None:
     """Widen or narrow a model's law as validation dates ask; kept only if later validation dates are better for it.
@@ -428,7 +429,7 @@ def calibrate(
     from .calibrate import print_calibrated
 
     check_apart(model, data, names(market))
-    columns = Columns(value, id, time, dates, decimal, resample=resample)
+    columns = Columns(value, id, time, dates, decimal, static_file=static, resample=resample)
     options = {"start": start, "end": end, "horizon": horizon, "samples": samples, "seed": seed, "strict": strict}
     options |= {"names": names(ticker), "columns": columns, "market": market_bars(market, dates, decimal)}
     print_calibrated(calibrate_folder(model, data, **options))
@@ -455,6 +456,7 @@ def explain(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    static: Static = None,
     resample: Resample = None,
 ) -> None:
     """Show what forecasts rest on: features, past bars, experts by regime, the market; JSON and one page with plots.
@@ -472,9 +474,8 @@ def explain(
     if start is not None and end is not None and day_end(start) > day_end(end):
         raise ValueError(f"--start {start} lies after --end {end}: swap them")
     pipe = load_pipeline(model)
-    bars = read_for(
-        pipe.processor, data, names(ticker), Columns(value, id, time, dates, decimal, resample=resample), strict=strict
-    )
+    columns = Columns(value, id, time, dates, decimal, static_file=static, resample=resample)
+    bars = read_for(pipe.processor, data, names(ticker), columns, strict=strict)
     options = {"most": most, "repeats": repeats, "seed": seed, "strict": strict, "step": step}
     result = explain_model(
         pipe, bars, out=out, start=start, end=end, market=market_bars(market, dates, decimal), **options
@@ -524,6 +525,7 @@ def adapt(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    static: Static = None,
     resample: Resample = None,
 ) -> None:
     """Fit a model to one ticker by an adapter; it is kept only if it forecasts better on the validation dates.
@@ -554,6 +556,8 @@ def adapt(
         "time_column": time,
         "dates": dates,
         "decimal": decimal,
+        "static": static,
+        "resample": resample,
     }
     print_adapted(*adapt_model(model, ticker=ticker, out=out, config=config, options=options))
 

@@ -242,6 +242,7 @@ def audit(
     time: Time = None,
     dates: Dates = None,
     decimal: Decimal = None,
+    static: Static = None,
     resample: Resample = None,
     past_covariates: PastCovariates = None,
     known_covariates: KnownCovariates = None,
@@ -259,7 +260,7 @@ def audit(
     count = _cuts(cuts)
     if features is not None:
         _run_feature_file(features)
-    columns = Columns(value, id, time, dates, decimal, resample=resample)
+    columns = Columns(value, id, time, dates, decimal, static_file=static, resample=resample)
     if model is None:
         past, known = names(past_covariates) or [], names(known_covariates) or []
         bars = read_data(data, names(ticker), columns=columns, covariates=[*past, *known], strict=strict)

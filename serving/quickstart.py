@@ -21,7 +21,7 @@ from ..common.parser import Parser
 from ..common.reading import read_json
 from ..data_prep.columns import USUAL, Columns
 from ..data_prep.sources import read_data
-from ..data_prep.survey import lines, other_numbers, survey
+from ..data_prep.survey import lines, other_numbers, survey, usable
 from ..data_prep.windows import Split
 from ..evaluation.evaluate import BY as SCORED_BY
 from ..evaluation.evaluate import FILES as SCORES
@@ -77,7 +77,9 @@ def run(
 
     covariates = [*past_covariates, *known_covariates]
     bars = read_data(dataset, columns=columns, covariates=covariates)
+    bars.attrs.pop("lasting", None)  # below, a moment is the stamp of its row
     kind, plan, config, options = kind_of(bars), None, "quickstart.yaml", dict[str, Any]()
+    bars = usable(bars) if kind is UNIVARIATE else bars
     console.rule("1. Series" if kind is UNIVARIATE else "1. Prices")
     tickers = list(bars[kind.id].unique())
     head = head or ("quantile" if kind is UNIVARIATE else "causal_lm")

@@ -20,7 +20,7 @@ import yaml
 
 from ..bars_tsf_llm import MIN_BARS, UNIVARIATE, Kind
 from ..data_prep.resample import Gaps
-from ..data_prep.survey import Survey, choose_horizon, survey
+from ..data_prep.survey import NO_VALUE, Survey, choose_horizon, survey
 from ..data_prep.windows import fence
 from ..evaluation.baselines.catalogue import choose
 from ..training.starting_model import CONFIGS
@@ -142,10 +142,16 @@ def part_of(bars: pd.DataFrame, series: str, most: int = MOST_SERIES) -> pd.Data
 
 
 def first_series(bars: pd.DataFrame) -> str:
-    """The first of the usual step and length that goes on to the end and is not of one value; else the first."""
+    """The first of the usual step and length that goes on to the end and is not of one value; else the first.
+
+    Raises:
+        ValueError: no value is known at all.
+    """
     bars = of_usual_step(bars, Gaps.of(bars).usual_of_all)
     told = bars.dropna(subset=VALUE).groupby(ID, sort=False)
     found = told.agg(rows=(VALUE, "size"), low=(VALUE, "min"), high=(VALUE, "max"), last=("timestamp", "max"))
+    if not len(found):
+        raise ValueError(NO_VALUE)
     late = found["last"] >= found["last"].quantile(0.5)
     good = found[late & (found["high"] > found["low"]) & (found["rows"] >= found["rows"].median())]
     return str((good if len(good) else found).index[0])

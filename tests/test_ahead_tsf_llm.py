@@ -496,6 +496,13 @@ def test_ahead_of_no_waves_and_no_covariates_is_empty():
 # The whole way
 
 
+def test_the_value_itself_is_not_known_ahead(bars):
+    with pytest.raises(ValueError, match=r"known covariate 'units' is the value to forecast itself, .*: leave it out"):
+        fitted(bars.assign(units=bars["value"]), known_covariates=["units"])
+    fitted(bars.assign(units=bars["value"]), past_covariates=["units"])  # of no use, and no leak
+    fitted(bars.assign(units=bars.groupby("series_id")["value"].shift(7)), known_covariates=["units"])
+
+
 def test_all_baselines_are_bounded_as_the_model_is(pipe, rich, bars):
     series = rich.encode(bars)
     result = walk_forward(
@@ -568,6 +575,18 @@ def test_a_model_is_trained_forecasts_and_is_scored(trained, run_cli, capsys):
     assert "2 skipped" in capsys.readouterr().out
     assert run_cli("forecast", *told, "--data", folder / "come.csv", "--horizon", P, "--out", out, "--strict") == 2
     assert capsys.readouterr().err.strip().endswith("b: the static table has no row for it; add one (and 1 more).")
+
+
+def test_every_command_of_a_model_takes_the_static_table(trained, run_cli, capsys):
+    folder, *_ = trained
+    asked = ["--model", folder / "model", "--data", folder / "sales.csv"]
+    told = ["--static", folder / "shops.csv"]
+    assert not run_cli("calibrate", *asked, *told)
+    assert not run_cli("explain", *asked, *told, "--most", 2, "--repeats", 1, "--out", folder / "explained")
+    assert not run_cli("audit", *asked, *told, "--cuts", 1, "--ticker", "a")
+    capsys.readouterr()
+    assert run_cli("calibrate", *asked) == 2
+    assert "name a table with it with --static" in capsys.readouterr().err
 
 
 def test_a_prepared_folder_holds_the_same(trained, run_cli):

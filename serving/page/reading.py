@@ -126,7 +126,7 @@ class Upload:
                 bars = read_for(processor, str(path), columns=columns)
         skipped = {one: refusal_of(ValueError(why), one, plain=plain) for one, why in bars.attrs["skipped"].items()}
         kept = bars.groupby(kind_of(bars).id, sort=False).tail(KEPT).reset_index(drop=True)
-        kept.attrs = {"skipped": skipped}
+        kept.attrs |= {"skipped": skipped}
         return kept
 
     def check(self) -> None:

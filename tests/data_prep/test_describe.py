@@ -174,6 +174,13 @@ def test_series_without_values_of_one_row_or_of_odd_steps(tmp_path):
     assert list(again["each"]) == ["a", "odd"]
 
 
+def test_one_series_with_a_bad_row_stops_no_other(tmp_path):
+    bad = days("bad", range(60)).assign(units=[1.0, np.inf] * 30)
+    pd.concat([days("a", range(60)), bad]).to_csv(tmp_path / "s.csv", index=False)
+    told = describe_series(tmp_path / "s.csv", tmp_path / "out", columns=Columns("units", "item"))
+    assert (list(told["each"]), list(told["skipped"])) == (["a"], ["bad"])
+
+
 def test_the_command_tells_series_from_prices(goods, bars, tmp_path, monkeypatch, capsys):
     goods.to_csv(tmp_path / "sales.csv", index=False)
     bars.to_csv(tmp_path / "prices.csv", index=False)

@@ -6,6 +6,7 @@ import pytest
 
 from tsf_llm.data_prep.resample import Gaps, Rule, Step, absent_rows, resample, uneven_series
 from tsf_llm.data_prep.sources import read_series
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
 
 EVENTS = 3000
 
@@ -192,3 +193,22 @@ def test_uneven_times_are_refused_with_a_rule_that_helps(tmp_path, events, warni
     even = read_series(tmp_path / "sparse.csv", resample="1d:sum")
     assert even.groupby("series_id")["value"].sum()["sparse"] == len(sparse)
     assert even.groupby("series_id").size()["sparse"] >= 290
+
+
+@pytest.mark.parametrize(
+    ("rule", "as_of", "last"),
+    [
+        ("1d:sum", "2021-05-10T12:00", "2021-05-09"),  # of the 10th a half is known
+        ("1d:sum", "2021-05-10", "2021-05-10"),
+        ("month:mean", "2021-05-10", "2021-04-01"),
+        ("month:mean", "2021-05-31", "2021-05-01"),
+        ("1d:nearest", "2021-05-10T12:00", "2021-05-10"),
+        ("1d:nearest", "2021-05-10T11:00", "2021-05-09"),
+    ],
+)
+def test_a_row_is_known_when_its_step_is_over(rule, as_of, last):
+    times = pd.date_range("2018-01-01", "2021-12-01", freq="6h")
+    even = resample(series(times, np.sin(np.arange(len(times)))), rule)
+    extractor = TsfLlmFeatureExtractor(kind="univariate", context_length=8).fit(even, "2020-12-31")
+    (one,) = extractor.encode(even, as_of)
+    assert one.timestamp[-1] == pd.Timestamp(last)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tsf_llm.data_prep.columns import Columns
-from tsf_llm.data_prep.survey import choose_horizon, lines, other_numbers, survey
+from tsf_llm.data_prep.survey import choose_horizon, lines, other_numbers, survey, usable
 
 
 def series(values, freq="D", name="a", start="2020-01-01"):
@@ -88,3 +88,23 @@ def test_columns_that_could_be_covariates(tmp_path):
 def test_no_value_at_all():
     with pytest.raises(ValueError, match="no value of these series is known"):
         survey(series([np.nan] * 30))
+
+
+def test_series_that_no_command_can_use_are_left_out():
+    parts = {name: series(waves(50, 7), name=name) for name in ("good", "endless", "huge", "twice", "empty")}
+    parts["endless"].loc[5, "value"] = np.inf
+    parts["huge"]["value"] *= 1e200
+    parts["twice"].loc[5, "timestamp"] = parts["twice"].loc[4, "timestamp"]
+    parts["empty"]["value"] = np.nan
+    frame = pd.concat(parts.values(), ignore_index=True)
+    left = usable(frame)
+    assert [*left["series_id"].unique()] == ["good", "empty"]
+    said = {name: why.split(": ", 1)[1].split(";")[0] for name, why in left.attrs["skipped"].items()}
+    beyond = "value beyond 1e+150, whose square no number holds"
+    assert said == {"endless": "infinite value", "huge": beyond, "twice": "timestamp is repeated"}
+    assert survey(left).series == 2
+    assert usable(parts["good"]) is parts["good"]
+    with pytest.raises(ValueError, match="infinite value"):
+        usable(frame, strict=True)
+    with pytest.raises(ValueError, match="timestamp is repeated; keep one bar"):
+        usable(parts["twice"])

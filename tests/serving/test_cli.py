@@ -288,3 +288,8 @@ def test_a_key_of_an_unknown_name_is_named_and_taken(run, model, make_bars, tmp_
     assert run(*clean)[0] == 2
     assert run(*clean, "--id", "leg")[0] == 0
     assert pd.read_parquet(tmp_path / "clean.parquet")["ticker"].unique().tolist() == ["X", "Y"]
+
+
+def test_adapt_passes_no_rule_over(run, base_folder, prices):
+    code, _, error = run("adapt", "--model", base_folder, "--ticker", "AAA", "--data", prices, "--resample", "sum")
+    assert (code, "--resample sum is for plain series" in error) == (2, True), error

@@ -105,6 +105,11 @@ def test_the_series_that_is_drawn_goes_on():
     assert first_series(still) == "s002"
 
 
+def test_none_is_drawn_where_no_value_is_known():
+    with pytest.raises(ValueError, match="no value of these series is known"):
+        first_series(panel(2).assign(value=np.nan))
+
+
 def test_few_windows_are_seen_often_and_validated_now_and_then():
     """144 months have 52 windows: an epoch of four steps says nothing, and 60 of them too little."""
     few, many = (plan(panel(rows=rows, freq=freq)).options for rows, freq in ((144, "MS"), (5000, "h")))
