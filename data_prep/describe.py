@@ -38,6 +38,7 @@ FILES = ("describe.json", "describe.html", "coverage.png", "returns.png", "defec
 GAPS = 20  # longest, listed
 MOST_ROWS = 80  # tickers in the heat map
 MOST_SERIES = 500  # plain series in the page's table; the JSON has all
+LONG = 40  # letters of a cell that is text
 MOST_NUMBERS = 300  # cells of the heat map that are small enough to be written out
 EDGE = 8  # standard deviations; returns beyond are counted at the edge of the histogram
 FEW_YEARS = 3  # data that spans fewer years is shown by month
@@ -361,7 +362,7 @@ STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "img{max-width:100%;height:auto}table{border-collapse:collapse;font-size:13px;margin:1rem 0;display:block;"
     "overflow-x:auto}th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #e6e6e6;white-space:nowrap}"
-    "th:first-child,td:first-child{text-align:left}td.text{white-space:normal;text-align:left}"
+    "th:first-child,td:first-child{text-align:left}.text{white-space:normal;text-align:left;min-width:14rem}"
 )
 
 
@@ -400,7 +401,7 @@ def _page(summary: dict[str, Any], out: Path) -> str:
 
 def _page_of_series(summary: dict[str, Any], out: Path) -> str:
     facts = [{"what": what, "found": words} for what, words in summary["facts"].items()]
-    each = [{"series": name, **one} for name, one in summary["each"].items()]
+    each = [{"series": name, "odd": one["odd"], **one} for name, one in summary["each"].items()]
     each = sorted(each, key=lambda one: (not one["odd"], -one["in_a_row"]))
     more = f"<p>And {len(each) - MOST_SERIES:,} more, in describe.json.</p>" if len(each) > MOST_SERIES else ""
     skipped = [{"series": name, "why": why} for name, why in summary["skipped"].items()]
@@ -432,13 +433,14 @@ def _table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "<p>None.</p>"
     names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
-    body = "".join("<tr>" + "".join(_cell(row.get(name)) for name in names) + "</tr>" for row in rows)
+    long = {name for name in names if any(len(_words(row.get(name))) > LONG for row in rows)}  # columns to be read
+    styles = {name: ' class="text"' if name in long else "" for name in names}
+    head = "".join(f"<th{styles[name]}>{escape(name.replace('_', ' '))}</th>" for name in names)
+    cells = ("".join(f"<td{styles[name]}>{escape(_words(row.get(name)))}</td>" for name in names) for row in rows)
+    body = "".join(f"<tr>{one}</tr>" for one in cells)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _cell(value: Any) -> str:
+def _words(value: Any) -> str:
     form = ".4g" if isinstance(value, float) else "," if isinstance(value, int) else ""
-    text = "" if value is None else format(value, form)
-    style = ' class="text"' if len(text) > 40 else ""
-    return f"<td{style}>{escape(text.removesuffix(' 00:00:00'))}</td>"
+    return ("" if value is None else format(value, form)).removesuffix(" 00:00:00")
