@@ -58,7 +58,7 @@ HURDLE = "tsf-llm, zero_inflated"
 MEASURES = (
     Measure("wrmsse", "WRMSSE"),
     Measure("rmsse_m5", "RMSSE"),
-    Measure("wql", "WQL", ".4f"),
+    Measure("wql", "WQL", ".4f", tested=True),
     Measure("bias", "bias", "+.3f", plain=False),
     Measure("coverage_80", "coverage 80 %", plain=False),
     Measure("zeros_forecast", "P(zero)", plain=False),

@@ -26,13 +26,15 @@ DIGITS = 7  # of a loss per origin
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of scores. One that is not `plain` is neither good nor bad: no row of it is the best."""
+    """A column of scores. One that is not `plain` is neither good nor bad: no row of it is the best. The first of a
+    section is compared with tests in words, and so are those that are `tested`."""
 
     key: str
     title: str
     form: str = ".3f"
     more_is_better: bool = False
     plain: bool = True
+    tested: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Section:
     """One part of the page.
 
     `about` is Markdown: data, split, what is scored, how often the test dates were looked at. `files` names what it
-    reads of the folder of data, with source and licence. The first of `measures` is the one that is compared.
+    reads of the folder of data, with source and licence.
     `published` has marks by model and task, as text. `more` adds Markdown of its own after the tables.
     """
 
@@ -132,6 +134,10 @@ class Section:
     ours: str = OURS
     published: Mapping[tuple[str, str], str] = field(default_factory=dict)
     more: Callable[[Sequence[Row]], str] | None = None
+
+    @property
+    def tested(self) -> list[Measure]:
+        return [one for i, one in enumerate(self.measures) if i == 0 or one.tested]
 
 
 def file_name(section: str, model: str, task: str, seed: int | None, settings: Mapping[str, Any]) -> str:

@@ -3,9 +3,9 @@
 Design choices:
 * A row of a table is a model: means over its seeds, with the deviation between seeds where there are several. The best
   is bold; a score that is not a number is a dash and never the best.
-* Ours is compared with each other model on the first measure, by the mean over seeds of its losses at the same
-  origins: a 95 % interval and the p of Diebold and Mariano, with the autocovariances of all origins whose outcomes
-  overlap (`evaluation/significance.py`).
+* Ours is compared with each other model on the measures that are tested, by the mean over seeds of its losses at the
+  same origins: a 95 % interval and the p of Diebold and Mariano, with the autocovariances of all origins whose
+  outcomes overlap (`evaluation/significance.py`).
 """
 
 import math
@@ -27,7 +27,8 @@ by commit {commits}, with {versions}, on {cores} cores.{quick}
 
 Means over seeds, ± their standard deviation; **bold** is the best row. CPU seconds are those of one run: training,
 validation and all forecasts. *p* is that of Diebold and Mariano for the losses of `{ours}` and of that row being the
-same on average, on the mean of the seeds, with the autocovariances of all origins that share outcomes.
+same on average, on the mean of the seeds, with the autocovariances of all origins that share outcomes; of the first
+score, or of the one it names.
 
 {sections}
 """
@@ -85,9 +86,8 @@ def score(measure: Measure, one: Model, first: str | None) -> str:
     return f"**{told}**" if one.name == first else told
 
 
-def difference(section: Section, ours: Model, other: Model) -> dict | None:
-    """`paired_difference` of the first measure; None where the origins are not the same."""
-    key = section.measures[0].key
+def difference(key: str, ours: Model, other: Model) -> dict | None:
+    """`paired_difference` of a measure; None where the origins are not the same."""
     a, b = ours.losses(key), other.losses(key)
     if a is None or b is None or a.shape != b.shape:
         return None
@@ -103,7 +103,9 @@ def table(section: Section, task: str, of: Sequence[Model]) -> Table:
         first = best(measure, of)
         columns[measure.title] = lambda row, measure=measure, first=first: score(measure, row["model"], first)
     if ours is not None:
-        columns["p"] = lambda row: p_value(section, ours, row["model"])
+        for i, measure in enumerate(section.tested):
+            title = f"p, {measure.title}" if i else "p"
+            columns[title] = lambda row, key=measure.key: p_value(key, ours, row["model"])
     columns["CPU s"] = lambda row: f"{row['model'].cpu_seconds:,.0f}"
     columns["parameters"] = lambda row: number(row["model"].rows[0].found.parameters, ",.0f")
     if marks := {one.name: section.published[one.name, task] for one in of if (one.name, task) in section.published}:
@@ -111,17 +113,22 @@ def table(section: Section, task: str, of: Sequence[Model]) -> Table:
     return Table.of([{"model": one} for one in of], columns)
 
 
-def p_value(section: Section, ours: Model, other: Model) -> str:
-    found = None if other is ours else difference(section, ours, other)
+def p_value(key: str, ours: Model, other: Model) -> str:
+    found = None if other is ours else difference(key, ours, other)
     p = None if found is None else found["dm_p"]
     return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def comparison(section: Section, task: str, of: Sequence[Model]) -> Iterator[str]:
-    """Ours beside the best of the others, then every other, in words."""
-    measure = section.measures[0]
-    ours = next((one for one in of if one.name == section.ours), None)
-    others = [one for one in of if one.name != section.ours and one.mean(measure.key) is not None]
+    """Ours beside the best of the others, then every other, in words, by each measure that is tested."""
+    for measure in section.tested:
+        yield from compared(section.ours, measure, task, of)
+
+
+def compared(name: str, measure: Measure, task: str, of: Sequence[Model]) -> Iterator[str]:
+    """By one measure; ours is called `name`."""
+    ours = next((one for one in of if one.name == name), None)
+    others = [one for one in of if one.name != name and one.mean(measure.key) is not None]
     if ours is None or (mine := ours.mean(measure.key)) is None or not others:
         return
     first = next(one for one in others if one.name == (best(measure, others) or one.name))
@@ -135,13 +142,13 @@ def comparison(section: Section, task: str, of: Sequence[Model]) -> Iterator[str
         else f"{task}: {ours.name} {mine:{measure.form}}, {first.name} {theirs:{measure.form}} by {measure.title}."
     )
     figure = Figure(measure.title, "+.1f", relative=True, more_is_better=measure.more_is_better)
-    compared = {one.name: found for one in others if (found := difference(section, ours, one)) is not None}
+    tests = {one.name: found for one in others if (found := difference(measure.key, ours, one)) is not None}
     for heading, kind in (("Wins over", "better"), ("Loses to", "worse"), ("No edge over", "no edge")):
-        told = [verdict(one, name, figure) for name, one in compared.items() if finding(one, figure) == kind]
+        told = [verdict(one, name, figure) for name, one in tests.items() if finding(one, figure) == kind]
         if told:
             told = [line.removeprefix(f"{kind} than ").removeprefix("no edge over ") for line in told]
             yield f"{task}: {heading.lower()} {'; '.join(told)}."
-    if few := [name for name, one in compared.items() if finding(one, figure) is None]:
+    if few := [name for name, one in tests.items() if finding(one, figure) is None]:
         yield f"{task}: too few origins that share no outcome for a test against {', '.join(few)}."
 
 

@@ -1,5 +1,7 @@
 """The page says what its rows say: the best is bold, wins and losses follow from losses at the same origins."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from tsf_llm.benchmarks.series_frame import Found, Measure, Row, Section, rounded
@@ -53,6 +55,17 @@ def test_wins_losses_and_no_edge_are_computed():
         "96 steps: loses to good",
         "96 steps: no edge over same",
     ]
+
+
+def test_every_measure_that_is_tested_is_told_of():
+    section = replace(SECTION, measures=(SECTION.measures[0], replace(SECTION.measures[1], tested=True)))
+    rows = [row("tsf-llm", BASE), row("good", BASE - 0.5 + NOISE)]
+    for one, hits in zip(rows, (BASE + 1, BASE), strict=True):
+        one.found.losses["hits"] = list(hits + NOISE)
+    told = [line.split(" (")[0] for line in words(section, rows)]
+    assert told[1] == "96 steps: loses to good"
+    assert told[3] == "96 steps: wins over good"
+    assert "| MSE | hits | p | p, hits | CPU s |" in block(section, rows)
 
 
 def test_within_two_percent_of_the_best_is_said():
