@@ -28,7 +28,7 @@ from statsmodels.tsa.seasonal import seasonal_decompose
 
 from ..distributions import Forecast, Residuals
 from .knots import unit
-from .panel import Panel, filled
+from .panel import Panel, filled, moment
 
 try:
     from statsforecast import models as statsforecast
@@ -77,7 +77,7 @@ def _forecasts(
         past = past[np.isfinite(unit(one, past, 1))]
         if len(past) < longest + FEWEST_ERRORS:
             raise ValueError(
-                f"{name}: series {one.ticker!r} has {last + 1 - first} values by {fence} and needs "
+                f"{name}: series {one.ticker!r} has {last + 1 - first} values by {moment(fence)} and needs "
                 f"{warm_up + longest + FEWEST_ERRORS}: start later or give earlier values"
             )
         asked, end = np.concatenate([past, rows[positions]]), int(rows[positions].max()) + 1

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.signal import lfilter
 
 from ..distributions import Residuals
-from .panel import Panel
+from .panel import Panel, moment
 
 GRID = (0.05, 0.1, 0.2, 0.3)
 ERRORS = 500  # most recent outcomes that make the law
@@ -91,8 +91,8 @@ def _forecasts(panel: Panel, steps: Sequence[int], method: Callable[[np.ndarray]
         first = int((values[: last + 1] > 0).argmax()) if values[: last + 1].any() else last
         if last - first < max(steps) + FEWEST_ERRORS:
             raise ValueError(
-                f"series {one.ticker!r} has {max(last - first, 0)} values by {fence} since its first sale and needs "
-                f"{max(steps) + FEWEST_ERRORS}: start later or give earlier values"
+                f"series {one.ticker!r} has {max(last - first, 0)} values by {moment(fence)} since its first sale and "
+                f"needs {max(steps) + FEWEST_ERRORS}: start later or give earlier values"
             )
         end = int(origins[positions].max()) + 1
         levels_NG = method(values[: max(end, last + 1)])

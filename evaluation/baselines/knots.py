@@ -18,6 +18,7 @@ from scipy import stats
 from ...bars_tsf_llm import Kind
 from ...feature_extraction_tsf_llm import EncodedSeries
 from ..distributions import LEVELS, Quantiles
+from .panel import moment
 
 KNOTS = np.array([0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
 FEWEST_ROWS = 100  # of a fit
@@ -88,8 +89,8 @@ class Outcomes:
         train, check = np.flatnonzero(self.known <= cut), np.flatnonzero((self.made > cut) & (self.known <= fence))
         if min(len(train), len(check)) < FEWEST_ROWS:
             raise ValueError(
-                f"{len(train)} and {len(check)} outcomes known by {fence} to train and to stop on, where each needs "
-                f"{FEWEST_ROWS}: start later or give earlier bars"
+                f"{len(train)} and {len(check)} outcomes known by {moment(fence)} to train and to stop on, where each "
+                f"needs {FEWEST_ROWS}: start later or give earlier bars"
             )
         return _some(train, rng, most), _some(check, rng, most)
 
@@ -97,7 +98,7 @@ class Outcomes:
         """The time that leaves that share of what is known at the fence after it, and no more than `longest`."""
         made = np.sort(self.made[self.known <= fence])
         if not len(made):
-            raise ValueError(f"no outcome is known by {fence}: start later or give earlier bars")
+            raise ValueError(f"no outcome is known by {moment(fence)}: start later or give earlier bars")
         at = made[int((len(made) - 1) * (1 - share))]
         return at if longest is None else max(at, fence - longest)
 

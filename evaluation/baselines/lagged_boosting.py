@@ -25,7 +25,7 @@ from ...ahead_tsf_llm import Rhythm, Steps
 from ...series_tsf_llm import DAY, candidate_seasons
 from ..distributions import LEVELS, Forecast, Quantiles
 from .knots import FEWEST_ROWS, KNOTS, spread_knots
-from .panel import Panel, filled
+from .panel import Panel, filled, moment
 
 MOST_ROWS = 60_000
 CHECKED = np.timedelta64(120, "D")
@@ -165,8 +165,8 @@ def _fitted(series: Sequence[_Lags], steps: np.ndarray, fence: np.datetime64, se
     train, check = known_by[1] <= cut, known_by[0] > cut
     if min(train.sum(), check.sum()) < FEWEST_ROWS:
         raise ValueError(
-            f"{train.sum()} and {check.sum()} outcomes known by {fence} to train and to stop on, where each needs "
-            f"{FEWEST_ROWS}: start later or give earlier values"
+            f"{train.sum()} and {check.sum()} outcomes known by {moment(fence)} to train and to stop on, where each "
+            f"needs {FEWEST_ROWS}: start later or give earlier values"
         )
     parameters = {**PARAMETERS, "seed": seed, "num_threads": threads}
     options: dict[str, Any] = {"params": parameters, "free_raw_data": False}

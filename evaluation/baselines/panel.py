@@ -19,6 +19,12 @@ def filled(one: EncodedSeries, kind: Kind) -> np.ndarray:
     return pd.Series(kind.additive(one.close)).ffill().to_numpy()
 
 
+def moment(fence: np.datetime64 | pd.Timestamp) -> str:
+    """The date, with the time only where there is one."""
+    at = pd.Timestamp(fence)
+    return str(at.date() if at == at.normalize() else at)
+
+
 @dataclass(frozen=True)
 class Panel:
     """Origins of several series. A forecast from one reads bars up to it, a fit at a fence bars up to the fence.

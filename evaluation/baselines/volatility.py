@@ -21,7 +21,7 @@ from arch import arch_model
 from scipy.signal import lfilter
 
 from ..distributions import Residuals
-from .panel import Panel
+from .panel import Panel, moment
 
 DECAY = 0.94  # RiskMetrics 1996
 WARM_UP = 20  # returns before the first residual
@@ -84,11 +84,11 @@ class _Known:
         """Raises ValueError where fewer returns are known, or none of them is a move."""
         if last < fewest:
             raise ValueError(
-                f"{self.ticker}: {max(last, 0)} return(s) are known at {_day(fence)} and {fewest} are needed: "
+                f"{self.ticker}: {max(last, 0)} return(s) are known at {moment(fence)} and {fewest} are needed: "
                 "start later, or give earlier bars"
             )
         if np.ptp(self.value[: last + 1]) == 0:
-            raise ValueError(f"{self.ticker}: no move is known at {_day(fence)}: start later, or leave it out")
+            raise ValueError(f"{self.ticker}: no move is known at {moment(fence)}: start later, or leave it out")
 
     def law(self, scale: np.ndarray, last: int, step: int, location: float = 0.0) -> np.ndarray:
         """Standardised `step`-step returns known at `last`; NaN or infinite where the scale was zero."""
@@ -161,7 +161,7 @@ def _fit_at(
     if model is None:
         name = "GJR-GARCH" if asymmetric else "GARCH"
         raise ValueError(
-            f"{known.ticker}: {name} did not converge on the {last} returns known at {_day(fence)}, from "
+            f"{known.ticker}: {name} did not converge on the {last} returns known at {moment(fence)}, from "
             f"{len(STARTS) + 1} starting points: look at its prices, or leave it out"
         )
     return model, model.variance(returns)
@@ -189,8 +189,3 @@ def _start(start: tuple[float, float, float] | None, mean: float, asymmetric: bo
     alpha, beta, nu = start
     news = (alpha / 2, alpha) if asymmetric else (alpha,)
     return np.array([mean, 1 - alpha - beta, *news, beta, nu])
-
-
-def _day(fence: pd.Timestamp) -> str:
-    """The date, with the time only where there is one."""
-    return str(fence.date() if fence == fence.normalize() else fence)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tsf_llm.bars_tsf_llm import UNIVARIATE
-from tsf_llm.evaluation.baselines.panel import Panel, filled
+from tsf_llm.evaluation.baselines.panel import Panel, filled, moment
 
 
 def test_fences_are_yearly_and_every_origin_has_one(make_panel):
@@ -33,3 +33,8 @@ def test_each_series_alone_keeps_the_fences_of_all(make_series):
 
 def test_a_missing_value_is_the_last_known_one(make_series):
     np.testing.assert_array_equal(filled(make_series([np.nan, 2, np.nan], UNIVARIATE), UNIVARIATE), [np.nan, 2, 2])
+
+
+def test_a_fence_is_told_with_its_time_only_where_it_has_one():
+    assert moment(np.datetime64("2011-06-01T00:00:00.000000000")) == "2011-06-01"
+    assert moment(np.datetime64("2011-06-01T07:00")) == "2011-06-01 07:00:00"
