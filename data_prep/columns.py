@@ -128,7 +128,19 @@ def join_names(table: pd.DataFrame, id: str | None) -> pd.DataFrame:
     joined = key_texts(table[parts[0]])
     for name in parts[1:]:
         joined = joined + "/" + key_texts(table[name])
+    _refuse_one_name_of_two(table[parts], joined)
     return table.assign(**{str(id): joined})
+
+
+def _refuse_one_name_of_two(parts: pd.DataFrame, joined: pd.Series) -> None:
+    """Raises ValueError where a stroke in the names makes one of different ones: a/b and c, a and b/c."""
+    names = parts[joined.str.count("/") >= len(parts.columns)].apply(key_texts).drop_duplicates()
+    texts = pd.Series(["/".join(one) for one in names.to_numpy()], dtype=object)
+    if (twice := texts[texts.duplicated()]).size:
+        raise ValueError(
+            f"{twice.iloc[0]} is the name of two series in columns {', '.join(parts)}: replace the strokes in their "
+            "names"
+        )
 
 
 def with_names(table: pd.DataFrame, id: str | None) -> pd.DataFrame:

@@ -42,7 +42,8 @@ ABSENT = 0.1  # share of rows that are not there, from which on it is said
 CLOSED = 0.25  # of the rows of the fullest hour of the week: an hour with fewer is one at which a shop is closed
 SPARSE = 0.1  # share of rows that are there, from which on times of day are those of rows and not of events
 FILLED = 0.8  # share of steps with a value in what is proposed
-MOST_ROWS = 50_000_000
+MOST_ROWS = 50_000_000  # made at most
+FEW_ROWS, FOLD = 1_000_000, 100  # of more than these at most so many times as there were
 
 
 # --- steps ---------------------------------------------------------------------------------------------------------
@@ -383,8 +384,10 @@ def resample(frame: pd.DataFrame, rule: str | Rule) -> pd.DataFrame:
     beside = "mean" if rule.how == "sum" else rule.how
     columns = {VALUE: grid.of_steps(frame[VALUE].to_numpy(dtype=float), rule.how)}
     columns |= {name: grid.of_steps(frame[name].to_numpy(dtype=float), beside) for name in covariates}
+    end = grid.place[~np.isnan(columns[VALUE])].max(initial=grid.place.min() - 1)
     _hide_unfinished(columns, grid, step, rule, times, ~frame[VALUE].isna().to_numpy())
-    even = _even(grid, columns, step, rule, names)
+    is_over = not np.isnan(columns[VALUE][grid.place == end]).any()
+    even = _even(grid, columns, step, rule, names, until=int(end) - (not is_over))
     for name in more:
         if name not in covariates:  # static ones: texts, one of each series
             even[name] = even[ID].map(frame.groupby(ID, sort=False)[name].first())
@@ -432,19 +435,22 @@ def _width(stamps: np.ndarray) -> float:
     return usual if (off > (0.01 if usual < 0.9 * 86400 else OFF_DAY)).mean() <= UNEVEN else 0.0
 
 
-def _even(grid: _Grid, columns: Mapping[str, np.ndarray], step: Step, rule: Rule, names: Any) -> pd.DataFrame:
-    """A row for every step of each series from its first to its last in which anything is known."""
+def _even(
+    grid: _Grid, columns: Mapping[str, np.ndarray], step: Step, rule: Rule, names: Any, *, until: int
+) -> pd.DataFrame:
+    """A row for every step of each series from its first to its last in which anything is known; of sums to the step
+    `until`, the last that is over in the file."""
     told = np.logical_or.reduce([~np.isnan(column) for column in columns.values()])
     asked = f"--resample {step.rule}:{rule.how}"
     if not told.any():
         raise ValueError(f"{asked}: no step of {step.words} is over within the file: give a shorter one")
     first, last = _ends(grid.code[told], grid.place[told], len(names))
     there = first <= last
-    until = grid.place[~np.isnan(columns[VALUE])].max(initial=first[there].min())
     if rule.how == "sum":
         last[there] = np.maximum(last[there], until)
     sizes = np.where(there, last - first + 1, 0)
-    if (total := int(sizes.sum())) > MOST_ROWS:
+    most = min(MOST_ROWS, max(FEW_ROWS, FOLD * len(grid.order)))
+    if (total := int(sizes.sum())) > most:
         raise ValueError(f"{asked} would make {total:,} rows: give a longer step, or correct the times")
     offset = np.cumsum(sizes) - sizes
     of_row = np.repeat(np.arange(len(names)), sizes)

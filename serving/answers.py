@@ -192,7 +192,7 @@ class Answers:
         """The forecasts, and the verdict on them. Raises ValueError for what cannot be read or forecast."""
         bars, inputs, notes = self.read(data)
         pipe, dates = self.pipe, again(self.pipe, bars, horizon, most=DATES)
-        asked = pipe.preprocess(bars, as_of=as_of, market=self.market)
+        asked = pipe.preprocess(bars, as_of=as_of, market=self.market, horizon=horizon)
         frame, batch = pipe.postprocess(pipe.forward(asked, horizon=horizon, seed=seed)), asked["batch"]
         options: dict[str, Any] = {"market": self.market, "as_of": as_of, "seed": seed, "most": dates}
         verdict = own_verdict(pipe, bars, horizon=horizon, **options)

@@ -96,9 +96,12 @@ class Worker:
     def run(self, number: int) -> dict[str, Any]:
         """Forecasts a group into its part, unless that is there; returns what is known of it, or what is wrong."""
         bars, part = self.groups[number].read(), self.job.part(number)
-        id = self.pipe.processor.feature_extractor.series_kind.id
-        rows = [hash_of_rows(one.drop(columns=id)) for _, one in bars.groupby(id, sort=False)]
-        key = hash_of(self.job.settings, [*self.groups[number].places], [*bars.columns], rows)
+        extractor = self.pipe.processor.feature_extractor
+        id = extractor.series_kind.id
+        texts = [*dict.fromkeys([id, *extractor.static_covariates])]
+        rows = [hash_of_rows(one.drop(columns=texts)) for _, one in bars.groupby(id, sort=False)]
+        told = bars[texts].drop_duplicates().to_numpy().tolist() if texts != [id] else None
+        key = hash_of(self.job.settings, [*self.groups[number].places], [*bars.columns], rows, told, bars.attrs)
         if (facts := facts_of(part)).get("key") == key:
             return {**facts, "kept": True}
         try:

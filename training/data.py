@@ -163,7 +163,8 @@ class TrainingData:
         for name, part in (("training", train), ("validation", valid)):
             if len(part) == 0:
                 raise ValueError(
-                    f"no {name} window of {args.horizon} steps fits: move the fences or give more history"
+                    f"no {name} window of {args.horizon} steps fits: move the fences or give more history (a value "
+                    "that never changed has none)"
                 )
         return train, valid
 

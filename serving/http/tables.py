@@ -122,9 +122,12 @@ def _read(content: bytes, name: str, read: Any) -> pd.DataFrame:
         path.write_bytes(content)
         try:
             check_size(path, rows=MAX_BARS, columns=MAX_COLUMNS)
-            return read(str(path))
+            frame = read(str(path))
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace(f"{folder}/", "")) from None
+    if len(frame) > MAX_BARS:
+        raise ValueError(f"{len(frame):,} rows after resample: give at most {MAX_BARS:,}, or a longer step")
+    return frame
 
 
 def plain_file_name(name: str) -> str:

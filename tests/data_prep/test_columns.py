@@ -122,3 +122,12 @@ def test_time_of_day_beside_the_date(write):
         assert read_bars(write(text))["timestamp"].tolist() == expected
     with pytest.raises(ValueError, match="row 2: column 'Date' holds '2024-01-31 noon'"):
         read_bars(write(plain.replace("09:35", "noon")))
+
+
+def test_a_joined_name_is_that_of_one_series():
+    table = pd.DataFrame({"store": ["a/b", "a", "a"], "item": ["c", "b/c", "c"]})
+    with pytest.raises(
+        ValueError, match="a/b/c is the name of two series in columns store, item: replace the strokes"
+    ):
+        module.join_names(table, "store,item")
+    assert module.join_names(table.iloc[[0, 0, 2]], "store,item")["store,item"].tolist() == ["a/b/c", "a/b/c", "a/c"]

@@ -212,3 +212,15 @@ def test_a_row_is_known_when_its_step_is_over(rule, as_of, last):
     extractor = TsfLlmFeatureExtractor(kind="univariate", context_length=8).fit(even, "2020-12-31")
     (one,) = extractor.encode(even, as_of)
     assert one.timestamp[-1] == pd.Timestamp(last)
+
+
+def test_days_without_sales_before_a_day_that_is_not_over_are_zeros():
+    times = ["2021-01-01 09:00", "2021-01-01 17:30", "2021-01-02 08:00", "2021-01-06 12:00"]
+    even = resample(series(times, [1.0, 2.0, 3.0, 4.0]), "1d:sum")
+    assert even["value"].tolist() == [3.0, 0.0, 0.0, 0.0]  # from the 2nd to the 5th
+
+
+def test_few_rows_become_no_millions():
+    few = series(pd.date_range("2000-01-01", periods=40, freq="200D"), 1.0)
+    with pytest.raises(ValueError, match=r"--resample 1min:sum would make 11,\d{3},\d{3} rows: give a longer step"):
+        resample(few, "1min:sum")

@@ -189,3 +189,12 @@ def test_rows_of_series_are_made_even(shop_pipe, sales, tmp_path):
     pd.testing.assert_frame_equal(told, expected)
     with pytest.raises(ValueError, match="resample is for plain series, and a sample has prices: leave it out"):
         Data(sample="AAPL", resample="sum")
+
+
+def test_known_covariates_are_asked_for_as_far_as_the_horizon(shop_pipe, sales):
+    days = sales["timestamp"].unique()
+    short = sales[sales["timestamp"].isin(days[:-2])]  # four of the six steps that the model knows
+    answer = Answers(shop_pipe()).forecast(Data(bars=short.to_csv(index=False)), horizon=4)
+    assert ([len(one.steps) for one in answer.forecasts], answer.skipped) == ([4, 4, 4], {})
+    with pytest.raises(ValueError, match="promo must be known 5 steps ahead, and step 5 is not"):
+        Answers(shop_pipe()).forecast(Data(bars=short.to_csv(index=False)), horizon=5)

@@ -13,7 +13,7 @@ import pytest
 
 from tsf_llm.common.files import WRITTEN, write_table
 from tsf_llm.data_prep import sources, ticker_files
-from tsf_llm.data_prep.sources import read_bars, read_market
+from tsf_llm.data_prep.sources import read_bars, read_for, read_market
 from tsf_llm.evaluation.track_record import Appended, Chain, TrackRecord
 from tsf_llm.serving import whole_market
 from tsf_llm.serving.loading import load_pipeline
@@ -259,6 +259,31 @@ def test_plain_series(loads, tmp_path):
     frame = groups[0].read()
     assert list(frame.columns) == ["timestamp", "series_id", "value"]
     assert len(frame) == 900
+
+
+def test_series_with_static_covariates_and_even_rows_are_the_plain_forecast(shop_pipe, sales, tmp_path):
+    pipe = shop_pipe()
+    pipe.model.save_pretrained(tmp_path / "model")
+    pipe.processor.save_pretrained(tmp_path / "model")
+    noon = sales.assign(timestamp=sales["timestamp"] + pd.Timedelta("12h"))
+    noon.to_csv(tmp_path / "sales.csv", index=False)
+    columns = ticker_files.Columns(resample="1d:sum")
+    asked = {
+        "horizon": 4,
+        "as_of": "2023-06-20T18:00",
+        "seed": 0,
+        "samples": 8,
+        "calibration": "auto",
+        "calendar": None,
+    }
+    forecast_market(
+        tmp_path / "sales.csv", tmp_path / "out.csv", model=str(tmp_path / "model"), columns=columns, **asked
+    )
+    expected = pipe(read_for(pipe.processor, str(tmp_path / "sales.csv"), columns=columns), **asked)
+    found = pd.read_csv(tmp_path / "out.csv", parse_dates=["origin", "timestamp"])
+    assert (found["origin"] == "2023-06-19").all()
+    np.testing.assert_allclose(found["q90"], expected["q90"])
+    assert found["ticker"].tolist() == expected["ticker"].tolist()
 
 
 @pytest.mark.slow

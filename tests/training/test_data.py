@@ -99,3 +99,13 @@ def test_static_covariates_are_all_of_a_table_but_its_names(tmp_path):
     assert with_static_names(of_two).static_covariates == ["item", "store", "kind"]
     assert with_static_names(replace(of_two, id_column="item")).static_covariates == ["store", "kind"]
     assert with_static_names(replace(of_two, static_covariates=["kind"])).static_covariates == ["kind"]
+
+
+def test_a_value_that_never_changes_is_not_told_to_bring_more_history_alone(tmp_path):
+    days = pd.date_range("2022-01-01", periods=200)
+    pd.DataFrame({"timestamp": days, "series_id": "a", "value": 3.0}).to_csv(tmp_path / "still.csv", index=False)
+    args = DataArguments(data=str(tmp_path / "still.csv"), horizon=3, feature_groups=["covariates"])
+    with pytest.raises(
+        ValueError, match=r"no training window of 3 steps fits: .*\(a value that never changed has none"
+    ):
+        TrainingData.read(args, series_form=True).windows("regression")

@@ -212,6 +212,8 @@ def test_rows_are_made_even_by_a_rule(shop, uneven, shop_pipe, tmp_path):
     plain = {name: cells for name, cells in asked["bars"].items() if name != "town"}
     beside = shop.post("/v1/forecast", json={"bars": plain, "static": TOWNS, "resample": "1d:sum"}).json()
     assert beside["forecast"] == told["forecast"]
+    message = shop.post("/v1/forecast", json={**asked, "resample": "1min:sum"}).json()["error"]["message"]
+    assert message.endswith("rows after resample: give at most 100,000, or a longer step")
     message = shop.post("/v1/forecast", json={**asked, "resample": "often"}).json()["error"]["message"]
     assert message.startswith("the field resample 'often': write sum, mean, last or nearest")
     message = shop.post("/v1/forecast", files=files).json()["error"]["message"]
