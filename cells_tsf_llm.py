@@ -14,7 +14,7 @@ Shapes: N cells of a column.
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,6 +44,7 @@ CLOCK = (
     r"(z|(?:utc|gmt)?[+-]\d{1,2}(?::?\d\d)?|[a-z][\w/+-]*)?(?:\s*[\[(].*[\])])?$"
 )
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+BARE_CLOCK = r"(?<![+-])(?<![+-]\d)\d:\d\d(?:[:.,]\d+)*\s*(?:[ap]\.?m\.?)?$"  # no zone behind it
 OFFSET = r":\d\d(?:\.\d+)?\s*([+-]\d\d(?::?\d\d)?)$"  # hours, and minutes, from UTC behind a time of day
 
 
@@ -62,11 +63,13 @@ class TimeFormat:
         name: `typed`, `epoch`, `seconds`, `ISO8601` or `text`.
         dates: all are midnights, each of its own zone. Such times are dates, and stay so; other zoned ones become UTC.
         order: of `text`, one of `ORDERS`.
+        zoned: whether most times of day have a zone; those of the other way are none. None if any way will do.
     """
 
     name: str
     dates: bool = False
     order: str = "ymd"
+    zoned: bool | None = None
 
     @classmethod
     def of(cls, cells: pd.Series, order: str | None = None, series: pd.Series | None = None) -> "TimeFormat":
@@ -84,13 +87,16 @@ class TimeFormat:
             return cls("typed", _all_midnights(cells, cls("typed")) and cells.dt.tz is not None)
         if (stamps := _iso_at_once(cells)) is not None:
             local, utc = stamps
-            return cls("ISO8601", local is not utc and _are_midnights(local))
+            return cls("ISO8601", local is not utc and _are_midnights(local), zoned=local is not utc)
         codes, text = _distinct(cells)
         name, parts = _format_name(text)
         format = cls(name) if parts is None else cls(name, order=_order(cells, codes, text, parts, order, series))
-        if name in ("epoch", "seconds") or not _names_zones(text):
+        if name in ("epoch", "seconds"):
             return format
-        return cls(name, _all_midnights(text.head(20), format) and _all_midnights(text, format), format.order)
+        if not _names_zones(text):
+            return replace(format, zoned=False)
+        format = replace(format, zoned=_most_are_zoned(text))
+        return replace(format, dates=_all_midnights(text.head(20), format) and _all_midnights(text, format))
 
 
 def read_times(cells: pd.Series, format: TimeFormat | None = None) -> tuple[pd.Series, np.ndarray]:
@@ -117,6 +123,9 @@ def why_no_time(cell: Any, format: TimeFormat) -> str:
         return f"lies outside of the years {FIRST_YEAR} to {LAST_YEAR}; correct it"
     if format.name == "text" and pd.notna(clocks(one, format, is_dst=True)[1][0]):
         return "comes twice, or never, where daylight saving changes; write times in UTC or with their offset"
+    if format.zoned is not None and pd.notna(clocks(one, replace(format, zoned=None))[1][0]):
+        has, others = ("no zone", "have one") if format.zoned else ("a zone", "have none")
+        return f"has {has}, and other times {others}; write all in UTC or with their offset"
     return "is not a date; write every date in one format, such as 2024-01-31 or 2024-01-31 15:30"
 
 
@@ -130,8 +139,9 @@ def clocks(cells: pd.Series, format: TimeFormat | None = None, is_dst: bool = Fa
         return cells, cells
     if format.name == "typed":
         return cells.dt.tz_localize(None), pd.to_datetime(cells, utc=True).dt.tz_localize(None)
-    if format.name == "ISO8601" and (stamps := _iso_at_once(cells)) is not None:
-        return stamps
+    at_once = _iso_at_once(cells) if format.name == "ISO8601" else None
+    if at_once is not None and format.zoned in (None, at_once[0] is not at_once[1]):
+        return at_once
     codes, text = _distinct(cells)
     if format.name in ("epoch", "seconds"):
         local = utc = _from_epoch(text, format.name == "seconds")
@@ -144,6 +154,9 @@ def clocks(cells: pd.Series, format: TimeFormat | None = None, is_dst: bool = Fa
             local = (utc + pd.to_timedelta(minutes, unit="min")).astype(utc.dtype)
     else:
         local, utc = _from_text(text, format.order, is_dst)
+    if format.zoned or (format.zoned is False and _names_zones(text)):
+        alike = ~_of_other_zones(text, format.zoned)
+        local, utc = local.where(alike), utc.where(alike)
     return tuple(pd.Series(one.to_numpy()[codes], index=cells.index, name=cells.name) for one in (local, utc))
 
 
@@ -274,6 +287,16 @@ def _are_midnights(times: pd.Series) -> bool:
 def _names_zones(text: pd.Series) -> bool:
     """Whether any may have a zone or an offset behind a time of day."""
     return bool(text.str.contains(":[0-9].*[-+A-Za-z]").any())
+
+
+def _most_are_zoned(text: pd.Series) -> bool:
+    return bool(_of_other_zones(text, False).sum() >= _of_other_zones(text, True).sum())
+
+
+def _of_other_zones(text: pd.Series, zoned: bool) -> pd.Series:
+    """Which times of day have a zone, or if the column is `zoned`, none."""
+    has_clock, is_bare = text.str.contains(r"\d:\d\d"), text.str.lower().str.contains(BARE_CLOCK)
+    return has_clock & (is_bare if zoned else ~is_bare)
 
 
 def _minutes(zone: str) -> int:

@@ -148,6 +148,34 @@ def test_years_that_nanoseconds_do_not_hold(cell):
     assert module.why_no_time(cell, format) == "lies outside of the years 1678 to 2261; correct it"
 
 
+@pytest.mark.parametrize(
+    ("cells", "odd", "said"),
+    [
+        (["2024-01-01T10:00+01:00", "2024-01-02T10:00", "2024-01-03T10:00+01:00"], [1], "has no zone, and other"),
+        (
+            ["2024-01-01 10:00", "2024-01-02 10:00:00.5", "2024-01-03 10:00Z"],
+            [2],
+            "has a zone, and other times have none",
+        ),
+        (["13/1/2024 9:00 AM EST", "14/1/2024 9:00 PM", "15/1/2024 9:00 pm EST"], [1], "has no zone"),
+        (["2024-01-01", "2024-01-02T10:00+01:00"], [], None),  # a date is a date
+        (["13/1/2024 9:00 AM", "14/1/2024 9:00 p.m."], [], None),
+    ],
+)
+def test_a_time_without_a_zone_among_zoned_ones_is_none(cells, odd, said):
+    format = TimeFormat.of(pd.Series(cells))
+    assert read_times(pd.Series(cells), format)[1].tolist() == odd
+    assert all(said in module.why_no_time(cells[row], format) for row in odd)
+
+
+def test_a_later_piece_is_zoned_as_the_first():
+    zoned, bare = (pd.Series([f"2024-01-0{day}T10:00{zone}" for day in range(1, 5)]) for zone in ("+01:00", ""))
+    for first, later in ((zoned, bare), (bare, zoned)):
+        format = TimeFormat.of(first)
+        assert read_times(first, format)[0].notna().all()
+        assert read_times(later, format)[0].isna().all()
+
+
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
 def test_midnights_of_a_zone_are_dates_however_they_are_written(zone):
     zoned = DAYS.dt.tz_localize(zone)
