@@ -311,7 +311,7 @@ class CheckedBars(dict[str, pd.DataFrame]):
         super().__init__(frames or {})
         self.skipped: dict[str, str] = {}
         self.static: dict[str, dict[str, str]] = {}  # by series its static covariates as texts, empty where unknown
-        self.lasting: dict[str, int] | None = None  # see `known_rows`
+        self.lasting: dict[str, int] | None = None  # see `known_by`
         self.strict, self._told = strict, set[str]()
 
     def like(self, frames: Mapping[str, pd.DataFrame]) -> "CheckedBars":
@@ -673,18 +673,25 @@ def _whole(moment: Any) -> pd.Period | None:
     return None if isinstance(moment, datetime) else pd.Period(moment, freq="D")
 
 
-def known_rows(times: pd.Series, as_of: Any, lasting: Mapping[str, int] | None = None) -> int:
-    """How many of the ascending rows are known at `as_of`: those stamped up to it.
+def known_by(times: pd.Series, moment: Any, lasting: Mapping[str, int] | None = None) -> pd.Series:
+    """Which rows are known at a moment: those stamped up to it.
 
     Rows that were made of others in a step of time are stamped with its start and known at its end: `lasting`, of a
     frame its `attrs["lasting"]`, is how long that is, as of a `pandas.DateOffset`.
 
-    >>> known_rows(pd.Series(pd.date_range("2024-01-01", periods=3, freq="MS")), "2024-03-15", {"months": 1})
-    2
+    >>> known_by(pd.Series(pd.date_range("2024-01-01", periods=3, freq="MS")), "2024-03-15", {"months": 1}).tolist()
+    [True, True, False]
     """
-    end = day_end(as_of, times)
     known = times if lasting is None else times + pd.DateOffset(**lasting) - pd.Timedelta(1, "ns")
-    return int((known <= end).sum())
+    return known <= day_end(moment, times)
+
+
+def step_fence(times: pd.Series, moment: Any, lasting: Mapping[str, int] | None) -> Any:
+    """The moment; where it lies inside the step of a row, the time of the last row that is known by then."""
+    if moment is None or lasting is None:
+        return moment
+    known = known_by(times, moment, lasting)
+    return moment if not known.any() or known.equals(known_by(times, moment)) else times[known].max()
 
 
 def bars_through(bars: Bars, through: Any, kind: Kind = OHLCV, covariates: Sequence[str] = ()) -> CheckedBars:

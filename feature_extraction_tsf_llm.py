@@ -59,7 +59,7 @@ from .bars_tsf_llm import (
     day_end,
     day_start,
     hide_after,
-    known_rows,
+    known_by,
     named_covariates,
     refuse_covariates,
     split_tickers,
@@ -778,7 +778,7 @@ class TsfLlmFeatureExtractor(SequenceFeatureExtractor):
         """
         tickers = self.check_known(bars, strict=strict)
         if as_of is not None:
-            ends = {t: known_rows(frame["timestamp"], as_of, tickers.lasting) for t, frame in tickers.items()}
+            ends = {t: int(known_by(frame["timestamp"], as_of, tickers.lasting).sum()) for t, frame in tickers.items()}
             known_then = {t: hide_after(frame, ends[t], self.known_covariates) for t, frame in tickers.items()}
             tickers = tickers.like(known_then)
         self._skip_short(tickers, as_of)

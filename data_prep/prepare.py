@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
-from ..bars_tsf_llm import KINDS, OHLCV, CheckedBars, day_end, split_tickers
+from ..bars_tsf_llm import KINDS, OHLCV, CheckedBars, day_end, split_tickers, step_fence
 from ..common.crew import Crew, progress_bar
 from ..common.files import (
     WRITTEN,
@@ -188,7 +188,10 @@ def prepare(
         data = _collect(source, work, processor.feature_extractor, tickers, others, columns, crew, strict=strict)
         earlier = _earlier(out)
         kept = {} if refit else earlier.get("split", {})
-        split = _split(data.times, out, kept, train_through=train_through, valid_through=valid_through)
+        given = {"train_through": train_through, "valid_through": valid_through}
+        stamps = pd.Series(data.times)
+        given = {name: step_fence(stamps, at, data.lasting) for name, at in given.items()}
+        split = _split(data.times, out, kept, **given)
         state = _market(data, others)
         fitted_on = _tickers_to_fit(data, split, seed)
         to_fit = {name: _bars_through(data.files[name], split.train_through) for name in fitted_on}

@@ -84,7 +84,7 @@ class Step:
         return MONDAY * 10**9 if self.unit == "w" else np.int64(0)
 
     def lasting(self, rule: str) -> dict[str, int]:
-        """From the stamp of a row until it is known, for `known_rows`."""
+        """From the stamp of a row until it is known, for `known_by`."""
         if self.unit in MONTHS:
             return {"months": self.count * MONTHS[self.unit]}
         return {"microseconds": int(self.seconds * 10**6) // (2 if rule == "nearest" else 1)}

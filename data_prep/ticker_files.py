@@ -72,6 +72,7 @@ class Collected:
     moments: MarketMoments | None = None  # of all tickers, where they are a market
     report: dict[str, Any] | None = None  # of cleaning
     skipped: dict[str, str] = field(default_factory=dict)  # ticker or file -> why there is none of it
+    lasting: dict[str, int] | None = None  # of resampled rows, see `known_by`
 
     def add(self, name: str, rows: int, first: Any) -> None:
         """A ticker whose file is written."""
@@ -326,7 +327,7 @@ def collect_series(
     own = ("timestamp", UNIVARIATE.id, *UNIVARIATE.columns, *columns.static)
     more = [name for name in frame if name not in own]
     panel = with_static_of(split_tickers(frame, UNIVARIATE, more, strict=strict), frame, columns.static)
-    found.skipped = panel.skipped
+    found.skipped, found.lasting = panel.skipped, panel.lasting
     for name, rows in panel.items():
         rows["timestamp"] = rows["timestamp"].astype("datetime64[us]")
         rows.insert(1, UNIVARIATE.id, name)

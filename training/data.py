@@ -16,7 +16,18 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from ..bars_tsf_llm import MIN_BARS, OHLCV, UNIVARIATE, CheckedBars, Kind, day_end, kind_of, split_tickers
+from ..bars_tsf_llm import (
+    MIN_BARS,
+    OHLCV,
+    UNIVARIATE,
+    CheckedBars,
+    Kind,
+    day_end,
+    kind_of,
+    known_by,
+    split_tickers,
+    step_fence,
+)
 from ..calendars_tsf_llm import bar_spacing
 from ..columns_tsf_llm import SERIES_ALIASES, find_columns, with_static_of
 from ..common.inference import evaluating
@@ -276,7 +287,7 @@ def known_to_training(args: DataArguments, bars: pd.DataFrame) -> pd.DataFrame:
     id, told = kind_of(bars).id, dict(bars.attrs)
     kept = ~bars[id].isin(args.held_out)
     if args.through is not None:
-        kept &= bars["timestamp"] <= day_end(args.through)
+        kept &= known_by(bars["timestamp"], args.through, told.get("lasting"))
     if not kept.any():
         raise ValueError(f"through={args.through}, held_out={' '.join(args.held_out)} leave no bar: give other ones")
     bars = bars[kept].reset_index(drop=True)
@@ -286,12 +297,14 @@ def known_to_training(args: DataArguments, bars: pd.DataFrame) -> pd.DataFrame:
 
 def _split(bars: pd.DataFrame, args: DataArguments) -> Split:
     """Fences within the bars; where validation goes as far as `through`, nothing is left to test."""
+    times, lasting = bars["timestamp"], bars.attrs.get("lasting")
+    train, valid = (step_fence(times, at, lasting) for at in (args.train_through, args.valid_through))
     if args.through is None or args.valid_through is None or day_end(args.valid_through) < day_end(args.through):
-        return Split.of(bars, args.train_through, args.valid_through)
-    first, last = bars["timestamp"].min(), bars["timestamp"].max()
+        return Split.of(bars, train, valid)
+    first, last = times.min(), times.max()
     if args.train_through is None or not first < day_end(args.train_through) < last:
         raise ValueError(f"train_through={args.train_through}: give a date within the bars, from {first} to {last}")
-    return Split(day_end(args.train_through), day_end(args.valid_through))
+    return Split(day_end(train), day_end(valid))
 
 
 def bag_of_years(origins: np.ndarray, stamps: np.ndarray, seed: int) -> np.ndarray:

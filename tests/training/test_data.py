@@ -9,7 +9,12 @@ import pytest
 
 from tsf_llm import bars_tsf_llm, feature_extraction_tsf_llm
 from tsf_llm.bars_tsf_llm import day_end
+from tsf_llm.data_prep.columns import Columns
+from tsf_llm.data_prep.prepare import prepare
 from tsf_llm.data_prep.windows import Split
+from tsf_llm.feature_extraction_tsf_llm import TsfLlmFeatureExtractor
+from tsf_llm.processing_tsf_llm import TsfLlmProcessor
+from tsf_llm.tokenization_tsf_llm import TsfLlmTokenizer
 from tsf_llm.training.arguments import DataArguments
 from tsf_llm.training.data import TrainingData, with_static_names
 
@@ -109,3 +114,24 @@ def test_a_value_that_never_changes_is_not_told_to_bring_more_history_alone(tmp_
         ValueError, match=r"no training window of 3 steps fits: .*\(a value that never changed has none"
     ):
         TrainingData.read(args, series_form=True).windows("regression")
+
+
+def test_no_row_is_learned_from_that_is_not_over_at_a_fence(tmp_path):
+    """Days of sixteen years, by the month: `train_through` in mid-May ends with April, in a prepared folder too."""
+    times = pd.date_range("2005-01-01", "2020-12-31")
+    values = 10 + np.sin(np.arange(len(times)))
+    pd.DataFrame({"timestamp": times, "value": values}).to_csv(tmp_path / "s.csv", index=False)
+    fences = {"train_through": "2018-05-15", "valid_through": "2019-12-31", "through": "2020-09-10"}
+    options = {"data": str(tmp_path / "s.csv"), "horizon": 3, "context_length": 8, "n_bins": 32}
+    data = TrainingData.read(DataArguments(**options, resample="month:mean", **fences))
+    april = pd.Timestamp("2018-04-01")
+    assert data.split == Split(april, day_end("2019-12-31"))
+    assert data.bars["timestamp"].max() == pd.Timestamp("2020-08-01")
+    assert pd.Timestamp(data.processor.fitted_through) <= april
+    processor = TsfLlmProcessor(
+        TsfLlmFeatureExtractor(context_length=8, kind="univariate"), TsfLlmTokenizer(n_bins=32), horizons=(1,)
+    )
+    columns = Columns(value="value", resample="month:mean")
+    del fences["through"]
+    info = prepare(tmp_path / "s.csv", tmp_path / "out", processor=processor, horizon=3, columns=columns, **fences)
+    assert info["split"]["train_through"] == str(april)
